@@ -1,0 +1,186 @@
+//! CLIF to CLIF: Cranelift's target-independent passes, arranged so that the kernel verifier still follows the program.
+//!
+//! Assumes: CLIF as described in [`super`]. Guarantees: verified CLIF without unreachable blocks and value aliases.
+//!
+//! Two things differ from what Cranelift does for its own targets:
+//! - a division by a constant stays a division (the e-graph would make a 16-instruction multiplication of it): the
+//!   constant is hidden behind a symbol before the e-graph runs;
+//! - after the e-graph, equal expressions are merged again over the dominator tree. The e-graph places a pure value once
+//!   per use block; the kernel verifier learns bounds per register, so a bound learnt on one copy would be lost on the
+//!   other.
+
+use super::{BackendError, ns};
+use cranelift_codegen::Context;
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::ir::{
+    Block, ExternalName, Function, GlobalValue, GlobalValueData, Inst, InstBuilder, InstructionData, Opcode, Type, UserExternalName, Value,
+    ValueDef, types,
+};
+use cranelift_codegen::settings::{self, Flags};
+use std::collections::HashMap;
+
+/// Runs the mid-end on `func`.
+///
+/// # Errors
+///
+/// The CLIF does not verify, before or after: a bug in what made it, or in a pass.
+pub fn optimise(func: &mut Function) -> Result<(), BackendError> {
+    run(func, true)
+}
+
+/// `full` is false: only what instruction selection needs (no unreachable blocks, no aliases).
+pub(super) fn run(func: &mut Function, full: bool) -> Result<(), BackendError> {
+    let flags = Flags::new(settings::builder());
+    let mut ctx = Context::for_function(std::mem::replace(func, Function::new()));
+    let result = passes(&mut ctx, &flags, full);
+    *func = ctx.func;
+    result
+}
+
+fn passes(ctx: &mut Context, flags: &Flags, full: bool) -> Result<(), BackendError> {
+    verify(ctx, flags, "input")?;
+    ctx.flowgraph();
+    ctx.eliminate_unreachable_code(flags).map_err(|e| internal("unreachable code", &e))?;
+    ctx.func.dfg.resolve_all_aliases();
+    if !full {
+        return Ok(());
+    }
+    ctx.remove_constant_phis(flags).map_err(|e| internal("constant phis", &e))?;
+    ctx.func.dfg.resolve_all_aliases();
+    hide_divisors(&mut ctx.func);
+    ctx.flowgraph();
+    ctx.egraph_pass(flags, &mut ControlPlane::default()).map_err(|e| internal("e-graph", &e))?;
+    // The e-graph may have turned branches into jumps and left aliases.
+    ctx.flowgraph();
+    ctx.eliminate_unreachable_code(flags).map_err(|e| internal("unreachable code", &e))?;
+    ctx.flowgraph();
+    ctx.remove_constant_phis(flags).map_err(|e| internal("constant phis", &e))?;
+    ctx.func.dfg.resolve_all_aliases();
+    merge_equal(ctx);
+    ctx.func.dfg.resolve_all_aliases();
+    ctx.flowgraph();
+    verify(ctx, flags, "output")
+}
+
+fn verify(ctx: &Context, flags: &Flags, stage: &'static str) -> Result<(), BackendError> {
+    ctx.verify(flags).map_err(|e| BackendError::Verifier { stage, message: format!("{e}\n{}", ctx.func.display()) })
+}
+
+fn internal(stage: &'static str, e: &cranelift_codegen::CodegenError) -> BackendError {
+    BackendError::Verifier { stage, message: e.to_string() }
+}
+
+/// Replaces constant divisors that are not powers of two by symbols whose value the e-graph cannot know.
+fn hide_divisors(func: &mut Function) {
+    let mut hidden: HashMap<i64, GlobalValue> = HashMap::new();
+    let blocks: Vec<Block> = func.layout.blocks().collect();
+    for block in blocks {
+        let insts: Vec<Inst> = func.layout.block_insts(block).collect();
+        for inst in insts {
+            let InstructionData::Binary { opcode: Opcode::Udiv | Opcode::Urem | Opcode::Sdiv | Opcode::Srem, args } = func.dfg.insts[inst]
+            else {
+                continue;
+            };
+            let Some(value) = iconst(func, args[1]) else { continue };
+            let ty = func.dfg.value_type(args[1]);
+            let unsigned = (value as u64) & mask(ty);
+            if unsigned.is_power_of_two() {
+                continue;
+            }
+            let gv = *hidden.entry(value).or_insert_with(|| hidden_constant(func, value));
+            let mut cursor = cranelift_codegen::cursor::FuncCursor::new(func).at_inst(inst);
+            use cranelift_codegen::cursor::Cursor;
+            let wide = cursor.ins().symbol_value(types::I64, gv);
+            let divisor = if ty == types::I64 { wide } else { cursor.ins().ireduce(ty, wide) };
+            func.dfg.inst_args_mut(inst)[1] = divisor;
+        }
+    }
+}
+
+fn hidden_constant(func: &mut Function, value: i64) -> GlobalValue {
+    let name = func.declare_imported_user_function(UserExternalName { namespace: ns::HIDDEN, index: 0 });
+    func.create_global_value(GlobalValueData::Symbol { name: ExternalName::User(name), offset: value.into(), colocated: false, tls: false })
+}
+
+fn mask(ty: Type) -> u64 {
+    if ty.bits() >= 64 { u64::MAX } else { (1 << ty.bits()) - 1 }
+}
+
+fn iconst(func: &Function, value: Value) -> Option<i64> {
+    let ValueDef::Result(inst, _) = func.dfg.value_def(func.dfg.resolve_aliases(value)) else { return None };
+    match func.dfg.insts[inst] {
+        InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } => Some(imm.bits()),
+        _ => None,
+    }
+}
+
+/// What makes two pure instructions equal.
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    opcode: Opcode,
+    ty: Type,
+    args: Vec<Value>,
+    /// Condition code, immediate or entity, whichever the format has.
+    extra: i64,
+    extra2: i64,
+}
+
+fn key(func: &Function, inst: Inst) -> Option<Key> {
+    let data = func.dfg.insts[inst];
+    let opcode = data.opcode();
+    let (extra, extra2) = match data {
+        // Division traps in CLIF, but not in BPF.
+        InstructionData::Unary { .. } | InstructionData::Binary { .. } | InstructionData::Ternary { .. } => (0, 0),
+        InstructionData::IntCompare { cond, .. } => (cond as i64, 0),
+        InstructionData::UnaryImm { imm, .. } => (imm.bits(), 0),
+        InstructionData::UnaryGlobalValue { global_value, .. } => (i64::from(global_value.as_u32()), 0),
+        InstructionData::StackAddr { stack_slot, offset, .. } => (i64::from(stack_slot.as_u32()), i64::from(offset)),
+        InstructionData::FuncAddr { func_ref, .. } => (i64::from(func_ref.as_u32()), 0),
+        _ => return None,
+    };
+    let [result] = func.dfg.inst_results(inst) else { return None };
+    if opcode.can_load() || opcode.can_store() || opcode.is_call() || opcode.is_branch() || opcode.is_terminator() {
+        return None;
+    }
+    let args = func.dfg.inst_args(inst).iter().map(|v| func.dfg.resolve_aliases(*v)).collect();
+    Some(Key { opcode, ty: func.dfg.value_type(*result), args, extra, extra2 })
+}
+
+/// Merges an instruction into an equal one that dominates it.
+fn merge_equal(ctx: &mut Context) {
+    enum Step {
+        Enter(Block),
+        Leave(usize),
+    }
+    let mut seen: HashMap<Key, Inst> = HashMap::new();
+    // Keys in the order they were added, so that leaving a subtree of the dominator tree can take them out again.
+    let mut trail: Vec<Inst> = Vec::new();
+    let Some(entry) = ctx.func.layout.entry_block() else { return };
+    let mut work = vec![Step::Enter(entry)];
+    while let Some(step) = work.pop() {
+        match step {
+            Step::Leave(len) => {
+                for inst in trail.drain(len..) {
+                    if let Some(key) = key(&ctx.func, inst) {
+                        seen.remove(&key);
+                    }
+                }
+            }
+            Step::Enter(block) => {
+                work.push(Step::Leave(trail.len()));
+                let insts: Vec<Inst> = ctx.func.layout.block_insts(block).collect();
+                for inst in insts {
+                    let Some(key) = key(&ctx.func, inst) else { continue };
+                    if let Some(&earlier) = seen.get(&key) {
+                        ctx.func.dfg.replace_with_aliases(inst, earlier);
+                        ctx.func.layout.remove_inst(inst);
+                    } else {
+                        seen.insert(key, inst);
+                        trail.push(inst);
+                    }
+                }
+                work.extend(ctx.domtree.children(block).map(Step::Enter));
+            }
+        }
+    }
+}

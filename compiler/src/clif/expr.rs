@@ -1,0 +1,694 @@
+//! Expressions.
+
+use super::value::{Repr, Val, VarSlot};
+use super::{Generator, plain};
+use crate::hir::{CTy, Expr, ExprKind, SetElem, Space, Ty};
+use crate::tables::{BuiltinKind, helper};
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::types::{I8, I16, I32, I64};
+use cranelift_codegen::ir::{InstBuilder, Value};
+use weir_parser::ast::BinaryOp;
+
+/// Offsets of the first six arguments in `struct pt_regs` of x86-64 (System V order).
+const ARG_OFFSETS: [i32; 6] = [112, 104, 96, 88, 72, 64];
+/// `ax` in `struct pt_regs`.
+const RETVAL_OFFSET: i32 = 80;
+const AF_INET6: i64 = 10;
+
+impl Generator<'_> {
+    pub fn expr(&mut self, e: &Expr) -> Val {
+        match &e.kind {
+            ExprKind::Int(n) => Val::int(self.int(*n)),
+            ExprKind::Str(text) => {
+                let size = u32::try_from(text.len() + 1).unwrap_or(8).next_multiple_of(8);
+                let pointer = self.literal(text, size);
+                Val { repr: Repr::Mem { pointer, size }, present: None }
+            }
+            ExprKind::Inet { bytes, v6 } => {
+                let words = self.inet_const(bytes, *v6);
+                Val { repr: Repr::Words(words), present: None }
+            }
+            ExprKind::Mac(mac) => {
+                let mut bytes = [0; 8];
+                bytes[..6].copy_from_slice(mac);
+                Val::int(self.int(i64::from_le_bytes(bytes)))
+            }
+            ExprKind::Builtin(kind) => self.builtin(*kind),
+            ExprKind::Field(field) => self.field_value(*field),
+            ExprKind::HasHeader(header) => {
+                let value = match self.headers.get(header).copied() {
+                    Some(var) => self.b.use_var(var),
+                    None => self.b.ins().iconst(I8, 0),
+                };
+                Val::int(self.bool_to_int(value))
+            }
+            ExprKind::Has(inner) => {
+                let value = self.expr(inner);
+                match value.present {
+                    Some(present) => Val::int(self.bool_to_int(present)),
+                    None => Val::int(self.int(1)),
+                }
+            }
+            ExprKind::EventVar { offset, size } => self.event_var(*offset, *size),
+            ExprKind::Var(id) => {
+                let ty = self.hir.blocks[self.block].vars[*id].ty.clone();
+                let slot = self.vars[*id].clone();
+                self.read_slot(&slot, &ty)
+            }
+            ExprKind::MapGet { map, key } => self.map_get(*map, key.as_deref()),
+            ExprKind::HasKey { map, key } => self.map_has(*map, key),
+            ExprKind::Delete { map, key } => self.map_delete(*map, key.as_deref()),
+            ExprKind::IncDec { target, increment, postfix } => self.inc_dec(target, *increment, *postfix),
+            ExprKind::Not(inner) => {
+                let value = self.expr(inner);
+                let truth = self.truth(&value);
+                let one = self.b.ins().iconst(I8, 1);
+                let not = self.b.ins().bxor(truth, one);
+                Val::int(self.bool_to_int(not))
+            }
+            ExprKind::BitNot(inner) => self.map_int(inner, |g, n| g.b.ins().bnot(n)),
+            ExprKind::Neg(inner) => self.map_int(inner, |g, n| g.b.ins().ineg(n)),
+            ExprKind::Binary { op, left, right } => self.binary(*op, left, right, &e.ty),
+            ExprKind::Ternary { cond, then, otherwise } => self.ternary(cond, then, otherwise, &e.ty),
+            ExprKind::Elvis { value, otherwise } => self.elvis(value, otherwise, &e.ty),
+            ExprKind::In { value, set } => self.in_set(value, set),
+            ExprKind::Convert(inner) => {
+                let value = self.expr(inner);
+                let n = self.as_int(&value);
+                let n = self.normalise(n, &e.ty);
+                Val { repr: Repr::Int(n), present: value.present }
+            }
+            ExprKind::CtxLoad { offset, size } => {
+                let n = self.load(self.ctx, i32::try_from(*offset).unwrap_or(0), *size);
+                Val::int(self.normalise(n, &e.ty))
+            }
+            ExprKind::Place { base, offset } => {
+                let value = self.expr(base);
+                let address = self.as_int(&value);
+                let address = if *offset == 0 { address } else { self.b.ins().iadd_imm_s(address, i64::from(*offset)) };
+                Val { repr: Repr::Place(address), present: value.present }
+            }
+            ExprKind::Element { base, index, size } => {
+                let base = self.expr(base);
+                let index = self.expr(index);
+                let (address, n) = (self.as_int(&base), self.as_int(&index));
+                let scaled = self.b.ins().imul_imm_s(n, i64::from(*size));
+                let address = self.b.ins().iadd(address, scaled);
+                let present = self.both(base.present, index.present);
+                Val { repr: Repr::Place(address), present }
+            }
+            ExprKind::Read { place, size, bits } => self.read(place, *size, *bits, &e.ty),
+            ExprKind::ReadStr { ptr, cap, space } => {
+                let pointer = self.expr(ptr);
+                let from = self.as_int(&pointer);
+                let to = self.memory_slot(*cap);
+                self.zero(to, 0, *cap);
+                let size = self.int(i64::from(*cap));
+                let number = if *space == Space::User { helper::PROBE_READ_USER_STR } else { helper::PROBE_READ_KERNEL_STR };
+                self.helper(number, &[to, size, from]);
+                Val { repr: Repr::Mem { pointer: to, size: *cap }, present: pointer.present }
+            }
+            ExprKind::DataLoc { offset } => {
+                let word = self.load(self.ctx, i32::try_from(*offset).unwrap_or(0), 4);
+                let mask = self.int(0xffff);
+                let at = self.b.ins().band(word, mask);
+                Val::int(self.b.ins().iadd(self.ctx, at))
+            }
+            ExprKind::Ntop { family, addr } => self.ntop(family.as_deref(), addr),
+            ExprKind::Bswap { value, bits } => {
+                let value = self.expr(value);
+                let n = self.as_int(&value);
+                let swapped = match bits {
+                    16 => {
+                        let n = self.b.ins().ireduce(I16, n);
+                        let n = self.b.ins().bswap(n);
+                        self.b.ins().uextend(I64, n)
+                    }
+                    32 => {
+                        let n = self.b.ins().ireduce(I32, n);
+                        let n = self.b.ins().bswap(n);
+                        self.b.ins().uextend(I64, n)
+                    }
+                    _ => self.b.ins().bswap(n),
+                };
+                Val { repr: Repr::Int(swapped), present: value.present }
+            }
+            ExprKind::Tuple(parts) => {
+                let parts: Vec<Val> = parts.iter().map(|p| self.expr(p)).collect();
+                let mut present = None;
+                for part in &parts {
+                    present = self.both(present, part.present);
+                }
+                Val { repr: Repr::Tuple(parts), present }
+            }
+            ExprKind::TupleGet { base, index } => {
+                let value = self.expr(base);
+                match &value.repr {
+                    Repr::Tuple(parts) if *index < parts.len() => Val { repr: parts[*index].repr.clone(), present: value.present },
+                    _ => value,
+                }
+            }
+            ExprKind::Error => Val::int(self.ctx),
+        }
+    }
+
+    /// Extends or cuts a number to what its type can hold.
+    fn normalise(&mut self, n: Value, ty: &Ty) -> Value {
+        let (bits, signed) = match ty {
+            Ty::Int { bits, signed } => (*bits, *signed),
+            Ty::Bool => {
+                let truth = self.compare_imm(IntCC::NotEqual, n, 0);
+                return self.bool_to_int(truth);
+            }
+            _ => return n,
+        };
+        let narrow = match bits {
+            8 => I8,
+            16 => I16,
+            32 => I32,
+            _ => return n,
+        };
+        let n = self.b.ins().ireduce(narrow, n);
+        if signed { self.b.ins().sextend(I64, n) } else { self.b.ins().uextend(I64, n) }
+    }
+
+    fn map_int(&mut self, inner: &Expr, f: impl FnOnce(&mut Self, Value) -> Value) -> Val {
+        let value = self.expr(inner);
+        let n = self.as_int(&value);
+        Val { repr: Repr::Int(f(self, n)), present: value.present }
+    }
+
+    fn inet_const(&mut self, bytes: &[u8; 16], v6: bool) -> Vec<Value> {
+        let (high, low) = halves(bytes);
+        vec![self.int(if v6 { AF_INET6 } else { 2 }), self.int(high), self.int(low)]
+    }
+
+    fn builtin(&mut self, kind: BuiltinKind) -> Val {
+        let low = |g: &mut Self, n: Value| {
+            let n = g.b.ins().ireduce(I32, n);
+            g.b.ins().uextend(I64, n)
+        };
+        let value = match kind {
+            BuiltinKind::Pid => {
+                let both = self.helper(helper::GET_CURRENT_PID_TGID, &[]);
+                self.b.ins().ushr_imm_s(both, 32)
+            }
+            BuiltinKind::Tid => {
+                let both = self.helper(helper::GET_CURRENT_PID_TGID, &[]);
+                low(self, both)
+            }
+            BuiltinKind::Uid => {
+                let both = self.helper(helper::GET_CURRENT_UID_GID, &[]);
+                low(self, both)
+            }
+            BuiltinKind::Gid => {
+                let both = self.helper(helper::GET_CURRENT_UID_GID, &[]);
+                self.b.ins().ushr_imm_s(both, 32)
+            }
+            BuiltinKind::Comm => {
+                let to = self.memory_slot(16);
+                // Older kernels leave what follows the name's end as it was.
+                self.zero(to, 0, 16);
+                let size = self.int(16);
+                self.helper(helper::GET_CURRENT_COMM, &[to, size]);
+                return Val { repr: Repr::Mem { pointer: to, size: 16 }, present: None };
+            }
+            BuiltinKind::Nsecs => self.helper(helper::KTIME_GET_BOOT_NS, &[]),
+            BuiltinKind::Cpu => {
+                let n = self.helper(helper::GET_SMP_PROCESSOR_ID, &[]);
+                low(self, n)
+            }
+            BuiltinKind::Curtask => self.helper(helper::GET_CURRENT_TASK, &[]),
+            BuiltinKind::Cgroup => self.helper(helper::GET_CURRENT_CGROUP_ID, &[]),
+            BuiltinKind::Rand => {
+                let n = self.helper(helper::GET_PRANDOM_U32, &[]);
+                low(self, n)
+            }
+            BuiltinKind::Jiffies => self.helper(helper::JIFFIES64, &[]),
+            BuiltinKind::Ctx | BuiltinKind::Args | BuiltinKind::Ncpus => self.ctx,
+            BuiltinKind::Arg(n) => self.load(self.ctx, ARG_OFFSETS[usize::from(n).min(5)], 8),
+            BuiltinKind::Retval => self.load(self.ctx, RETVAL_OFFSET, 8),
+            BuiltinKind::Func | BuiltinKind::Probe => {
+                let block = &self.hir.blocks[self.block];
+                let text = if kind == BuiltinKind::Func { block.func.clone() } else { block.probe_text.clone() };
+                let text: String = text.chars().take(63).collect();
+                let pointer = self.literal(text.as_bytes(), 64);
+                return Val { repr: Repr::Mem { pointer, size: 64 }, present: None };
+            }
+        };
+        Val::int(value)
+    }
+
+    fn event_var(&mut self, offset: u32, size: u32) -> Val {
+        let Some(instance) = self.hir.blocks[self.block].native else { return Val::int(self.ctx) };
+        let Some(record) = self.event_record(instance) else { return Val::int(self.ctx) };
+        let at = i32::try_from(offset).unwrap_or(0);
+        if size == 24 {
+            let words = (0..3).map(|i| self.load(record, at + i * 8, 8)).collect();
+            return Val { repr: Repr::Words(words), present: None };
+        }
+        Val::int(self.load(record, at, size))
+    }
+
+    pub fn read_slot(&mut self, slot: &VarSlot, ty: &Ty) -> Val {
+        let present = slot.present.map(|p| self.b.use_var(p));
+        if let Some((pointer, size)) = slot.memory {
+            return Val { repr: Repr::Mem { pointer, size }, present };
+        }
+        let words: Vec<Value> = slot.words.iter().map(|w| self.b.use_var(*w)).collect();
+        Val { repr: Self::unflatten(ty, &words), present }
+    }
+
+    pub fn write_slot(&mut self, slot: &VarSlot, value: &Val) {
+        if let Some((pointer, size)) = slot.memory {
+            if let Repr::Mem { pointer: from, size: from_size } = value.repr {
+                self.when(value.present, |g| g.copy_text(from, from_size, pointer, 0, size));
+            }
+        } else {
+            let words = self.flatten(value);
+            for (var, word) in slot.words.iter().zip(words) {
+                self.b.def_var(*var, word);
+            }
+        }
+        if let Some(var) = slot.present {
+            let present = match value.present {
+                Some(present) => present,
+                None => self.b.ins().iconst(I8, 1),
+            };
+            self.b.def_var(var, present);
+        }
+    }
+
+    fn inc_dec(&mut self, target: &Expr, increment: bool, postfix: bool) -> Val {
+        let by = self.int(if increment { 1 } else { -1 });
+        let old = match &target.kind {
+            ExprKind::MapGet { map, key } => self.map_add(*map, key.as_deref(), &Val::int(by)),
+            ExprKind::Var(id) => {
+                let old = self.expr(target);
+                let n = self.as_int(&old);
+                let new = self.b.ins().iadd(n, by);
+                let slot = self.vars[*id].clone();
+                self.write_slot(&slot, &Val { repr: Repr::Int(new), present: old.present });
+                old
+            }
+            _ => Val::int(by),
+        };
+        if postfix {
+            return old;
+        }
+        let n = self.as_int(&old);
+        let new = self.b.ins().iadd(n, by);
+        Val { repr: Repr::Int(new), present: old.present }
+    }
+
+    fn binary(&mut self, op: BinaryOp, left: &Expr, right: &Expr, ty: &Ty) -> Val {
+        if matches!(op, BinaryOp::And | BinaryOp::Or) {
+            return self.short_circuit(op, left, right);
+        }
+        let (l, r) = (self.expr(left), self.expr(right));
+        let present = self.both(l.present, r.present);
+        if op.is_comparison() {
+            let signed = left.ty.is_signed() && right.ty.is_signed()
+                || left.ty.is_signed() && matches!(right.kind, ExprKind::Int(_))
+                || right.ty.is_signed() && matches!(left.kind, ExprKind::Int(_)) && !matches!(left.ty, Ty::Bool);
+            let truth = self.compare(op, &l, &r, signed, !matches!(left.ty, Ty::Int { .. } | Ty::Bool | Ty::Ptr { .. } | Ty::Mac));
+            // With an absent operand every comparison is false.
+            let truth = match present {
+                Some(present) => self.b.ins().band(truth, present),
+                None => truth,
+            };
+            return Val::int(self.bool_to_int(truth));
+        }
+        let (a, b) = (self.as_int(&l), self.as_int(&r));
+        let signed = ty.is_signed();
+        let ins = self.b.ins();
+        let n = match op {
+            BinaryOp::Add => ins.iadd(a, b),
+            BinaryOp::Sub => ins.isub(a, b),
+            BinaryOp::Mul => ins.imul(a, b),
+            BinaryOp::Div | BinaryOp::Mod => self.divide(op, a, b, signed, matches!(right.kind, ExprKind::Int(_))),
+            BinaryOp::BitAnd => ins.band(a, b),
+            BinaryOp::BitOr => ins.bor(a, b),
+            BinaryOp::BitXor => ins.bxor(a, b),
+            BinaryOp::Shl => ins.ishl(a, b),
+            BinaryOp::Shr if left.ty.is_signed() => ins.sshr(a, b),
+            BinaryOp::Shr => ins.ushr(a, b),
+            _ => a,
+        };
+        Val { repr: Repr::Int(n), present }
+    }
+
+    /// Division by zero gives 0, remainder by zero the dividend, as the kernel's BPF does.
+    fn divide(&mut self, op: BinaryOp, a: Value, b: Value, signed: bool, constant: bool) -> Value {
+        let one = self.int(1);
+        let (divisor, is_zero) = if constant {
+            (b, None)
+        } else {
+            let is_zero = self.compare_imm(IntCC::Equal, b, 0);
+            (self.b.ins().select(is_zero, one, b), Some(is_zero))
+        };
+        let ins = self.b.ins();
+        let n = match (op, signed) {
+            (BinaryOp::Div, true) => ins.sdiv(a, divisor),
+            (BinaryOp::Div, false) => ins.udiv(a, divisor),
+            (_, true) => ins.srem(a, divisor),
+            (_, false) => ins.urem(a, divisor),
+        };
+        match is_zero {
+            None => n,
+            Some(is_zero) => {
+                let zero = self.int(0);
+                let other = if op == BinaryOp::Div { zero } else { a };
+                self.b.ins().select(is_zero, other, n)
+            }
+        }
+    }
+
+    fn short_circuit(&mut self, op: BinaryOp, left: &Expr, right: &Expr) -> Val {
+        let result = self.b.declare_var(I8);
+        let l = self.expr(left);
+        let l = self.truth(&l);
+        self.b.def_var(result, l);
+        let (more, done) = (self.b.create_block(), self.b.create_block());
+        if op == BinaryOp::And {
+            self.b.ins().brif(l, more, &[], done, &[]);
+        } else {
+            self.b.ins().brif(l, done, &[], more, &[]);
+        }
+        self.b.switch_to_block(more);
+        let r = self.expr(right);
+        let r = self.truth(&r);
+        self.b.def_var(result, r);
+        self.b.ins().jump(done, &[]);
+        self.b.switch_to_block(done);
+        let result = self.b.use_var(result);
+        Val::int(self.bool_to_int(result))
+    }
+
+    /// Compares two present values; the result is an `i8`.
+    fn compare(&mut self, op: BinaryOp, l: &Val, r: &Val, signed: bool, deep: bool) -> Value {
+        if deep {
+            let equal = self.equal(l, r);
+            if op == BinaryOp::Ne {
+                let one = self.b.ins().iconst(I8, 1);
+                return self.b.ins().bxor(equal, one);
+            }
+            return equal;
+        }
+        let (a, b) = (self.as_int(l), self.as_int(r));
+        let cc = match (op, signed) {
+            (BinaryOp::Eq, _) => IntCC::Equal,
+            (BinaryOp::Ne, _) => IntCC::NotEqual,
+            (BinaryOp::Lt, true) => IntCC::SignedLessThan,
+            (BinaryOp::Lt, false) => IntCC::UnsignedLessThan,
+            (BinaryOp::Le, true) => IntCC::SignedLessThanOrEqual,
+            (BinaryOp::Le, false) => IntCC::UnsignedLessThanOrEqual,
+            (BinaryOp::Gt, true) => IntCC::SignedGreaterThan,
+            (BinaryOp::Gt, false) => IntCC::UnsignedGreaterThan,
+            (_, true) => IntCC::SignedGreaterThanOrEqual,
+            (_, false) => IntCC::UnsignedGreaterThanOrEqual,
+        };
+        self.b.ins().icmp(cc, a, b)
+    }
+
+    fn equal(&mut self, l: &Val, r: &Val) -> Value {
+        match (&l.repr, &r.repr) {
+            (Repr::Words(a), Repr::Words(b)) => {
+                let mut difference = self.int(0);
+                for (a, b) in a.iter().zip(b) {
+                    let d = self.b.ins().bxor(*a, *b);
+                    difference = self.b.ins().bor(difference, d);
+                }
+                self.compare_imm(IntCC::Equal, difference, 0)
+            }
+            (Repr::Mem { pointer: a, size: x }, Repr::Mem { pointer: b, size: y }) => {
+                // Text ends with a zero within the shorter one, or the longer one cannot be equal to it.
+                let n = (*x).min(*y) / 8;
+                let mut difference = self.int(0);
+                for i in 0..n {
+                    let at = i32::try_from(i * 8).unwrap_or(0);
+                    let (p, q) = (self.b.ins().load(I64, plain(), *a, at), self.b.ins().load(I64, plain(), *b, at));
+                    let d = self.b.ins().bxor(p, q);
+                    difference = self.b.ins().bor(difference, d);
+                }
+                self.compare_imm(IntCC::Equal, difference, 0)
+            }
+            _ => {
+                let (a, b) = (self.as_int(l), self.as_int(r));
+                self.b.ins().icmp(IntCC::Equal, a, b)
+            }
+        }
+    }
+
+    /// Puts the value of one of two branches into fresh variables of the type.
+    fn branches(&mut self, cond: Value, ty: &Ty, then: impl FnOnce(&mut Self) -> Val, otherwise: impl FnOnce(&mut Self) -> Val) -> Val {
+        let slot = self.new_slot(ty, true);
+        let (yes, no, done) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
+        self.b.ins().brif(cond, yes, &[], no, &[]);
+        self.b.switch_to_block(yes);
+        let value = then(self);
+        self.write_slot(&slot, &value);
+        self.b.ins().jump(done, &[]);
+        self.b.switch_to_block(no);
+        let value = otherwise(self);
+        self.write_slot(&slot, &value);
+        self.b.ins().jump(done, &[]);
+        self.b.switch_to_block(done);
+        self.read_slot(&slot, ty)
+    }
+
+    fn ternary(&mut self, cond: &Expr, then: &Expr, otherwise: &Expr, ty: &Ty) -> Val {
+        let cond = self.expr(cond);
+        let cond = self.truth(&cond);
+        self.branches(cond, ty, |g| g.expr(then), |g| g.expr(otherwise))
+    }
+
+    /// `a ?: b`: b where a is absent, or, for a value that can be asked for its truth, false.
+    fn elvis(&mut self, value: &Expr, otherwise: &Expr, ty: &Ty) -> Val {
+        let first = self.expr(value);
+        let take = match first.present {
+            Some(present) => present,
+            None => self.truth(&first),
+        };
+        let kept = Val { repr: first.repr.clone(), present: None };
+        self.branches(take, ty, |_| kept, |g| g.expr(otherwise))
+    }
+
+    /// Makes storage for a value of the type.
+    pub fn new_slot(&mut self, ty: &Ty, may_be_absent: bool) -> VarSlot {
+        let stored = ty.stored();
+        let memory = match (ty, stored) {
+            (Ty::Str { .. }, Some(stored)) => {
+                let size = stored.size();
+                Some((self.memory_slot(size), size))
+            }
+            _ => None,
+        };
+        let n = super::value::words(ty);
+        let words = (0..n).map(|_| self.b.declare_var(I64)).collect();
+        let present = (may_be_absent && self.hook.has_packet()).then(|| self.b.declare_var(I8));
+        VarSlot { words, present, memory }
+    }
+
+    fn in_set(&mut self, value: &Expr, set: &[SetElem]) -> Val {
+        let v = self.expr(value);
+        let signed = value.ty.is_signed();
+        let mut found = self.b.ins().iconst(I8, 0);
+        for elem in set {
+            let hit = match elem {
+                SetElem::One(e) => {
+                    let e = self.expr(e);
+                    self.equal(&v, &e)
+                }
+                SetElem::Range(a, b) => {
+                    let (a, b) = (self.expr(a), self.expr(b));
+                    match (&v.repr, &a.repr, &b.repr) {
+                        (Repr::Words(v), Repr::Words(a), Repr::Words(b)) => self.inet_between(&v.clone(), &a.clone(), &b.clone()),
+                        _ => {
+                            let low = self.compare(BinaryOp::Ge, &v, &a, signed, false);
+                            let high = self.compare(BinaryOp::Le, &v, &b, signed, false);
+                            self.b.ins().band(low, high)
+                        }
+                    }
+                }
+                SetElem::Prefix(bytes, len, v6) => {
+                    let Repr::Words(words) = &v.repr else { continue };
+                    let words = words.clone();
+                    self.in_prefix(&words, bytes, *len, *v6)
+                }
+            };
+            found = self.b.ins().bor(found, hit);
+        }
+        let found = match v.present {
+            Some(present) => self.b.ins().band(found, present),
+            None => found,
+        };
+        Val::int(self.bool_to_int(found))
+    }
+
+    fn in_prefix(&mut self, words: &[Value], bytes: &[u8; 16], len: u8, v6: bool) -> Value {
+        let mut mask = [0_u8; 16];
+        for bit in 0..usize::from(len) {
+            mask[bit / 8] |= 0x80 >> (bit % 8);
+        }
+        let ((address_high, address_low), (mask_high, mask_low)) = (halves(bytes), halves(&mask));
+        let mut hit = self.compare_imm(IntCC::Equal, words[0], if v6 { AF_INET6 } else { 2 });
+        for (word, address, mask) in [(words[1], address_high, mask_high), (words[2], address_low, mask_low)] {
+            if mask == 0 {
+                continue;
+            }
+            let mask = self.int(mask);
+            let network = self.b.ins().band(word, mask);
+            let same = self.compare_imm(IntCC::Equal, network, address);
+            hit = self.b.ins().band(hit, same);
+        }
+        hit
+    }
+
+    fn inet_between(&mut self, v: &[Value], low: &[Value], high: &[Value]) -> Value {
+        let family = self.b.ins().icmp(IntCC::Equal, v[0], low[0]);
+        let at_least = self.inet_le(low, v);
+        let at_most = self.inet_le(v, high);
+        let both = self.b.ins().band(at_least, at_most);
+        self.b.ins().band(family, both)
+    }
+
+    /// `a <= b` as numbers in network order.
+    fn inet_le(&mut self, a: &[Value], b: &[Value]) -> Value {
+        let (a1, b1) = (self.b.ins().bswap(a[1]), self.b.ins().bswap(b[1]));
+        let (a2, b2) = (self.b.ins().bswap(a[2]), self.b.ins().bswap(b[2]));
+        let less = self.b.ins().icmp(IntCC::UnsignedLessThan, a1, b1);
+        let same = self.b.ins().icmp(IntCC::Equal, a1, b1);
+        let low = self.b.ins().icmp(IntCC::UnsignedLessThanOrEqual, a2, b2);
+        let tie = self.b.ins().band(same, low);
+        self.b.ins().bor(less, tie)
+    }
+
+    /// Reads `size` bytes of kernel or user memory, or of the context, into a slot and returns its address.
+    fn copy_memory(&mut self, address: Value, size: u32, space: Space) -> Value {
+        let slot = self.memory_slot(size);
+        if size < 8 || !size.is_multiple_of(8) {
+            self.zero(slot, 0, size.next_multiple_of(8));
+        }
+        let n = self.int(i64::from(size));
+        let number = if space == Space::User { helper::PROBE_READ_USER } else { helper::PROBE_READ_KERNEL };
+        self.helper(number, &[slot, n, address]);
+        slot
+    }
+
+    fn read(&mut self, place: &Expr, size: u32, bits: Option<(u8, u8)>, ty: &Ty) -> Val {
+        let value = self.expr(place);
+        let address = self.as_int(&value);
+        let Ty::Obj { space, .. } = place.ty else { return value };
+        let mut n = if space == Space::Context {
+            self.load(address, 0, size)
+        } else {
+            let slot = self.copy_memory(address, size, space);
+            self.load(slot, 0, size)
+        };
+        if let Some((shift, width)) = bits {
+            let left = 64 - i64::from(shift) - i64::from(width);
+            n = self.b.ins().ishl_imm_s(n, left);
+            let right = 64 - i64::from(width);
+            n = if ty.is_signed() { self.b.ins().sshr_imm_s(n, right) } else { self.b.ins().ushr_imm_s(n, right) };
+        } else {
+            n = self.normalise(n, ty);
+        }
+        Val { repr: Repr::Int(n), present: value.present }
+    }
+
+    fn ntop(&mut self, family: Option<&Expr>, addr: &Expr) -> Val {
+        let constant = match family.map(|f| &f.kind) {
+            None => None,
+            Some(ExprKind::Int(n)) => Some(*n),
+            Some(_) => None,
+        };
+        let dynamic = match (family, constant) {
+            (Some(family), None) => {
+                let value = self.expr(family);
+                Some((self.as_int(&value), value.present))
+            }
+            _ => None,
+        };
+        let value = self.expr(addr);
+        let zero = self.int(0);
+        let (default_family, high, low) = match &addr.ty {
+            Ty::Int { .. } => {
+                let n = self.as_int(&value);
+                let n = self.b.ins().ireduce(I32, n);
+                (2, self.b.ins().uextend(I64, n), zero)
+            }
+            other => {
+                let (space, wide) = match other {
+                    Ty::Obj { ty, space } => (*space, self.is_wide(ty)),
+                    Ty::Ptr { space, .. } => (*space, constant != Some(2)),
+                    _ => (Space::Kernel, true),
+                };
+                let address = self.as_int(&value);
+                let bytes: u32 = if wide { 16 } else { 4 };
+                let (high, low) = if space == Space::Context {
+                    self.context_words(address, bytes)
+                } else {
+                    let slot = self.copy_memory(address, bytes, space);
+                    let high = self.load(slot, 0, if wide { 8 } else { 4 });
+                    let low = if wide { self.load(slot, 8, 8) } else { zero };
+                    (high, low)
+                };
+                (if wide { AF_INET6 } else { 2 }, high, low)
+            }
+        };
+        let Some((family, family_present)) = dynamic else {
+            let family = constant.unwrap_or(default_family);
+            let (high, low) = if family == 2 && default_family == AF_INET6 { (self.low_half(high), zero) } else { (high, low) };
+            let family = self.int(family);
+            return Val { repr: Repr::Words(vec![family, high, low]), present: value.present };
+        };
+        // The first four bytes are the address when the family turns out to be IPv4.
+        let is_v4 = self.compare_imm(IntCC::Equal, family, 2);
+        let short = self.low_half(high);
+        let high = self.b.ins().select(is_v4, short, high);
+        let low = self.b.ins().select(is_v4, zero, low);
+        let present = self.both(value.present, family_present);
+        Val { repr: Repr::Words(vec![family, high, low]), present }
+    }
+
+    fn low_half(&mut self, n: Value) -> Value {
+        let n = self.b.ins().ireduce(I32, n);
+        self.b.ins().uextend(I64, n)
+    }
+
+    fn is_wide(&self, ty: &CTy) -> bool {
+        match ty {
+            CTy::Array { elem, len } => elem.size().unwrap_or(1) * len == 16,
+            // The only struct of an address that is not four bytes: `struct in6_addr`.
+            CTy::Struct { name, .. } => name != "in_addr",
+            _ => false,
+        }
+    }
+
+    /// The context is loaded in pieces that are aligned for sure.
+    fn context_words(&mut self, address: Value, bytes: u32) -> (Value, Value) {
+        let zero = self.int(0);
+        if bytes == 4 {
+            return (self.load(address, 0, 4), zero);
+        }
+        let mut halves = [zero; 2];
+        for (i, half) in halves.iter_mut().enumerate() {
+            let at = i32::try_from(i).unwrap_or(0) * 8;
+            let low = self.load(address, at, 4);
+            let high = self.load(address, at + 4, 4);
+            let high = self.b.ins().ishl_imm_s(high, 32);
+            *half = self.b.ins().bor(low, high);
+        }
+        (halves[0], halves[1])
+    }
+}
+
+/// The two 8-byte halves as a little-endian load sees them.
+fn halves(bytes: &[u8; 16]) -> (i64, i64) {
+    let mut high = [0; 8];
+    let mut low = [0; 8];
+    high.copy_from_slice(&bytes[..8]);
+    low.copy_from_slice(&bytes[8..]);
+    (i64::from_le_bytes(high), i64::from_le_bytes(low))
+}

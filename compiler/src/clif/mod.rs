@@ -1,0 +1,369 @@
+//! Typed tree to Cranelift IR: one function for each program.
+//!
+//! Input: [`hir::Program`] and its [`Plan`], to which event formats, counters and working memory are added.
+//! Output: [`Function`]s by the conventions of [`crate::backend`]. Not here: optimisation, BPF.
+//!
+//! Invariants, all for the kernel verifier's sake:
+//! - Integers are `i64`, kept sign- or zero-extended by their type.
+//! - Packet contents are read once, right after the bounds check that allows it; what the script names later are
+//!   plain values. So no packet pointer lives longer than the parser.
+//! - A pointer to a map's value is pinned after its null check.
+//! - Arguments of an event are computed before its record is reserved, so no path can leak the reservation.
+
+mod expr;
+mod maps;
+mod memory;
+mod packet;
+mod stmt;
+mod value;
+
+use crate::backend::ns;
+use crate::hir;
+use crate::object::{CounterSpec, MapKind, MapRole, MapSpec};
+use crate::plan::Plan;
+use crate::tables::{Hook, helper};
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::immediates::Imm64;
+use cranelift_codegen::ir::types::{I8, I16, I32, I64};
+use cranelift_codegen::ir::{self, AbiParam, Block, BlockArg, ExtFuncData, ExternalName, FuncRef, GlobalValueData, InstBuilder, MemFlagsData, Signature, SourceLoc, Type, Value};
+use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
+use std::collections::HashMap;
+use weir_parser::Span;
+
+/// The code of one program, before optimisation.
+pub struct Function {
+    pub func: ir::Function,
+    /// Values of the opaque constants.
+    pub consts: Vec<i64>,
+    /// What the source locations of the instructions stand for.
+    pub spans: Vec<Span>,
+}
+
+/// Generates all programs. `optimised` is told to code that only the optimiser endangers.
+pub fn generate(program: &hir::Program, plan: &mut Plan) -> Vec<Function> {
+    (0..plan.programs.len()).map(|index| generate_one(program, plan, index)).collect()
+}
+
+fn generate_one(program: &hir::Program, plan: &mut Plan, index: usize) -> Function {
+    let mut signature = Signature::new(CallConv::SystemV);
+    signature.params.push(AbiParam::new(I64));
+    signature.returns.push(AbiParam::new(I64));
+    let name = ir::UserFuncName::user(0, u32::try_from(index).unwrap_or(0));
+    let mut func = ir::Function::with_name_signature(name, signature);
+    let mut context = FunctionBuilderContext::new();
+    let builder = FunctionBuilder::new(&mut func, &mut context);
+    let (consts, spans) = {
+        let mut generator = Generator::new(program, plan, index, builder);
+        generator.program();
+        generator.finish()
+    };
+    Function { func, consts, spans }
+}
+
+/// Memory access without promises: the optimiser may move or merge nothing.
+pub(crate) fn plain() -> MemFlagsData {
+    MemFlagsData::new()
+}
+
+/// Working state of one program's generation.
+pub(crate) struct Generator<'a> {
+    pub hir: &'a hir::Program,
+    pub plan: &'a mut Plan,
+    pub index: usize,
+    pub hook: Hook,
+    pub b: FunctionBuilder<'a>,
+    pub ctx: Value,
+    /// The block being generated, as an index into the typed tree.
+    pub block: usize,
+    helpers: HashMap<(u32, u32), FuncRef>,
+    globals: HashMap<u32, ir::GlobalValue>,
+    consts: Vec<i64>,
+    spans: Vec<Span>,
+    /// Takes the return value.
+    pub exit: Block,
+    /// Where the current block ends without a verdict.
+    pub next: Block,
+    pub vars: Vec<value::VarSlot>,
+    pub fields: HashMap<usize, value::VarSlot>,
+    pub headers: HashMap<crate::tables::Header, Variable>,
+    /// `(continue, break)` targets.
+    pub loops: Vec<(Block, Block)>,
+    pub memory: memory::Memory,
+}
+
+impl<'a> Generator<'a> {
+    fn new(program: &'a hir::Program, plan: &'a mut Plan, index: usize, mut b: FunctionBuilder<'a>) -> Self {
+        let entry = b.create_block();
+        b.append_block_params_for_function_params(entry);
+        b.switch_to_block(entry);
+        // The entry block is filled last but must come first.
+        b.func.layout.append_block(entry);
+        let ctx = b.block_params(entry)[0];
+        let exit = b.create_block();
+        b.append_block_param(exit, I64);
+        let body = b.create_block();
+        let scratch = b.append_block_param(body, I64);
+        let hook = plan.programs[index].hook;
+        let next = body;
+        Self {
+            hir: program,
+            plan,
+            index,
+            hook,
+            b,
+            ctx,
+            block: 0,
+            helpers: HashMap::new(),
+            globals: HashMap::new(),
+            consts: Vec::new(),
+            spans: Vec::new(),
+            exit,
+            next,
+            vars: Vec::new(),
+            fields: HashMap::new(),
+            headers: HashMap::new(),
+            loops: Vec::new(),
+            memory: memory::Memory::new(entry, body, scratch),
+        }
+    }
+
+    /// What the program returns when no block gives a verdict.
+    fn default_verdict(&self) -> i64 {
+        match self.hook {
+            Hook::Xdp | Hook::NativeXdp => 2,
+            Hook::Tc => -1,
+            _ => 0,
+        }
+    }
+
+    fn program(&mut self) {
+        let body = self.memory.body;
+        self.b.switch_to_block(body);
+        if self.hook == Hook::Tc {
+            self.heartbeat();
+        }
+        let blocks = self.plan.programs[self.index].blocks.clone();
+        if self.hook.has_packet() {
+            self.parse_packet(&blocks);
+        }
+        for &index in &blocks {
+            self.script_block(index);
+        }
+        let verdict = if self.hook == Hook::NativeXdp { self.native_verdict(blocks[0]) } else { self.int(self.default_verdict()) };
+        self.b.ins().jump(self.exit, &[BlockArg::Value(verdict)]);
+        self.b.switch_to_block(self.exit);
+        let result = self.b.block_params(self.exit)[0];
+        self.b.ins().return_(&[result]);
+        self.enter_scratch();
+    }
+
+    /// Fills the entry block: working memory is looked up once, if anything turned out to need it.
+    fn enter_scratch(&mut self) {
+        let (entry, body, size) = (self.memory.entry, self.memory.body, self.memory.scratch_bytes());
+        self.b.switch_to_block(entry);
+        self.b.set_srcloc(SourceLoc::default());
+        if size == 0 {
+            let zero = self.int(0);
+            self.b.ins().jump(body, &[BlockArg::Value(zero)]);
+            return;
+        }
+        let program = self.plan.programs[self.index].name.clone();
+        let map = self.plan.map(MapSpec {
+            name: format!("scratch_{program}"),
+            kind: MapKind::PerCpuArray,
+            key_size: 4,
+            value_size: size,
+            max_entries: 1,
+            flags: 0,
+            role: MapRole::Scratch,
+        });
+        let key = self.index_slot();
+        let zero = self.b.ins().iconst(I32, 0);
+        self.b.ins().store(plain(), zero, key, 0);
+        let map = self.map_address(map);
+        let pointer = self.helper(helper::MAP_LOOKUP_ELEM, &[map, key]);
+        let (some, none) = (self.b.create_block(), self.b.create_block());
+        self.b.ins().brif(pointer, some, &[], none, &[]);
+        self.b.switch_to_block(none);
+        self.b.set_cold_block(none);
+        let verdict = self.int(self.default_verdict());
+        self.b.ins().return_(&[verdict]);
+        self.b.switch_to_block(some);
+        let pointer = self.pin(pointer);
+        self.b.ins().jump(body, &[BlockArg::Value(pointer)]);
+    }
+
+    fn finish(mut self) -> (Vec<i64>, Vec<Span>) {
+        self.b.seal_all_blocks();
+        let config = TargetFrontendConfig { default_call_conv: CallConv::SystemV, pointer_width: target_lexicon::PointerWidth::U64, page_size_align_log2: 12 };
+        self.b.finalize(config);
+        (self.consts, self.spans)
+    }
+
+    /// A clsact filter outlives a killed owner: without a heartbeat for ten seconds it passes everything.
+    fn heartbeat(&mut self) {
+        let Some(map) = self.plan.heartbeat else { return };
+        let key = self.index_slot();
+        let zero = self.b.ins().iconst(I32, 0);
+        self.b.ins().store(plain(), zero, key, 0);
+        let map = self.map_address(map);
+        let beat = self.helper(helper::MAP_LOOKUP_ELEM, &[map, key]);
+        let (some, dead, alive) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
+        self.b.ins().brif(beat, some, &[], dead, &[]);
+        self.b.switch_to_block(some);
+        let beat = self.pin(beat);
+        let last = self.b.ins().load(I64, plain(), beat, 0);
+        let now = self.helper(helper::KTIME_GET_COARSE_NS, &[]);
+        let limit = self.b.ins().iadd_imm_s(last, Imm64::new(10_000_000_000));
+        let late = self.b.ins().icmp(IntCC::UnsignedGreaterThan, now, limit);
+        self.b.ins().brif(late, dead, &[], alive, &[]);
+        self.b.switch_to_block(dead);
+        self.b.set_cold_block(dead);
+        let verdict = self.int(-1);
+        self.b.ins().jump(self.exit, &[BlockArg::Value(verdict)]);
+        self.b.switch_to_block(alive);
+    }
+
+    /// The end of a block on a native's event: the native's verdict, after the rest of the chain had its say.
+    fn native_verdict(&mut self, block: usize) -> Value {
+        use weir_ebpf_builtins::blocklist;
+        let Some(instance) = self.hir.blocks[block].native else { return self.int(2) };
+        let Some(record) = self.event_record(instance) else { return self.int(2) };
+        let verdict32 = self.b.ins().load(I32, plain(), record, 0);
+        let verdict = self.b.ins().uextend(I64, verdict32);
+        let (chain, done) = (self.b.create_block(), self.b.create_block());
+        let passes = self.compare_imm(IntCC::Equal, verdict, 2);
+        self.b.ins().brif(passes, chain, &[], done, &[]);
+        self.b.switch_to_block(chain);
+        let map = self.plan.native_map(instance, blocklist::CHAIN, MapKind::ProgArray, 4, 4, 1);
+        let map = self.map_address(map);
+        let (ctx, zero) = (self.ctx, self.int(0));
+        self.helper(helper::TAIL_CALL, &[ctx, map, zero]);
+        self.b.ins().jump(done, &[]);
+        self.b.switch_to_block(done);
+        verdict
+    }
+
+    /// Address of the native's event record. The element always exists, so the missing branch just passes the packet.
+    pub fn event_record(&mut self, instance: usize) -> Option<Value> {
+        use weir_ebpf_builtins::{EventRecord, blocklist};
+        let size = u32::try_from(std::mem::size_of::<EventRecord>()).ok()?;
+        let map = self.plan.native_map(instance, blocklist::EVENT, MapKind::PerCpuArray, 4, size, 1);
+        let key = self.index_slot();
+        let zero = self.b.ins().iconst(I32, 0);
+        self.b.ins().store(plain(), zero, key, 0);
+        let map = self.map_address(map);
+        let record = self.helper(helper::MAP_LOOKUP_ELEM, &[map, key]);
+        let (some, none) = (self.b.create_block(), self.b.create_block());
+        self.b.ins().brif(record, some, &[], none, &[]);
+        self.b.switch_to_block(none);
+        self.b.set_cold_block(none);
+        let pass = self.int(2);
+        self.b.ins().jump(self.exit, &[BlockArg::Value(pass)]);
+        self.b.switch_to_block(some);
+        Some(self.pin(record))
+    }
+
+    // ---- small things -------------------------------------------------------------------------
+
+    pub fn int(&mut self, n: i64) -> Value {
+        self.b.ins().iconst(I64, n)
+    }
+
+    pub fn at(&mut self, span: Span) {
+        let id = match self.spans.iter().rposition(|s| *s == span) {
+            Some(id) => id,
+            None => {
+                self.spans.push(span);
+                self.spans.len() - 1
+            }
+        };
+        self.b.set_srcloc(SourceLoc::new(u32::try_from(id).unwrap_or(0)));
+    }
+
+    fn external(&mut self, namespace: u32, index: u32, params: usize) -> FuncRef {
+        // Variadic use is not needed: every helper is called with one number of arguments.
+        if let Some(func) = self.helpers.get(&(namespace, index)) {
+            return *func;
+        }
+        let mut signature = Signature::new(CallConv::SystemV);
+        signature.params.extend(std::iter::repeat_n(AbiParam::new(I64), params));
+        signature.returns.push(AbiParam::new(I64));
+        let signature = self.b.import_signature(signature);
+        let name = self.b.func.declare_imported_user_function(ir::UserExternalName { namespace, index });
+        let func = self.b.import_function(ExtFuncData { name: ExternalName::user(name), signature, colocated: false, patchable: false });
+        self.helpers.insert((namespace, index), func);
+        func
+    }
+
+    pub fn helper(&mut self, number: u32, args: &[Value]) -> Value {
+        let func = self.external(ns::HELPER, number, args.len());
+        let call = self.b.ins().call(func, args);
+        self.b.inst_results(call)[0]
+    }
+
+    /// Keeps the optimiser from computing the value again elsewhere: the verifier knows only this register.
+    pub fn pin(&mut self, value: Value) -> Value {
+        let func = self.external(ns::PIN, 0, 1);
+        let call = self.b.ins().call(func, &[value]);
+        self.b.inst_results(call)[0]
+    }
+
+    pub fn map_address(&mut self, map: usize) -> Value {
+        let index = u32::try_from(map).unwrap_or(u32::MAX);
+        let global = match self.globals.get(&index) {
+            Some(global) => *global,
+            None => {
+                let name = self.b.func.declare_imported_user_function(ir::UserExternalName { namespace: ns::MAP, index });
+                let data = GlobalValueData::Symbol { name: ExternalName::user(name), offset: Imm64::new(0), colocated: false, tls: false };
+                let global = self.b.create_global_value(data);
+                self.globals.insert(index, global);
+                global
+            }
+        };
+        self.b.ins().symbol_value(I64, global)
+    }
+
+    pub fn compare_imm(&mut self, cc: IntCC, value: Value, n: i64) -> Value {
+        let n = self.int(n);
+        self.b.ins().icmp(cc, value, n)
+    }
+
+    /// Loads `bytes` bytes in host order, zero-extended.
+    pub fn load(&mut self, pointer: Value, offset: i32, bytes: u32) -> Value {
+        let ty: Type = match bytes {
+            1 => I8,
+            2 => I16,
+            4 => I32,
+            _ => return self.b.ins().load(I64, plain(), pointer, offset),
+        };
+        let value = self.b.ins().load(ty, plain(), pointer, offset);
+        self.b.ins().uextend(I64, value)
+    }
+
+    /// Counts something that went wrong.
+    pub fn count(&mut self, counter: CounterSpec) {
+        let (map, number) = self.plan.counter(counter);
+        let key = self.index_slot();
+        let index = self.b.ins().iconst(I32, i64::try_from(number).unwrap_or(0));
+        self.b.ins().store(plain(), index, key, 0);
+        let map = self.map_address(map);
+        let pointer = self.helper(helper::MAP_LOOKUP_ELEM, &[map, key]);
+        let (some, done) = (self.b.create_block(), self.b.create_block());
+        self.b.ins().brif(pointer, some, &[], done, &[]);
+        self.b.switch_to_block(some);
+        let pointer = self.pin(pointer);
+        let old = self.b.ins().load(I64, plain(), pointer, 0);
+        let new = self.b.ins().iadd_imm_s(old, Imm64::new(1));
+        self.b.ins().store(plain(), new, pointer, 0);
+        self.b.ins().jump(done, &[]);
+        self.b.switch_to_block(done);
+    }
+}
+
+/// Text form of one program, for `-d clif`.
+#[must_use]
+pub fn dump(function: &Function) -> String {
+    function.func.display().to_string()
+}

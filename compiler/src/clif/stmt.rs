@@ -1,0 +1,365 @@
+//! Statements and events.
+
+use super::value::{Repr, Val, VarSlot};
+use super::{Generator, plain};
+use crate::hir::{Event, EventMap, Expr, ExprKind, Stmt, StmtKind, visit};
+use crate::object::{CounterSpec, EventAction, EventField, EventSpec, MapRef};
+use crate::tables::{FIELDS, Hook, helper};
+use crate::types::Type;
+use cranelift_codegen::ir::types::I8;
+use cranelift_codegen::ir::{BlockArg, InstBuilder, Value};
+use weir_parser::Span;
+
+/// Records up to this size are reserved in the ring; larger ones are built in scratch and copied.
+const MAX_RESERVED_BYTES: u32 = 256;
+
+impl Generator<'_> {
+    /// One block of the script: predicate, body; goes on behind it when there is no verdict.
+    pub fn script_block(&mut self, index: usize) {
+        self.block = index;
+        let block = &self.hir.blocks[index];
+        self.at(block.span);
+        let next = self.b.create_block();
+        self.next = next;
+        let types: Vec<_> = block.vars.iter().map(|v| v.ty.clone()).collect();
+        self.vars = types.iter().map(|ty| self.new_slot(ty, true)).collect();
+        for slot in self.vars.clone() {
+            self.clear_slot(&slot);
+        }
+        if let Some(predicate) = &block.predicate {
+            self.at(predicate.span);
+            let value = self.expr(predicate);
+            let truth = self.truth(&value);
+            let body = self.b.create_block();
+            self.b.ins().brif(truth, body, &[], next, &[]);
+            self.b.switch_to_block(body);
+        }
+        self.statements(&block.body);
+        self.b.ins().jump(next, &[]);
+        self.b.switch_to_block(next);
+    }
+
+    /// Before it is assigned a variable is absent, or zero where nothing can be absent.
+    fn clear_slot(&mut self, slot: &VarSlot) {
+        let zero = self.int(0);
+        for word in &slot.words {
+            self.b.def_var(*word, zero);
+        }
+        if let Some((pointer, size)) = slot.memory {
+            self.zero(pointer, 0, size);
+        }
+        if let Some(present) = slot.present {
+            let absent = self.b.ins().iconst(I8, 0);
+            self.b.def_var(present, absent);
+        }
+    }
+
+    fn statements(&mut self, stmts: &[Stmt]) {
+        for stmt in stmts {
+            self.statement(stmt);
+        }
+    }
+
+    /// Presence of everything that a simple statement cannot do without: with any of it absent, the statement has no
+    /// effect, not even that of an inner `@x++`. Only needed where there is such an inner effect.
+    fn required(&mut self, stmt: &Stmt) -> Option<Value> {
+        let mut effects = false;
+        let mut leaves = Vec::new();
+        visit::stmt(stmt, &mut |e| effects |= matches!(e.kind, ExprKind::IncDec { .. } | ExprKind::Delete { .. }));
+        if !effects || !self.hook.has_packet() {
+            return None;
+        }
+        let mut collect = |e: &Expr| required_leaves(e, &mut leaves);
+        match &stmt.kind {
+            StmtKind::Expr(e) | StmtKind::SetVar { value: e, .. } => collect(e),
+            StmtKind::SetMap { key, value, .. } | StmtKind::AddMap { key, value, .. } => {
+                key.iter().for_each(&mut collect);
+                collect(value);
+            }
+            StmtKind::Aggregate { key, value, .. } => key.iter().chain(value).for_each(collect),
+            StmtKind::Event(Event::Printf { args, .. }) => args.iter().for_each(collect),
+            StmtKind::Event(Event::PrintValue(e) | Event::PrintMapKey { key: e, .. }) => collect(e),
+            StmtKind::Return(e) | StmtKind::Exit { code: e } => e.iter().for_each(collect),
+            _ => {}
+        }
+        let mut present = None;
+        for leaf in leaves {
+            let value = match leaf {
+                Leaf::Field(field) => self.field_value(field).present,
+                Leaf::Var(var) => self.vars[var].present.map(|p| self.b.use_var(p)),
+            };
+            present = self.both(present, value);
+        }
+        present
+    }
+
+    fn statement(&mut self, stmt: &Stmt) {
+        self.at(stmt.span);
+        match &stmt.kind {
+            StmtKind::If { .. } | StmtKind::While { .. } | StmtKind::Unroll { .. } | StmtKind::Block(_) | StmtKind::Break | StmtKind::Continue => {
+                self.control(stmt);
+            }
+            _ => {
+                let required = self.required(stmt);
+                self.when(required, |g| g.simple(stmt));
+            }
+        }
+    }
+
+    fn control(&mut self, stmt: &Stmt) {
+        match &stmt.kind {
+            StmtKind::If { cond, then, otherwise } => {
+                let value = self.expr(cond);
+                let truth = self.truth(&value);
+                let (yes, no, done) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
+                self.b.ins().brif(truth, yes, &[], no, &[]);
+                self.b.switch_to_block(yes);
+                self.statements(then);
+                self.b.ins().jump(done, &[]);
+                self.b.switch_to_block(no);
+                self.statements(otherwise);
+                self.b.ins().jump(done, &[]);
+                self.b.switch_to_block(done);
+            }
+            StmtKind::While { cond, body } => {
+                let (head, inside, done) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
+                self.b.ins().jump(head, &[]);
+                self.b.switch_to_block(head);
+                let value = self.expr(cond);
+                let truth = self.truth(&value);
+                self.b.ins().brif(truth, inside, &[], done, &[]);
+                self.b.switch_to_block(inside);
+                self.loops.push((head, done));
+                self.statements(body);
+                self.loops.pop();
+                self.b.ins().jump(head, &[]);
+                self.b.switch_to_block(done);
+            }
+            StmtKind::Unroll { count, body } => {
+                let done = self.b.create_block();
+                for _ in 0..*count {
+                    let next = self.b.create_block();
+                    self.loops.push((next, done));
+                    self.statements(body);
+                    self.loops.pop();
+                    self.b.ins().jump(next, &[]);
+                    self.b.switch_to_block(next);
+                }
+                self.b.ins().jump(done, &[]);
+                self.b.switch_to_block(done);
+            }
+            StmtKind::Block(body) => self.statements(body),
+            StmtKind::Break | StmtKind::Continue => {
+                let Some((next, done)) = self.loops.last().copied() else { return };
+                let target = if matches!(stmt.kind, StmtKind::Break) { done } else { next };
+                self.leave(target, &[]);
+            }
+            _ => {}
+        }
+    }
+
+    /// Jumps away; what follows in the script is unreachable but still needs a place.
+    fn leave(&mut self, target: cranelift_codegen::ir::Block, args: &[BlockArg]) {
+        self.b.ins().jump(target, args);
+        let dead = self.b.create_block();
+        self.b.switch_to_block(dead);
+    }
+
+    fn simple(&mut self, stmt: &Stmt) {
+        match &stmt.kind {
+            StmtKind::Expr(e) => {
+                self.expr(e);
+            }
+            StmtKind::SetVar { var, value } => {
+                let value = self.expr(value);
+                let slot = self.vars[*var].clone();
+                self.write_slot(&slot, &value);
+            }
+            StmtKind::SetMap { map, key, value } => self.map_set(*map, key.as_ref(), value),
+            StmtKind::AddMap { map, key, value } => {
+                let value = self.expr(value);
+                self.map_add(*map, key.as_ref(), &value);
+            }
+            StmtKind::Aggregate { map, key, agg, value } => self.aggregate(*map, key.as_ref(), *agg, value.as_ref()),
+            StmtKind::Event(event) => self.event(event, stmt.span),
+            StmtKind::Return(None) => {
+                let next = self.next;
+                self.leave(next, &[]);
+            }
+            StmtKind::Return(Some(value)) => {
+                let value = self.expr(value);
+                let n = self.as_int(&value);
+                let exit = self.exit;
+                self.when(value.present, |g| g.leave(exit, &[BlockArg::Value(n)]));
+            }
+            StmtKind::Verdict(verdict) => {
+                let Some(code) = verdict.code(self.hook) else { return };
+                let code = self.int(i64::from(code));
+                let exit = self.exit;
+                self.leave(exit, &[BlockArg::Value(code)]);
+            }
+            StmtKind::Exit { code } => {
+                let code = code.as_ref().map(|c| self.expr(c));
+                let present = code.as_ref().and_then(|c| c.present);
+                self.when(present, |g| {
+                    let values: Vec<(Val, Type)> = code.iter().map(|c| (c.clone(), Type::I64)).collect();
+                    g.send(&values, stmt.span, |fields| EventAction::Exit { code: fields.into_iter().next() });
+                    let verdict = if g.hook == Hook::NativeXdp { g.native_verdict(g.block) } else { g.int(g.default_verdict()) };
+                    let exit = g.exit;
+                    g.leave(exit, &[BlockArg::Value(verdict)]);
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn event(&mut self, event: &Event, span: Span) {
+        let map_ref = |map: &EventMap| match map {
+            EventMap::Own(map) => MapRef::Own(*map),
+            EventMap::Native { instance, map } => MapRef::Native { instance: *instance, map: *map },
+        };
+        match event {
+            Event::Printf { format, args } => {
+                let format = format.clone();
+                self.send_exprs(args, span, |args| EventAction::Printf { format, args });
+            }
+            Event::PrintValue(e) => {
+                self.send_exprs(std::slice::from_ref(e), span, |mut fields| EventAction::PrintValue(fields.remove(0)));
+            }
+            Event::PrintMapKey { map, key } => {
+                let ty = self.hir.maps[*map].key.as_ref().and_then(crate::hir::Ty::stored).unwrap_or(Type::U64);
+                let value = self.expr(key);
+                let map = MapRef::Own(*map);
+                self.when(value.present, |g| {
+                    let present_value = Val { repr: value.repr.clone(), present: None };
+                    g.send(&[(present_value, ty)], span, |mut fields| EventAction::PrintMapKey { map, key: fields.remove(0) });
+                });
+            }
+            Event::PrintMap { map, top, div } => {
+                let action = EventAction::PrintMap { map: map_ref(map), top: *top, div: *div };
+                self.send(&[], span, |_| action);
+            }
+            Event::Clear(map) => {
+                let action = EventAction::Clear(map_ref(map));
+                self.send(&[], span, |_| action);
+            }
+            Event::Zero(map) => {
+                let action = EventAction::Zero(map_ref(map));
+                self.send(&[], span, |_| action);
+            }
+            Event::Time(format) => {
+                let action = EventAction::Time { format: format.clone() };
+                self.send(&[], span, |_| action);
+            }
+        }
+    }
+
+    fn send_exprs(&mut self, exprs: &[Expr], span: Span, action: impl FnOnce(Vec<EventField>) -> EventAction) {
+        let mut present = None;
+        let mut values = Vec::new();
+        for e in exprs {
+            let mut value = self.expr(e);
+            // A character array of the kernel is read as text.
+            if let (Repr::Place(address), Some(Type::Str { cap })) = (&value.repr, e.ty.stored()) {
+                let address = *address;
+                let pointer = self.memory_slot(cap);
+                self.zero(pointer, 0, cap);
+                let size = self.int(i64::from(cap));
+                self.helper(helper::PROBE_READ_KERNEL_STR, &[pointer, size, address]);
+                value.repr = Repr::Mem { pointer, size: cap };
+            }
+            present = self.both(present, value.present);
+            let ty = e.ty.stored().unwrap_or(Type::U64);
+            values.push((value, ty));
+        }
+        self.when(present, |g| g.send(&values, span, action));
+    }
+
+    /// Sends one record to user space.
+    fn send(&mut self, values: &[(Val, Type)], span: Span, action: impl FnOnce(Vec<EventField>) -> EventAction) {
+        let mut offset = 8_u32;
+        let mut fields = Vec::new();
+        for (_, ty) in values {
+            let ty = match ty {
+                // One word each: nothing in a record needs padding.
+                Type::Bool => Type::Bool,
+                other => other.clone(),
+            };
+            fields.push(EventField { offset, ty: ty.clone() });
+            offset += ty.size().next_multiple_of(8);
+        }
+        let size = offset;
+        let action = action(fields.clone());
+        let id = match self.plan.events.iter().position(|e| e.span == span && format!("{:?}", e.action) == format!("{action:?}")) {
+            // `unroll` repeats the statement, not the format.
+            Some(id) => id,
+            None => {
+                self.plan.events.push(EventSpec { action, size, span });
+                self.plan.events.len() - 1
+            }
+        };
+        let ring = self.plan.ring();
+        let header = self.int(i64::try_from(id).unwrap_or(0));
+        if size > MAX_RESERVED_BYTES {
+            let record = self.memory_slot(size);
+            self.fill(record, header, values, &fields);
+            let ring = self.map_address(ring);
+            let (bytes, flags) = (self.int(i64::from(size)), self.int(0));
+            let result = self.helper(helper::RINGBUF_OUTPUT, &[ring, record, bytes, flags]);
+            let (lost, done) = (self.b.create_block(), self.b.create_block());
+            self.b.ins().brif(result, lost, &[], done, &[]);
+            self.b.switch_to_block(lost);
+            self.b.set_cold_block(lost);
+            self.count(CounterSpec::LostEvents);
+            self.b.ins().jump(done, &[]);
+            self.b.switch_to_block(done);
+            return;
+        }
+        let ring = self.map_address(ring);
+        let (bytes, flags) = (self.int(i64::from(size)), self.int(0));
+        let record = self.helper(helper::RINGBUF_RESERVE, &[ring, bytes, flags]);
+        let (some, lost, done) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
+        self.b.ins().brif(record, some, &[], lost, &[]);
+        self.b.switch_to_block(lost);
+        self.b.set_cold_block(lost);
+        self.count(CounterSpec::LostEvents);
+        self.b.ins().jump(done, &[]);
+        self.b.switch_to_block(some);
+        let record = self.pin(record);
+        self.fill(record, header, values, &fields);
+        let flags = self.int(0);
+        self.helper(helper::RINGBUF_SUBMIT, &[record, flags]);
+        self.b.ins().jump(done, &[]);
+        self.b.switch_to_block(done);
+    }
+
+    fn fill(&mut self, record: Value, header: Value, values: &[(Val, Type)], fields: &[EventField]) {
+        self.b.ins().store(plain(), header, record, 0);
+        for ((value, ty), field) in values.iter().zip(fields) {
+            if !ty.size().is_multiple_of(8) {
+                let zero = self.int(0);
+                let last = field.offset + ty.size() / 8 * 8;
+                self.b.ins().store(plain(), zero, record, i32::try_from(last).unwrap_or(0));
+            }
+            self.store_value(value, ty, record, field.offset);
+        }
+    }
+}
+
+enum Leaf {
+    Field(usize),
+    Var(usize),
+}
+
+/// Fields and variables without which the expression is absent.
+fn required_leaves(e: &Expr, out: &mut Vec<Leaf>) {
+    use weir_parser::ast::BinaryOp;
+    match &e.kind {
+        ExprKind::Field(field) if FIELDS[*field].hooks.contains(Hook::Tc) || FIELDS[*field].hooks.contains(Hook::Xdp) => out.push(Leaf::Field(*field)),
+        ExprKind::Var(var) => out.push(Leaf::Var(*var)),
+        // These have a value whatever their operands are.
+        ExprKind::Not(_) | ExprKind::Has(_) | ExprKind::In { .. } | ExprKind::HasKey { .. } | ExprKind::Elvis { .. } | ExprKind::Ternary { .. } => {}
+        ExprKind::Binary { op, .. } if op.is_comparison() || matches!(op, BinaryOp::And | BinaryOp::Or) => {}
+        _ => visit::children(e, &mut |child| required_leaves(child, out)),
+    }
+}

@@ -1,0 +1,40 @@
+//! Section names and context types of programs, as aya, libbpf (1.0 and later) and bpftool all know them.
+
+use crate::object::{AttachPoint, ProgramKind};
+
+/// Symbol of the `license` section, as `char _license[]` of C objects.
+pub(super) const LICENSE_SYMBOL: &str = "_license";
+
+/// Returns the ELF section of a program that attaches to `point`.
+///
+/// `frags` says whether XDP programs declare that they handle packets of several fragments (kernels from 5.18; without
+/// it a driver refuses large MTUs). All programs of one program array must agree on it.
+#[must_use]
+pub fn section_name(kind: ProgramKind, point: &AttachPoint, frags: bool) -> String {
+    match (kind, point) {
+        (ProgramKind::Xdp | ProgramKind::NativeEventXdp, _) => if frags { "xdp.frags" } else { "xdp" }.to_owned(),
+        // Older libbpf does not know `tcx/…`, and aya only knows this one; the loader says where it attaches.
+        (ProgramKind::SchedCls, _) => "classifier".to_owned(),
+        (ProgramKind::PerfEvent, _) => "perf_event".to_owned(),
+        (ProgramKind::Tracepoint, AttachPoint::Tracepoint { category, name }) => format!("tracepoint/{category}/{name}"),
+        (ProgramKind::RawTracepoint, AttachPoint::Tracepoint { name, .. }) => format!("raw_tp/{name}"),
+        (ProgramKind::Kprobe, AttachPoint::Kprobe { function, ret: false, .. }) => format!("kprobe/{function}"),
+        (ProgramKind::Kprobe, AttachPoint::Kprobe { function, ret: true, .. }) => format!("kretprobe/{function}"),
+        (ProgramKind::Tracepoint, _) => "tracepoint".to_owned(),
+        (ProgramKind::Kprobe, _) => "kprobe".to_owned(),
+        // `BPF_PROG_RUN` knows raw tracepoint programs; these are never attached.
+        (ProgramKind::RunOnce | ProgramKind::RawTracepoint, _) => "raw_tp".to_owned(),
+    }
+}
+
+/// Returns the struct that a program's context points to, `None` for tracepoints, each of which has its own.
+pub(super) fn context_struct(kind: ProgramKind) -> Option<&'static str> {
+    match kind {
+        ProgramKind::Xdp | ProgramKind::NativeEventXdp => Some("xdp_md"),
+        ProgramKind::SchedCls => Some("__sk_buff"),
+        ProgramKind::PerfEvent => Some("bpf_perf_event_data"),
+        ProgramKind::Kprobe => Some("pt_regs"),
+        ProgramKind::RunOnce | ProgramKind::RawTracepoint => Some("bpf_raw_tracepoint_args"),
+        ProgramKind::Tracepoint => None,
+    }
+}

@@ -1,0 +1,49 @@
+//! Things that are legal and rarely meant. Each shows the fix.
+
+use super::{Block, Stmt, StmtKind};
+use weir_parser::Diagnostic;
+use weir_parser::ast::{self, BinaryOp};
+
+/// Kernel fields in network byte order that people compare or shift as they are.
+const BIG_ENDIAN: &[&str] =
+    &["skc_dport", "inet_dport", "inet_sport", "sin_port", "sin6_port", "ir_rmt_port", "skc_daddr", "skc_rcv_saddr", "sin_addr", "protocol_be"];
+
+/// Warns where a field in network byte order meets an operator that sees its number.
+pub(super) fn byte_order(op: BinaryOp, left: &ast::Expr, right: &ast::Expr, out: &mut Vec<Diagnostic>) {
+    let sees_number = matches!(op, BinaryOp::Shr | BinaryOp::Shl | BinaryOp::Eq | BinaryOp::Ne | BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge);
+    if !sees_number {
+        return;
+    }
+    for (side, other) in [(left, right), (right, left)] {
+        if let ast::ExprKind::Field { name, .. } = &side.kind
+            && BIG_ENDIAN.contains(&name.name.as_str())
+            && !matches!(other.kind, ast::ExprKind::Int(0))
+        {
+            out.push(
+                Diagnostic::lint("byte-order", side.span, format!("`{}` is in network byte order", name.name))
+                    .label(format!("`{}` sees its bytes swapped", op.symbol()))
+                    .help(format!("`bswap(….{})` is the number", name.name)),
+            );
+        }
+    }
+}
+
+/// Looks at whole blocks.
+pub(super) fn lint(blocks: &[Block], out: &mut Vec<Diagnostic>) {
+    for block in blocks {
+        if block.hook.has_packet() && printf_per_packet(&block.body) {
+            out.push(
+                Diagnostic::lint("printf-per-packet", block.span, "this block prints for every packet")
+                    .help("count in a map and print it on an interval, or narrow the predicate"),
+            );
+        }
+    }
+}
+
+fn printf_per_packet(body: &[Stmt]) -> bool {
+    body.iter().any(|s| match &s.kind {
+        StmtKind::Event(super::Event::Printf { .. } | super::Event::PrintValue(_)) => true,
+        StmtKind::Block(body) | StmtKind::Unroll { body, .. } | StmtKind::While { body, .. } => printf_per_packet(body),
+        _ => false,
+    })
+}

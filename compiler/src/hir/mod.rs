@@ -1,0 +1,340 @@
+//! The typed tree: every name resolved, every expression typed.
+//!
+//! Input: [`weir_parser::ast::Program`]. Output: [`Program`] and diagnostics; with an error among them the tree must
+//! not be compiled further. Not here: memory layout of programs, packet parsing, code.
+
+mod check;
+mod ctypes;
+mod expr;
+mod lints;
+mod printf;
+mod probes;
+mod stmt;
+pub mod text;
+pub mod visit;
+
+pub use check::{Options, check};
+
+use crate::object::{Attach, Config, NativeInstance};
+use crate::tables::{AggKind, BuiltinKind, Hook, Verdict};
+use crate::types::{MapValue, Type};
+use weir_parser::Span;
+
+#[derive(Debug, Default)]
+pub struct Program {
+    pub blocks: Vec<Block>,
+    pub maps: Vec<Map>,
+    pub natives: Vec<NativeInstance>,
+    pub config: Config,
+}
+
+pub type MapId = usize;
+pub type VarId = usize;
+
+/// A map of the script.
+#[derive(Debug, Clone)]
+pub struct Map {
+    /// With the `@`.
+    pub name: String,
+    /// `None` for a scalar.
+    pub key: Option<Ty>,
+    pub value: MapValueTy,
+    /// First place that fixed the type.
+    pub span: Span,
+    /// Capacity given by `let @m = hash(N)`.
+    pub max_entries: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum MapValueTy {
+    Plain(Ty),
+    Agg(MapValue),
+}
+
+/// One probe block.
+#[derive(Debug)]
+pub struct Block {
+    pub hook: Hook,
+    pub attach: Vec<Attach>,
+    /// The attach points as written, for `probe` and messages.
+    pub probe_text: String,
+    /// The function name for `func`.
+    pub func: String,
+    pub predicate: Option<Expr>,
+    pub body: Vec<Stmt>,
+    pub vars: Vec<Var>,
+    /// For a block on a native's event: index into [`Program::natives`].
+    pub native: Option<usize>,
+    pub span: Span,
+}
+
+/// A scratch variable.
+#[derive(Debug, Clone)]
+pub struct Var {
+    pub name: String,
+    pub ty: Ty,
+    pub span: Span,
+}
+
+/// The type of an expression.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ty {
+    /// Of calls that have no value.
+    Void,
+    Bool,
+    Int {
+        bits: u8,
+        signed: bool,
+    },
+    Str {
+        cap: u32,
+    },
+    Inet,
+    Prefix,
+    Mac,
+    Flow,
+    /// Pointer to a C object.
+    Ptr {
+        to: Box<CTy>,
+        space: Space,
+    },
+    /// A C object itself, known by its address: a struct member, an array.
+    Obj {
+        ty: CTy,
+        space: Space,
+    },
+    Tuple(Vec<Ty>),
+    /// A value that has no type because of an error that has been reported.
+    Error,
+}
+
+/// Which memory a pointer points into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    Kernel,
+    User,
+    /// The program's own context: loaded directly.
+    Context,
+}
+
+/// A C type.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CTy {
+    Void,
+    Int { bits: u8, signed: bool },
+    /// `char`: an array of it is a string.
+    Char,
+    /// A struct or union of the kernel's BTF, by type id.
+    Struct { name: String, id: u32, union: bool },
+    Ptr(Box<CTy>),
+    Array { elem: Box<CTy>, len: u32 },
+    /// Something that cannot be used but may stand behind a pointer.
+    Opaque(String),
+}
+
+impl CTy {
+    /// Returns the size in bytes, where the type itself tells.
+    #[must_use]
+    pub fn size(&self) -> Option<u32> {
+        match self {
+            CTy::Int { bits, .. } => Some(u32::from(*bits) / 8),
+            CTy::Char => Some(1),
+            CTy::Ptr(_) => Some(8),
+            CTy::Array { elem, len } => elem.size().map(|s| s * len),
+            CTy::Void | CTy::Struct { .. } | CTy::Opaque(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for CTy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            CTy::Void => f.write_str("void"),
+            CTy::Int { bits, signed: true } => write!(f, "int{bits}"),
+            CTy::Int { bits, signed: false } => write!(f, "uint{bits}"),
+            CTy::Char => f.write_str("char"),
+            CTy::Struct { name, union: false, .. } => write!(f, "struct {name}"),
+            CTy::Struct { name, union: true, .. } => write!(f, "union {name}"),
+            CTy::Ptr(to) => write!(f, "{to} *"),
+            CTy::Array { elem, len } => write!(f, "{elem}[{len}]"),
+            CTy::Opaque(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Ty {
+    pub const U64: Ty = Ty::Int { bits: 64, signed: false };
+    pub const I64: Ty = Ty::Int { bits: 64, signed: true };
+    pub const U32: Ty = Ty::Int { bits: 32, signed: false };
+
+    #[must_use]
+    pub fn is_int(&self) -> bool {
+        matches!(self, Ty::Int { .. } | Ty::Bool)
+    }
+
+    #[must_use]
+    pub fn is_signed(&self) -> bool {
+        matches!(self, Ty::Int { signed: true, .. })
+    }
+
+    /// Returns the type of the value when it lies in a map or an event, `None` where it cannot.
+    /// Integers take 64 bits there, strings whole words.
+    #[must_use]
+    pub fn stored(&self) -> Option<Type> {
+        Some(match self {
+            Ty::Bool => Type::Bool,
+            Ty::Int { signed, .. } => Type::Int { bits: 64, signed: *signed },
+            Ty::Str { cap } => Type::Str { cap: cap.next_multiple_of(8) },
+            Ty::Inet => Type::Inet,
+            Ty::Prefix => Type::Prefix,
+            Ty::Mac => Type::Mac,
+            Ty::Flow => Type::Flow,
+            Ty::Ptr { to, .. } => Type::Ptr { pointee: to.to_string() },
+            Ty::Obj { ty: CTy::Array { elem, len }, .. } if **elem == CTy::Char => Type::Str { cap: len.next_multiple_of(8) },
+            Ty::Tuple(fields) => Type::Tuple(fields.iter().map(Ty::stored).collect::<Option<_>>()?),
+            Ty::Void | Ty::Obj { .. } | Ty::Error => return None,
+        })
+    }
+}
+
+impl std::fmt::Display for Ty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ty::Void => f.write_str("none"),
+            Ty::Bool => f.write_str("bool"),
+            Ty::Int { bits, signed } => write!(f, "{}int{bits}", if *signed { "" } else { "u" }),
+            Ty::Str { cap } => write!(f, "string[{cap}]"),
+            Ty::Inet => f.write_str("inet"),
+            Ty::Prefix => f.write_str("prefix"),
+            Ty::Mac => f.write_str("macaddr_t"),
+            Ty::Flow => f.write_str("flow"),
+            Ty::Ptr { to, .. } => write!(f, "{to} *"),
+            Ty::Obj { ty, .. } => write!(f, "{ty}"),
+            Ty::Tuple(fields) => {
+                f.write_str("(")?;
+                for (i, field) in fields.iter().enumerate() {
+                    write!(f, "{}{field}", if i > 0 { "," } else { "" })?;
+                }
+                f.write_str(")")
+            }
+            Ty::Error => f.write_str("unknown"),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Expr {
+    pub kind: ExprKind,
+    pub ty: Ty,
+    pub span: Span,
+}
+
+#[derive(Debug, Clone)]
+pub enum ExprKind {
+    Int(i64),
+    Str(Vec<u8>),
+    /// Address bytes as in memory; `v6` tells the family.
+    Inet { bytes: [u8; 16], v6: bool },
+    Mac([u8; 6]),
+    Builtin(BuiltinKind),
+    /// Index into [`crate::tables::FIELDS`].
+    Field(usize),
+    /// Presence of a header.
+    HasHeader(crate::tables::Header),
+    /// Whether the expression has a value.
+    Has(Box<Expr>),
+    /// A variable of the native's event, at this offset of its event record.
+    EventVar { offset: u32, size: u32 },
+    Var(VarId),
+    MapGet { map: MapId, key: Option<Box<Expr>> },
+    HasKey { map: MapId, key: Box<Expr> },
+    Delete { map: MapId, key: Option<Box<Expr>> },
+    /// `@x++` and the like; the target is a variable or a map entry.
+    IncDec { target: Box<Expr>, increment: bool, postfix: bool },
+    Not(Box<Expr>),
+    BitNot(Box<Expr>),
+    Neg(Box<Expr>),
+    Binary { op: weir_parser::ast::BinaryOp, left: Box<Expr>, right: Box<Expr> },
+    Ternary { cond: Box<Expr>, then: Box<Expr>, otherwise: Box<Expr> },
+    Elvis { value: Box<Expr>, otherwise: Box<Expr> },
+    /// Any element matches.
+    In { value: Box<Expr>, set: Vec<SetElem> },
+    /// Integer to integer (or pointer) of the expression's type.
+    Convert(Box<Expr>),
+    /// A fixed part of the context: `size` bytes at `offset`.
+    CtxLoad { offset: u32, size: u32 },
+    /// The object at `base + offset`; `base` is a pointer or another object. The type is `Ty::Obj`.
+    Place { base: Box<Expr>, offset: u32 },
+    /// Address of element `index` of the array `base`, whose elements take `size` bytes.
+    Element { base: Box<Expr>, index: Box<Expr>, size: u32 },
+    /// A scalar read from the object `place`; `bits` is `(shift, width)` for a bitfield.
+    Read { place: Box<Expr>, size: u32, bits: Option<(u8, u8)> },
+    /// Text at a pointer, up to `cap` bytes with the NUL.
+    ReadStr { ptr: Box<Expr>, cap: u32, space: Space },
+    /// Address at a tracepoint's `__data_loc` field.
+    DataLoc { offset: u32 },
+    /// IPv4 (from an integer in network order) or, from memory, `len` 4 or 16 bytes. `family` decides at run time when
+    /// it is no constant.
+    Ntop { family: Option<Box<Expr>>, addr: Box<Expr> },
+    Bswap { value: Box<Expr>, bits: u8 },
+    Tuple(Vec<Expr>),
+    TupleGet { base: Box<Expr>, index: usize },
+    /// Stands for something that had an error.
+    Error,
+}
+
+#[derive(Debug, Clone)]
+pub enum SetElem {
+    One(Expr),
+    /// Inclusive.
+    Range(Expr, Expr),
+    /// IPv4 prefix, address bytes in network order.
+    Prefix([u8; 16], u8, bool),
+}
+
+#[derive(Debug, Clone)]
+pub struct Stmt {
+    pub kind: StmtKind,
+    pub span: Span,
+}
+
+#[derive(Debug, Clone)]
+pub enum StmtKind {
+    Expr(Expr),
+    SetVar { var: VarId, value: Expr },
+    SetMap { map: MapId, key: Option<Expr>, value: Expr },
+    /// `@m[k] += n`: atomic add of the (possibly negated) value.
+    AddMap { map: MapId, key: Option<Expr>, value: Expr },
+    Aggregate { map: MapId, key: Option<Expr>, agg: AggKind, value: Option<Expr> },
+    Event(Event),
+    If { cond: Expr, then: Vec<Stmt>, otherwise: Vec<Stmt> },
+    While { cond: Expr, body: Vec<Stmt> },
+    /// The body is repeated in the code.
+    Unroll { count: u32, body: Vec<Stmt> },
+    Block(Vec<Stmt>),
+    Break,
+    Continue,
+    /// Ends the block; `value` is the verdict where the hook has one.
+    Return(Option<Expr>),
+    Verdict(Verdict),
+    /// Sends the event, then ends the block.
+    Exit { code: Option<Expr> },
+}
+
+/// Work for user space.
+#[derive(Debug, Clone)]
+pub enum Event {
+    Printf { format: Vec<crate::object::FormatPart>, args: Vec<Expr> },
+    PrintValue(Expr),
+    PrintMap { map: EventMap, top: u32, div: u32 },
+    PrintMapKey { map: MapId, key: Expr },
+    Clear(EventMap),
+    Zero(EventMap),
+    Time(String),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum EventMap {
+    Own(MapId),
+    Native { instance: usize, map: usize },
+}

@@ -1,0 +1,202 @@
+//! Text form of the typed tree, for `-d hir` and the stage tests.
+
+use super::{Block, EventMap, Event, Expr, ExprKind, MapValueTy, Program, SetElem, Stmt, StmtKind};
+use crate::tables;
+use std::fmt::Write;
+
+/// Prints the whole tree, one statement a line.
+#[must_use]
+pub fn dump(program: &Program) -> String {
+    let mut out = String::new();
+    for (i, map) in program.maps.iter().enumerate() {
+        let value = match &map.value {
+            MapValueTy::Plain(ty) => ty.to_string(),
+            MapValueTy::Agg(agg) => agg.to_string(),
+        };
+        match &map.key {
+            None => writeln!(out, "map {i} {}: {value}", map.name),
+            Some(key) => writeln!(out, "map {i} {}[{key}]: {value}", map.name),
+        }
+        .ok();
+    }
+    for (i, native) in program.natives.iter().enumerate() {
+        writeln!(out, "native {i} {} as {}", native.native.name, native.alias).ok();
+        for (param, value) in native.native.params.iter().zip(&native.params) {
+            if let Some(value) = value {
+                writeln!(out, "  {} = {value:?}", param.name).ok();
+            }
+        }
+    }
+    for block in &program.blocks {
+        let mut printer = Printer { program, block, out: &mut out };
+        printer.block();
+    }
+    out
+}
+
+struct Printer<'a> {
+    program: &'a Program,
+    block: &'a Block,
+    out: &'a mut String,
+}
+
+impl Printer<'_> {
+    fn block(&mut self) {
+        let points: Vec<String> = self.block.attach.iter().map(|a| format!("{:?}", a.point)).collect();
+        writeln!(self.out, "block {} [{}]", self.block.hook.name(), points.join(", ")).ok();
+        for (i, var) in self.block.vars.iter().enumerate() {
+            writeln!(self.out, "  let ${} #{i}: {}", var.name, var.ty).ok();
+        }
+        if let Some(predicate) = &self.block.predicate {
+            let text = self.expr(predicate);
+            writeln!(self.out, "  when {text}").ok();
+        }
+        self.stmts(&self.block.body, 1);
+    }
+
+    fn stmts(&mut self, stmts: &[Stmt], depth: usize) {
+        for stmt in stmts {
+            let indent = "  ".repeat(depth);
+            match &stmt.kind {
+                StmtKind::If { cond, then, otherwise } => {
+                    let cond = self.expr(cond);
+                    writeln!(self.out, "{indent}if {cond}").ok();
+                    self.stmts(then, depth + 1);
+                    if !otherwise.is_empty() {
+                        writeln!(self.out, "{indent}else").ok();
+                        self.stmts(otherwise, depth + 1);
+                    }
+                }
+                StmtKind::While { cond, body } => {
+                    let cond = self.expr(cond);
+                    writeln!(self.out, "{indent}while {cond}").ok();
+                    self.stmts(body, depth + 1);
+                }
+                StmtKind::Unroll { count, body } => {
+                    writeln!(self.out, "{indent}unroll {count}").ok();
+                    self.stmts(body, depth + 1);
+                }
+                StmtKind::Block(body) => {
+                    writeln!(self.out, "{indent}block").ok();
+                    self.stmts(body, depth + 1);
+                }
+                other => {
+                    let text = self.simple(other);
+                    writeln!(self.out, "{indent}{text}").ok();
+                }
+            }
+        }
+    }
+
+    fn map(&self, map: usize, key: Option<&Expr>) -> String {
+        let name = &self.program.maps[map].name;
+        match key {
+            None => name.clone(),
+            Some(key) => format!("{name}[{}]", self.expr(key)),
+        }
+    }
+
+    fn event_map(&self, map: EventMap) -> String {
+        match map {
+            EventMap::Own(map) => self.map(map, None),
+            EventMap::Native { instance, map } => {
+                let native = &self.program.natives[instance];
+                format!("@{}.{}", native.alias, native.native.maps[map].name)
+            }
+        }
+    }
+
+    fn simple(&self, kind: &StmtKind) -> String {
+        match kind {
+            StmtKind::Expr(e) => self.expr(e),
+            StmtKind::SetVar { var, value } => format!("${} = {}", self.block.vars[*var].name, self.expr(value)),
+            StmtKind::SetMap { map, key, value } => format!("{} = {}", self.map(*map, key.as_ref()), self.expr(value)),
+            StmtKind::AddMap { map, key, value } => format!("{} += {}", self.map(*map, key.as_ref()), self.expr(value)),
+            StmtKind::Aggregate { map, key, agg, value } => {
+                let value = value.as_ref().map(|v| self.expr(v)).unwrap_or_default();
+                format!("{} {agg:?}({value})", self.map(*map, key.as_ref()))
+            }
+            StmtKind::Event(event) => match event {
+                Event::Printf { args, .. } => format!("printf {}", self.list(args)),
+                Event::PrintValue(e) => format!("print {}", self.expr(e)),
+                Event::PrintMap { map, top, div } => format!("print {} top {top} div {div}", self.event_map(*map)),
+                Event::PrintMapKey { map, key } => format!("print {}", self.map(*map, Some(key))),
+                Event::Clear(map) => format!("clear {}", self.event_map(*map)),
+                Event::Zero(map) => format!("zero {}", self.event_map(*map)),
+                Event::Time(format) => format!("time {format:?}"),
+            },
+            StmtKind::Break => "break".to_owned(),
+            StmtKind::Continue => "continue".to_owned(),
+            StmtKind::Return(None) => "return".to_owned(),
+            StmtKind::Return(Some(e)) => format!("return {}", self.expr(e)),
+            StmtKind::Verdict(v) => format!("verdict {v:?}"),
+            StmtKind::Exit { code: None } => "exit".to_owned(),
+            StmtKind::Exit { code: Some(e) } => format!("exit {}", self.expr(e)),
+            StmtKind::If { .. } | StmtKind::While { .. } | StmtKind::Unroll { .. } | StmtKind::Block(_) => String::new(),
+        }
+    }
+
+    fn list(&self, exprs: &[Expr]) -> String {
+        exprs.iter().map(|e| self.expr(e)).collect::<Vec<_>>().join(", ")
+    }
+
+    fn expr(&self, e: &Expr) -> String {
+        let inner = match &e.kind {
+            ExprKind::Int(n) => return n.to_string(),
+            ExprKind::Str(s) => return format!("{:?}", String::from_utf8_lossy(s)),
+            ExprKind::Inet { bytes, v6 } => return inet_text(bytes, *v6),
+            ExprKind::Mac(mac) => return mac.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":"),
+            ExprKind::Builtin(b) => return format!("{b:?}").to_lowercase(),
+            ExprKind::Field(i) => return tables::FIELDS[*i].name.to_owned(),
+            ExprKind::HasHeader(h) => format!("has {h:?}"),
+            ExprKind::Has(e) => format!("has {}", self.expr(e)),
+            ExprKind::EventVar { offset, size } => format!("event {offset} {size}"),
+            ExprKind::Var(id) => return format!("${}", self.block.vars[*id].name),
+            ExprKind::MapGet { map, key } => format!("get {}", self.map(*map, key.as_deref())),
+            ExprKind::HasKey { map, key } => format!("has_key {}", self.map(*map, Some(key))),
+            ExprKind::Delete { map, key } => format!("delete {}", self.map(*map, key.as_deref())),
+            ExprKind::IncDec { target, increment, postfix } => {
+                let op = if *increment { "++" } else { "--" };
+                if *postfix { format!("{}{op}", self.expr(target)) } else { format!("{op}{}", self.expr(target)) }
+            }
+            ExprKind::Not(e) => format!("! {}", self.expr(e)),
+            ExprKind::BitNot(e) => format!("~ {}", self.expr(e)),
+            ExprKind::Neg(e) => format!("- {}", self.expr(e)),
+            ExprKind::Binary { op, left, right } => format!("{} {} {}", self.expr(left), op.symbol(), self.expr(right)),
+            ExprKind::Ternary { cond, then, otherwise } => format!("{} ? {} : {}", self.expr(cond), self.expr(then), self.expr(otherwise)),
+            ExprKind::Elvis { value, otherwise } => format!("{} ?: {}", self.expr(value), self.expr(otherwise)),
+            ExprKind::In { value, set } => {
+                let set: Vec<String> = set
+                    .iter()
+                    .map(|s| match s {
+                        SetElem::One(e) => self.expr(e),
+                        SetElem::Range(a, b) => format!("{}-{}", self.expr(a), self.expr(b)),
+                        SetElem::Prefix(bytes, len, v6) => format!("{}/{len}", inet_text(bytes, *v6)),
+                    })
+                    .collect();
+                format!("{} in ({})", self.expr(value), set.join(", "))
+            }
+            ExprKind::Convert(e) => format!("convert {}", self.expr(e)),
+            ExprKind::CtxLoad { offset, size } => format!("ctx {offset} {size}"),
+            ExprKind::Place { base, offset } => format!("place {} + {offset}", self.expr(base)),
+            ExprKind::Element { base, index, size } => format!("element {} [{}] * {size}", self.expr(base), self.expr(index)),
+            ExprKind::Read { place, size, bits: None } => format!("read {} {size}", self.expr(place)),
+            ExprKind::Read { place, size, bits: Some((shift, width)) } => format!("read {} {size} bits {shift} {width}", self.expr(place)),
+            ExprKind::ReadStr { ptr, cap, space } => format!("str {} {cap} {space:?}", self.expr(ptr)),
+            ExprKind::DataLoc { offset } => format!("data_loc {offset}"),
+            ExprKind::Ntop { family, addr } => match family {
+                Some(family) => format!("ntop {} {}", self.expr(family), self.expr(addr)),
+                None => format!("ntop {}", self.expr(addr)),
+            },
+            ExprKind::Bswap { value, bits } => format!("bswap{bits} {}", self.expr(value)),
+            ExprKind::Tuple(parts) => return format!("({})", self.list(parts)),
+            ExprKind::TupleGet { base, index } => format!("{}.{index}", self.expr(base)),
+            ExprKind::Error => "error".to_owned(),
+        };
+        format!("({inner}: {})", e.ty)
+    }
+}
+
+fn inet_text(bytes: &[u8; 16], v6: bool) -> String {
+    if v6 { std::net::Ipv6Addr::from(*bytes).to_string() } else { std::net::Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).to_string() }
+}

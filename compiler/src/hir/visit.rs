@@ -1,0 +1,111 @@
+//! Walks over every expression of a block.
+
+use super::{Block, Event, Expr, ExprKind, SetElem, Stmt, StmtKind};
+
+/// Calls `f` for every expression of the block, outer ones first.
+pub fn block(block: &Block, f: &mut dyn FnMut(&Expr)) {
+    if let Some(predicate) = &block.predicate {
+        expr(predicate, f);
+    }
+    stmts(&block.body, f);
+}
+
+/// Calls `f` for every expression of the statements, outer ones first.
+pub fn stmts(body: &[Stmt], f: &mut dyn FnMut(&Expr)) {
+    for s in body {
+        stmt(s, f);
+    }
+}
+
+/// Calls `f` for every expression of one statement, outer ones first.
+pub fn stmt(stmt: &Stmt, f: &mut dyn FnMut(&Expr)) {
+    match &stmt.kind {
+        StmtKind::Expr(e) | StmtKind::SetVar { value: e, .. } => expr(e, f),
+        StmtKind::SetMap { key, value, .. } | StmtKind::AddMap { key, value, .. } => {
+            key.iter().for_each(|k| expr(k, f));
+            expr(value, f);
+        }
+        StmtKind::Aggregate { key, value, .. } => key.iter().chain(value).for_each(|e| expr(e, f)),
+        StmtKind::Event(event) => match event {
+            Event::Printf { args, .. } => args.iter().for_each(|a| expr(a, f)),
+            Event::PrintValue(e) | Event::PrintMapKey { key: e, .. } => expr(e, f),
+            Event::PrintMap { .. } | Event::Clear(_) | Event::Zero(_) | Event::Time(_) => {}
+        },
+        StmtKind::If { cond, then, otherwise } => {
+            expr(cond, f);
+            stmts(then, f);
+            stmts(otherwise, f);
+        }
+        StmtKind::While { cond, body } => {
+            expr(cond, f);
+            stmts(body, f);
+        }
+        StmtKind::Unroll { body, .. } | StmtKind::Block(body) => stmts(body, f),
+        StmtKind::Return(e) | StmtKind::Exit { code: e } => e.iter().for_each(|e| expr(e, f)),
+        StmtKind::Break | StmtKind::Continue | StmtKind::Verdict(_) => {}
+    }
+}
+
+/// Calls `f` for the expression and all in it, outer ones first.
+pub fn expr(e: &Expr, f: &mut dyn FnMut(&Expr)) {
+    f(e);
+    children(e, &mut |child| expr(child, f));
+}
+
+/// Calls `f` for the direct operands of an expression.
+pub fn children(e: &Expr, f: &mut dyn FnMut(&Expr)) {
+    match &e.kind {
+        ExprKind::Int(_)
+        | ExprKind::Str(_)
+        | ExprKind::Inet { .. }
+        | ExprKind::Mac(_)
+        | ExprKind::Builtin(_)
+        | ExprKind::Field(_)
+        | ExprKind::HasHeader(_)
+        | ExprKind::EventVar { .. }
+        | ExprKind::Var(_)
+        | ExprKind::CtxLoad { .. }
+        | ExprKind::DataLoc { .. }
+        | ExprKind::Error => {}
+        ExprKind::MapGet { key, .. } | ExprKind::Delete { key, .. } => key.iter().for_each(|k| f(k)),
+        ExprKind::HasKey { key: e, .. }
+        | ExprKind::Has(e)
+        | ExprKind::IncDec { target: e, .. }
+        | ExprKind::Not(e)
+        | ExprKind::BitNot(e)
+        | ExprKind::Neg(e)
+        | ExprKind::Convert(e)
+        | ExprKind::Place { base: e, .. }
+        | ExprKind::Read { place: e, .. }
+        | ExprKind::ReadStr { ptr: e, .. }
+        | ExprKind::Bswap { value: e, .. }
+        | ExprKind::TupleGet { base: e, .. } => f(e),
+        ExprKind::Binary { left, right, .. } | ExprKind::Elvis { value: left, otherwise: right } | ExprKind::Element { base: left, index: right, .. } => {
+            f(left);
+            f(right);
+        }
+        ExprKind::Ternary { cond, then, otherwise } => {
+            f(cond);
+            f(then);
+            f(otherwise);
+        }
+        ExprKind::In { value, set } => {
+            f(value);
+            for elem in set {
+                match elem {
+                    SetElem::One(e) => f(e),
+                    SetElem::Range(a, b) => {
+                        f(a);
+                        f(b);
+                    }
+                    SetElem::Prefix(..) => {}
+                }
+            }
+        }
+        ExprKind::Ntop { family, addr } => {
+            family.iter().for_each(|e| f(e));
+            f(addr);
+        }
+        ExprKind::Tuple(parts) => parts.iter().for_each(f),
+    }
+}

@@ -1,0 +1,89 @@
+//! What the compiler knows of the kernel it compiles for. The runtime implements [`KernelInfo`] for the running
+//! kernel, tests for checked-in fixtures.
+
+use crate::btf::Btf;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KernelVersion {
+    pub major: u16,
+    pub minor: u16,
+    pub patch: u16,
+}
+
+impl KernelVersion {
+    #[must_use]
+    pub const fn new(major: u16, minor: u16, patch: u16) -> Self {
+        Self { major, minor, patch }
+    }
+}
+
+impl std::fmt::Display for KernelVersion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+/// The answer of a feature probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Support {
+    Yes,
+    /// With the reason in the user's words: ``CONFIG_KPROBES is not set``.
+    No(String),
+    /// Could not be found out (no permission, …), with why.
+    Unknown(String),
+}
+
+/// Things that a kernel may lack. Each is probed at most once, and only when the script needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Feature {
+    Kprobe,
+    KprobeMulti,
+    Fentry,
+    Tcx,
+    /// BPF instruction set v4: `sdiv`, `smod`, `movsx`, `bswap`, `gotol`.
+    IsaV4,
+    Btf,
+    Tracefs,
+}
+
+/// One field of a tracepoint's record, as its `format` file says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TracepointField {
+    pub name: String,
+    /// The C type as written, without the array part: `const char *`, `__u8`, `__data_loc char[]`.
+    pub ty: String,
+    /// Bytes from the start of the program's context.
+    pub offset: u32,
+    pub size: u32,
+    pub signed: bool,
+    /// Number of elements for `__u8 saddr[4]`.
+    pub array: Option<u32>,
+    pub data_loc: bool,
+}
+
+/// The kernel as the compiler sees it.
+pub trait KernelInfo {
+    fn version(&self) -> KernelVersion;
+    fn feature(&self, feature: Feature) -> Support;
+    /// Returns the types of vmlinux, or `None` where the kernel has no BTF.
+    fn btf(&self) -> Option<&Btf>;
+    /// Returns the fields of a tracepoint, `None` when there is no such tracepoint.
+    fn tracepoint(&self, category: &str, name: &str) -> Option<Vec<TracepointField>>;
+    /// Lists every tracepoint as `(category, name)`, sorted. Slow; for globs and "did you mean".
+    fn tracepoints(&self) -> Vec<(String, String)>;
+    /// Returns whether a kprobe can be put on the function.
+    fn has_function(&self, name: &str) -> bool;
+    /// Lists the functions that can be probed, sorted. Slow; for globs and "did you mean".
+    fn functions(&self) -> Vec<String>;
+    /// Lists the network interfaces of weir's own network namespace.
+    fn interfaces(&self) -> Vec<String>;
+    /// Returns the id of a cgroup v2 directory.
+    fn cgroup_id(&self, path: &str) -> Option<u64>;
+    /// Number of possible CPUs.
+    fn cpus(&self) -> u32;
+    /// Reads a file that the script names with `file("…")`.
+    ///
+    /// # Errors
+    /// Whatever reading the file gave.
+    fn read_file(&self, path: &str) -> std::io::Result<Vec<u8>>;
+}

@@ -1,0 +1,18 @@
+//! Syntax tree to BPF object: the compiler proper.
+//!
+//! Pure: no I/O. What it knows of the kernel comes in through [`kernel::KernelInfo`]. The stages, in order:
+//! `hir` (names and types) → `plan` (maps, events, programs) → `clif` (Cranelift IR) → `backend` (BPF) → `elf`.
+//! Each stage is a module with one entry function, one input type, one output type and a text form.
+
+pub mod backend;
+pub mod btf;
+pub mod constants;
+pub mod elf;
+pub mod clif;
+pub mod hir;
+pub mod kernel;
+pub mod object;
+pub mod pipeline;
+pub mod plan;
+pub mod tables;
+pub mod types;

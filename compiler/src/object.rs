@@ -1,0 +1,276 @@
+//! What the compiler hands to the runtime: a standard BPF ELF object and a description of what is in it.
+//!
+//! The ELF alone is loadable by libbpf, bpftool and aya. The description says what no ELF can: where programs
+//! attach, how records of the ring buffer are laid out, what the maps mean to the person who wrote the script.
+
+use crate::types::{MapValue, Type};
+use std::time::Duration;
+use weir_parser::Span;
+
+/// One compiled script.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// Little-endian 64-bit BPF ELF with BTF (`.maps`, func_info, line_info).
+    pub elf: Vec<u8>,
+    pub programs: Vec<ProgramSpec>,
+    /// In the order of their ids: `EventAction::PrintMap { map }` and others name a map by its index here.
+    pub maps: Vec<MapSpec>,
+    /// A record of the ring buffer starts with its index here.
+    pub events: Vec<EventSpec>,
+    /// Counters of things that went wrong, in the per-CPU array with the role [`MapRole::Counters`].
+    pub counters: Vec<CounterSpec>,
+    pub natives: Vec<NativeInstance>,
+    pub config: Config,
+}
+
+/// Settings of the `config` block and the environment that the runtime needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub max_map_keys: u32,
+    pub max_strlen: u32,
+    pub print_maps_on_exit: bool,
+    pub missing_probes: MissingProbes,
+    pub str_trunc_trailer: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_map_keys: 4096,
+            max_strlen: 1024,
+            print_maps_on_exit: true,
+            missing_probes: MissingProbes::Error,
+            str_trunc_trailer: "..".to_owned(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingProbes {
+    Error,
+    Warn,
+    Ignore,
+}
+
+/// One BPF program of the ELF and everywhere it attaches.
+#[derive(Clone, Debug)]
+pub struct ProgramSpec {
+    /// Symbol in the ELF, and the name the kernel shows (first 15 bytes).
+    pub name: String,
+    pub section: String,
+    pub kind: ProgramKind,
+    pub attach: Vec<Attach>,
+    /// The attach point of the first block in it, for messages about the whole program.
+    pub span: Span,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProgramKind {
+    /// `begin`, `end`, `self:signal`: raw tracepoint programs that are never attached, run by `BPF_PROG_RUN`.
+    RunOnce,
+    Tracepoint,
+    RawTracepoint,
+    Kprobe,
+    /// perf events: `interval`, `profile`, `software`, `hardware`.
+    PerfEvent,
+    Xdp,
+    /// TC: tcx or clsact.
+    SchedCls,
+    /// The block of a native's event: an XDP program in the native's program array.
+    NativeEventXdp,
+}
+
+/// One place a program attaches to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attach {
+    pub point: AttachPoint,
+    pub span: Span,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum AttachPoint {
+    Begin,
+    End,
+    Signal { name: String },
+    /// Perf event on one CPU.
+    Interval { period: Duration },
+    /// Perf event on every CPU.
+    Profile { period: Duration },
+    Tracepoint { category: String, name: String },
+    Kprobe { module: Option<String>, function: String, offset: u64, ret: bool },
+    Xdp { iface: IfacePattern, mode: XdpMode },
+    Tc { iface: IfacePattern, direction: Direction },
+    /// Index into [`Object::natives`], index into the declaration's events.
+    NativeEvent { instance: usize, event: usize },
+}
+
+/// `NAME`, a glob, or `*`; optionally in another network namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct IfacePattern {
+    pub pattern: String,
+    pub netns: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum XdpMode {
+    /// Native, else generic with a warning.
+    Auto,
+    Native,
+    Generic,
+    Offload,
+}
+
+/// As the kernel names it, seen from the interface's own host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    Ingress,
+    Egress,
+}
+
+/// One map of the ELF.
+#[derive(Clone, Debug)]
+pub struct MapSpec {
+    /// Symbol in the ELF, and (first 15 bytes) the name the kernel shows.
+    pub name: String,
+    pub kind: MapKind,
+    pub key_size: u32,
+    pub value_size: u32,
+    pub max_entries: u32,
+    /// `BPF_F_*` of map creation.
+    pub flags: u32,
+    pub role: MapRole,
+}
+
+/// Kernel map types, numbered as in `enum bpf_map_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum MapKind {
+    Hash = 1,
+    Array = 2,
+    ProgArray = 3,
+    PerCpuHash = 5,
+    PerCpuArray = 6,
+    StackTrace = 7,
+    LruHash = 9,
+    LruPerCpuHash = 10,
+    LpmTrie = 11,
+    RingBuf = 27,
+}
+
+impl MapKind {
+    #[must_use]
+    pub fn is_per_cpu(self) -> bool {
+        matches!(self, MapKind::PerCpuHash | MapKind::PerCpuArray | MapKind::LruPerCpuHash)
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum MapRole {
+    /// A map of the script. `key` is `None` for a scalar (an array with one element).
+    /// A scalar per-CPU map is a `PerCpuArray`, a scalar plain one an `Array`.
+    User { name: String, key: Option<Type>, value: MapValue, span: Span },
+    /// The one ring buffer; the runtime chooses its size.
+    Ring,
+    /// Per-CPU working memory of the programs.
+    Scratch,
+    /// Per-CPU array of `u64`, one element for each of [`Object::counters`].
+    Counters,
+    /// Read-only constants (`.rodata`) with their content.
+    Rodata { data: Vec<u8> },
+    /// Array with one `u64`: `CLOCK_MONOTONIC` nanoseconds, written once a second by the owner. Programs in a
+    /// clsact chain pass everything when it is older than ten seconds.
+    Heartbeat,
+    Stacks,
+    /// Stands for a map of a native: the runtime puts that map's file descriptor in its place.
+    Native { instance: usize, map: String },
+}
+
+/// Names a map for [`EventAction`]s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapRef {
+    /// Index into [`Object::maps`].
+    Own(usize),
+    /// Index into [`Object::natives`], index into the declaration's maps.
+    Native { instance: usize, map: usize },
+}
+
+/// How to read one kind of ring-buffer record and what to do with it.
+///
+/// A record is: `u32` index into [`Object::events`], `u32` zero, then the payload. Field offsets count from the
+/// start of the record.
+#[derive(Clone, Debug)]
+pub struct EventSpec {
+    pub action: EventAction,
+    pub size: u32,
+    pub span: Span,
+}
+
+#[derive(Clone, Debug)]
+pub enum EventAction {
+    /// `printf`
+    Printf { format: Vec<FormatPart>, args: Vec<EventField> },
+    /// `print(x)` of anything that is not a map.
+    PrintValue(EventField),
+    /// `print(@m[, top[, div]])`; 0 means not given.
+    PrintMap { map: MapRef, top: u32, div: u32 },
+    /// `print(@m[key])`, the key as in the map.
+    PrintMapKey { map: MapRef, key: EventField },
+    Clear(MapRef),
+    Zero(MapRef),
+    /// `exit(code)`
+    Exit { code: Option<EventField> },
+    /// `time(format)`
+    Time { format: String },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventField {
+    pub offset: u32,
+    pub ty: Type,
+}
+
+/// A piece of a `printf` format; each `Arg` takes the next argument.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FormatPart {
+    Text(String),
+    Arg(FormatSpec),
+}
+
+/// `%-08.3lld`: what the conversion asks for. Length modifiers only matter for the check at compile time.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct FormatSpec {
+    pub minus: bool,
+    pub plus: bool,
+    pub space: bool,
+    pub alt: bool,
+    pub zero: bool,
+    pub width: Option<u32>,
+    pub precision: Option<u32>,
+    /// `d i u o x X c s p r` (`r`: buffer as hex with `\x`, `rx` plain hex, `rh` hex and text); see `conv2`.
+    pub conv: char,
+    /// Second letter of a two-letter conversion (`rx`, `rh`).
+    pub conv2: Option<char>,
+}
+
+/// What went wrong in the kernel, one counter each.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CounterSpec {
+    /// The ring buffer was full: that many records were lost.
+    LostEvents,
+    /// An update of the map with this index was refused because it was full.
+    MapFull { map: usize, span: Span },
+    /// A program found no free working memory and did nothing.
+    ScratchExhausted,
+}
+
+/// One `use NAME(…) as ALIAS;`, checked against the declaration.
+#[derive(Clone, Debug)]
+pub struct NativeInstance {
+    pub native: &'static weir_stdlib::Native,
+    pub alias: String,
+    /// In the order of the declaration's parameters; `None` where the default holds.
+    pub params: Vec<Option<weir_stdlib::ParamValue>>,
+    pub span: Span,
+    /// Span of each given parameter's value.
+    pub param_spans: Vec<Option<Span>>,
+}

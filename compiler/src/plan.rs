@@ -1,0 +1,265 @@
+//! What will be in the kernel: maps, programs, attach points.
+//!
+//! Input: [`hir::Program`]. Output: [`Plan`]. The code generator adds what only it knows: event formats, counters,
+//! sizes of working memory. Not here: code.
+
+use crate::hir::{self, MapValueTy};
+use crate::kernel::{Feature, KernelInfo, Support};
+use crate::object::{Attach, AttachPoint, CounterSpec, Direction, EventSpec, MapKind, MapRole, MapSpec, ProgramKind};
+use crate::tables::Hook;
+use crate::types::MapValue;
+use std::fmt::Write;
+use weir_parser::Span;
+
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The script's maps first, in the order of [`hir::Program::maps`].
+    pub maps: Vec<MapSpec>,
+    pub programs: Vec<Program>,
+    pub events: Vec<EventSpec>,
+    pub counters: Vec<CounterSpec>,
+    /// Index of the ring buffer among the maps, once anything needs it.
+    pub ring: Option<usize>,
+    pub counter_map: Option<usize>,
+    pub heartbeat: Option<usize>,
+    pub max_map_keys: u32,
+}
+
+#[derive(Debug)]
+pub struct Program {
+    /// Symbol in the object.
+    pub name: String,
+    pub section: String,
+    pub kind: ProgramKind,
+    pub hook: Hook,
+    pub attach: Vec<Attach>,
+    /// Indices into [`hir::Program::blocks`], in script order.
+    pub blocks: Vec<usize>,
+    pub span: Span,
+}
+
+/// `BPF_F_NO_PREALLOC`
+pub const NO_PREALLOC: u32 = 1;
+
+/// Decides maps and programs.
+#[must_use]
+pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo) -> Plan {
+    let mut plan = Plan { max_map_keys: program.config.max_map_keys, ..Plan::default() };
+    for map in &program.maps {
+        plan.maps.push(user_map(map, program.config.max_map_keys));
+    }
+    // Blocks that share a hook on an interface become one program; every other block is one of its own.
+    let mut shared: Vec<(Attach, Vec<usize>)> = Vec::new();
+    for (index, block) in program.blocks.iter().enumerate() {
+        let shares = matches!(block.hook, Hook::Xdp | Hook::Tc | Hook::NativeXdp);
+        if !shares {
+            plan.add_program(program, vec![index], block.attach.clone());
+            continue;
+        }
+        for attach in &block.attach {
+            match shared.iter_mut().find(|(a, _)| a.point == attach.point) {
+                Some((_, blocks)) => blocks.push(index),
+                None => shared.push((attach.clone(), vec![index])),
+            }
+        }
+    }
+    let mut groups: Vec<(Vec<usize>, Vec<Attach>)> = Vec::new();
+    for (attach, blocks) in shared {
+        match groups.iter_mut().find(|(b, a)| *b == blocks && same_kind(&a[0].point, &attach.point)) {
+            Some((_, attaches)) => attaches.push(attach),
+            None => groups.push((blocks, vec![attach])),
+        }
+    }
+    for (blocks, attach) in groups {
+        plan.add_program(program, blocks, attach);
+    }
+    let tc = plan.programs.iter().any(|p| p.kind == ProgramKind::SchedCls);
+    if tc && matches!(kernel.feature(Feature::Tcx), Support::No(_)) {
+        plan.maps.push(MapSpec {
+            name: "weir_heartbeat".to_owned(),
+            kind: MapKind::Array,
+            key_size: 4,
+            value_size: 8,
+            max_entries: 1,
+            flags: 0,
+            role: MapRole::Heartbeat,
+        });
+        plan.heartbeat = Some(plan.maps.len() - 1);
+    }
+    plan
+}
+
+/// Whether one program can serve both: a native's event belongs to its own instance.
+fn same_kind(a: &AttachPoint, b: &AttachPoint) -> bool {
+    match (a, b) {
+        (AttachPoint::Xdp { .. }, AttachPoint::Xdp { .. }) => true,
+        (AttachPoint::Tc { direction: x, .. }, AttachPoint::Tc { direction: y, .. }) => x == y,
+        _ => false,
+    }
+}
+
+fn user_map(map: &hir::Map, max_map_keys: u32) -> MapSpec {
+    let scalar = map.key.is_none();
+    let key = map.key.as_ref().and_then(hir::Ty::stored);
+    let value = match &map.value {
+        MapValueTy::Plain(ty) => MapValue::Plain(ty.stored().unwrap_or(crate::types::Type::I64)),
+        MapValueTy::Agg(agg) => agg.clone(),
+    };
+    let kind = match (scalar, value.is_per_cpu()) {
+        (true, false) => MapKind::Array,
+        (true, true) => MapKind::PerCpuArray,
+        (false, false) => MapKind::Hash,
+        (false, true) => MapKind::PerCpuHash,
+    };
+    // Plain values are written in whole words.
+    let value_size = value.size(scalar).next_multiple_of(8);
+    MapSpec {
+        name: format!("AT_{}", map.name.trim_start_matches('@')),
+        kind,
+        key_size: key.as_ref().map_or(4, crate::types::Type::size),
+        value_size,
+        max_entries: if scalar { 1 } else { map.max_entries.unwrap_or(max_map_keys) },
+        flags: 0,
+        role: MapRole::User { name: map.name.clone(), key, value, span: map.span },
+    }
+}
+
+impl Plan {
+    fn add_program(&mut self, program: &hir::Program, blocks: Vec<usize>, attach: Vec<Attach>) {
+        let Some(&first) = blocks.first() else { return };
+        let block = &program.blocks[first];
+        let number = self.programs.len();
+        let (kind, word, section) = match &attach[0].point {
+            AttachPoint::Begin => (ProgramKind::RunOnce, "begin".to_owned(), "raw_tp/weir".to_owned()),
+            AttachPoint::End => (ProgramKind::RunOnce, "end".to_owned(), "raw_tp/weir".to_owned()),
+            AttachPoint::Signal { .. } => (ProgramKind::RunOnce, "signal".to_owned(), "raw_tp/weir".to_owned()),
+            AttachPoint::Interval { .. } => (ProgramKind::PerfEvent, "interval".to_owned(), "perf_event".to_owned()),
+            AttachPoint::Profile { .. } => (ProgramKind::PerfEvent, "profile".to_owned(), "perf_event".to_owned()),
+            AttachPoint::Tracepoint { category, name } => (ProgramKind::Tracepoint, name.clone(), format!("tracepoint/{category}/{name}")),
+            AttachPoint::Kprobe { function, ret, .. } => {
+                (ProgramKind::Kprobe, function.clone(), format!("{}/{function}", if *ret { "kretprobe" } else { "kprobe" }))
+            }
+            AttachPoint::Xdp { .. } => (ProgramKind::Xdp, "xdp".to_owned(), "xdp.frags".to_owned()),
+            AttachPoint::Tc { direction, .. } => {
+                (ProgramKind::SchedCls, if *direction == Direction::Ingress { "ingress" } else { "egress" }.to_owned(), "classifier".to_owned())
+            }
+            AttachPoint::NativeEvent { instance, event } => {
+                let native = &program.natives[*instance];
+                (ProgramKind::NativeEventXdp, format!("{}_{}", native.alias, native.native.events[*event].name), "xdp.frags".to_owned())
+            }
+        };
+        let clean: String = word.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
+        self.programs.push(Program { name: format!("w{number}_{clean}"), section, kind, hook: block.hook, attach, blocks, span: block.span });
+    }
+
+    /// Adds a map, or returns the one of that name.
+    pub fn map(&mut self, spec: MapSpec) -> usize {
+        match self.maps.iter().position(|m| m.name == spec.name) {
+            Some(index) => index,
+            None => {
+                self.maps.push(spec);
+                self.maps.len() - 1
+            }
+        }
+    }
+
+    /// Returns the ring buffer, made at its first use.
+    pub fn ring(&mut self) -> usize {
+        if let Some(ring) = self.ring {
+            return ring;
+        }
+        // The runtime chooses the real size.
+        let spec = MapSpec {
+            name: "weir_ring".to_owned(),
+            kind: MapKind::RingBuf,
+            key_size: 0,
+            value_size: 0,
+            max_entries: 256 * 1024,
+            flags: 0,
+            role: MapRole::Ring,
+        };
+        let index = self.map(spec);
+        self.ring = Some(index);
+        index
+    }
+
+    /// Returns the map of counters and the number of this counter in it.
+    pub fn counter(&mut self, counter: CounterSpec) -> (usize, usize) {
+        let map = match self.counter_map {
+            Some(map) => map,
+            None => {
+                let spec = MapSpec {
+                    name: "weir_counters".to_owned(),
+                    kind: MapKind::PerCpuArray,
+                    key_size: 4,
+                    value_size: 8,
+                    max_entries: 1,
+                    flags: 0,
+                    role: MapRole::Counters,
+                };
+                let index = self.map(spec);
+                self.counter_map = Some(index);
+                index
+            }
+        };
+        let same = |c: &CounterSpec| match (c, &counter) {
+            (CounterSpec::MapFull { map: a, .. }, CounterSpec::MapFull { map: b, .. }) => a == b,
+            (a, b) => a == b,
+        };
+        let number = self.counters.iter().position(same).unwrap_or_else(|| {
+            self.counters.push(counter.clone());
+            self.counters.len() - 1
+        });
+        self.maps[map].max_entries = u32::try_from(self.counters.len()).unwrap_or(1);
+        (map, number)
+    }
+
+    /// Returns the stand-in for a map of a native.
+    pub fn native_map(&mut self, instance: usize, name: &str, kind: MapKind, key_size: u32, value_size: u32, max_entries: u32) -> usize {
+        self.map(MapSpec {
+            name: format!("native{instance}_{name}"),
+            kind,
+            key_size,
+            value_size,
+            max_entries,
+            flags: 0,
+            role: MapRole::Native { instance, map: name.to_owned() },
+        })
+    }
+}
+
+/// Text form, for `-d plan`.
+#[must_use]
+pub fn dump(plan: &Plan) -> String {
+    let mut out = String::new();
+    for (i, map) in plan.maps.iter().enumerate() {
+        let kind = format!("{:?}", map.kind).to_lowercase();
+        write!(out, "map {i} {} {kind} key {} value {} entries {}", map.name, map.key_size, map.value_size, map.max_entries).ok();
+        match &map.role {
+            MapRole::User { name, key, value, .. } => match key {
+                Some(key) => writeln!(out, "  # {name}[{key}]: {value}").ok(),
+                None => writeln!(out, "  # {name}: {value}").ok(),
+            },
+            other => writeln!(out, "  # {}", format!("{other:?}").split([' ', '{']).next().unwrap_or_default().to_lowercase()).ok(),
+        };
+    }
+    for (i, program) in plan.programs.iter().enumerate() {
+        let blocks: Vec<String> = program.blocks.iter().map(ToString::to_string).collect();
+        writeln!(out, "program {i} {} section {} blocks {}", program.name, program.section, blocks.join(" ")).ok();
+        for attach in &program.attach {
+            writeln!(out, "  attach {:?}", attach.point).ok();
+        }
+    }
+    for (i, event) in plan.events.iter().enumerate() {
+        writeln!(out, "event {i} {} bytes {:?}", event.size, event.action).ok();
+    }
+    for (i, counter) in plan.counters.iter().enumerate() {
+        match counter {
+            CounterSpec::LostEvents => writeln!(out, "counter {i} lost events"),
+            CounterSpec::MapFull { map, .. } => writeln!(out, "counter {i} map {map} full"),
+            CounterSpec::ScratchExhausted => writeln!(out, "counter {i} no working memory"),
+        }
+        .ok();
+    }
+    out
+}

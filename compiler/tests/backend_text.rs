@@ -1,0 +1,336 @@
+//! CLIF snippets, the LIR selected for them and the BPF that comes out, as text.
+
+use cranelift_reader::parse_functions;
+use expect_test::{Expect, expect};
+use weir_compiler::backend::{BackendError, Compiled, Input, Isa, Options, RelocKind, compile, disassemble};
+
+fn build(clif: &str, isa: Isa, optimise: bool) -> Result<Compiled, BackendError> {
+    let func = parse_functions(clif).expect("the test's CLIF parses").remove(0);
+    compile(Input { func, name: "test", consts: &[100, 0x1_0000_0001], opts: Options { isa, optimise } })
+}
+
+fn check(clif: &str, isa: Isa, expected: Expect) {
+    let compiled = build(clif, isa, true).expect("the test's CLIF compiles");
+    let bpf = disassemble(&compiled.insns, &compiled.relocs, &|kind| match kind {
+        RelocKind::Map(i) => format!("map[{i}]"),
+        RelocKind::Rodata(off) => format!("rodata+{off}"),
+        RelocKind::Subprog(i) => format!("subprog{i}"),
+        RelocKind::SubprogAddr(i) => format!("&subprog{i}"),
+    });
+    expected.assert_eq(&format!("{}{bpf}stack {}\n", compiled.lir_text, compiled.stack_bytes));
+}
+
+#[test]
+fn packet_bounds_check_and_fold() {
+    check(
+        "function u0:0(i64) -> i64 {
+        block0(v0: i64):
+            v1 = load.i32 notrap v0
+            v2 = uextend.i64 v1
+            v3 = load.i32 notrap v0+4
+            v4 = uextend.i64 v3
+            v5 = iconst.i64 34
+            v6 = iadd v2, v5
+            v7 = icmp ugt v6, v4
+            brif v7, block1, block2
+        block1:
+            v8 = iconst.i64 2
+            return v8
+        block2:
+            v9 = iconst.i64 14
+            v10 = iadd v2, v9
+            v11 = uload8.i64 notrap v10+9
+            v12 = iconst.i64 6
+            v13 = icmp eq v11, v12
+            v14 = uextend.i64 v13
+            v15 = iconst.i64 1
+            v16 = iadd v14, v15
+            return v16
+        }",
+        Isa::V3,
+        expect![[""]],
+    );
+}
+
+#[test]
+fn map_lookup_and_atomic_add() {
+    check(
+        "function u0:0(i64) -> i64 {
+            ss0 = explicit_slot 4, align = 4
+            gv0 = symbol u1:3
+            sig0 = (i64, i64) -> i64
+            sig1 = (i64) -> i64
+            fn0 = u0:1 sig0
+            fn1 = u3:0 sig1
+        block0(v0: i64):
+            v1 = iconst.i32 0
+            v2 = stack_addr.i64 ss0
+            store v1, v2
+            v3 = symbol_value.i64 gv0
+            v4 = call fn0(v3, v2)
+            brif v4, block1, block2
+        block1:
+            v5 = call fn1(v4)
+            v6 = iconst.i64 1
+            v7 = atomic_rmw.i64 add v5, v6
+            jump block2
+        block2:
+            v8 = iconst.i64 2
+            return v8
+        }",
+        Isa::V3,
+        expect![[""]],
+    );
+}
+
+#[test]
+fn signed_arithmetic_v3() {
+    check(SIGNED, Isa::V3, expect![[""]]);
+}
+
+#[test]
+fn signed_arithmetic_v4() {
+    check(SIGNED, Isa::V4, expect![[""]]);
+}
+
+const SIGNED: &str = "function u0:0(i64) -> i64 {
+    block0(v0: i64):
+        v1 = load.i64 v0
+        v2 = load.i64 v0+8
+        v3 = sdiv v1, v2
+        v4 = sload16.i64 v0+16
+        v5 = iadd v3, v4
+        return v5
+    }";
+
+#[test]
+fn division_by_a_constant_stays_one() {
+    check(
+        "function u0:0(i64) -> i64 {
+        block0(v0: i64):
+            v1 = load.i64 v0
+            v2 = iconst.i64 1000
+            v3 = udiv v1, v2
+            v4 = iconst.i64 60
+            v5 = urem v3, v4
+            return v5
+        }",
+        Isa::V3,
+        expect![[""]],
+    );
+}
+
+#[test]
+fn minimum_and_select_keep_bounds() {
+    check(
+        "function u0:0(i64) -> i64 {
+        block0(v0: i64):
+            v1 = load.i32 v0
+            v2 = iconst.i32 255
+            v3 = umin v1, v2
+            v4 = load.i32 v0+4
+            v5 = iconst.i32 -5
+            v6 = icmp sgt v4, v5
+            v7 = select v6, v3, v4
+            v8 = uextend.i64 v7
+            return v8
+        }",
+        Isa::V3,
+        expect![[""]],
+    );
+}
+
+#[test]
+fn constants_of_every_size() {
+    check(
+        "function u0:0(i64) -> i64 {
+            ss0 = explicit_slot 32, align = 8
+            sig0 = () -> i64
+            fn0 = u2:0 sig0
+            fn1 = u2:1 sig0
+        block0(v0: i64):
+            v1 = stack_addr.i64 ss0
+            v2 = iconst.i64 -1
+            store v2, v1
+            v3 = iconst.i64 0xffff_ffff
+            store v3, v1+8
+            v4 = iconst.i64 0x1234_5678_9abc_def0
+            store v4, v1+16
+            v5 = call fn0()
+            store v5, v1+24
+            v6 = call fn1()
+            return v6
+        }",
+        Isa::V3,
+        expect![[""]],
+    );
+}
+
+#[test]
+fn loop_with_a_counter() {
+    check(
+        "function u0:0(i64) -> i64 {
+        block0(v0: i64):
+            v1 = iconst.i64 0
+            jump block1(v1, v1)
+        block1(v2: i64, v3: i64):
+            v4 = load.i64 v0+8
+            v5 = iadd v3, v4
+            v6 = iconst.i64 1
+            v7 = iadd v2, v6
+            v8 = iconst.i64 10
+            v9 = icmp ult v7, v8
+            brif v9, block1(v7, v5), block2
+        block2:
+            return v5
+        }",
+        Isa::V3,
+        expect![[""]],
+    );
+}
+
+#[test]
+fn subprogram_callback_and_rodata() {
+    check(
+        "function u0:0(i64) -> i64 {
+            gv0 = symbol u6:0+24
+            sig0 = (i64, i64) -> i64
+            sig1 = (i64, i64, i64, i64) -> i64
+            fn0 = u4:2 sig0
+            fn1 = u5:1 sig0
+            fn2 = u0:181 sig1
+        block0(v0: i64):
+            v1 = symbol_value.i64 gv0
+            v2 = call fn0(v0, v1)
+            v3 = func_addr.i64 fn1
+            v4 = iconst.i64 8
+            v5 = iconst.i64 0
+            v6 = call fn2(v4, v3, v2, v5)
+            return v6
+        }",
+        Isa::V3,
+        expect![[""]],
+    );
+}
+
+#[test]
+fn compare_and_exchange() {
+    check(
+        "function u0:0(i64) -> i64 {
+        block0(v0: i64):
+            v1 = load.i64 v0
+            v2 = iconst.i32 7
+            v3 = iconst.i32 9
+            v4 = atomic_cas v1, v2, v3
+            v5 = atomic_rmw.i32 xchg v1, v4
+            v6 = uextend.i64 v5
+            return v6
+        }",
+        Isa::V3,
+        expect![[""]],
+    );
+}
+
+#[test]
+fn bit_tests_need_no_mask_register() {
+    check(
+        "function u0:0(i64) -> i64 {
+        block0(v0: i64):
+            v1 = load.i32 v0
+            v2 = iconst.i32 16
+            v3 = band v1, v2
+            v4 = iconst.i32 0
+            v5 = icmp eq v3, v4
+            brif v5, block1, block2
+        block1:
+            v6 = iconst.i64 1
+            return v6
+        block2:
+            v7 = iconst.i64 2
+            return v7
+        }",
+        Isa::V3,
+        expect![[""]],
+    );
+}
+
+/// What the front end must never emit is a typed error, not a panic.
+#[test]
+fn unknown_operations_are_refused() {
+    for (clif, part) in [
+        ("function u0:0(i64) -> i64 { block0(v0: i64): v1 = bitrev v0 return v1 }", "bitrev"),
+        ("function u0:0(i64) -> i64 { block0(v0: i64): trap user1 }", "trap"),
+        ("function u0:0(i64) -> i64 { block0(v0: i64): v1 = fcvt_from_sint.f64 v0 v2 = bitcast.i64 v1 return v2 }", "f64"),
+        ("function u0:0(i64) -> i64 { sig0 = () -> i64 fn0 = u2:9 sig0 block0(v0: i64): v1 = call fn0() return v1 }", "call"),
+        ("function u0:0(i64) -> i64 { sig0 = () -> i64 fn0 = u77:9 sig0 block0(v0: i64): v1 = call fn0() return v1 }", "call"),
+        ("function u0:0(i64) -> i64 { block0(v0: i64): v1 = load.i8 v0 v2 = atomic_rmw.i8 add v0, v1 return v0 }", "atomic_rmw"),
+        ("function u0:0(i64) -> i64 { block0(v0: i64): v1 = load.i32 big v0 v2 = uextend.i64 v1 return v2 }", "load"),
+        ("function u0:0(i32) -> i64 { block0(v0: i32): v1 = uextend.i64 v0 return v1 }", "signature"),
+    ] {
+        match build(clif, Isa::V4, false) {
+            Err(BackendError::Unsupported { function, inst }) => {
+                assert_eq!(function, "test");
+                assert!(inst.contains(part), "{inst}");
+            }
+            other => panic!("{clif}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn broken_clif_is_reported() {
+    let clif = "function u0:0(i64) -> i64 { block0(v0: i64): v1 = iconst.i32 1 return v1 }";
+    assert!(matches!(build(clif, Isa::V3, true), Err(BackendError::Verifier { stage: "input", .. })));
+}
+
+#[test]
+fn a_frame_over_512_bytes_is_an_error() {
+    let clif = "function u0:0(i64) -> i64 {
+            ss0 = explicit_slot 520, align = 8
+        block0(v0: i64):
+            v1 = stack_addr.i64 ss0
+            store v0, v1
+            return v0
+        }";
+    match build(clif, Isa::V3, true) {
+        Err(e @ BackendError::StackTooLarge { bytes: 520, .. }) => {
+            assert_eq!(e.to_string(), "function `test` needs 520 bytes of stack, the kernel allows 512");
+        }
+        other => panic!("{other:?}"),
+    }
+    // A slot that nobody uses takes no room.
+    let unused = clif.replace("v1 = stack_addr.i64 ss0\n            store v0, v1", "");
+    assert_eq!(build(&unused, Isa::V3, true).expect("it fits").stack_bytes, 0);
+}
+
+/// A jump over more than 32767 instructions: an error on V3, `gotol` on V4.
+#[test]
+fn long_jumps() {
+    let mut clif = String::from(
+        "function u0:0(i64) -> i64 { block0(v0: i64): v1 = load.i64 v0 brif v1, block1, block2\nblock1:\n",
+    );
+    for i in 0..33_000 {
+        clif.push_str(&format!("istore8 v1, v0+{}\n", i % 100));
+    }
+    clif.push_str("jump block2\nblock2:\nreturn v1 }");
+    assert!(matches!(build(&clif, Isa::V3, false), Err(BackendError::BranchOutOfRange { distance: 33_000, .. })));
+    let compiled = build(&clif, Isa::V4, false).expect("V4 has long jumps");
+    let text = disassemble(&compiled.insns, &[], &|_| String::new());
+    let head: Vec<&str> = text.lines().take(4).collect();
+    assert!(head[1].contains("if r"), "{head:?}");
+    assert_eq!(head[2].trim(), "2: (05) goto pc+1");
+    assert_eq!(head[3].trim(), "3: (06) gotol pc+33000");
+}
+
+#[test]
+fn source_locations_come_out() {
+    let clif = "function u0:0(i64) -> i64 {
+        block0(v0: i64):
+        @0007   v1 = load.i64 v0
+        @0008   store v1, v0+8
+        @0008   store v1, v0+16
+        @0009   return v1
+        }";
+    let compiled = build(clif, Isa::V3, false).expect("it compiles");
+    assert_eq!(compiled.lines, vec![(0, 7), (1, 8), (3, 9)]);
+}

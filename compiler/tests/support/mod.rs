@@ -1,0 +1,105 @@
+//! A kernel for tests: types from a checked-in extract of Linux 6.18, a few tracepoints, no I/O.
+
+use std::sync::OnceLock;
+use weir_compiler::btf::Btf;
+use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField};
+
+pub struct FixtureKernel {
+    pub kprobes: bool,
+    pub tcx: bool,
+    pub btf: bool,
+}
+
+impl Default for FixtureKernel {
+    fn default() -> Self {
+        Self { kprobes: true, tcx: true, btf: true }
+    }
+}
+
+fn field(name: &str, ty: &str, offset: u32, size: u32, signed: bool, array: Option<u32>) -> TracepointField {
+    TracepointField { name: name.to_owned(), ty: ty.to_owned(), offset, size, signed, array, data_loc: ty.starts_with("__data_loc") }
+}
+
+const TRACEPOINTS: &[(&str, &str)] = &[
+    ("sched", "sched_process_exec"),
+    ("syscalls", "sys_enter_openat"),
+    ("syscalls", "sys_exit_openat"),
+    ("tcp", "tcp_retransmit_skb"),
+    ("tcp", "tcp_send_reset"),
+];
+
+impl KernelInfo for FixtureKernel {
+    fn version(&self) -> KernelVersion {
+        KernelVersion::new(6, 18, 0)
+    }
+
+    fn feature(&self, feature: Feature) -> Support {
+        match feature {
+            Feature::Kprobe if !self.kprobes => Support::No("CONFIG_KPROBES is not set".to_owned()),
+            Feature::Tcx if !self.tcx => Support::No("the kernel is older than 6.6".to_owned()),
+            _ => Support::Yes,
+        }
+    }
+
+    fn btf(&self) -> Option<&Btf> {
+        static BTF: OnceLock<Btf> = OnceLock::new();
+        let load = || Btf::from_bytes(include_bytes!("../fixtures/vmlinux-6.18.btf").to_vec()).unwrap();
+        self.btf.then(|| BTF.get_or_init(load))
+    }
+
+    fn tracepoint(&self, category: &str, name: &str) -> Option<Vec<TracepointField>> {
+        Some(match (category, name) {
+            ("syscalls", "sys_enter_openat") => vec![
+                field("__syscall_nr", "int", 8, 4, true, None),
+                field("dfd", "int", 16, 8, false, None),
+                field("filename", "const char *", 24, 8, false, None),
+                field("flags", "int", 32, 8, false, None),
+            ],
+            ("syscalls", "sys_exit_openat") => vec![field("ret", "long", 16, 8, true, None)],
+            ("tcp", "tcp_retransmit_skb") => vec![
+                field("skbaddr", "const void *", 8, 8, false, None),
+                field("state", "int", 24, 4, true, None),
+                field("sport", "__u16", 28, 2, false, None),
+                field("dport", "__u16", 30, 2, false, None),
+                field("family", "__u16", 32, 2, false, None),
+                field("saddr", "__u8", 34, 4, false, Some(4)),
+                field("daddr", "__u8", 38, 4, false, Some(4)),
+                field("saddr_v6", "__u8", 42, 16, false, Some(16)),
+                field("daddr_v6", "__u8", 58, 16, false, Some(16)),
+            ],
+            ("tcp", "tcp_send_reset") => vec![],
+            ("sched", "sched_process_exec") => {
+                vec![field("filename", "__data_loc char[]", 8, 4, true, None), field("pid", "pid_t", 12, 4, true, None)]
+            }
+            _ => return None,
+        })
+    }
+
+    fn tracepoints(&self) -> Vec<(String, String)> {
+        TRACEPOINTS.iter().map(|(c, n)| ((*c).to_owned(), (*n).to_owned())).collect()
+    }
+
+    fn has_function(&self, name: &str) -> bool {
+        self.functions().iter().any(|f| f == name)
+    }
+
+    fn functions(&self) -> Vec<String> {
+        ["tcp_connect", "tcp_recvmsg", "tcp_retransmit_skb", "tcp_sendmsg", "vfs_read"].map(str::to_owned).to_vec()
+    }
+
+    fn interfaces(&self) -> Vec<String> {
+        ["lo", "veth0", "veth1"].map(str::to_owned).to_vec()
+    }
+
+    fn cgroup_id(&self, _path: &str) -> Option<u64> {
+        None
+    }
+
+    fn cpus(&self) -> u32 {
+        2
+    }
+
+    fn read_file(&self, path: &str) -> std::io::Result<Vec<u8>> {
+        Err(std::io::Error::new(std::io::ErrorKind::NotFound, path.to_owned()))
+    }
+}

@@ -1,0 +1,367 @@
+//! The blocklist: drops packets from, or to, listed prefixes.
+//!
+//! Input: an XDP frame, two tries for each address family (block, allow), settings in `.rodata`. Output: `XDP_PASS`
+//! or `XDP_DROP`, counters, and a tail call for each event that a script listens to. Names, layouts and what the
+//! settings mean: `weir_ebpf_builtins::{abi, blocklist}`.
+//!
+//! The order: find the IP header, allow list, block list, neighbour discovery (only for what the block list matched), counters, tail calls.
+//! Only fixed headers are read: addresses are in every fragment, so fragments need no treatment. What cannot be
+//! judged passes: an interface that has lost its ARP is lost for its owner.
+
+#![no_std]
+#![no_main]
+
+#[path = "../../src/abi.rs"]
+mod abi;
+mod common;
+
+use abi::blocklist::*;
+use abi::{EventRecord, FAMILY_IPV4, FAMILY_IPV6, Lpm4, Lpm6, PacketsBytes, Prefix};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::bpf_tail_call;
+use common::map::{LpmTrie, PerCpuArray, PerCpuHash, ProgArray};
+use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Truncated, context, length, network_header};
+use common::{setting, settings};
+use core::mem::offset_of;
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+/// Defaults; user space sets `max_entries` to what the script asks for.
+const ENTRIES: usize = 1 << 20;
+const HITS: usize = 1 << 16;
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static BLOCK4: LpmTrie<Lpm4, Lpm4, ENTRIES> = LpmTrie::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static BLOCK6: LpmTrie<Lpm6, Lpm6, ENTRIES> = LpmTrie::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static ALLOW4: LpmTrie<Lpm4, Lpm4, ENTRIES> = LpmTrie::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static ALLOW6: LpmTrie<Lpm6, Lpm6, ENTRIES> = LpmTrie::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static HITS4: PerCpuHash<Lpm4, PacketsBytes, HITS> = PerCpuHash::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static HITS6: PerCpuHash<Lpm6, PacketsBytes, HITS> = PerCpuHash::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static STATS: PerCpuArray<u64, { abi::blocklist::STATS as usize }> = PerCpuArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static EVENT: PerCpuArray<EventRecord, 1> = PerCpuArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static EVENTS: ProgArray<2> = ProgArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static CHAIN: ProgArray<1> = ProgArray::new();
+
+settings! {
+    MATCH = MATCH_SRC;
+    FAMILIES = IPV4 | IPV6;
+    ALLOW_FAMILIES = 0;
+    DRY_RUN = 0;
+    EVENT_DROP = 0;
+    EVENT_ALLOW = 0;
+    CHAIN_NEXT = 0;
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "xdp.frags")]
+fn blocklist(ctx: &xdp_md) -> u32 {
+    let linear = Linear::new(ctx);
+    let outcome = match classify(ctx, &linear) {
+        Ok(outcome) => outcome,
+        // Not in the first buffer: perhaps in a fragment.
+        Err(Truncated) if length(ctx) > linear.len() as u64 => classify(ctx, &Anywhere(ctx)).unwrap_or(STAT_MALFORMED),
+        Err(Truncated) => STAT_MALFORMED,
+    };
+    count(outcome);
+
+    // Everything is released: a tail call does not return, unless the slot is empty. Each setting is read where it
+    // matters only: reading it costs, although the branch behind it does not.
+    match outcome {
+        STAT_DROPPED => {
+            if setting!(EVENT_DROP) != 0 {
+                tail_call(ctx, &EVENTS, SLOT_DROP);
+            }
+            if setting!(DRY_RUN) == 0 {
+                return XDP_DROP;
+            }
+        }
+        STAT_ALLOWED if setting!(EVENT_ALLOW) != 0 => tail_call(ctx, &EVENTS, SLOT_ALLOW),
+        _ => {}
+    }
+    if setting!(CHAIN_NEXT) != 0 {
+        tail_call(ctx, &CHAIN, 0);
+    }
+    XDP_PASS
+}
+
+/// Goes on with another program; returns if the slot is empty.
+#[inline(always)]
+fn tail_call<const MAX: usize>(ctx: &xdp_md, programs: &'static ProgArray<MAX>, slot: u32) {
+    // SAFETY: the program's own context, a program array, an index.
+    unsafe { bpf_tail_call(context(ctx).cast(), programs.id(), slot) };
+}
+
+/// Decides on a packet; counts its hit and leaves the event record. Returns the index of its counter in `STATS`.
+#[inline(always)]
+fn classify<R: Reader>(ctx: &xdp_md, packet: &R) -> Result<u32, Truncated> {
+    let (ethertype, offset) = network_header(packet)?;
+    match ethertype {
+        ETH_P_IP => ipv4(ctx, packet, offset),
+        ETH_P_IPV6 => ipv6(ctx, packet, offset),
+        _ => Ok(STAT_NON_IP),
+    }
+}
+
+/// The fixed part of an IPv4 header.
+#[repr(C, packed)]
+struct Ipv4 {
+    version_ihl: u8,
+    _tos_to_checksum: [u8; 11],
+    src: u32,
+    dst: u32,
+}
+
+/// An IPv4 address as a trie's key.
+#[repr(C, align(8))]
+struct Key4 {
+    len_bits: u32,
+    addr: u32,
+}
+
+#[inline(always)]
+fn ipv4<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Truncated> {
+    let mut room = Room::new();
+    let header: &Ipv4 = packet.header(offset, &mut room)?;
+    if header.version_ihl >> 4 != 4 || header.version_ihl & 15 < 5 {
+        return Ok(STAT_MALFORMED);
+    }
+    if setting!(ALLOW_FAMILIES) & IPV4 != 0
+        && let Some(entry) = lookup4(&ALLOW4, header)
+    {
+        if setting!(EVENT_ALLOW) != 0 {
+            record(XDP_PASS, SLOT_ALLOW, prefix4(entry));
+        }
+        return Ok(STAT_ALLOWED);
+    }
+    if setting!(FAMILIES) & IPV4 != 0
+        && let Some(entry) = lookup4(&BLOCK4, header)
+    {
+        hit(ctx, &HITS4, entry);
+        if setting!(EVENT_DROP) != 0 {
+            record(drop_verdict(), SLOT_DROP, prefix4(entry));
+        }
+        return Ok(STAT_DROPPED);
+    }
+    Ok(STAT_PASSED)
+}
+
+#[inline(always)]
+fn lookup4<const MAX: usize>(trie: &LpmTrie<Lpm4, Lpm4, MAX>, header: &Ipv4) -> Option<&'static Lpm4> {
+    let find = |addr| {
+        let key = Key4 { len_bits: 32, addr };
+        // SAFETY: an `Lpm4` by layout.
+        let entry = trie.get(unsafe { &*(&raw const key).cast::<Lpm4>() })?;
+        // SAFETY: user space never changes an entry's value: it is the key.
+        Some(unsafe { entry.as_ref() })
+    };
+    let fields = setting!(MATCH);
+    let mut entry = None;
+    if fields & MATCH_SRC != 0 {
+        entry = find(header.src);
+    }
+    if entry.is_none() && fields & MATCH_DST != 0 {
+        entry = find(header.dst);
+    }
+    entry
+}
+
+#[inline(always)]
+fn prefix4(entry: &Lpm4) -> Prefix {
+    // As numbers, for the copy to be made of words.
+    let addr = u128::from(u32::from_le_bytes(entry.addr)).to_le_bytes();
+    Prefix {
+        len_bits: entry.len_bits,
+        family: FAMILY_IPV4,
+        addr,
+    }
+}
+
+/// The fixed IPv6 header.
+#[repr(C, packed)]
+struct Ipv6 {
+    version: u8,
+    _traffic_class_flow: [u8; 3],
+    _payload_len: u16,
+    next_header: u8,
+    _hop_limit: u8,
+    /// Addresses in two halves each: see [`Reader::header`].
+    src_high: u64,
+    src_low: u64,
+    dst_high: u64,
+    dst_low: u64,
+}
+
+/// An IPv6 address as a trie's key, behind four bytes that align the address: the verifier wants stack accesses
+/// aligned, and two stores are less than sixteen.
+#[repr(C, align(8))]
+struct Key6 {
+    _align: u32,
+    len_bits: u32,
+    high: u64,
+    low: u64,
+}
+
+#[inline(always)]
+fn ipv6<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Truncated> {
+    let mut room = Room::new();
+    let header: &Ipv6 = packet.header(offset, &mut room)?;
+    if header.version >> 4 != 6 {
+        return Ok(STAT_MALFORMED);
+    }
+    if setting!(ALLOW_FAMILIES) & IPV6 != 0
+        && let Some(entry) = lookup6(&ALLOW6, header)
+    {
+        if setting!(EVENT_ALLOW) != 0 {
+            record(XDP_PASS, SLOT_ALLOW, prefix6(entry));
+        }
+        return Ok(STAT_ALLOWED);
+    }
+    if setting!(FAMILIES) & IPV6 != 0
+        && let Some(entry) = lookup6(&BLOCK6, header)
+    {
+        if is_neighbour_discovery(ctx, header.next_header, offset + size_of::<Ipv6>()) {
+            return Ok(STAT_NEIGHBOUR);
+        }
+        hit(ctx, &HITS6, entry);
+        if setting!(EVENT_DROP) != 0 {
+            record(drop_verdict(), SLOT_DROP, prefix6(entry));
+        }
+        return Ok(STAT_DROPPED);
+    }
+    Ok(STAT_PASSED)
+}
+
+#[inline(always)]
+fn lookup6<const MAX: usize>(trie: &LpmTrie<Lpm6, Lpm6, MAX>, header: &Ipv6) -> Option<&'static Lpm6> {
+    let find = |high, low| {
+        let key = Key6 {
+            _align: 0,
+            len_bits: 128,
+            high,
+            low,
+        };
+        // SAFETY: an `Lpm6` by layout, from `len_bits` to the end of `key`.
+        let entry = trie.get(unsafe { &*(&raw const key).byte_add(offset_of!(Key6, len_bits)).cast::<Lpm6>() })?;
+        // SAFETY: as above.
+        Some(unsafe { entry.as_ref() })
+    };
+    let fields = setting!(MATCH);
+    let mut entry = None;
+    if fields & MATCH_SRC != 0 {
+        entry = find(header.src_high, header.src_low);
+    }
+    if entry.is_none() && fields & MATCH_DST != 0 {
+        entry = find(header.dst_high, header.dst_low);
+    }
+    entry
+}
+
+#[inline(always)]
+fn prefix6(entry: &Lpm6) -> Prefix {
+    let addr = u128::from_le_bytes(entry.addr).to_le_bytes();
+    Prefix {
+        len_bits: entry.len_bits,
+        family: FAMILY_IPV6,
+        addr,
+    }
+}
+
+/// Extension headers that are followed; a longer chain is not neighbour discovery.
+const EXTENSIONS: u32 = 8;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const AUTHENTICATION: u8 = 51;
+const ICMPV6: u8 = 58;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// Tells whether an IPv6 payload is neighbour discovery (RFC 4861: ICMPv6 types 133 to 137).
+///
+/// A fragment header ends the search: neighbour discovery in fragments, even in a single one, is to be ignored by
+/// its receiver (RFC 6980, section 5), so there is nothing to let through.
+#[inline(always)]
+fn is_neighbour_discovery(ctx: &xdp_md, mut next_header: u8, mut offset: usize) -> bool {
+    let packet = Anywhere(ctx);
+    for _ in 0..=EXTENSIONS {
+        let is_extension = matches!(next_header, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION);
+        if !is_extension && next_header != ICMPV6 {
+            return false;
+        }
+        // Of an extension header: the type of the next, and its own length. Of ICMPv6: type and code.
+        let mut room = Room::new();
+        let Ok(&[first, second]) = packet.header::<[u8; 2]>(offset, &mut room) else {
+            return false;
+        };
+        if !is_extension {
+            return matches!(first, 133..=137);
+        }
+        // In units of 8 bytes without the first, but of 4 without the first two for authentication.
+        let len = second as usize;
+        offset += if next_header == AUTHENTICATION {
+            (len + 2) << 2
+        } else {
+            (len + 1) << 3
+        };
+        next_header = first;
+    }
+    false
+}
+
+#[inline(always)]
+fn drop_verdict() -> u32 {
+    if setting!(DRY_RUN) != 0 { XDP_PASS } else { XDP_DROP }
+}
+
+/// Leaves the event record for the program of `slot`.
+#[inline(always)]
+fn record(verdict: u32, slot: u32, prefix: Prefix) {
+    let first = 0;
+    if let Some(event) = EVENT.get(&first) {
+        // SAFETY: this CPU's element; no other program runs on this CPU until the tail-called one has read it.
+        unsafe { event.write(EventRecord { verdict, slot, prefix }) };
+    }
+}
+
+/// Counts a packet for the entry that matched it; the entry is the key of its own counters.
+#[inline(always)]
+fn hit<K, const MAX: usize>(ctx: &xdp_md, hits: &PerCpuHash<K, PacketsBytes, MAX>, entry: &K) {
+    let bytes = length(ctx);
+    if let Some(counters) = hits.get(entry) {
+        // SAFETY: this CPU's counters; XDP programs do not interrupt each other.
+        let counters = unsafe { &mut *counters.as_ptr() };
+        counters.packets += 1;
+        counters.bytes += bytes;
+    } else if !hits.set(entry, &PacketsBytes { packets: 1, bytes }) {
+        // No race with another CPU that made the element in the meantime: this sets only our own, untouched counters.
+        count(STAT_UNCOUNTED);
+    }
+}
+
+#[inline(always)]
+fn count(stat: u32) {
+    if let Some(counter) = STATS.get(&stat) {
+        // SAFETY: this CPU's counter.
+        unsafe { *counter.as_ptr() += 1 };
+    }
+}

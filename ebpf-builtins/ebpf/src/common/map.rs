@@ -1,0 +1,74 @@
+//! Definitions of BTF maps, and the helper calls on them with aligned keys.
+//!
+//! aya-ebpf's own map types are not used: its LPM key is a packed struct, which makes the key's stores and loads
+//! byte by byte.
+
+use aya_ebpf::helpers::generated::{bpf_map_lookup_elem, bpf_map_update_elem};
+use core::ffi::c_void;
+use core::ptr::NonNull;
+
+/// A map definition as loaders read it from BTF: integers are the lengths of arrays that fields point to.
+///
+/// `TYPE` is of `enum bpf_map_type`, `FLAGS` are those of `BPF_MAP_CREATE`.
+#[repr(C)]
+pub struct Map<K, V, const TYPE: usize, const MAX_ENTRIES: usize, const FLAGS: usize> {
+    r#type: *const [i32; TYPE],
+    key: *const K,
+    value: *const V,
+    max_entries: *const [i32; MAX_ENTRIES],
+    map_flags: *const [i32; FLAGS],
+}
+
+// SAFETY: the pointers are never followed; the kernel synchronises what the helpers do.
+unsafe impl<K, V, const T: usize, const M: usize, const F: usize> Sync for Map<K, V, T, M, F> {}
+
+impl<K, V, const T: usize, const M: usize, const F: usize> Map<K, V, T, M, F> {
+    #[expect(clippy::new_without_default, reason = "only for statics")]
+    pub const fn new() -> Self {
+        use core::ptr::null;
+        Self {
+            r#type: null(),
+            key: null(),
+            value: null(),
+            max_entries: null(),
+            map_flags: null(),
+        }
+    }
+
+    /// Returns the address that stands for the map in helper calls.
+    #[inline(always)]
+    pub fn id(&self) -> *mut c_void {
+        core::ptr::from_ref(self).cast_mut().cast()
+    }
+
+    /// Looks a key up; the value is this CPU's for per-CPU maps. It is there until the program ends (what is deleted is
+    /// freed after a grace period), but others may write it.
+    #[inline(always)]
+    pub fn get(&self, key: &K) -> Option<NonNull<V>> {
+        let key = core::ptr::from_ref(key).cast_mut().cast();
+        // SAFETY: `key` is readable for the key's size.
+        NonNull::new(unsafe { bpf_map_lookup_elem(self.id(), key) }.cast())
+    }
+
+    /// Sets a key's value, this CPU's for per-CPU maps (a new element has zeros on the others).
+    /// Returns whether the kernel took it.
+    #[inline(always)]
+    pub fn set(&self, key: &K, value: &V) -> bool {
+        let (key, value) = (
+            core::ptr::from_ref(key).cast_mut().cast(),
+            core::ptr::from_ref(value).cast_mut().cast(),
+        );
+        // SAFETY: both are readable for the sizes that the map was created with.
+        unsafe { bpf_map_update_elem(self.id(), key, value, 0) == 0 }
+    }
+}
+
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_map_type as ty};
+
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+pub type LpmTrie<K, V, const MAX: usize> = Map<K, V, { ty::BPF_MAP_TYPE_LPM_TRIE as usize }, MAX, NO_PREALLOC>;
+/// Elements are allocated when they are first set.
+pub type PerCpuHash<K, V, const MAX: usize> = Map<K, V, { ty::BPF_MAP_TYPE_PERCPU_HASH as usize }, MAX, NO_PREALLOC>;
+pub type PerCpuArray<V, const MAX: usize> = Map<u32, V, { ty::BPF_MAP_TYPE_PERCPU_ARRAY as usize }, MAX, 0>;
+pub type ProgArray<const MAX: usize> = Map<u32, u32, { ty::BPF_MAP_TYPE_PROG_ARRAY as usize }, MAX, 0>;

@@ -1,0 +1,129 @@
+//! Reading headers of the packet of an XDP program.
+//!
+//! Two readers with one interface: [`Linear`] follows pointers into the first buffer, one load a field; [`Anywhere`]
+//! asks the kernel and finds headers that a driver left in a fragment (some leave the first buffer empty).
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
+use core::mem::MaybeUninit;
+
+/// EtherTypes as they are read from the packet.
+pub const ETH_P_IP: u16 = 0x0800_u16.to_be();
+pub const ETH_P_IPV6: u16 = 0x86dd_u16.to_be();
+const ETH_P_8021Q: u16 = 0x8100_u16.to_be();
+const ETH_P_8021AD: u16 = 0x88a8_u16.to_be();
+
+#[repr(C, packed)]
+struct Ethernet {
+    _addresses: [u8; 12],
+    ethertype: u16,
+}
+
+#[repr(C, packed)]
+struct VlanTag {
+    _id: u16,
+    ethertype: u16,
+}
+
+/// The packet ends before the field.
+pub struct Truncated;
+
+/// Room on the stack for a header, aligned so that a header's naturally aligned fields are aligned in it.
+#[repr(C, align(8))]
+pub struct Room<T>(MaybeUninit<T>);
+
+impl<T> Room<T> {
+    #[inline(always)]
+    pub const fn new() -> Self {
+        Self(MaybeUninit::uninit())
+    }
+}
+
+pub trait Reader {
+    /// Returns a header at an offset from the frame's first byte, where it is or copied to `room`.
+    ///
+    /// `T` must be packed, and valid for every bit pattern. Copy single fields out of it: a copy of the whole, or of
+    /// an array in it, becomes a copy byte by byte.
+    fn header<'a, T>(&'a self, offset: usize, room: &'a mut Room<T>) -> Result<&'a T, Truncated>;
+}
+
+/// The first buffer of the packet.
+pub struct Linear {
+    start: usize,
+    end: usize,
+}
+
+impl Linear {
+    #[inline(always)]
+    pub fn new(ctx: &xdp_md) -> Self {
+        Self {
+            start: ctx.data as usize,
+            end: ctx.data_end as usize,
+        }
+    }
+
+    /// Returns the length in bytes.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+}
+
+impl Reader for Linear {
+    #[inline(always)]
+    fn header<'a, T>(&'a self, offset: usize, _: &'a mut Room<T>) -> Result<&'a T, Truncated> {
+        let at = self.start + offset;
+        if at + size_of::<T>() > self.end {
+            return Err(Truncated);
+        }
+        // SAFETY: no packet is at address 0. Without this, the compiler tests for it.
+        unsafe { core::hint::assert_unchecked(at != 0) };
+        // SAFETY: inside the packet by the check, no alignment needed, any bits are a `T`, nobody writes the packet.
+        Ok(unsafe { &*(at as *const T) })
+    }
+}
+
+/// The whole packet, fragments included.
+pub struct Anywhere<'a>(pub &'a xdp_md);
+
+impl Reader for Anywhere<'_> {
+    #[inline(always)]
+    fn header<'a, T>(&'a self, offset: usize, room: &'a mut Room<T>) -> Result<&'a T, Truncated> {
+        // SAFETY: the helper writes `size_of::<T>()` bytes or fails.
+        let failed = unsafe { bpf_xdp_load_bytes(context(self.0), offset as u32, room.0.as_mut_ptr().cast(), size_of::<T>() as u32) != 0 };
+        // SAFETY: filled if the helper did not fail; any bits are a `T`.
+        if failed {
+            Err(Truncated)
+        } else {
+            Ok(unsafe { room.0.assume_init_ref() })
+        }
+    }
+}
+
+/// Returns the length of the packet in bytes, fragments included.
+#[inline(always)]
+pub fn length(ctx: &xdp_md) -> u64 {
+    // SAFETY: the program's own context.
+    unsafe { bpf_xdp_get_buff_len(context(ctx)) }
+}
+
+/// Returns the context as the helpers want it.
+#[inline(always)]
+pub fn context(ctx: &xdp_md) -> *mut xdp_md {
+    core::ptr::from_ref(ctx).cast_mut()
+}
+
+/// Returns the EtherType behind up to two VLAN tags, in the packet's byte order, and where what it names starts.
+#[inline(always)]
+pub fn network_header<R: Reader>(packet: &R) -> Result<(u16, usize), Truncated> {
+    let mut ethertype = packet.header::<Ethernet>(0, &mut Room::new())?.ethertype;
+    let mut offset = size_of::<Ethernet>();
+    for _ in 0..2 {
+        if ethertype != ETH_P_8021Q && ethertype != ETH_P_8021AD {
+            break;
+        }
+        ethertype = packet.header::<VlanTag>(offset, &mut Room::new())?.ethertype;
+        offset += size_of::<VlanTag>();
+    }
+    Ok((ethertype, offset))
+}

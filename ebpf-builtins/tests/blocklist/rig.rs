@@ -1,0 +1,288 @@
+//! Loads the blocklist, fills its lists, runs packets through it in the kernel, reads its counters.
+
+use crate::oracle::{Counters, Entry, Lists, Settings};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{LpmTrie, MapData, PerCpuArray, PerCpuHashMap};
+use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use weir_ebpf_builtins::blocklist as bl;
+
+pub const XDP_DROP: u32 = 1;
+pub const XDP_PASS: u32 = 2;
+pub const XDP_TX: u32 = 3;
+
+pub struct Rig {
+    pub ebpf: Ebpf,
+}
+
+impl Rig {
+    /// Loads the object. `None`, with a word on standard error, when this user may not load BPF programs.
+    pub fn load(settings: &Settings, max_hits: u32) -> Option<Self> {
+        // SAFETY: no arguments, no failure.
+        if unsafe { libc::geteuid() } != 0 {
+            eprintln!("skipped: loading BPF programs needs root");
+            return None;
+        }
+        let words = [
+            (bl::RODATA_MATCH, settings.fields),
+            (bl::RODATA_FAMILIES, settings.families),
+            (bl::RODATA_ALLOW_FAMILIES, settings.allow_families),
+            (bl::RODATA_DRY_RUN, settings.dry_run.into()),
+            (bl::RODATA_EVENT_DROP, settings.event_drop.into()),
+            (bl::RODATA_EVENT_ALLOW, settings.event_allow.into()),
+            (bl::RODATA_CHAIN_NEXT, settings.chain_next.into()),
+        ];
+        let mut loader = EbpfLoader::new();
+        loader
+            .btf(None)
+            .map_max_entries(bl::HITS4, max_hits)
+            .map_max_entries(bl::HITS6, max_hits);
+        for (name, value) in &words {
+            loader.override_global(name, value, true);
+        }
+        let mut ebpf = loader.load(bl::OBJECT).unwrap();
+        let program: &mut Xdp = ebpf.program_mut(bl::PROGRAM).unwrap().try_into().unwrap();
+        program.load().unwrap();
+        Some(Self { ebpf })
+    }
+
+    /// Fills the tries.
+    pub fn set(&mut self, lists: &Lists) {
+        for (list, v4, v6) in [(&lists.block, bl::BLOCK4, bl::BLOCK6), (&lists.allow, bl::ALLOW4, bl::ALLOW6)] {
+            for entry in list {
+                match entry.0 {
+                    IpAddr::V4(address) => self.insert(v4, address.octets(), lpm::<8>(*entry)),
+                    IpAddr::V6(address) => self.insert(v6, address.octets(), lpm::<20>(*entry)),
+                }
+            }
+        }
+    }
+
+    fn insert<const ADDRESS: usize, const VALUE: usize>(&mut self, map: &str, address: [u8; ADDRESS], value: [u8; VALUE])
+    where
+        [u8; ADDRESS]: aya::Pod,
+        [u8; VALUE]: aya::Pod,
+    {
+        let len = u32::from_le_bytes(value[..4].try_into().unwrap());
+        let mut trie: LpmTrie<&mut MapData, [u8; ADDRESS], [u8; VALUE]> = self.ebpf.map_mut(map).unwrap().try_into().unwrap();
+        trie.insert(&Key::new(len, address), value, 0).unwrap();
+    }
+
+    /// Runs one packet and returns the verdict.
+    pub fn run(&self, packet: &[u8]) -> u32 {
+        self.try_run(packet, None, 1).unwrap()
+    }
+
+    /// Runs a packet `repeat` times, with a context (`struct xdp_md`) if given; returns the last verdict.
+    pub fn try_run(&self, packet: &[u8], context: Option<&[u8]>, repeat: u32) -> Result<u32, ProgramError> {
+        let program: &Xdp = self.ebpf.program(bl::PROGRAM).unwrap().try_into().unwrap();
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            ctx_in: context,
+            repeat,
+            ..TestRunOptions::default()
+        };
+        program.test_run(options).map(|r| r.return_value)
+    }
+
+    pub fn counters(&self) -> Counters {
+        let mut counters = Counters::default();
+        let stats: PerCpuArray<&MapData, u64> = self.ebpf.map(bl::STATS_MAP).unwrap().try_into().unwrap();
+        for (index, stat) in counters.stats.iter_mut().enumerate() {
+            *stat = stats.get(&(index as u32), 0).unwrap().iter().sum();
+        }
+        let hits: PerCpuHashMap<&MapData, [u8; 8], [u64; 2]> = self.ebpf.map(bl::HITS4).unwrap().try_into().unwrap();
+        for entry in hits.iter() {
+            let (key, values) = entry.unwrap();
+            let address: [u8; 4] = key[4..].try_into().unwrap();
+            counters.hits.insert((address.into(), key[0]), sum(&values));
+        }
+        let hits: PerCpuHashMap<&MapData, [u8; 20], [u64; 2]> = self.ebpf.map(bl::HITS6).unwrap().try_into().unwrap();
+        for entry in hits.iter() {
+            let (key, values) = entry.unwrap();
+            let address: [u8; 16] = key[4..].try_into().unwrap();
+            counters.hits.insert((address.into(), key[0]), sum(&values));
+        }
+        counters
+    }
+
+    /// File descriptor of a map, valid as long as the rig.
+    pub fn map_fd(&self, name: &str) -> RawFd {
+        use aya::maps::Map;
+        let (Map::ProgramArray(data) | Map::PerCpuArray(data)) = self.ebpf.map(name).unwrap() else {
+            panic!("{name}")
+        };
+        data.fd().as_fd().as_raw_fd()
+    }
+
+    /// Puts a program into a slot of a program array.
+    pub fn put(&self, programs: &str, slot: u32, program: &OwnedFd) {
+        let value = program.as_raw_fd() as u32;
+        let attr = MapElem {
+            map: self.map_fd(programs) as u32,
+            pad: 0,
+            key: (&raw const slot) as u64,
+            value: (&raw const value) as u64,
+            flags: 0,
+        };
+        bpf(2, &attr).unwrap();
+    }
+}
+
+fn sum(values: &[[u64; 2]]) -> [u64; 2] {
+    values.iter().fold([0, 0], |[packets, bytes], [p, b]| [packets + p, bytes + b])
+}
+
+/// An entry as `Lpm4` (N = 8) or `Lpm6` (N = 20).
+fn lpm<const N: usize>((address, len): Entry) -> [u8; N] {
+    let mut out = [0; N];
+    out[..4].copy_from_slice(&u32::from(len).to_le_bytes());
+    match address {
+        IpAddr::V4(a) => out[4..8].copy_from_slice(&a.octets()),
+        IpAddr::V6(a) => out[4..20].copy_from_slice(&a.octets()),
+    }
+    out
+}
+
+/// `union bpf_attr` of `BPF_MAP_LOOKUP_ELEM` and `BPF_MAP_UPDATE_ELEM`.
+#[repr(C)]
+struct MapElem {
+    map: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// `union bpf_attr` of `BPF_MAP_CREATE`.
+#[repr(C)]
+struct MapCreate {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+/// `union bpf_attr` of `BPF_PROG_LOAD`, its first fields.
+#[repr(C)]
+struct ProgLoad {
+    kind: u32,
+    insns_len: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    version: u32,
+    flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    attach_type: u32,
+}
+
+fn bpf<T>(command: libc::c_int, attr: &T) -> std::io::Result<RawFd> {
+    // SAFETY: `attr` has the layout of the command's `union bpf_attr`, and what it points to outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
+    if result < 0 {
+        Err(std::io::Error::last_os_error())
+    } else {
+        Ok(result as RawFd)
+    }
+}
+
+/// An XDP program by its instructions, loaded as programs behind a native must be: with `BPF_F_XDP_HAS_FRAGS` and for the
+/// attach type `BPF_XDP`.
+pub fn load_xdp(insns: &[u64]) -> OwnedFd {
+    let mut log = vec![0_u8; 1 << 16];
+    let attr = ProgLoad {
+        kind: 6,
+        insns_len: insns.len() as u32,
+        insns: insns.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        log_level: 1,
+        log_size: log.len() as u32,
+        log: log.as_mut_ptr() as u64,
+        version: 0,
+        flags: 1 << 5,
+        name: [0; 16],
+        ifindex: 0,
+        attach_type: 37,
+    };
+    match bpf(5, &attr) {
+        // SAFETY: a new file descriptor that nobody else owns.
+        Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
+        Err(error) => panic!("{error}: {}", String::from_utf8_lossy(&log).trim_end_matches('\0')),
+    }
+}
+
+/// An array with one element of `value_size` bytes.
+pub fn array(value_size: u32) -> OwnedFd {
+    let fd = bpf(
+        0,
+        &MapCreate {
+            kind: 2,
+            key_size: 4,
+            value_size,
+            max_entries: 1,
+        },
+    )
+    .unwrap();
+    // SAFETY: a new file descriptor that nobody else owns.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Reads the element of such an array.
+pub fn read_array<const N: usize>(array: &OwnedFd) -> [u64; N] {
+    let (key, mut value) = (0_u32, [0_u64; N]);
+    let attr = MapElem {
+        map: array.as_raw_fd() as u32,
+        pad: 0,
+        key: (&raw const key) as u64,
+        value: value.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    bpf(1, &attr).unwrap();
+    value
+}
+
+/// Encodes BPF instructions.
+pub mod insn {
+    use std::os::fd::RawFd;
+
+    const fn raw(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> u64 {
+        code as u64 | (dst as u64) << 8 | (src as u64) << 12 | (off as u16 as u64) << 16 | (imm as u32 as u64) << 32
+    }
+    pub const fn mov(dst: u8, imm: i32) -> u64 {
+        raw(0xb7, dst, 0, 0, imm)
+    }
+    pub const fn mov_reg(dst: u8, src: u8) -> u64 {
+        raw(0xbf, dst, src, 0, 0)
+    }
+    pub const fn add(dst: u8, imm: i32) -> u64 {
+        raw(0x07, dst, 0, 0, imm)
+    }
+    pub const fn load(dst: u8, src: u8, off: i16) -> u64 {
+        raw(0x79, dst, src, off, 0)
+    }
+    pub const fn load32(dst: u8, src: u8, off: i16) -> u64 {
+        raw(0x61, dst, src, off, 0)
+    }
+    pub const fn store(dst: u8, off: i16, src: u8) -> u64 {
+        raw(0x7b, dst, src, off, 0)
+    }
+    pub const fn store_imm(dst: u8, off: i16, imm: i32) -> u64 {
+        raw(0x7a, dst, 0, off, imm)
+    }
+    pub const fn jump_if(dst: u8, not: bool, imm: i32, off: i16) -> u64 {
+        raw(if not { 0x55 } else { 0x15 }, dst, 0, off, imm)
+    }
+    pub const fn call(helper: i32) -> u64 {
+        raw(0x85, 0, 0, 0, helper)
+    }
+    pub const EXIT: u64 = raw(0x95, 0, 0, 0, 0);
+    pub const fn map(dst: u8, fd: RawFd) -> [u64; 2] {
+        [raw(0x18, dst, 1, 0, fd), 0]
+    }
+}

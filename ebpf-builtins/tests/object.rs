@@ -1,0 +1,100 @@
+//! The committed objects have everything that `weir_ebpf_builtins` says they have. Needs no privilege.
+
+use aya_obj::generated::{BPF_F_NO_PREALLOC, bpf_map_type};
+use aya_obj::{Object, ProgramSection};
+use std::collections::{BTreeSet, HashMap};
+use weir_ebpf_builtins::blocklist as bl;
+use weir_ebpf_builtins::{EventRecord, Lpm4, Lpm6, PacketsBytes, Prefix};
+
+#[test]
+fn records_lie_as_documented() {
+    use std::mem::{align_of, offset_of, size_of};
+    assert_eq!((size_of::<Prefix>(), align_of::<Prefix>()), (24, 8));
+    assert_eq!(
+        (offset_of!(Prefix, len_bits), offset_of!(Prefix, family), offset_of!(Prefix, addr)),
+        (0, 4, 8)
+    );
+    assert_eq!((size_of::<EventRecord>(), align_of::<EventRecord>()), (32, 8));
+    assert_eq!(
+        (
+            offset_of!(EventRecord, verdict),
+            offset_of!(EventRecord, slot),
+            offset_of!(EventRecord, prefix)
+        ),
+        (0, 4, 8)
+    );
+    assert_eq!((size_of::<Lpm4>(), size_of::<Lpm6>(), size_of::<PacketsBytes>()), (8, 20, 16));
+}
+
+#[test]
+fn blocklist_has_its_program() {
+    assert_eq!(bl::OBJECT.as_ptr().addr() % 16, 0);
+    let object = Object::parse(bl::OBJECT).unwrap();
+    assert_eq!(object.license.to_bytes(), b"GPL");
+    assert!(object.btf.is_some() && object.btf_ext.is_some(), "BTF was stripped");
+    let programs: Vec<&String> = object.programs.keys().collect();
+    assert_eq!(programs, [bl::PROGRAM]);
+    let section = &object.programs[bl::PROGRAM].section;
+    assert!(matches!(section, ProgramSection::Xdp { frags: true, .. }), "{section:?}");
+}
+
+#[test]
+fn blocklist_has_its_maps() {
+    use bpf_map_type::*;
+    let object = Object::parse(bl::OBJECT).unwrap();
+    let declared: BTreeSet<&str> = bl::MAPS.iter().copied().chain([".rodata"]).collect();
+    let found: BTreeSet<&str> = object.maps.keys().map(String::as_str).collect();
+    assert_eq!(found, declared);
+
+    let lpm4 = size_of::<Lpm4>() as u32;
+    let lpm6 = size_of::<Lpm6>() as u32;
+    let hits = size_of::<PacketsBytes>() as u32;
+    let record = size_of::<EventRecord>() as u32;
+    for (name, kind, key, value, entries, flags) in [
+        (bl::BLOCK4, BPF_MAP_TYPE_LPM_TRIE, lpm4, lpm4, 1 << 20, BPF_F_NO_PREALLOC),
+        (bl::BLOCK6, BPF_MAP_TYPE_LPM_TRIE, lpm6, lpm6, 1 << 20, BPF_F_NO_PREALLOC),
+        (bl::ALLOW4, BPF_MAP_TYPE_LPM_TRIE, lpm4, lpm4, 1 << 20, BPF_F_NO_PREALLOC),
+        (bl::ALLOW6, BPF_MAP_TYPE_LPM_TRIE, lpm6, lpm6, 1 << 20, BPF_F_NO_PREALLOC),
+        (bl::HITS4, BPF_MAP_TYPE_PERCPU_HASH, lpm4, hits, 1 << 16, BPF_F_NO_PREALLOC),
+        (bl::HITS6, BPF_MAP_TYPE_PERCPU_HASH, lpm6, hits, 1 << 16, BPF_F_NO_PREALLOC),
+        (bl::STATS_MAP, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, bl::STATS, 0),
+        (bl::EVENT, BPF_MAP_TYPE_PERCPU_ARRAY, 4, record, 1, 0),
+        (bl::EVENTS, BPF_MAP_TYPE_PROG_ARRAY, 4, 4, bl::SLOT_ALLOW + 1, 0),
+        (bl::CHAIN, BPF_MAP_TYPE_PROG_ARRAY, 4, 4, 1, 0),
+    ] {
+        let map = &object.maps[name];
+        assert_eq!(
+            (map.map_type(), map.key_size(), map.value_size(), map.max_entries(), map.map_flags()),
+            (kind as u32, key, value, entries, flags),
+            "{name}"
+        );
+    }
+}
+
+/// The settings are where a loader looks for them, with the documented defaults.
+#[test]
+fn blocklist_has_its_settings() {
+    let mut object = Object::parse(bl::OBJECT).unwrap();
+    let words = |object: &Object| {
+        let mut words: Vec<u32> = object.maps[".rodata"]
+            .data()
+            .chunks(4)
+            .map(|w| u32::from_le_bytes(w.try_into().unwrap()))
+            .collect();
+        words.sort_unstable();
+        words
+    };
+    assert_eq!(words(&object), [0, 0, 0, 0, 0, bl::MATCH_SRC, bl::IPV4 | bl::IPV6]);
+    let values: Vec<[u8; 4]> = (0..bl::RODATA.len() as u32).map(|i| (100 + i).to_le_bytes()).collect();
+    let globals: HashMap<&str, (&[u8], bool)> = bl::RODATA
+        .iter()
+        .zip(&values)
+        .map(|(name, v)| (*name, (v.as_slice(), true)))
+        .collect();
+    object.patch_map_data(globals).unwrap();
+    assert_eq!(
+        words(&object),
+        [100, 101, 102, 103, 104, 105, 106],
+        "two settings at one place, or one missing"
+    );
+}

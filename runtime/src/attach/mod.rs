@@ -1,0 +1,134 @@
+//! Loaded programs → attached programs. One file for each kind of attach point.
+//!
+//! Links are owned by descriptors: dropping [`Attached`] (or dying) detaches. The one exception is the clsact
+//! qdisc of kernels without tcx, see [`tc`] and [`reaper`].
+
+pub mod iface;
+pub mod kprobe;
+pub mod perf;
+pub mod reaper;
+pub mod run_once;
+pub mod tc;
+pub mod tracepoint;
+pub mod xdp;
+
+use crate::error::{Error, Notice};
+use crate::kernel::Kernel;
+use crate::load::Loaded;
+use reaper::Reaper;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use weir_compiler::object::{Attach, AttachPoint, MissingProbes, Object};
+
+/// Receives what a person should hear. Called from any thread.
+pub type Observer = Arc<dyn Fn(&Notice) + Send + Sync>;
+
+/// One attachment; dropping it detaches.
+#[derive(Debug)]
+pub enum Handle {
+    /// A link alone (XDP, tcx).
+    Link(OwnedFd),
+    /// A link on a perf event. The link goes first.
+    Perf { link: OwnedFd, event: OwnedFd },
+    /// A filter in a clsact chain.
+    Clsact(tc::ClsactFilter),
+}
+
+/// What attaching needs.
+pub struct Attacher<'a> {
+    pub kernel: &'a Kernel,
+    pub observer: &'a Observer,
+    /// Arguments with which our own executable becomes the reaper.
+    pub reaper_args: &'a [OsString],
+    pub reaper: Option<Reaper>,
+    pub attached: Attached,
+}
+
+/// Everything that is attached.
+#[derive(Debug, Default)]
+pub struct Attached {
+    handles: Vec<Handle>,
+    /// As bpftrace counts them: attach points, `begin` and `end` included.
+    pub probes: usize,
+    reaper: Option<Reaper>,
+}
+
+impl Attached {
+    /// Detaches everything. Filters of a clsact chain are removed one by one, the last one takes the qdisc along if it is ours.
+    pub fn detach(mut self) {
+        self.handles.clear();
+        drop(self.reaper.take());
+    }
+}
+
+impl<'a> Attacher<'a> {
+    #[must_use]
+    pub fn new(kernel: &'a Kernel, observer: &'a Observer, reaper_args: &'a [OsString]) -> Self {
+        Self { kernel, observer, reaper_args, reaper: None, attached: Attached::default() }
+    }
+
+    pub(crate) fn push(&mut self, handle: Handle) {
+        self.attached.handles.push(handle);
+    }
+
+    /// Attaches every program of a script, except those that run once and the events of natives.
+    ///
+    /// `skip` names programs (by index) that the caller attaches otherwise.
+    ///
+    /// # Errors
+    /// The first attach point that cannot be had, unless the script says that missing probes do not matter.
+    pub fn attach_all(&mut self, object: &Object, loaded: &Loaded, skip: &[usize]) -> Result<(), Error> {
+        for (i, (spec, program)) in object.programs.iter().zip(&loaded.programs).enumerate() {
+            for attach in &spec.attach {
+                if skip.contains(&i) {
+                    self.attached.probes += 1;
+                    continue;
+                }
+                match self.attach_one(attach, program) {
+                    Ok(()) => self.attached.probes += 1,
+                    Err(e) if is_missing(&e) && object.config.missing_probes != MissingProbes::Error => {
+                        if object.config.missing_probes == MissingProbes::Warn {
+                            (self.observer)(&Notice::MissingProbe { message: e.to_string(), span: attach.span });
+                        }
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_one(&mut self, attach: &Attach, program: &OwnedFd) -> Result<(), Error> {
+        let program = program.as_fd();
+        let span = attach.span;
+        match &attach.point {
+            // Run by the session; a native's events are in its program array already.
+            AttachPoint::Begin | AttachPoint::End | AttachPoint::Signal { .. } | AttachPoint::NativeEvent { .. } => Ok(()),
+            AttachPoint::Interval { period } => perf::interval(self, program, *period, span),
+            AttachPoint::Profile { period } => perf::profile(self, program, *period, span),
+            AttachPoint::Tracepoint { category, name } => tracepoint::attach(self, program, category, name, span),
+            AttachPoint::Kprobe { module, function, offset, ret } => {
+                let target = crate::sys::perf::KprobeTarget { module: module.as_deref(), function, offset: *offset, ret: *ret };
+                kprobe::attach(self, program, &target, span)
+            }
+            AttachPoint::Xdp { iface, mode } => xdp::attach(self, program, iface, *mode, span),
+            AttachPoint::Tc { iface, direction } => tc::attach(self, program, iface, *direction, span),
+        }
+    }
+
+    /// Ends attaching.
+    #[must_use]
+    pub fn finish(self) -> Attached {
+        Attached { reaper: self.reaper, ..self.attached }
+    }
+}
+
+/// Whether an error means that the attach point does not exist here (and not that it was refused).
+fn is_missing(error: &Error) -> bool {
+    match error {
+        Error::NoTracepoint { .. } | Error::NoKprobes { .. } | Error::NoInterface { .. } => true,
+        Error::Attach { source, .. } => source.errno() == libc::ENOENT,
+        _ => false,
+    }
+}

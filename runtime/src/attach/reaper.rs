@@ -1,0 +1,216 @@
+//! Removes clsact filters whose owner died: a helper process that outlives us by a moment, and [`clean`].
+//!
+//! The helper is our own executable with a hidden argument. It reads lines from a pipe and does nothing until the
+//! pipe ends, which it does however we die; then it removes the filters whose owner is gone. Only used on kernels without tcx.
+
+use super::tc::{Tag, remove_clsact_if_empty};
+use crate::error::Error;
+use crate::sys::netlink::{Link, Netlink, XdpAttached};
+use crate::sys::netns::{self, Netns};
+use crate::sys::{Result as SysResult, SysError};
+use std::ffi::OsString;
+use std::io::{BufRead, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+/// The argument with which the binary must call [`reaper_main`].
+pub const REAPER_ARG: &str = "__reap";
+
+/// An interface that has, or is about to have, a filter of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub netns: Option<String>,
+    pub ifindex: u32,
+    pub iface: String,
+}
+
+impl Entry {
+    /// One line; interface names have no blanks, namespaces come last.
+    fn to_line(&self) -> String {
+        format!("{} {} {}\n", self.ifindex, self.iface, self.netns.as_deref().unwrap_or(""))
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut parts = line.trim_end_matches('\n').splitn(3, ' ');
+        Some(Self {
+            ifindex: parts.next()?.parse().ok()?,
+            iface: parts.next()?.to_owned(),
+            netns: parts.next().filter(|n| !n.is_empty()).map(str::to_owned),
+        })
+    }
+}
+
+/// The helper process. Dropping it lets it go: by then there is nothing left for it to do.
+#[derive(Debug)]
+pub struct Reaper {
+    child: Child,
+}
+
+impl Reaper {
+    /// Starts our own executable with `args` as the helper.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(args: &[OsString]) -> Result<Self, Error> {
+        let mut command = Command::new("/proc/self/exe");
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: setsid is async-signal-safe and touches no memory of ours.
+        unsafe {
+            command.pre_exec(|| {
+                // Away from the terminal's group: Ctrl-C is for the owner.
+                libc::setsid();
+                Ok(())
+            });
+        }
+        let child = command.spawn().map_err(|e| SysError::new("start helper", "/proc/self/exe", e))?;
+        let mut reaper = Self { child };
+        reaper.send(&format!("{}\n", Tag::ours(false)))?;
+        Ok(reaper)
+    }
+
+    /// Tells the helper of an interface to look at after our death.
+    ///
+    /// # Errors
+    /// When the helper is gone.
+    pub fn watch(&mut self, entry: &Entry) -> SysResult<()> {
+        self.send(&entry.to_line())
+    }
+
+    fn send(&mut self, line: &str) -> SysResult<()> {
+        let error = |e| SysError::new("reach helper", "reaper", e);
+        let pipe = self.child.stdin.as_mut().ok_or_else(|| error(std::io::Error::from_raw_os_error(libc::EPIPE)))?;
+        pipe.write_all(line.as_bytes()).map_err(error)
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// The helper's whole life: reads entries until the pipe ends, then removes what is stale on those interfaces.
+/// Call it first thing in `main` when the first argument is [`REAPER_ARG`].
+pub fn reaper_main() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGPIPE] {
+        // SAFETY: ignoring a signal installs no handler.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    let mut lines = std::io::stdin().lock().lines().map_while(Result::ok);
+    let Some(owner) = lines.next().as_deref().and_then(Tag::parse) else { return };
+    let mut watched: Vec<(Entry, Option<Netns>)> = Vec::new();
+    for line in lines {
+        let Some(entry) = Entry::parse(&line) else { break };
+        // Opened now: the name may be gone later, the namespace is not as long as we hold it.
+        let netns = entry.netns.as_deref().and_then(|n| Netns::open(n).ok());
+        watched.push((entry, netns));
+    }
+    // The pipe ends while the owner is still dying, or when it has finished in order and waits for us.
+    while !owner.is_stale() {
+        if !watched.iter().any(|(entry, netns)| has_filters(entry, netns.as_ref(), &owner)) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    for (entry, netns) in &watched {
+        let link = Link { ifindex: entry.ifindex, name: entry.iface.clone(), arphrd: 0, xdp: XdpAttached::default() };
+        let _ = match (netns, &entry.netns) {
+            (Some(netns), _) => netns.run(|| clean_link(&link)),
+            (None, None) => Ok(clean_link(&link)),
+            // The namespace was gone when we heard of it, and its interfaces with it.
+            (None, Some(_)) => Ok(Ok(0)),
+        };
+    }
+}
+
+/// Returns whether the owner's filters are still there.
+fn has_filters(entry: &Entry, netns: Option<&Netns>, owner: &Tag) -> bool {
+    let look = || -> SysResult<bool> {
+        let mut netlink = Netlink::open()?;
+        for ingress in [true, false] {
+            if netlink.filters(entry.ifindex, ingress, &entry.iface)?.iter().filter_map(|f| Tag::parse(&f.name)).any(|t| t.is_same_owner(owner)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    let result = match (netns, &entry.netns) {
+        (Some(netns), _) => netns.run(look),
+        (None, None) => Ok(look()),
+        (None, Some(_)) => return false,
+    };
+    matches!(result, Ok(Ok(true)))
+}
+
+/// Removes the filters of dead owners from one interface, in the calling thread's network namespace.
+///
+/// # Errors
+/// What the kernel says.
+pub fn clean_link(link: &Link) -> SysResult<usize> {
+    let mut netlink = Netlink::open()?;
+    let mut removed = 0;
+    let mut made_clsact = false;
+    for ingress in [true, false] {
+        for filter in netlink.filters(link.ifindex, ingress, &link.name)? {
+            let Some(tag) = Tag::parse(&filter.name).filter(Tag::is_stale) else { continue };
+            match netlink.filter_delete(&filter, &link.name) {
+                Ok(()) => removed += 1,
+                Err(e) if e.errno() == libc::ENOENT => {}
+                Err(e) => return Err(e),
+            }
+            made_clsact |= tag.made_clsact;
+        }
+    }
+    if made_clsact {
+        remove_clsact_if_empty(&mut netlink, link.ifindex, &link.name)?;
+    }
+    Ok(removed)
+}
+
+/// What [`clean`] removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stale {
+    pub netns: Option<String>,
+    pub iface: String,
+    pub filters: usize,
+}
+
+/// Removes the filters of dead owners from every interface of our network namespace and of those of `ip netns`.
+///
+/// # Errors
+/// When our own namespace cannot be looked at; others are left out when they cannot be entered.
+pub fn clean() -> SysResult<Vec<Stale>> {
+    fn here(netns: Option<&str>) -> SysResult<Vec<Stale>> {
+        let mut all = Vec::new();
+        for link in Netlink::open()?.links()? {
+            let filters = clean_link(&link)?;
+            if filters > 0 {
+                all.push(Stale { netns: netns.map(str::to_owned), iface: link.name, filters });
+            }
+        }
+        Ok(all)
+    }
+    let mut all = here(None)?;
+    for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Ok(Ok(found)) = netns::run_in(Some(&name), || here(Some(&name))) {
+            all.extend(found);
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_survive_the_pipe() {
+        for netns in [None, Some("blue".to_owned()), Some("/proc/7/ns/net".to_owned())] {
+            let entry = Entry { netns, ifindex: 3, iface: "veth0".to_owned() };
+            assert_eq!(Entry::parse(&entry.to_line()), Some(entry));
+        }
+        assert_eq!(Entry::parse("x"), None);
+    }
+}

@@ -1,0 +1,230 @@
+//! `tc:IFACE:ingress|egress`: a tcx link where the kernel has them, else a filter in the clsact qdisc.
+//!
+//! A clsact filter is not tied to a descriptor. Its name says who owns it ([`Tag`]); we remove it at the end, the
+//! [`reaper`](super::reaper) when we are killed, the next start or `weir clean` when both were killed. Meanwhile the
+//! program sees from the heartbeat that nobody is there any more.
+
+use super::reaper::{Entry, Reaper};
+use super::{Attacher, Handle, iface};
+use crate::error::{Error, Notice};
+use crate::sys::bpf::{LinkTarget, link_create};
+use crate::sys::netlink::{Filter, IngressQdisc, Link, Netlink};
+use crate::sys::{Result as SysResult, netns, proc};
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use weir_compiler::kernel::{Feature, KernelInfo, Support};
+use weir_compiler::object::{Direction, IfacePattern};
+use weir_parser::Span;
+
+/// Priority of our filters: before those without a priority (the kernel gives 49152 and down), after what a person
+/// puts first by hand.
+const PRIORITY: u16 = 40000;
+
+/// The owner of a filter, as its name says: `weir:PID:START:PIDNS[:c]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag {
+    pub pid: u32,
+    /// Start time of the process in clock ticks since boot.
+    pub start: u64,
+    /// Inode of the pid namespace that the pid belongs to.
+    pub pid_namespace: u64,
+    /// Whether weir made the qdisc, so that the last one of us takes it along.
+    pub made_clsact: bool,
+}
+
+impl Tag {
+    /// Makes the tag of this process.
+    #[must_use]
+    pub fn ours(made_clsact: bool) -> Self {
+        let pid = std::process::id();
+        Self { pid, start: proc::start_time(pid).unwrap_or(0), pid_namespace: proc::pid_namespace(), made_clsact }
+    }
+
+    /// Reads a filter's name; `None` when it is not one of ours.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let mut parts = name.strip_prefix("weir:")?.split(':');
+        let tag = Self {
+            pid: parts.next()?.parse().ok()?,
+            start: parts.next()?.parse().ok()?,
+            pid_namespace: parts.next()?.parse().ok()?,
+            made_clsact: parts.next() == Some("c"),
+        };
+        Some(tag)
+    }
+
+    /// Returns whether the owner is dead. An owner in another pid namespace cannot be seen and counts as alive.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.pid_namespace == proc::pid_namespace() && proc::start_time(self.pid) != Some(self.start)
+    }
+}
+
+impl Tag {
+    /// Returns whether both name the same process.
+    #[must_use]
+    pub fn is_same_owner(&self, other: &Tag) -> bool {
+        (self.pid, self.start, self.pid_namespace) == (other.pid, other.start, other.pid_namespace)
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "weir:{}:{}:{}{}", self.pid, self.start, self.pid_namespace, if self.made_clsact { ":c" } else { "" })
+    }
+}
+
+/// A filter that we made; dropping it removes it, and the qdisc when that is ours and empty.
+#[derive(Debug)]
+pub struct ClsactFilter {
+    filter: Filter,
+    iface: String,
+    netns: Option<String>,
+    made_clsact: bool,
+}
+
+impl Drop for ClsactFilter {
+    fn drop(&mut self) {
+        // Nothing to be done about failures here: the interface or its namespace is gone, or `weir clean` has to try.
+        let _ = netns::run_in(self.netns.as_deref(), || -> SysResult<()> {
+            let mut netlink = Netlink::open()?;
+            let _ = netlink.filter_delete(&self.filter, &self.iface);
+            if self.made_clsact {
+                remove_clsact_if_empty(&mut netlink, self.filter.ifindex, &self.iface)?;
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Removes a clsact qdisc without filters.
+///
+/// # Errors
+/// What the kernel says.
+pub fn remove_clsact_if_empty(netlink: &mut Netlink, ifindex: u32, iface: &str) -> SysResult<bool> {
+    if netlink.ingress_qdisc(ifindex, iface)? != IngressQdisc::Clsact {
+        return Ok(false);
+    }
+    let (_, ingress) = netlink.filters_and_count(ifindex, true, iface)?;
+    let (_, egress) = netlink.filters_and_count(ifindex, false, iface)?;
+    if ingress + egress > 0 {
+        return Ok(false);
+    }
+    netlink.clsact_delete(ifindex, iface)?;
+    Ok(true)
+}
+
+/// Attaches to every interface that the pattern names.
+///
+/// # Errors
+/// When there is none, another qdisc is in the way, or the kernel refuses.
+pub fn attach(
+    attacher: &mut Attacher<'_>,
+    program: BorrowedFd<'_>,
+    pattern: &IfacePattern,
+    direction: Direction,
+    span: Span,
+) -> Result<(), Error> {
+    let tcx = attacher.kernel.feature(Feature::Tcx) == Support::Yes;
+    for link in iface::resolve(pattern, span)? {
+        let handle = if tcx {
+            attach_tcx(program, &link, pattern.netns.as_deref(), direction, span)?
+        } else {
+            attach_clsact(attacher, program, &link, pattern.netns.as_deref(), direction, span)?
+        };
+        attacher.push(handle);
+    }
+    Ok(())
+}
+
+fn point(link: &Link, direction: Direction) -> String {
+    let direction = if direction == Direction::Ingress { "ingress" } else { "egress" };
+    format!("tc:{}:{direction}", link.name)
+}
+
+fn attach_tcx(program: BorrowedFd<'_>, link: &Link, netns: Option<&str>, direction: Direction, span: Span) -> Result<Handle, Error> {
+    let target = LinkTarget::Tcx { ifindex: link.ifindex, ingress: direction == Direction::Ingress };
+    let fd = netns::run_in(netns, || link_create(program, target, &link.name))?;
+    fd.map(Handle::Link).map_err(|source| Error::Attach { point: point(link, direction), span, source })
+}
+
+fn attach_clsact(
+    attacher: &mut Attacher<'_>,
+    program: BorrowedFd<'_>,
+    link: &Link,
+    netns: Option<&str>,
+    direction: Direction,
+    span: Span,
+) -> Result<Handle, Error> {
+    let attach_error = |source| Error::Attach { point: point(link, direction), span, source };
+    let ingress = direction == Direction::Ingress;
+    if attacher.reaper.is_none() {
+        attacher.reaper = Some(Reaper::start(attacher.reaper_args)?);
+    }
+    // What dead owners left would see every packet before we do.
+    let removed = netns::run_in(netns, || super::reaper::clean_link(link))?.map_err(attach_error)?;
+    if removed > 0 {
+        (attacher.observer)(&Notice::RemovedStale { count: removed });
+    }
+    let ensure = || -> SysResult<Result<bool, String>> {
+        let mut netlink = Netlink::open()?;
+        match netlink.ingress_qdisc(link.ifindex, &link.name)? {
+            IngressQdisc::Other(kind) => Ok(Err(kind)),
+            IngressQdisc::Nothing => netlink.clsact_add(link.ifindex, &link.name).map(|()| Ok(true)),
+            IngressQdisc::Clsact => {
+                // Another weir may have made it: then whoever of us is last removes it.
+                let mut ours = false;
+                for ingress in [true, false] {
+                    let filters = netlink.filters(link.ifindex, ingress, &link.name)?;
+                    ours |= filters.iter().filter_map(|f| Tag::parse(&f.name)).any(|t| t.made_clsact);
+                }
+                Ok(Ok(ours))
+            }
+        }
+    };
+    // The reaper hears of it before it exists: killed in between, it finds nothing and that is fine.
+    let reaper = attacher.reaper.as_mut();
+    if let Some(reaper) = reaper {
+        reaper.watch(&Entry { netns: netns.map(str::to_owned), ifindex: link.ifindex, iface: link.name.clone() })?;
+    }
+    let made_clsact = netns::run_in(netns, ensure)?
+        .map_err(attach_error)?
+        .map_err(|kind| Error::IngressQdisc { iface: link.name.clone(), kind, span })?;
+    let wanted = Filter {
+        ifindex: link.ifindex,
+        ingress,
+        priority: PRIORITY,
+        protocol_be: 0,
+        handle: 0,
+        name: Tag::ours(made_clsact).to_string(),
+        prog_id: 0,
+    };
+    let added = netns::run_in(netns, || Netlink::open()?.filter_add(&wanted, program, &link.name))?;
+    let filter = match added {
+        Ok(filter) => filter,
+        Err(e) => {
+            if made_clsact {
+                let _ = netns::run_in(netns, || remove_clsact_if_empty(&mut Netlink::open()?, link.ifindex, &link.name));
+            }
+            return Err(attach_error(e));
+        }
+    };
+    Ok(Handle::Clsact(ClsactFilter { filter: Filter { ingress, ..filter }, iface: link.name.clone(), netns: netns.map(str::to_owned), made_clsact }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_say_who_owns_a_filter() {
+        let ours = Tag::ours(true);
+        assert_eq!(Tag::parse(&ours.to_string()), Some(ours.clone()));
+        assert!(!ours.is_stale());
+        assert!(Tag { pid: u32::MAX / 2, ..ours.clone() }.is_stale());
+        assert!(Tag { start: ours.start + 1, ..ours.clone() }.is_stale());
+        assert!(!Tag { pid_namespace: 1, start: 0, ..ours }.is_stale());
+        assert_eq!(Tag::parse("cil_from_container"), None);
+        assert_eq!(Tag::parse("weir:x"), None);
+    }
+}

@@ -1,0 +1,263 @@
+//! What can go wrong, and what a person should hear about a run that goes on.
+
+use crate::sys::SysError;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+use weir_parser::Span;
+
+/// Why a script could not be loaded, attached or run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// Our own object is not what the loader expects: a bug of weir.
+    #[error("internal error: cannot read the compiled object: {0}")]
+    Object(String),
+    /// The verifier refused a program. The caller compiles again without the optimiser, then reports a bug of weir.
+    #[error("the kernel's verifier rejected program `{name}`")]
+    Rejected {
+        /// Index into [`weir_compiler::object::Object::programs`], or `None` for a native's program.
+        program: Option<usize>,
+        name: String,
+        /// The whole log; [`crate::verifier::digest`] finds what matters in it.
+        log: String,
+        span: Option<Span>,
+    },
+    #[error("no tracepoint `{category}:{name}` in this kernel")]
+    NoTracepoint { category: String, name: String, span: Span },
+    #[error("cannot attach to `{point}`: {source}")]
+    Attach { point: String, span: Span, source: SysError },
+    #[error("this kernel has no kprobes ({reason}): cannot attach to `{point}`")]
+    NoKprobes { point: String, reason: String, span: Span },
+    #[error("no network interface matches `{pattern}`{}", in_netns(.netns.as_deref()))]
+    NoInterface { pattern: String, netns: Option<String>, known: Vec<String>, span: Span },
+    #[error("`{iface}` already has an XDP program: {program}")]
+    ForeignXdp { iface: String, program: ForeignProgram, span: Span },
+    #[error("the driver of `{iface}` has no native XDP: {source}")]
+    NoNativeXdp { iface: String, span: Span, source: SysError },
+    #[error("`{iface}` has a `{kind}` qdisc where `clsact` must go")]
+    IngressQdisc { iface: String, kind: String, span: Span },
+    /// Two users of one XDP hook that cannot be put in one chain.
+    #[error("`{alias}` and an `xdp:` block meet on `{iface}`, but not on all of their interfaces")]
+    ChainMismatch { alias: String, iface: String, span: Span },
+    /// A parameter of a native.
+    #[error("{message}")]
+    Param { message: String, help: Option<String>, span: Span },
+    /// A line of a prefix file.
+    #[error("{}:{line}: {message}", .path.display())]
+    PrefixFile { path: PathBuf, line: usize, message: String, span: Span },
+    #[error("cannot read `{}`: {source}", .path.display())]
+    ReadFile { path: PathBuf, span: Span, source: std::io::Error },
+    #[error("cannot write to `{}`: {source}", .path.display())]
+    Output { path: PathBuf, source: std::io::Error },
+}
+
+fn in_netns(netns: Option<&str>) -> String {
+    netns.map_or_else(String::new, |name| format!(" in network namespace `{name}`"))
+}
+
+/// Somebody else's program where ours should go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignProgram {
+    pub id: u32,
+    /// At most 15 bytes, as the kernel keeps it.
+    pub name: String,
+    pub age: Option<Duration>,
+    /// Processes that hold it open, where that can be seen.
+    pub owners: Vec<(u32, String)>,
+}
+
+impl fmt::Display for ForeignProgram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.is_empty() {
+            write!(f, "id {}", self.id)?;
+        } else {
+            write!(f, "`{}`, id {}", self.name, self.id)?;
+        }
+        if let Some(age) = self.age {
+            write!(f, ", loaded {} ago", short_duration(age))?;
+        }
+        for (pid, comm) in &self.owners {
+            write!(f, ", held by `{comm}` (pid {pid})")?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a duration in the largest unit that leaves a number of at least 1: `42 s`, `3 min`, `5 h`, `2 d`.
+#[must_use]
+pub fn short_duration(d: Duration) -> String {
+    let s = d.as_secs();
+    match s {
+        0..=119 => format!("{s} s"),
+        120..=7199 => format!("{} min", s / 60),
+        7200..=172_799 => format!("{} h", s / 3600),
+        _ => format!("{} d", s / 86400),
+    }
+}
+
+impl Error {
+    /// Returns the place in the script that it is about.
+    #[must_use]
+    pub fn span(&self) -> Option<Span> {
+        match self {
+            Error::Sys(_) | Error::Object(_) | Error::Output { .. } => None,
+            Error::Rejected { span, .. } => *span,
+            Error::NoTracepoint { span, .. }
+            | Error::Attach { span, .. }
+            | Error::NoKprobes { span, .. }
+            | Error::NoInterface { span, .. }
+            | Error::ForeignXdp { span, .. }
+            | Error::NoNativeXdp { span, .. }
+            | Error::IngressQdisc { span, .. }
+            | Error::ChainMismatch { span, .. }
+            | Error::Param { span, .. }
+            | Error::PrefixFile { span, .. }
+            | Error::ReadFile { span, .. } => Some(*span),
+        }
+    }
+
+    /// Returns a stable, greppable name.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::Sys(_) => "system",
+            Error::Object(_) => "internal",
+            Error::Rejected { .. } => "verifier",
+            Error::NoTracepoint { .. } => "no-tracepoint",
+            Error::Attach { .. } => "attach",
+            Error::NoKprobes { .. } => "no-kprobes",
+            Error::NoInterface { .. } => "no-interface",
+            Error::ForeignXdp { .. } => "foreign-xdp",
+            Error::NoNativeXdp { .. } => "no-native-xdp",
+            Error::IngressQdisc { .. } => "ingress-qdisc",
+            Error::ChainMismatch { .. } => "chain",
+            Error::Param { .. } => "native-parameter",
+            Error::PrefixFile { .. } => "prefix-file",
+            Error::ReadFile { .. } => "read-file",
+            Error::Output { .. } => "output",
+        }
+    }
+
+    /// Returns what to do about it, one line each.
+    #[must_use]
+    pub fn help(&self) -> Vec<String> {
+        match self {
+            Error::Sys(e) | Error::Attach { source: e, .. } => e.help().into_iter().collect(),
+            Error::NoInterface { known, .. } if !known.is_empty() => vec![format!("there are: {}", known.join(", "))],
+            Error::ForeignXdp { iface, .. } => {
+                vec![format!("end its owner, or remove it with `ip link set dev {iface} xdp off`")]
+            }
+            Error::NoNativeXdp { iface, .. } => vec![format!("write `xdp:{iface}:generic`, or use `tc:{iface}:ingress`")],
+            Error::IngressQdisc { iface, .. } => {
+                vec![format!("remove it with `tc qdisc del dev {iface} ingress` if nobody needs its filters")]
+            }
+            Error::ChainMismatch { .. } => vec!["give both the same interface".to_owned()],
+            Error::Param { help, .. } => help.clone().into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Something a person should hear while a run goes on. Rendered by the binary, on stderr.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// `Attached N probes`, as bpftrace says it.
+    Attached { probes: usize },
+    /// Records did not fit into the ring buffer since the last such notice.
+    LostEvents { count: u64 },
+    /// At the end.
+    LostEventsTotal { count: u64 },
+    /// A map was full for the first time since the last such notice.
+    MapFull { map: String, max_entries: u32, refused: u64, span: Span },
+    /// A program found no free working memory.
+    ScratchExhausted { count: u64 },
+    /// Native XDP was refused and generic XDP taken.
+    XdpGeneric { iface: String, reason: String, span: Span },
+    /// An attach point is missing, and the script's `missing_probes` says to go on.
+    MissingProbe { message: String, span: Span },
+    /// Filters of dead owners were removed at start.
+    RemovedStale { count: usize },
+    /// Anything else, with what to do about it.
+    Other { message: String, span: Option<Span> },
+}
+
+impl Notice {
+    /// Returns whether it is a warning, not only information.
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        !matches!(self, Notice::Attached { .. } | Notice::RemovedStale { .. })
+    }
+
+    /// Returns the place in the script that it is about.
+    #[must_use]
+    pub fn span(&self) -> Option<Span> {
+        match self {
+            Notice::MapFull { span, .. } | Notice::XdpGeneric { span, .. } | Notice::MissingProbe { span, .. } => Some(*span),
+            Notice::Other { span, .. } => *span,
+            _ => None,
+        }
+    }
+
+    /// Returns what to do about it.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Notice::MapFull { map, max_entries, .. } => Some(format!(
+                "raise `max_map_keys` in the `config` block, or declare the map with room: `let {map} = hash({});`",
+                max_entries.saturating_mul(4)
+            )),
+            Notice::LostEventsTotal { .. } => Some("print less often, or aggregate in a map".to_owned()),
+            Notice::XdpGeneric { iface, .. } => {
+                Some(format!("generic XDP gains nothing over TC; write `xdp:{iface}:generic` to ask for it, or use `tc:{iface}:ingress`"))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Attached { probes: 1 } => f.write_str("Attached 1 probe"),
+            Notice::Attached { probes } => write!(f, "Attached {probes} probes"),
+            Notice::LostEvents { count } => write!(f, "Lost {count} events"),
+            Notice::LostEventsTotal { count } => write!(f, "Total lost event count: {count}"),
+            Notice::MapFull { map, max_entries, refused, .. } => {
+                write!(f, "map `{map}` is full ({max_entries} keys): {refused} updates were refused")
+            }
+            Notice::ScratchExhausted { count } => {
+                write!(f, "{count} program runs were skipped because their working memory was in use")
+            }
+            Notice::XdpGeneric { iface, reason, .. } => {
+                write!(f, "`{iface}` runs XDP in generic mode: its driver refused native XDP ({reason})")
+            }
+            Notice::MissingProbe { message, .. } | Notice::Other { message, .. } => f.write_str(message),
+            Notice::RemovedStale { count: 1 } => f.write_str("removed 1 stale filter whose owner had died"),
+            Notice::RemovedStale { count } => write!(f, "removed {count} stale filters whose owners had died"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_programs_are_named_with_their_age() {
+        let program = ForeignProgram {
+            id: 7,
+            name: "xdp_drop".to_owned(),
+            age: Some(Duration::from_secs(200)),
+            owners: vec![(12, "weir".to_owned())],
+        };
+        assert_eq!(program.to_string(), "`xdp_drop`, id 7, loaded 3 min ago, held by `weir` (pid 12)");
+    }
+
+    #[test]
+    fn durations_take_the_largest_useful_unit() {
+        let text: Vec<_> = [5, 120, 7200, 172_800].map(|s| short_duration(Duration::from_secs(s))).into();
+        assert_eq!(text, ["5 s", "2 min", "2 h", "2 d"]);
+    }
+}

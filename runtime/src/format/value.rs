@@ -1,0 +1,361 @@
+//! One value to text, and the order of values.
+
+use super::{Context, sint, uint};
+use std::cmp::Ordering;
+use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use weir_compiler::types::Type;
+
+const AF_INET: u64 = 2;
+const AF_INET6: u64 = 10;
+
+/// How tuples and records are separated: `(1, abc)` or, in JSON keys, `(1,abc)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spacing {
+    Spaced,
+    Compact,
+}
+
+/// Appends the text of a value, as `print` shows it.
+pub fn text(ty: &Type, bytes: &[u8], ctx: &Context, out: &mut Vec<u8>) {
+    write_value(ty, bytes, ctx, Spacing::Spaced, out);
+}
+
+/// Appends the text of a map's key: a tuple loses its parentheses.
+pub fn key_text(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &mut Vec<u8>) {
+    match ty {
+        Type::Tuple(_) => write_fields(ty, bytes, ctx, spacing, out),
+        _ => write_value(ty, bytes, ctx, spacing, out),
+    }
+}
+
+fn separator(spacing: Spacing) -> &'static [u8] {
+    if spacing == Spacing::Spaced { b", " } else { b"," }
+}
+
+fn write_fields(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &mut Vec<u8>) {
+    for (i, (field, offset)) in ty.fields().into_iter().zip(ty.field_offsets()).enumerate() {
+        if i > 0 {
+            out.extend_from_slice(separator(spacing));
+        }
+        write_value(field, slice(bytes, offset, field.size()), ctx, spacing, out);
+    }
+}
+
+/// Cuts a field out of a value; what is missing reads as nothing.
+pub(super) fn slice(bytes: &[u8], offset: u32, size: u32) -> &[u8] {
+    let start = (offset as usize).min(bytes.len());
+    let end = (offset as usize).saturating_add(size as usize).min(bytes.len());
+    &bytes[start..end]
+}
+
+/// Appends formatted text. Writing to a `Vec` cannot fail.
+macro_rules! put {
+    ($out:expr, $($arg:tt)*) => {{
+        let _ = write!($out, $($arg)*);
+    }};
+}
+
+fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &mut Vec<u8>) {
+    match ty {
+        Type::Bool => out.extend_from_slice(if uint(bytes) != 0 { b"true" } else { b"false" }),
+        Type::Int { signed: true, .. } => put!(out, "{}", sint(bytes)),
+        Type::Int { signed: false, .. } => put!(out, "{}", uint(bytes)),
+        Type::Str { .. } => out.extend_from_slice(&string(bytes, ctx)),
+        Type::Buf { .. } => hex(buffer(bytes), true, true, out),
+        Type::Inet => put!(out, "{}", inet(uint(slice(bytes, 0, 8)), slice(bytes, 8, 16))),
+        Type::Prefix => {
+            let family = uint(slice(bytes, 4, 4));
+            put!(out, "{}/{}", inet(family, slice(bytes, 8, 16)), uint(slice(bytes, 0, 4)));
+        }
+        Type::Mac => {
+            for (i, byte) in bytes.iter().take(6).enumerate() {
+                put!(out, "{}{byte:02X}", if i > 0 { ":" } else { "" });
+            }
+        }
+        Type::Ptr { .. } | Type::USym => put!(out, "0x{:x}", uint(slice(bytes, 0, 8))),
+        Type::Enum { values, .. } => match enum_name(values, sint(bytes)) {
+            Some(name) => out.extend_from_slice(name.as_bytes()),
+            None => put!(out, "{}", sint(bytes)),
+        },
+        Type::KSym => out.extend_from_slice(ctx.symbols.ksym(uint(bytes), false).as_bytes()),
+        Type::KStack { depth } => stack(bytes, *depth, true, ctx, out),
+        Type::UStack { depth } => stack(bytes, *depth, false, ctx, out),
+        Type::Username => out.extend_from_slice(ctx.symbols.username(uint(bytes)).as_bytes()),
+        Type::Timestamp { format } => {
+            let ns = ctx.symbols.boot_to_realtime(uint(bytes));
+            out.extend_from_slice(&super::time::strftime(format, ns));
+        }
+        Type::CgroupPath => out.extend_from_slice(ctx.symbols.cgroup_path(uint(bytes)).as_bytes()),
+        Type::Strerror => {
+            let code = i32::try_from(sint(bytes).abs()).unwrap_or(0);
+            let text = std::io::Error::from_raw_os_error(code).to_string();
+            // The standard library adds ` (os error N)`.
+            out.extend_from_slice(text.split(" (os error").next().unwrap_or_default().as_bytes());
+        }
+        Type::Flow => flow(bytes, out),
+        Type::Tuple(_) => {
+            out.push(b'(');
+            write_fields(ty, bytes, ctx, spacing, out);
+            out.push(b')');
+        }
+        Type::Record(fields) if fields.is_empty() => out.extend_from_slice(b"{}"),
+        Type::Record(fields) => {
+            let (open, equals, close): (&[u8], &[u8], &[u8]) =
+                if spacing == Spacing::Spaced { (b"{ ", b" = ", b" }") } else { (b"{", b"=", b"}") };
+            out.extend_from_slice(open);
+            for (i, ((name, field), offset)) in fields.iter().zip(ty.field_offsets()).enumerate() {
+                if i > 0 {
+                    out.extend_from_slice(separator(spacing));
+                }
+                put!(out, ".{name}");
+                out.extend_from_slice(equals);
+                write_value(field, slice(bytes, offset, field.size()), ctx, spacing, out);
+            }
+            out.extend_from_slice(close);
+        }
+        Type::Array { elem, len } => {
+            out.push(b'[');
+            for i in 0..*len {
+                if i > 0 {
+                    out.push(b',');
+                }
+                write_value(elem, slice(bytes, i * elem.size(), elem.size()), ctx, spacing, out);
+            }
+            out.push(b']');
+        }
+    }
+}
+
+/// Returns the text of a string, with the trailer when it was cut off.
+#[must_use]
+pub fn string(bytes: &[u8], ctx: &Context) -> Vec<u8> {
+    match bytes.iter().position(|b| *b == 0) {
+        Some(end) => bytes[..end].to_vec(),
+        None => [bytes, ctx.trunc_trailer.as_bytes()].concat(),
+    }
+}
+
+/// Returns the content of a buffer.
+#[must_use]
+pub fn buffer(bytes: &[u8]) -> &[u8] {
+    slice(bytes, 4, u32::try_from(uint(slice(bytes, 0, 4))).unwrap_or(u32::MAX))
+}
+
+/// Appends bytes as hexadecimal: `\x01` each, or `01 02` when not `escape`; with `ascii`, printable ones as they are.
+pub fn hex(bytes: &[u8], ascii: bool, escape: bool, out: &mut Vec<u8>) {
+    for (i, byte) in bytes.iter().enumerate() {
+        match byte {
+            b' '..=b'~' if ascii => out.push(*byte),
+            _ if escape => put!(out, "\\x{byte:02x}"),
+            _ if i > 0 => put!(out, " {byte:02x}"),
+            _ => put!(out, "{byte:02x}"),
+        }
+    }
+}
+
+/// Finds the enumerator of a value.
+#[must_use]
+pub fn enum_name(values: &[(String, i64)], value: i64) -> Option<&str> {
+    values.iter().find(|(_, v)| *v == value).map(|(name, _)| name.as_str())
+}
+
+fn inet(family: u64, addr: &[u8]) -> String {
+    match family {
+        AF_INET => <[u8; 4]>::try_from(slice(addr, 0, 4)).map_or_else(|_| String::new(), |a| Ipv4Addr::from(a).to_string()),
+        AF_INET6 => <[u8; 16]>::try_from(addr).map_or_else(|_| String::new(), |a| Ipv6Addr::from(a).to_string()),
+        // Never set, or not an internet address.
+        _ => String::new(),
+    }
+}
+
+fn protocol(number: u8) -> String {
+    match number {
+        1 => "icmp".to_owned(),
+        2 => "igmp".to_owned(),
+        4 => "ipip".to_owned(),
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        41 => "ipv6".to_owned(),
+        47 => "gre".to_owned(),
+        50 => "esp".to_owned(),
+        51 => "ah".to_owned(),
+        58 => "icmp6".to_owned(),
+        132 => "sctp".to_owned(),
+        other => format!("proto {other}"),
+    }
+}
+
+/// `10.0.0.1:443 > 10.0.0.2:5555 tcp`, `[2001:db8::1]:443 > …`
+fn flow(bytes: &[u8], out: &mut Vec<u8>) {
+    let byte = |at: u32| uint(slice(bytes, at, 1));
+    let family = byte(37);
+    let ports = byte(38) == 1;
+    let end = |addr_at: u32, port_at: u32| {
+        let addr = inet(family, slice(bytes, addr_at, 16));
+        let port = uint(slice(bytes, port_at, 2));
+        match (ports, family) {
+            (true, AF_INET6) => format!("[{addr}]:{port}"),
+            (true, _) => format!("{addr}:{port}"),
+            (false, _) => addr,
+        }
+    };
+    put!(out, "{} > {} {}", end(0, 32), end(16, 34), protocol(byte(36) as u8));
+}
+
+/// A stack is a line for each frame, with a line break before and after.
+fn stack(bytes: &[u8], depth: u32, kernel: bool, ctx: &Context, out: &mut Vec<u8>) {
+    out.push(b'\n');
+    let id = uint(slice(bytes, 0, 4)) as u32;
+    for addr in ctx.symbols.stack(id, depth).unwrap_or_default() {
+        if kernel {
+            put!(out, "    {}\n", ctx.symbols.ksym(addr, true));
+        } else {
+            put!(out, "    0x{addr:x}\n");
+        }
+    }
+}
+
+/// Orders two values of one type: numbers by value, strings by their bytes, tuples field by field.
+#[must_use]
+pub fn compare(ty: &Type, a: &[u8], b: &[u8]) -> Ordering {
+    match ty {
+        Type::Int { signed: true, .. } | Type::Enum { .. } => sint(a).cmp(&sint(b)),
+        Type::Int { signed: false, .. }
+        | Type::Ptr { .. }
+        | Type::KSym
+        | Type::Username
+        | Type::Timestamp { .. }
+        | Type::CgroupPath
+        | Type::Strerror => uint(a).cmp(&uint(b)),
+        Type::Prefix => {
+            // Family, then address, then length: as in a routing table.
+            (slice(a, 4, 20), uint(slice(a, 0, 4))).cmp(&(slice(b, 4, 20), uint(slice(b, 0, 4))))
+        }
+        Type::Str { .. } => {
+            let text = |s: &[u8]| s.iter().position(|c| *c == 0).unwrap_or(s.len());
+            a[..text(a)].cmp(&b[..text(b)])
+        }
+        Type::Tuple(_) | Type::Record(_) => ty
+            .fields()
+            .into_iter()
+            .zip(ty.field_offsets())
+            .map(|(field, offset)| compare(field, slice(a, offset, field.size()), slice(b, offset, field.size())))
+            .find(|o| o.is_ne())
+            .unwrap_or(Ordering::Equal),
+        Type::Array { elem, len } => (0..*len)
+            .map(|i| compare(elem, slice(a, i * elem.size(), elem.size()), slice(b, i * elem.size(), elem.size())))
+            .find(|o| o.is_ne())
+            .unwrap_or(Ordering::Equal),
+        _ => a.cmp(b),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub fn show(ty: &Type, bytes: &[u8]) -> String {
+        let mut out = Vec::new();
+        text(ty, bytes, &Context::default(), &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    pub fn str_type(cap: u32) -> Type {
+        Type::Str { cap }
+    }
+
+    #[test]
+    fn scalars() {
+        assert_eq!(show(&Type::Bool, &[1]), "true");
+        assert_eq!(show(&Type::Int { bits: 8, signed: true }, &[0xff]), "-1");
+        assert_eq!(show(&Type::Int { bits: 16, signed: false }, &[0xff, 0xff]), "65535");
+        assert_eq!(show(&Type::I64, &(-5i64).to_le_bytes()), "-5");
+        assert_eq!(show(&Type::Ptr { pointee: "struct sock".into() }, &0xffff_8880_u64.to_le_bytes()), "0xffff8880");
+        assert_eq!(show(&Type::Mac, &[0x18, 0xc0, 0x4d, 0, 0xaa, 1, 0, 0]), "18:C0:4D:00:AA:01");
+        assert_eq!(show(&Type::Strerror, &13u64.to_le_bytes()), "Permission denied");
+    }
+
+    #[test]
+    fn strings_and_buffers() {
+        assert_eq!(show(&str_type(8), b"abc\0xxxx"), "abc");
+        assert_eq!(show(&str_type(3), b"abc"), "abc..");
+        let mut buf = 3u32.to_le_bytes().to_vec();
+        buf.extend(b"a\x01b\0");
+        assert_eq!(show(&Type::Buf { cap: 4 }, &buf), "a\\x01b");
+    }
+
+    #[test]
+    fn addresses() {
+        let mut v4 = 2u64.to_le_bytes().to_vec();
+        v4.extend([10, 0, 0, 1]);
+        v4.resize(24, 0);
+        assert_eq!(show(&Type::Inet, &v4), "10.0.0.1");
+        let mut v6 = 10u64.to_le_bytes().to_vec();
+        v6.extend([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        assert_eq!(show(&Type::Inet, &v6), "2001:db8::1");
+        let mut prefix = 8u32.to_le_bytes().to_vec();
+        prefix.extend(2u32.to_le_bytes());
+        prefix.extend([10, 0, 0, 0]);
+        prefix.resize(24, 0);
+        assert_eq!(show(&Type::Prefix, &prefix), "10.0.0.0/8");
+    }
+
+    #[test]
+    fn flows_with_and_without_ports() {
+        let mut f = vec![0u8; 40];
+        f[..4].copy_from_slice(&[10, 0, 0, 1]);
+        f[16..20].copy_from_slice(&[10, 0, 0, 2]);
+        f[32..34].copy_from_slice(&443u16.to_le_bytes());
+        f[34..36].copy_from_slice(&5555u16.to_le_bytes());
+        f[36..39].copy_from_slice(&[6, 2, 1]);
+        assert_eq!(show(&Type::Flow, &f), "10.0.0.1:443 > 10.0.0.2:5555 tcp");
+        f[36] = 1;
+        f[38] = 0;
+        assert_eq!(show(&Type::Flow, &f), "10.0.0.1 > 10.0.0.2 icmp");
+        f[36..39].copy_from_slice(&[17, 10, 1]);
+        assert_eq!(show(&Type::Flow, &f), "[a00:1::]:443 > [a00:2::]:5555 udp");
+    }
+
+    #[test]
+    fn composites() {
+        let tuple = Type::Tuple(vec![Type::I64, str_type(8)]);
+        let mut bytes = 1i64.to_le_bytes().to_vec();
+        bytes.extend(b"abc\0\0\0\0\0");
+        assert_eq!(show(&tuple, &bytes), "(1, abc)");
+        let record = Type::Record(vec![("a".into(), Type::I64), ("b".into(), str_type(8))]);
+        assert_eq!(show(&record, &bytes), "{ .a = 1, .b = abc }");
+        assert_eq!(show(&Type::Record(vec![]), &[]), "{}");
+        let array = Type::Array { elem: Box::new(Type::Int { bits: 8, signed: false }), len: 3 };
+        assert_eq!(show(&array, &[1, 2, 3]), "[1,2,3]");
+        let mut key = Vec::new();
+        key_text(&tuple, &bytes, &Context::default(), Spacing::Spaced, &mut key);
+        assert_eq!(key, b"1, abc");
+        key.clear();
+        key_text(&tuple, &bytes, &Context::default(), Spacing::Compact, &mut key);
+        assert_eq!(key, b"1,abc");
+    }
+
+    #[test]
+    fn enums_by_name_or_number() {
+        let ty = Type::Enum { name: "e".into(), values: vec![("A".into(), 1)] };
+        assert_eq!(show(&ty, &1i64.to_le_bytes()), "A");
+        assert_eq!(show(&ty, &7i64.to_le_bytes()), "7");
+    }
+
+    #[test]
+    fn cut_off_bytes_are_not_a_panic() {
+        for ty in [Type::Inet, Type::Flow, Type::Prefix, Type::Mac, Type::Buf { cap: 9 }, Type::Tuple(vec![Type::I64, Type::Inet])] {
+            show(&ty, &[]);
+            show(&ty, &[1, 2, 3]);
+        }
+    }
+
+    #[test]
+    fn order_of_values() {
+        assert_eq!(compare(&Type::I64, &(-1i64).to_le_bytes(), &1i64.to_le_bytes()), Ordering::Less);
+        assert_eq!(compare(&Type::U64, &(-1i64).to_le_bytes(), &1i64.to_le_bytes()), Ordering::Greater);
+        assert_eq!(compare(&str_type(4), b"ab\0z", b"ab\0a"), Ordering::Equal);
+        assert_eq!(compare(&str_type(4), b"ab\0z", b"abc\0"), Ordering::Less);
+    }
+}

@@ -1,0 +1,332 @@
+//! The running kernel as the compiler wants to know it. Every fact is found out at the first question.
+
+use crate::sys::bpf::{self, ProgAttr};
+use crate::sys::mmap::Mmap;
+use crate::sys::perf::KprobePmu;
+use crate::sys::tracefs::Tracefs;
+use crate::sys::{netlink::Netlink, proc};
+use aya_obj::generated::{bpf_attach_type, bpf_insn, bpf_prog_type};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, OnceLock};
+use weir_compiler::btf::Btf;
+use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField};
+
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// The running kernel.
+#[derive(Debug, Default)]
+pub struct Kernel {
+    version: OnceLock<KernelVersion>,
+    btf: OnceLock<Option<Btf>>,
+    tracefs: OnceLock<Result<Tracefs, String>>,
+    features: Mutex<HashMap<Feature, Support>>,
+    functions: OnceLock<Vec<String>>,
+}
+
+impl Kernel {
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Opens tracefs, privately mounted if need be.
+    ///
+    /// # Errors
+    /// Why it is not to be had, in one line.
+    pub fn tracefs(&self) -> Result<&Tracefs, String> {
+        self.tracefs.get_or_init(|| Tracefs::open().map_err(|e| e.to_string())).as_ref().map_err(Clone::clone)
+    }
+
+    fn probe(&self, feature: Feature) -> Support {
+        match feature {
+            Feature::Kprobe => match KprobePmu::read() {
+                Some(_) => Support::Yes,
+                None => Support::No(missing_config("CONFIG_KPROBES").unwrap_or_else(|| "CONFIG_KPROBES is not set".to_owned())),
+            },
+            Feature::KprobeMulti => match self.btf() {
+                Some(btf) if btf.find_func("register_fprobe_ips").is_some() => Support::Yes,
+                Some(_) => Support::No("CONFIG_FPROBE is not set".to_owned()),
+                None => Support::Unknown("the kernel has no BTF to look it up in".to_owned()),
+            },
+            Feature::Fentry => self.probe_fentry(),
+            // Whether a query on the loopback interface is understood.
+            Feature::Tcx => match bpf::tcx_query(1) {
+                Ok(()) => Support::Yes,
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Support::No("tcx came with Linux 6.6".to_owned()),
+                Err(e) => Support::Unknown(e.to_string()),
+            },
+            Feature::IsaV4 => {
+                if self.version() >= KernelVersion::new(6, 6, 0) {
+                    Support::Yes
+                } else {
+                    Support::No("BPF instruction set v4 came with Linux 6.6".to_owned())
+                }
+            }
+            Feature::Btf => match std::fs::metadata(VMLINUX) {
+                Ok(_) => Support::Yes,
+                Err(_) => Support::No("CONFIG_DEBUG_INFO_BTF is not set".to_owned()),
+            },
+            Feature::Tracefs => match self.tracefs() {
+                Ok(_) => Support::Yes,
+                Err(e) if !filesystem_known("tracefs") => Support::No(format!("CONFIG_TRACING is not set ({e})")),
+                Err(e) => Support::Unknown(e),
+            },
+        }
+    }
+
+    /// Loads (and throws away) a program on a function that the kernel keeps for such tests.
+    fn probe_fentry(&self) -> Support {
+        let Some(id) = self.btf().and_then(|btf| btf.find_func("bpf_fentry_test1")) else {
+            return Support::No("the kernel has no BTF, or none of its test functions".to_owned());
+        };
+        // r0 = 0; exit
+        let insns = [insn(0xb7, 0), insn(0x95, 0)];
+        let attr = ProgAttr {
+            name: "weir_probe",
+            kind: bpf_prog_type::BPF_PROG_TYPE_TRACING as u32,
+            expected_attach_type: bpf_attach_type::BPF_TRACE_FENTRY as u32,
+            attach_btf_id: id.0,
+            flags: 0,
+            insns: &insns,
+            license: c"GPL",
+            btf: None,
+            func_info: (&[], 8),
+            line_info: (&[], 16),
+        };
+        let loaded = match bpf::prog_load(&attr) {
+            Ok(fd) => fd,
+            Err(e) => return Support::No(format!("the kernel refuses fentry programs: {e}")),
+        };
+        match bpf::raw_tracepoint_open(loaded.as_fd(), c"") {
+            Ok(_) => Support::Yes,
+            Err(e) => Support::No(format!("the kernel refuses to attach fentry programs: {}", e.source)),
+        }
+    }
+
+    fn load_btf() -> Option<Btf> {
+        let file = File::open(VMLINUX).ok()?;
+        let len = usize::try_from(file.metadata().ok()?.len()).ok()?;
+        // Mappable since Linux 6.16; ENODEV and EINVAL before.
+        if let Ok(map) = Mmap::new(file.as_fd(), len, 0, false, true)
+            && let Ok(btf) = Btf::new(Box::new(map))
+        {
+            return Some(btf);
+        }
+        Btf::from_bytes(proc::read_all(VMLINUX).ok()?).ok()
+    }
+
+    /// Lists the functions that ftrace can hook, else all text symbols.
+    fn read_functions(&self) -> Vec<String> {
+        let filter = self.tracefs().ok().and_then(|t| t.read("available_filter_functions").ok());
+        let mut names: Vec<String> = match filter {
+            Some(text) => text.lines().filter_map(|l| l.split_ascii_whitespace().next()).map(str::to_owned).collect(),
+            None => {
+                let text = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+                text.lines().filter_map(text_symbol).map(str::to_owned).collect()
+            }
+        };
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}
+
+fn insn(code: u8, imm: i32) -> bpf_insn {
+    // SAFETY: bpf_insn is plain integers and bit fields; zero is register 0 twice, offset 0.
+    let mut insn: bpf_insn = unsafe { std::mem::zeroed() };
+    insn.code = code;
+    insn.imm = imm;
+    insn
+}
+
+/// The name of a text symbol in a line of `/proc/kallsyms`.
+fn text_symbol(line: &str) -> Option<&str> {
+    let mut words = line.split_ascii_whitespace();
+    let (_, kind, name) = (words.next()?, words.next()?, words.next()?);
+    // `__pfx_` and `.cold` parts are not functions that anybody calls.
+    (matches!(kind, "t" | "T") && !name.contains('.') && !name.starts_with("__pfx_")).then_some(name)
+}
+
+fn filesystem_known(name: &str) -> bool {
+    std::fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.split_ascii_whitespace().any(|w| w == name))
+}
+
+/// Says that an option is not set, when the kernel's configuration can be read without unpacking it.
+fn missing_config(option: &str) -> Option<String> {
+    let release = uname_release();
+    let text = std::fs::read_to_string(format!("/boot/config-{release}")).ok()?;
+    (!text.lines().any(|l| l.starts_with(option) && l[option.len()..].starts_with("=y"))).then(|| format!("{option} is not set"))
+}
+
+fn uname_release() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").map(|s| s.trim().to_owned()).unwrap_or_default()
+}
+
+/// Parses `6.18.44-fc-v669` and `6.1.0-25-cloud-amd64`.
+#[must_use]
+pub fn parse_version(release: &str) -> KernelVersion {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    KernelVersion::new(next(), next(), next())
+}
+
+/// Reads a tracepoint's `format` file.
+#[must_use]
+pub fn parse_format(text: &str) -> Vec<TracepointField> {
+    text.lines().filter_map(|line| parse_field(line.trim().strip_prefix("field:")?)).collect()
+}
+
+/// `char comm[16];	offset:8;	size:16;	signed:0;`
+fn parse_field(line: &str) -> Option<TracepointField> {
+    let mut parts = line.split(';').map(str::trim);
+    let declaration = parts.next()?;
+    let mut number = |name: &str| -> Option<u32> { parts.next()?.strip_prefix(name)?.strip_prefix(':')?.parse().ok() };
+    let (offset, size, signed) = (number("offset")?, number("size")?, number("signed").unwrap_or(0) != 0);
+    let data_loc = declaration.starts_with("__data_loc") || declaration.starts_with("__rel_loc");
+    let (ty, name) = match declaration.rfind([' ', '*']) {
+        Some(at) => (declaration[..=at].trim(), &declaration[at + 1..]),
+        None => ("", declaration),
+    };
+    let (name, array) = match name.split_once('[') {
+        Some((name, len)) => (name, Some(len.trim_end_matches(']').parse().unwrap_or_else(|_| size / element_size(ty)))),
+        None => (name, None),
+    };
+    // `__data_loc char[] name`: the brackets are part of the type there.
+    Some(TracepointField { name: name.to_owned(), ty: ty.to_owned(), offset, size, signed, array: array.filter(|_| !data_loc), data_loc })
+}
+
+/// For arrays whose length is written with a name (`[NR_X]`).
+fn element_size(ty: &str) -> u32 {
+    match ty.trim_start_matches("const ").trim_start_matches("unsigned ") {
+        "short" | "u16" | "__u16" | "s16" | "__be16" => 2,
+        "int" | "u32" | "__u32" | "s32" | "__be32" | "__le32" => 4,
+        "long" | "u64" | "__u64" | "s64" | "long long" | "size_t" => 8,
+        ty if ty.ends_with('*') => 8,
+        _ => 1,
+    }
+}
+
+impl KernelInfo for Kernel {
+    fn version(&self) -> KernelVersion {
+        *self.version.get_or_init(|| parse_version(&uname_release()))
+    }
+
+    fn feature(&self, feature: Feature) -> Support {
+        let lock = || self.features.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(known) = lock().get(&feature) {
+            return known.clone();
+        }
+        let answer = self.probe(feature);
+        lock().insert(feature, answer.clone());
+        answer
+    }
+
+    fn btf(&self) -> Option<&Btf> {
+        self.btf.get_or_init(Self::load_btf).as_ref()
+    }
+
+    fn tracepoint(&self, category: &str, name: &str) -> Option<Vec<TracepointField>> {
+        let text = self.tracefs().ok()?.read(&format!("events/{category}/{name}/format")).ok()?;
+        Some(parse_format(&text))
+    }
+
+    fn tracepoints(&self) -> Vec<(String, String)> {
+        let Ok(tracefs) = self.tracefs() else { return Vec::new() };
+        let mut all = Vec::new();
+        for category in tracefs.list("events").unwrap_or_default() {
+            // Files such as `enable` stand between the directories; ftrace's own events cannot be attached to.
+            if category == "ftrace" || category == "header_page" || category == "header_event" {
+                continue;
+            }
+            for name in tracefs.list(&format!("events/{category}")).unwrap_or_default() {
+                if name != "enable" && name != "filter" {
+                    all.push((category.clone(), name));
+                }
+            }
+        }
+        all
+    }
+
+    fn has_function(&self, name: &str) -> bool {
+        // BTF knows the functions that were not inlined, and knows them at once; the lists are long.
+        self.btf().is_some_and(|btf| btf.find_func(name).is_some())
+            || self.functions.get_or_init(|| self.read_functions()).binary_search_by(|f| f.as_str().cmp(name)).is_ok()
+    }
+
+    fn functions(&self) -> Vec<String> {
+        self.functions.get_or_init(|| self.read_functions()).clone()
+    }
+
+    fn interfaces(&self) -> Vec<String> {
+        let links = Netlink::open().and_then(|mut n| n.links()).unwrap_or_default();
+        links.into_iter().map(|l| l.name).collect()
+    }
+
+    fn cgroup_id(&self, path: &str) -> Option<u64> {
+        use std::os::unix::fs::MetadataExt;
+        let mount = crate::symbols::cgroup2_mount()?;
+        let full = if path.starts_with(&mount) { path.to_owned() } else { format!("{mount}/{}", path.trim_start_matches('/')) };
+        std::fs::metadata(full).ok().filter(|m| m.is_dir()).map(|m| m.ino())
+    }
+
+    fn cpus(&self) -> u32 {
+        proc::possible_cpus()
+    }
+
+    fn read_file(&self, path: &str) -> io::Result<Vec<u8>> {
+        std::fs::read(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        assert_eq!(parse_version("6.18.44-fc-v669"), KernelVersion::new(6, 18, 44));
+        assert_eq!(parse_version("6.1.0-25-cloud-amd64"), KernelVersion::new(6, 1, 0));
+        assert_eq!(parse_version("6.12"), KernelVersion::new(6, 12, 0));
+    }
+
+    #[test]
+    fn tracepoint_formats() {
+        let text = "\
+name: tcp_probe
+ID: 1400
+format:
+\tfield:unsigned short common_type;\toffset:0;\tsize:2;\tsigned:0;
+\tfield:int common_pid;\toffset:4;\tsize:4;\tsigned:1;
+
+\tfield:__u8 saddr[28];\toffset:8;\tsize:28;\tsigned:0;
+\tfield:const char * filename;\toffset:40;\tsize:8;\tsigned:0;
+\tfield:__data_loc char[] name;\toffset:48;\tsize:4;\tsigned:0;
+\tfield:const char *const * argv;\toffset:56;\tsize:8;\tsigned:0;
+\tfield:unsigned long args[N];\toffset:64;\tsize:48;\tsigned:0;
+
+print fmt: \"x\"
+";
+        let fields = parse_format(text);
+        let find = |name: &str| fields.iter().find(|f| f.name == name).unwrap().clone();
+        assert_eq!(find("common_pid").signed, true);
+        assert_eq!(
+            find("saddr"),
+            TracepointField { name: "saddr".into(), ty: "__u8".into(), offset: 8, size: 28, signed: false, array: Some(28), data_loc: false }
+        );
+        assert_eq!(find("filename").ty, "const char *");
+        assert_eq!((find("name").ty.as_str(), find("name").data_loc, find("name").array), ("__data_loc char[]", true, None));
+        assert_eq!(find("argv").ty, "const char *const *");
+        assert_eq!(find("args").array, Some(6));
+    }
+
+    #[test]
+    fn text_symbols() {
+        assert_eq!(text_symbol("ffffffff81000000 T tcp_sendmsg"), Some("tcp_sendmsg"));
+        assert_eq!(text_symbol("ffffffff81000000 t veth_xmit\t[veth]"), Some("veth_xmit"));
+        assert_eq!(text_symbol("ffffffff81000000 D jiffies"), None);
+        assert_eq!(text_symbol("ffffffff81000000 t foo.cold"), None);
+    }
+}

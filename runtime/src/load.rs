@@ -1,0 +1,264 @@
+//! Object → maps and programs in the kernel. Nothing is attached here.
+//!
+//! The ELF is parsed by aya-obj; vmlinux BTF is never looked at. Everything made is owned by descriptors.
+
+use crate::error::Error;
+use crate::maps::{self, Map};
+use crate::ring;
+use crate::sys::bpf::{self, MapAttr, ProgAttr, ProgLoadError};
+use crate::sys::proc;
+use aya_obj::btf::BtfFeatures;
+use aya_obj::generated::bpf_insn;
+use aya_obj::generated::bpf_prog_type as prog_type;
+use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use weir_compiler::object::{MapKind, MapRole, Object, ProgramKind};
+
+const BPF_F_RDONLY_PROG: u32 = 1 << 7;
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
+const BPF_XDP: u32 = 37;
+
+/// `BPF_PROG_LOAD` arguments of each kind of program: type, expected attach type, flags.
+pub fn kernel_kind(kind: ProgramKind) -> (u32, u32, u32) {
+    match kind {
+        ProgramKind::RunOnce | ProgramKind::RawTracepoint => (prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT as u32, 0, 0),
+        ProgramKind::Tracepoint => (prog_type::BPF_PROG_TYPE_TRACEPOINT as u32, 0, 0),
+        ProgramKind::Kprobe => (prog_type::BPF_PROG_TYPE_KPROBE as u32, 0, 0),
+        ProgramKind::PerfEvent => (prog_type::BPF_PROG_TYPE_PERF_EVENT as u32, 0, 0),
+        // Programs in one program array must agree in all three, so every XDP program of weir is the same here.
+        ProgramKind::Xdp | ProgramKind::NativeEventXdp => (prog_type::BPF_PROG_TYPE_XDP as u32, BPF_XDP, BPF_F_XDP_HAS_FRAGS),
+        ProgramKind::SchedCls => (prog_type::BPF_PROG_TYPE_SCHED_CLS as u32, 0, 0),
+    }
+}
+
+/// A parsed BPF ELF file on its way into the kernel.
+pub(crate) struct Elf {
+    object: aya_obj::Object,
+    btf: Option<OwnedFd>,
+}
+
+/// A source line: where instructions of a program come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineInfo {
+    pub insn: u32,
+    /// From 1.
+    pub line: u32,
+    /// From 1.
+    pub column: u32,
+}
+
+impl Elf {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        let mut object = aya_obj::Object::parse(bytes).map_err(|e| Error::Object(describe(&e)))?;
+        // All of these are there since Linux 5.19; older kernels are not supported.
+        let features = BtfFeatures::new(true, true, true, true, true, true, true, true);
+        object.fixup_and_sanitize_btf(&features).map_err(|e| Error::Object(describe(&e)))?;
+        Ok(Self { object, btf: None })
+    }
+
+    /// Loads the object's own BTF. A kernel that refuses it loses names and line numbers, nothing else.
+    pub(crate) fn load_btf(&mut self) {
+        self.btf = self.object.btf.as_ref().and_then(|btf| bpf::btf_load(&btf.to_bytes()).ok());
+    }
+
+    pub(crate) fn map(&self, symbol: &str) -> Option<&aya_obj::Map> {
+        self.object.maps.get(symbol)
+    }
+
+    pub(crate) fn map_names(&self) -> impl Iterator<Item = &str> {
+        self.object.maps.keys().map(String::as_str)
+    }
+
+    /// Sets a `u32` variable of `.rodata`.
+    pub(crate) fn set_rodata(&mut self, symbol: &str, value: u32) -> Result<(), Error> {
+        let bytes = value.to_le_bytes();
+        self.object
+            .patch_map_data(std::iter::once((symbol, (&bytes[..], true))).collect())
+            .map_err(|e| Error::Object(format!("{symbol}: {}", describe(&e))))
+    }
+
+    /// Creates a map as the ELF says, with these changes: `max_entries`, flags, sizes. Data sections are filled, read-only ones frozen.
+    pub(crate) fn create_map(&self, symbol: &str, change: impl FnOnce(&mut MapAttr<'_>)) -> Result<OwnedFd, Error> {
+        let map = self.map(symbol).ok_or_else(|| Error::Object(format!("no map `{symbol}`")))?;
+        let ids = match map {
+            aya_obj::Map::Btf(m) => (m.def.btf_key_type_id, m.def.btf_value_type_id),
+            aya_obj::Map::Legacy(_) => (0, 0),
+        };
+        let mut attr = MapAttr {
+            name: symbol,
+            kind: map.map_type(),
+            key_size: map.key_size(),
+            value_size: map.value_size(),
+            max_entries: map.max_entries(),
+            flags: map.map_flags(),
+            btf: self.btf.as_ref().map(|fd| (fd.as_fd(), ids.0, ids.1)),
+        };
+        change(&mut attr);
+        let fd = bpf::map_create(&attr)?;
+        if !map.data().is_empty() {
+            if map.data().iter().any(|b| *b != 0) {
+                bpf::map_update(fd.as_fd(), &0u32.to_ne_bytes(), map.data(), 0, symbol)?;
+            }
+            if attr.flags & BPF_F_RDONLY_PROG != 0 {
+                bpf::map_freeze(fd.as_fd(), symbol)?;
+            }
+        }
+        Ok(fd)
+    }
+
+    /// Puts the maps' descriptors and the subprograms into the code. Once, after all maps are made.
+    pub(crate) fn relocate(&mut self, fds: &HashMap<String, BorrowedFd<'_>>) -> Result<(), Error> {
+        let text_sections: HashSet<usize> = self.object.functions.keys().map(|(section, _)| *section).collect();
+        let maps = self.object.maps.clone();
+        let with_fds = maps.iter().filter_map(|(name, map)| Some((name.as_str(), fds.get(name)?.as_raw_fd(), map)));
+        self.object.relocate_maps(with_fds, &text_sections).map_err(|e| Error::Object(describe(&e)))?;
+        self.object.relocate_calls(&text_sections).map_err(|e| Error::Object(describe(&e)))
+    }
+
+    fn function(&self, symbol: &str) -> Result<&aya_obj::Function, Error> {
+        let program = self.object.programs.get(symbol).ok_or_else(|| Error::Object(format!("no program `{symbol}`")))?;
+        self.object.functions.get(&program.function_key()).ok_or_else(|| Error::Object(format!("no code for program `{symbol}`")))
+    }
+
+    pub(crate) fn load_program(&self, symbol: &str, kind: ProgramKind) -> Result<OwnedFd, ProgramError> {
+        let function = self.function(symbol)?;
+        let (prog_type, expected_attach_type, flags) = kernel_kind(kind);
+        let func_info = function.func_info.func_info_bytes();
+        let line_info = function.line_info.line_info_bytes();
+        let license: CString = self.object.license.clone();
+        let attr = ProgAttr {
+            name: symbol,
+            kind: prog_type,
+            expected_attach_type,
+            attach_btf_id: 0,
+            flags,
+            insns: &function.instructions,
+            license: &license,
+            btf: self.btf.as_ref().map(AsFd::as_fd),
+            func_info: (&func_info, 8),
+            line_info: (&line_info, 16),
+        };
+        Ok(bpf::prog_load(&attr)?)
+    }
+
+    /// Lists where the instructions of a program come from, ascending.
+    pub(crate) fn lines(&self, symbol: &str) -> Vec<LineInfo> {
+        let Ok(function) = self.function(symbol) else { return Vec::new() };
+        let info = function.line_info.line_info.iter();
+        info.map(|l| LineInfo { insn: l.insn_off, line: l.line_col >> 10, column: l.line_col & 0x3ff }).collect()
+    }
+
+    /// Returns the instructions of a program, for reports.
+    pub(crate) fn instructions(&self, symbol: &str) -> Result<&[bpf_insn], Error> {
+        Ok(&self.function(symbol)?.instructions)
+    }
+}
+
+/// Why one program was not loaded.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProgramError {
+    #[error(transparent)]
+    Load(#[from] ProgLoadError),
+    #[error(transparent)]
+    Other(#[from] Error),
+}
+
+impl ProgramError {
+    pub(crate) fn into_error(self, program: Option<usize>, span: Option<weir_parser::Span>) -> Error {
+        match self {
+            ProgramError::Load(ProgLoadError::Rejected { name, log, .. }) => Error::Rejected { program, name, log, span },
+            ProgramError::Load(ProgLoadError::Sys(e)) => Error::Sys(e),
+            ProgramError::Other(e) => e,
+        }
+    }
+}
+
+/// Joins an error and its sources.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}
+
+/// Gives the descriptor of a native's map by instance and symbol.
+pub type NativeMaps<'a> = dyn Fn(usize, &str) -> Option<BorrowedFd<'a>> + 'a;
+
+/// A script in the kernel, attached nowhere.
+#[derive(Debug)]
+pub struct Loaded {
+    /// In the order of [`Object::maps`].
+    pub maps: Vec<Map>,
+    /// In the order of [`Object::programs`].
+    pub programs: Vec<OwnedFd>,
+    /// Size in bytes of the ring buffer, 0 when there is none.
+    pub ring_size: u32,
+}
+
+impl Loaded {
+    /// Finds the map with a role.
+    #[must_use]
+    pub fn map_with(&self, object: &Object, role: impl Fn(&MapRole) -> bool) -> Option<&Map> {
+        object.maps.iter().zip(&self.maps).find(|(spec, _)| role(&spec.role)).map(|(_, map)| map)
+    }
+}
+
+/// Creates the maps and loads the programs of an object.
+///
+/// # Errors
+/// [`Error::Rejected`] when the verifier says no to a program, else what the kernel says.
+pub fn load(object: &Object, natives: &NativeMaps<'_>) -> Result<Loaded, Error> {
+    let mut elf = Elf::parse(&object.elf)?;
+    elf.load_btf();
+    let mut maps = Vec::with_capacity(object.maps.len());
+    let mut ring_size = 0;
+    for spec in &object.maps {
+        let fd = match &spec.role {
+            MapRole::Native { instance, map } => {
+                let fd = natives(*instance, map).ok_or_else(|| Error::Object(format!("native {instance} has no map `{map}`")))?;
+                maps::dup(fd, map)?
+            }
+            MapRole::Ring => {
+                ring_size = ring::choose_size(proc::available_memory());
+                elf.create_map(&spec.name, |attr| attr.max_entries = ring_size)?
+            }
+            _ => elf.create_map(&spec.name, |_| {})?,
+        };
+        maps.push(Map {
+            fd,
+            kind: spec.kind,
+            symbol: spec.name.clone(),
+            key_size: spec.key_size,
+            value_size: spec.value_size,
+            max_entries: if spec.kind == MapKind::RingBuf { ring_size } else { spec.max_entries },
+        });
+    }
+    let fds = object.maps.iter().zip(&maps).map(|(spec, map)| (spec.name.clone(), map.fd.as_fd())).collect();
+    elf.relocate(&fds)?;
+    drop(fds);
+    let mut programs = Vec::with_capacity(object.programs.len());
+    for (i, spec) in object.programs.iter().enumerate() {
+        programs.push(elf.load_program(&spec.name, spec.kind).map_err(|e| e.into_error(Some(i), Some(spec.span)))?);
+    }
+    Ok(Loaded { maps, programs, ring_size })
+}
+
+/// Lists where the instructions of a program come from, for messages about verifier logs.
+#[must_use]
+pub fn program_lines(object: &Object, program: usize) -> Vec<LineInfo> {
+    let Some(spec) = object.programs.get(program) else { return Vec::new() };
+    Elf::parse(&object.elf).map(|elf| elf.lines(&spec.name)).unwrap_or_default()
+}
+
+/// Returns the number of instructions of each program, as the kernel will see them.
+///
+/// # Errors
+/// When the ELF cannot be read.
+pub fn program_sizes(object: &Object) -> Result<Vec<(String, usize)>, Error> {
+    let elf = Elf::parse(&object.elf)?;
+    object.programs.iter().map(|p| Ok((p.name.clone(), elf.instructions(&p.name)?.len()))).collect()
+}

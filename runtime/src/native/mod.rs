@@ -1,0 +1,354 @@
+//! Instances of natives: the embedded object is parameterised, loaded, filled; script blocks hang on its events.
+
+mod blocklist;
+pub mod prefixes;
+
+use crate::attach::{Attacher, iface, xdp};
+use crate::error::Error;
+use crate::format::uint;
+use crate::load::{Elf, Loaded};
+use crate::maps::{Cell, Map, Row, Snapshot};
+use crate::sys::bpf;
+use crate::sys::netlink::Link;
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use weir_compiler::object::{AttachPoint, IfacePattern, MapKind, NativeInstance, Object, ProgramKind, XdpMode};
+use weir_compiler::types::{MapValue, Type};
+use weir_parser::Span;
+use weir_stdlib::{MapShape, ParamValue, ValueShape};
+
+/// A native in the kernel.
+#[derive(Debug)]
+pub struct Instance {
+    spec: NativeInstance,
+    maps: HashMap<String, Map>,
+    program: OwnedFd,
+    iface: IfacePattern,
+    mode: XdpMode,
+}
+
+/// What a native's own code decides: how its object is made ready.
+pub(crate) struct Setup {
+    pub elf: Elf,
+    /// Symbol of the program.
+    pub program: &'static str,
+    /// `max_entries` by map symbol.
+    pub sizes: Vec<(&'static str, u32)>,
+    /// Keys and values to fill in, by map symbol: both as the map wants them.
+    pub fill: Vec<(&'static str, Vec<u8>, Vec<u8>)>,
+}
+
+/// Reads the parameters of an instance.
+pub(crate) struct Params<'a>(pub &'a NativeInstance);
+
+impl Params<'_> {
+    pub(crate) fn get(&self, name: &str) -> Option<(&ParamValue, Span)> {
+        let i = self.0.native.params.iter().position(|p| p.name == name)?;
+        let value = self.0.params.get(i)?.as_ref()?;
+        Some((value, self.0.param_spans.get(i).copied().flatten().unwrap_or(self.0.span)))
+    }
+
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        match self.get(name)?.0 {
+            ParamValue::Str(s) => Some(s),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn int(&self, name: &str) -> Option<u64> {
+        match self.get(name)?.0 {
+            ParamValue::Int(n) => Some(*n),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        matches!(self.get(name), Some((ParamValue::Bool(true), _)))
+    }
+}
+
+/// Loads every native of a script. Nothing is attached.
+///
+/// # Errors
+/// Bad parameters, files that cannot be read, what the kernel says.
+pub fn load_all(object: &Object) -> Result<Vec<Instance>, Error> {
+    object.natives.iter().enumerate().map(|(i, spec)| load(object, i, spec)).collect()
+}
+
+fn load(object: &Object, index: usize, spec: &NativeInstance) -> Result<Instance, Error> {
+    // A native runs its event's jump, and the chain's, only where something is attached.
+    let event_used = |event: &str| {
+        object.programs.iter().flat_map(|p| &p.attach).any(|a| {
+            matches!(&a.point, AttachPoint::NativeEvent { instance, event: e }
+                if *instance == index && spec.native.events.get(*e).is_some_and(|d| d.name == event))
+        })
+    };
+    let params = Params(spec);
+    let (pattern, mode) = iface_and_mode(&params)?;
+    let chained = chain_of(object, &pattern, spec)?.is_some();
+    let mut setup = match spec.native.name {
+        "blocklist" => blocklist::setup(&params, &event_used, chained)?,
+        other => return Err(Error::Object(format!("no loader for native `{other}`"))),
+    };
+    setup.elf.load_btf();
+    let mut maps = HashMap::new();
+    let names: Vec<String> = setup.elf.map_names().map(str::to_owned).collect();
+    for name in names {
+        let mut made = Map { fd: placeholder()?, kind: MapKind::Array, symbol: name.clone(), key_size: 0, value_size: 0, max_entries: 0 };
+        made.fd = setup.elf.create_map(&name, |attr| {
+            if let Some((_, size)) = setup.sizes.iter().find(|(map, _)| *map == name) {
+                attr.max_entries = *size;
+            }
+            made.kind = map_kind(attr.kind);
+            (made.key_size, made.value_size, made.max_entries) = (attr.key_size, attr.value_size, attr.max_entries);
+        })?;
+        maps.insert(name, made);
+    }
+    for (name, keys, values) in &setup.fill {
+        let map = maps.get(*name).ok_or_else(|| Error::Object(format!("no map `{name}`")))?;
+        bpf::map_update_many(map.fd.as_fd(), keys, values, map.key_size as usize, map.value_size as usize, name)?;
+    }
+    let fds = maps.iter().map(|(name, map)| (name.clone(), map.fd.as_fd())).collect();
+    setup.elf.relocate(&fds)?;
+    drop(fds);
+    let program = setup.elf.load_program(setup.program, ProgramKind::Xdp).map_err(|e| e.into_error(None, Some(spec.span)))?;
+    Ok(Instance { spec: spec.clone(), maps, program, iface: pattern, mode })
+}
+
+/// Any descriptor, until the real one is known.
+fn placeholder() -> Result<OwnedFd, Error> {
+    let null = std::fs::File::open("/dev/null");
+    null.map(OwnedFd::from).map_err(|e| Error::Sys(crate::sys::SysError::new("open", "/dev/null", e)))
+}
+
+fn map_kind(kind: u32) -> MapKind {
+    let kinds = [
+        MapKind::Hash,
+        MapKind::Array,
+        MapKind::ProgArray,
+        MapKind::PerCpuHash,
+        MapKind::PerCpuArray,
+        MapKind::StackTrace,
+        MapKind::LruHash,
+        MapKind::LruPerCpuHash,
+        MapKind::LpmTrie,
+        MapKind::RingBuf,
+    ];
+    kinds.into_iter().find(|k| *k as u32 == kind).unwrap_or(MapKind::Hash)
+}
+
+/// `IFACE[@NETNS]` and the mode.
+fn iface_and_mode(params: &Params<'_>) -> Result<(IfacePattern, XdpMode), Error> {
+    let text = params.text("iface").ok_or_else(|| Error::Param {
+        message: "`iface` is missing".to_owned(),
+        help: None,
+        span: params.0.span,
+    })?;
+    let (pattern, netns) = text.split_once('@').map_or((text, None), |(p, n)| (p, Some(n.to_owned())));
+    let mode = match params.text("mode") {
+        Some("native") => XdpMode::Native,
+        Some("generic") => XdpMode::Generic,
+        Some("offload") => XdpMode::Offload,
+        _ => XdpMode::Auto,
+    };
+    Ok((IfacePattern { pattern: pattern.to_owned(), netns }, mode))
+}
+
+/// Finds the script's XDP program that must run behind a native on the same interfaces.
+fn chain_of(object: &Object, pattern: &IfacePattern, spec: &NativeInstance) -> Result<Option<usize>, Error> {
+    fn iface_of(point: &AttachPoint) -> Option<&IfacePattern> {
+        match point {
+            AttachPoint::Xdp { iface, .. } => Some(iface),
+            _ => None,
+        }
+    }
+    for (i, program) in object.programs.iter().enumerate() {
+        let xdp: Vec<_> = program.attach.iter().filter_map(|a| iface_of(&a.point).map(|iface| (iface, a.span))).collect();
+        if let [(iface, _)] = xdp[..]
+            && iface == pattern
+        {
+            return Ok(Some(i));
+        }
+        // Different patterns may still name the same interface.
+        for (other, span) in xdp {
+            if other.netns != pattern.netns {
+                continue;
+            }
+            let names = |p: &IfacePattern| iface::resolve(p, span).unwrap_or_default().into_iter().map(|l| l.name).collect::<Vec<_>>();
+            let theirs = names(other);
+            if let Some(both) = names(pattern).into_iter().find(|n| theirs.contains(n)) {
+                return Err(Error::ChainMismatch { alias: spec.alias.clone(), iface: both, span });
+            }
+        }
+    }
+    Ok(None)
+}
+
+impl Instance {
+    /// Returns the name in the script.
+    #[must_use]
+    pub fn alias(&self) -> &str {
+        &self.spec.alias
+    }
+
+    /// Opens a map by its symbol.
+    #[must_use]
+    pub fn map_fd(&self, symbol: &str) -> Option<BorrowedFd<'_>> {
+        self.maps.get(symbol).map(|m| m.fd.as_fd())
+    }
+
+    /// Puts the script's programs for this native's events, and the one behind it, into its program arrays. Returns the programs (by
+    /// index) that are attached so.
+    ///
+    /// # Errors
+    /// What the kernel says; `EINVAL` when a program does not fit.
+    pub fn connect(&self, index: usize, object: &Object, loaded: &Loaded) -> Result<Vec<usize>, Error> {
+        let mut connected = Vec::new();
+        for (i, (spec, program)) in object.programs.iter().zip(&loaded.programs).enumerate() {
+            for attach in &spec.attach {
+                let AttachPoint::NativeEvent { instance, event } = &attach.point else { continue };
+                if *instance != index {
+                    continue;
+                }
+                let slot = self.spec.native.events.get(*event).map_or(0, |e| e.slot);
+                self.put("EVENTS", slot, program, attach.span)?;
+                connected.push(i);
+            }
+        }
+        if let Some(i) = chain_of(object, &self.iface, &self.spec)? {
+            self.put("CHAIN", 0, &loaded.programs[i], object.programs[i].span)?;
+            connected.push(i);
+        }
+        Ok(connected)
+    }
+
+    fn put(&self, array: &str, slot: u32, program: &OwnedFd, span: Span) -> Result<(), Error> {
+        let map = self.maps.get(array).ok_or_else(|| Error::Object(format!("no map `{array}`")))?;
+        bpf::map_update(map.fd.as_fd(), &slot.to_ne_bytes(), &program.as_raw_fd().to_ne_bytes(), 0, array)
+            .map_err(|source| Error::Attach { point: format!("{}:{array}[{slot}]", self.spec.alias), span, source })
+    }
+
+    /// Attaches the native itself. Returns the interfaces.
+    ///
+    /// # Errors
+    /// As for any XDP program.
+    pub fn attach(&self, attacher: &mut Attacher<'_>) -> Result<Vec<Link>, Error> {
+        let span = Params(&self.spec).get("iface").map_or(self.spec.span, |(_, span)| span);
+        let links = iface::resolve(&self.iface, span)?;
+        for link in &links {
+            xdp::attach_to(attacher, self.program.as_fd(), link, self.iface.netns.as_deref(), self.mode, span)?;
+            attacher.attached.probes += 1;
+        }
+        Ok(links)
+    }
+
+    /// Names every map as scripts do: `@ALIAS.name`.
+    #[must_use]
+    pub fn map_names(&self) -> Vec<String> {
+        self.spec.native.maps.iter().map(|m| format!("@{}.{}", self.spec.alias, m.name)).collect()
+    }
+
+    /// Reads a map by its index in the declaration.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn snapshot(&self, map: usize) -> Result<Snapshot, Error> {
+        let decl = self.spec.native.maps.get(map).ok_or_else(|| Error::Object(format!("native has no map {map}")))?;
+        let name = format!("@{}.{}", self.spec.alias, decl.name);
+        let maps = decl.symbols.iter().filter_map(|s| self.maps.get(*s));
+        match decl.shape {
+            MapShape::ByPrefix(ValueShape::PacketsBytes) => {
+                let mut rows = Vec::new();
+                for map in maps {
+                    for (key, value) in map.elements()?.iter() {
+                        rows.push(Row { key: prefix_key(key), value: Cell::Plain(sum_words(value, 2)) });
+                    }
+                }
+                rows.sort_by_key(|r| match &r.value {
+                    Cell::Plain(bytes) => (uint(&bytes[..8]), r.key.clone()),
+                    _ => (0, Vec::new()),
+                });
+                let record = Type::Record(vec![("packets".to_owned(), Type::U64), ("bytes".to_owned(), Type::U64)]);
+                Ok(Snapshot { name, key: Some(Type::Prefix), value: MapValue::Plain(record), rows })
+            }
+            MapShape::Counters(names) => {
+                let mut rows = Vec::new();
+                for map in maps {
+                    for (i, counter) in names.iter().enumerate() {
+                        let raw = map.lookup(&(i as u32).to_ne_bytes())?.unwrap_or_default();
+                        let mut key = counter.as_bytes().to_vec();
+                        key.push(0);
+                        rows.push(Row { key, value: Cell::Int(i128::from(uint(&sum_words(&raw, 1)))) });
+                    }
+                }
+                // In the order of the declaration: it tells a story that sorting would not.
+                Ok(Snapshot { name, key: Some(Type::Str { cap: 64 }), value: MapValue::Count, rows })
+            }
+        }
+    }
+
+    /// Reads the entry of one key (24 bytes, a prefix).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn snapshot_key(&self, map: usize, key: &[u8]) -> Result<Snapshot, Error> {
+        let mut all = self.snapshot(map)?;
+        all.rows.retain(|row| row.key == key);
+        Ok(all)
+    }
+
+    /// Clears (or zeroes) a map by its index in the declaration.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn clear(&self, map: usize, zero: bool) -> Result<(), Error> {
+        let decl = self.spec.native.maps.get(map).ok_or_else(|| Error::Object(format!("native has no map {map}")))?;
+        for map in decl.symbols.iter().filter_map(|s| self.maps.get(*s)) {
+            if zero { map.zero()? } else { map.clear()? }
+        }
+        Ok(())
+    }
+}
+
+/// An LPM key (`u32` length, 4 or 16 bytes) as a [`Type::Prefix`].
+fn prefix_key(key: &[u8]) -> Vec<u8> {
+    let addr = key.get(4..).unwrap_or(&[]);
+    let family: u32 = if addr.len() == 4 { 2 } else { 10 };
+    let mut out = key.get(..4).unwrap_or(&[0; 4]).to_vec();
+    out.extend_from_slice(&family.to_le_bytes());
+    out.extend_from_slice(addr);
+    out.resize(24, 0);
+    out
+}
+
+/// Adds up the `words` counters of every CPU.
+fn sum_words(parts: &[u8], words: usize) -> Vec<u8> {
+    let mut sums = vec![0u64; words];
+    for part in parts.chunks_exact(words * 8) {
+        for (sum, word) in sums.iter_mut().zip(part.chunks_exact(8)) {
+            *sum = sum.wrapping_add(uint(word));
+        }
+    }
+    sums.iter().flat_map(|s| s.to_le_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_both_families_become_prefixes() {
+        let v4 = prefix_key(&[8, 0, 0, 0, 10, 0, 0, 0]);
+        assert_eq!(v4.len(), 24);
+        assert_eq!(&v4[..12], &[8, 0, 0, 0, 2, 0, 0, 0, 10, 0, 0, 0]);
+        let v6 = prefix_key(&[&[64, 0, 0, 0][..], &[0x20; 16]].concat());
+        assert_eq!((v6[4], v6.len()), (10, 24));
+    }
+
+    #[test]
+    fn counters_of_all_cpus_add_up() {
+        let parts: Vec<u8> = [1u64, 10, 2, 20].iter().flat_map(|w| w.to_le_bytes()).collect();
+        let expected: Vec<u8> = [3u64, 30].iter().flat_map(|w| w.to_le_bytes()).collect();
+        assert_eq!(sum_words(&parts, 2), expected);
+    }
+}

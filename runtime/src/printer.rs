@@ -1,0 +1,422 @@
+//! The printing thread: drains the ring buffer, formats, writes. A blocked terminal blocks only it.
+//!
+//! The control loop talks to it by [`Command`]s; it answers with [`Report`]s. After `exit()` the records behind it are
+//! dropped, as bpftrace does, until the control loop has detached and runs `end`.
+
+use crate::attach::Observer;
+use crate::error::{Error, Notice};
+use crate::format::{Context, printf, sint, time, uint};
+use crate::maps::Map;
+use crate::native::Instance;
+use crate::ring::Ring;
+use crate::sink::Sink;
+use crate::sys::proc::possible_cpus;
+use crate::sys::{Result as SysResult, SysError};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use weir_compiler::object::{CounterSpec, EventAction, EventField, MapRef, MapRole, Object};
+use weir_compiler::types::Type;
+
+/// Bytes of records between two looks at the commands.
+const BATCH: usize = 1 << 20;
+/// How often the counters of losses are read at most.
+const COUNTERS_EVERY: Duration = Duration::from_millis(200);
+
+/// What both threads read.
+#[derive(Debug)]
+pub struct Shared {
+    pub object: Object,
+    /// In the order of the object's.
+    pub maps: Vec<Map>,
+    pub natives: Vec<Instance>,
+}
+
+/// From the control loop. Every command is answered when it is done.
+pub enum Command {
+    /// Print everything that is in the ring.
+    Drain(oneshot::Sender<()>),
+    /// Say that everything is attached, then go on.
+    Attached { probes: usize, test_hook: bool, done: oneshot::Sender<()> },
+    /// Records count again after `exit()`: the `end` programs come.
+    Resume,
+    /// Print the rest, the maps if wanted, and end.
+    Finish { print_maps: bool, done: oneshot::Sender<()> },
+}
+
+/// To the control loop.
+#[derive(Debug)]
+pub enum Report {
+    /// `exit(code)`
+    Exit(i32),
+    /// The reader of our output has gone.
+    Closed,
+    /// Writing failed otherwise.
+    Failed(io::Error),
+}
+
+/// The control loop's end.
+#[derive(Debug)]
+pub struct Printer {
+    commands: Sender<Command>,
+    wake: Arc<EventFd>,
+    pub reports: mpsc::UnboundedReceiver<Report>,
+}
+
+impl Printer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the thread or its descriptors cannot be made.
+    pub fn start(shared: Arc<Shared>, ring: Option<Ring>, sink: Box<dyn Sink>, ctx: Context, observer: Observer) -> SysResult<Self> {
+        let error = |e: io::Error| SysError::new("start", "printing thread", e);
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(|e| error(e.into()))?;
+        let wake = Arc::new(wake);
+        let (commands, receiver) = channel();
+        let (reporter, reports) = mpsc::unbounded_channel();
+        let counters = vec![0; shared.object.counters.len()];
+        let mut worker = Worker {
+            shared,
+            ring,
+            sink,
+            ctx,
+            observer,
+            reporter,
+            exited: false,
+            closed: false,
+            counters,
+            lost_total: 0,
+            counters_read: Instant::now(),
+            buf: Vec::new(),
+        };
+        let their_wake = Arc::clone(&wake);
+        std::thread::Builder::new()
+            .name("weir-print".to_owned())
+            .spawn(move || worker.run(&receiver, &their_wake))
+            .map_err(error)?;
+        Ok(Self { commands, wake, reports })
+    }
+
+    fn send(&self, command: Command) {
+        // A thread that is gone cannot answer; the sender of the answer is dropped and the waiter sees that.
+        let _ = self.commands.send(command);
+        let _ = self.wake.write(1);
+    }
+
+    /// Asks for something and returns where the answer comes.
+    pub fn ask(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) -> oneshot::Receiver<()> {
+        let (done, answer) = oneshot::channel();
+        self.send(command(done));
+        answer
+    }
+
+    /// Lets records count again after `exit()`.
+    pub fn resume(&self) {
+        self.send(Command::Resume);
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    ring: Option<Ring>,
+    sink: Box<dyn Sink>,
+    ctx: Context,
+    observer: Observer,
+    reporter: mpsc::UnboundedSender<Report>,
+    /// `exit()` was seen.
+    exited: bool,
+    /// Nobody reads our output any more.
+    closed: bool,
+    /// Last values of the counters.
+    counters: Vec<u64>,
+    lost_total: u64,
+    counters_read: Instant,
+    buf: Vec<u8>,
+}
+
+impl Worker {
+    fn run(&mut self, commands: &Receiver<Command>, wake: &EventFd) {
+        loop {
+            let more = self.drain(BATCH);
+            loop {
+                match commands.try_recv() {
+                    Ok(Command::Drain(done)) => {
+                        self.drain(usize::MAX);
+                        self.write(|sink, _| sink.flush());
+                        let _ = done.send(());
+                    }
+                    Ok(Command::Attached { probes, test_hook, done }) => {
+                        self.attached(probes, test_hook);
+                        let _ = done.send(());
+                    }
+                    Ok(Command::Resume) => {
+                        self.drain(usize::MAX);
+                        self.exited = false;
+                    }
+                    Ok(Command::Finish { print_maps, done }) => {
+                        self.finish(print_maps);
+                        let _ = done.send(());
+                        return;
+                    }
+                    Err(std::sync::mpsc::TryRecvError::Empty) => break,
+                    // The session is gone.
+                    Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
+                }
+            }
+            self.check_counters(false);
+            if more {
+                continue;
+            }
+            self.write(|sink, _| sink.idle());
+            self.wait(wake);
+        }
+    }
+
+    fn wait(&self, wake: &EventFd) {
+        let mut fds = vec![PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+        if let Some(ring) = &self.ring {
+            fds.push(PollFd::new(ring.fd(), PollFlags::POLLIN));
+        }
+        // Losses without a record must be heard of, too.
+        let timeout = if self.counters.is_empty() { PollTimeout::NONE } else { PollTimeout::from(1000u16) };
+        let _ = poll(&mut fds, timeout);
+        let _ = wake.read();
+    }
+
+    /// Writes to the sink, unless nobody reads any more.
+    fn write(&mut self, write: impl FnOnce(&mut dyn Sink, &Context) -> io::Result<()>) {
+        if self.closed {
+            return;
+        }
+        if let Err(e) = write(&mut *self.sink, &self.ctx) {
+            self.closed = true;
+            let _ = self.reporter.send(if e.kind() == io::ErrorKind::BrokenPipe { Report::Closed } else { Report::Failed(e) });
+        }
+    }
+
+    fn drain(&mut self, limit: usize) -> bool {
+        let Some(ring) = self.ring.take() else { return false };
+        let more = ring.drain(limit, |record| {
+            if !self.exited && !self.closed {
+                self.record(record);
+            }
+            true
+        });
+        self.ring = Some(ring);
+        more
+    }
+
+    /// Does what one record says.
+    fn record(&mut self, record: &[u8]) {
+        let shared = Arc::clone(&self.shared);
+        let id = uint(record.get(..4).unwrap_or(&[])) as usize;
+        let Some(event) = shared.object.events.get(id) else {
+            (self.observer)(&Notice::Other { message: format!("internal error: record {id} is unknown"), span: None });
+            return;
+        };
+        let field = |f: &EventField| slice(record, f);
+        match &event.action {
+            EventAction::Printf { format, args } => {
+                self.buf.clear();
+                printf::printf(format, args, record, &self.ctx, &mut self.buf);
+                let text = std::mem::take(&mut self.buf);
+                self.write(|sink, _| sink.printf(&text));
+                self.buf = text;
+            }
+            EventAction::PrintValue(value) => self.write(|sink, ctx| sink.value(&value.ty, field(value), ctx)),
+            EventAction::PrintMap { map, top, div } => self.print_map(*map, *top, *div),
+            EventAction::PrintMapKey { map, key } => {
+                let snapshot = shared.snapshot_key(*map, field(key));
+                match snapshot {
+                    Ok(snapshot) => self.write(|sink, ctx| sink.map(&snapshot, 0, 0, ctx)),
+                    Err(e) => self.complain(&e),
+                }
+            }
+            EventAction::Clear(map) | EventAction::Zero(map) => {
+                let zero = matches!(event.action, EventAction::Zero(_));
+                if let Err(e) = shared.clear(*map, zero) {
+                    self.complain(&e);
+                }
+            }
+            EventAction::Exit { code } => {
+                self.exited = true;
+                let code = code.as_ref().map_or(0, |f| match &f.ty {
+                    Type::Int { signed: false, .. } => uint(field(f)) as i32,
+                    _ => sint(field(f)) as i32,
+                });
+                let _ = self.reporter.send(Report::Exit(code));
+            }
+            EventAction::Time { format } => self.write(|sink, _| sink.time(&time::now(format))),
+        }
+    }
+
+    fn print_map(&mut self, map: MapRef, top: u32, div: u32) {
+        match self.shared.snapshot(map, false) {
+            Ok(snapshot) => {
+                // A scalar that was never assigned has nothing to show.
+                if snapshot.key.is_some() || !snapshot.rows.is_empty() {
+                    self.write(|sink, ctx| sink.map(&snapshot, top, div, ctx));
+                }
+            }
+            Err(e) => self.complain(&e),
+        }
+    }
+
+    fn complain(&self, error: &Error) {
+        (self.observer)(&Notice::Other { message: error.to_string(), span: error.span() });
+    }
+
+    fn attached(&mut self, probes: usize, test_hook: bool) {
+        self.drain(usize::MAX);
+        self.write(|sink, _| sink.attached(probes));
+        if test_hook {
+            self.write(|sink, _| sink.raw_line("__BPFTRACE_NOTIFY_PROBES_ATTACHED"));
+        }
+        self.write(|sink, _| sink.flush());
+    }
+
+    fn finish(&mut self, print_maps: bool) {
+        self.drain(usize::MAX);
+        self.check_counters(true);
+        self.write(|sink, _| sink.end());
+        if print_maps {
+            let shared = Arc::clone(&self.shared);
+            for map in shared.printed_at_exit() {
+                match shared.snapshot(map, true) {
+                    Ok(snapshot) if snapshot.rows.is_empty() => {}
+                    Ok(snapshot) => self.write(|sink, ctx| sink.map(&snapshot, 0, 0, ctx)),
+                    Err(e) => self.complain(&e),
+                }
+            }
+        }
+        self.write(|sink, _| sink.flush());
+        if self.lost_total > 0 {
+            (self.observer)(&Notice::LostEventsTotal { count: self.lost_total });
+        }
+    }
+
+    /// Reports what was lost or refused since the last look.
+    fn check_counters(&mut self, now: bool) {
+        if self.counters.is_empty() || (!now && self.counters_read.elapsed() < COUNTERS_EVERY) {
+            return;
+        }
+        self.counters_read = Instant::now();
+        let shared = Arc::clone(&self.shared);
+        for (i, spec) in shared.object.counters.iter().enumerate() {
+            let Some(value) = shared.counter(i) else { continue };
+            let new = value.saturating_sub(self.counters[i]);
+            self.counters[i] = value;
+            if new == 0 {
+                continue;
+            }
+            match spec {
+                CounterSpec::LostEvents => {
+                    self.lost_total += new;
+                    self.write(|sink, _| sink.lost_events(new));
+                    if !self.sink.is_structured() {
+                        (self.observer)(&Notice::LostEvents { count: new });
+                    }
+                }
+                CounterSpec::MapFull { map, span } => {
+                    let spec = shared.object.maps.get(*map);
+                    let (name, max_entries) = spec.map_or((String::new(), 0), |m| (user_name(&m.role, &m.name), m.max_entries));
+                    (self.observer)(&Notice::MapFull { map: name, max_entries, refused: new, span: *span });
+                }
+                CounterSpec::ScratchExhausted => (self.observer)(&Notice::ScratchExhausted { count: new }),
+            }
+        }
+    }
+}
+
+fn slice<'a>(record: &'a [u8], field: &EventField) -> &'a [u8] {
+    let start = (field.offset as usize).min(record.len());
+    let end = (start + field.ty.size() as usize).min(record.len());
+    &record[start..end]
+}
+
+/// Names a map as the script does, with the `@`.
+fn user_name(role: &MapRole, symbol: &str) -> String {
+    match role {
+        MapRole::User { name, .. } if name.starts_with('@') => name.clone(),
+        MapRole::User { name, .. } => format!("@{name}"),
+        _ => symbol.to_owned(),
+    }
+}
+
+impl Shared {
+    /// Reads a map.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn snapshot(&self, map: MapRef, skip_untouched: bool) -> Result<crate::maps::Snapshot, Error> {
+        match map {
+            MapRef::Own(i) => {
+                let (spec, map) = self.own(i)?;
+                let MapRole::User { key, value, .. } = &spec.role else { return Err(Error::Object(format!("map {i} is not the script's"))) };
+                Ok(map.snapshot(&user_name(&spec.role, &spec.name), key.as_ref(), value, skip_untouched)?)
+            }
+            MapRef::Native { instance, map } => self.native(instance)?.snapshot(map),
+        }
+    }
+
+    fn snapshot_key(&self, map: MapRef, key: &[u8]) -> Result<crate::maps::Snapshot, Error> {
+        match map {
+            MapRef::Own(i) => {
+                let (spec, map) = self.own(i)?;
+                let MapRole::User { key: Some(ty), value, .. } = &spec.role else {
+                    return Err(Error::Object(format!("map {i} has no keys")));
+                };
+                Ok(map.snapshot_key(&user_name(&spec.role, &spec.name), ty, key, value)?)
+            }
+            MapRef::Native { instance, map } => self.native(instance)?.snapshot_key(map, key),
+        }
+    }
+
+    fn clear(&self, map: MapRef, zero: bool) -> Result<(), Error> {
+        match map {
+            MapRef::Own(i) => {
+                let (_, map) = self.own(i)?;
+                Ok(if zero { map.zero()? } else { map.clear()? })
+            }
+            MapRef::Native { instance, map } => self.native(instance)?.clear(map, zero),
+        }
+    }
+
+    fn own(&self, i: usize) -> Result<(&weir_compiler::object::MapSpec, &Map), Error> {
+        self.object.maps.get(i).zip(self.maps.get(i)).ok_or_else(|| Error::Object(format!("no map {i}")))
+    }
+
+    fn native(&self, i: usize) -> Result<&Instance, Error> {
+        self.natives.get(i).ok_or_else(|| Error::Object(format!("no native {i}")))
+    }
+
+    /// Lists the maps in the order in which they are printed at exit: by name, then those of natives.
+    fn printed_at_exit(&self) -> Vec<MapRef> {
+        let mut own: Vec<(String, usize)> = self
+            .object
+            .maps
+            .iter()
+            .enumerate()
+            .filter(|(_, m)| matches!(m.role, MapRole::User { .. }))
+            .map(|(i, m)| (user_name(&m.role, &m.name), i))
+            .collect();
+        own.sort();
+        let natives = self.natives.iter().enumerate().flat_map(|(instance, n)| {
+            (0..n.map_names().len()).map(move |map| MapRef::Native { instance, map })
+        });
+        own.into_iter().map(|(_, i)| MapRef::Own(i)).chain(natives).collect()
+    }
+
+    /// Reads one counter, all CPUs together.
+    fn counter(&self, index: usize) -> Option<u64> {
+        let i = self.object.maps.iter().position(|m| matches!(m.role, MapRole::Counters))?;
+        let raw = self.maps.get(i)?.lookup(&u32::try_from(index).ok()?.to_ne_bytes()).ok()??;
+        debug_assert!(raw.len() <= 8 * possible_cpus() as usize);
+        Some(raw.chunks_exact(8).map(uint).fold(0, u64::wrapping_add))
+    }
+}

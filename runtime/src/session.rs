@@ -1,0 +1,366 @@
+//! One run of a script: load, `begin`, attach, print until something ends it, `end`, maps, detach.
+
+use crate::attach::reaper::REAPER_ARG;
+use crate::attach::{Attached, Attacher, Observer, run_once};
+use crate::error::{Error, Notice};
+use crate::format::Context;
+use crate::kernel::Kernel;
+use crate::load::{self, Loaded};
+use crate::maps::{self, Map};
+use crate::native;
+use crate::printer::{Command, Printer, Report, Shared};
+use crate::ring::Ring;
+use crate::sink::{Buffering, JsonSink, Sink, TextSink, stdout};
+use crate::symbols::Symbols;
+use crate::sys::bpf;
+use crate::sys::proc;
+use std::ffi::OsString;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use weir_compiler::object::{AttachPoint, MapRole, Object};
+
+/// Where output goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Output {
+    #[default]
+    Stdout,
+    File(PathBuf),
+}
+
+/// How output is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OutputFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// How a run goes.
+#[derive(Clone)]
+pub struct Options {
+    pub output: Output,
+    pub format: OutputFormat,
+    pub buffering: Buffering,
+    /// No `Attached N probes`.
+    pub quiet: bool,
+    /// Ends the run as `exit()` would.
+    pub timeout: Option<Duration>,
+    /// Prints `__BPFTRACE_NOTIFY_PROBES_ATTACHED` on the output once everything is attached.
+    pub notify_attached: bool,
+    /// Arguments with which our own executable calls [`crate::reaper_main`].
+    pub reaper_args: Vec<OsString>,
+    /// Hears everything that a person should hear; called from any thread.
+    pub observer: Observer,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            output: Output::Stdout,
+            format: OutputFormat::Text,
+            buffering: Buffering::Auto,
+            quiet: false,
+            timeout: None,
+            notify_attached: std::env::var_os("__BPFTRACE_NOTIFY_PROBES_ATTACHED").is_some_and(|v| v == "1"),
+            reaper_args: vec![REAPER_ARG.into()],
+            observer: Arc::new(|_| {}),
+        }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("output", &self.output).field("format", &self.format).finish_non_exhaustive()
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The exit code for the process.
+    pub code: i32,
+    pub reason: Reason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// `exit()`
+    Exit,
+    /// A script with nothing but `begin` and `end`.
+    Nothing,
+    Timeout,
+    /// SIGINT, SIGTERM or SIGHUP.
+    Signal,
+    /// A second signal: nothing was printed after it.
+    Interrupted,
+    /// The reader of our output has gone.
+    OutputClosed,
+}
+
+/// A script that is attached.
+pub struct Session {
+    runtime: tokio::runtime::Runtime,
+    signals: Signals,
+    shared: Arc<Shared>,
+    loaded: Loaded,
+    attached: Option<Attached>,
+    printer: Printer,
+    /// `exit()` was called by `begin`.
+    exit: Option<i32>,
+    options: Options,
+    started: Instant,
+}
+
+struct Signals {
+    int: Signal,
+    term: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            int: signal(SignalKind::interrupt())?,
+            term: signal(SignalKind::terminate())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.int.recv() => {}
+            _ = self.term.recv() => {}
+            _ = self.hup.recv() => {}
+        }
+    }
+}
+
+fn make_sink(options: &Options) -> Result<Box<dyn Sink>, Error> {
+    let (file, path) = match &options.output {
+        Output::Stdout => (stdout(), Path::new("standard output")),
+        Output::File(path) => (File::create(path), path.as_path()),
+    };
+    let file = file.map_err(|source| Error::Output { path: path.to_owned(), source })?;
+    Ok(match options.format {
+        OutputFormat::Text => Box::new(TextSink::new(file, options.buffering)),
+        OutputFormat::Json => Box::new(JsonSink::new(file, options.buffering)),
+    })
+}
+
+/// A second handle on every map: one side prints while the other attaches.
+fn duplicate(maps: &[Map]) -> Result<Vec<Map>, Error> {
+    maps.iter()
+        .map(|m| {
+            Ok(Map {
+                fd: maps::dup(m.fd.as_fd(), &m.symbol)?,
+                kind: m.kind,
+                symbol: m.symbol.clone(),
+                key_size: m.key_size,
+                value_size: m.value_size,
+                max_entries: m.max_entries,
+            })
+        })
+        .collect()
+}
+
+impl Session {
+    /// Loads a script, runs its `begin` blocks, attaches everything else.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`] before anything has run; everything else that can be refused. Nothing is left behind.
+    pub fn start(object: Object, kernel: &Kernel, options: Options) -> Result<Self, Error> {
+        let natives = native::load_all(&object)?;
+        let loaded = load::load(&object, &|instance, symbol| natives.get(instance).and_then(|n| n.map_fd(symbol)))?;
+        let sink = make_sink(&options)?;
+
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| Error::Sys(crate::sys::SysError::new("start", "control loop", e)))?;
+        // Before anything is attached, so that a signal never finds us without a handler.
+        let signals = {
+            let _guard = runtime.enter();
+            Signals::new().map_err(|e| Error::Sys(crate::sys::SysError::new("handle", "signals", e)))?
+        };
+
+        let ring = match loaded.map_with(&object, |role| matches!(role, MapRole::Ring)) {
+            Some(map) => Some(Ring::new(maps::dup(map.fd.as_fd(), "ring buffer")?, loaded.ring_size)?),
+            None => None,
+        };
+        let stacks: Option<OwnedFd> = match loaded.map_with(&object, |role| matches!(role, MapRole::Stacks)) {
+            Some(map) => Some(maps::dup(map.fd.as_fd(), "stacks")?),
+            None => None,
+        };
+        let ctx = Context { symbols: Symbols::with_stacks(stacks), trunc_trailer: object.config.str_trunc_trailer.clone() };
+        let maps = duplicate(&loaded.maps)?;
+        let shared = Arc::new(Shared { object, maps, natives });
+        let printer = Printer::start(Arc::clone(&shared), ring, sink, ctx, Arc::clone(&options.observer))?;
+
+        let started = Instant::now();
+        let mut session = Self { runtime, signals, shared, loaded, attached: None, printer, exit: None, options, started };
+        session.begin()?;
+        session.attach(kernel)?;
+        Ok(session)
+    }
+
+    fn begin(&mut self) -> Result<(), Error> {
+        self.beat();
+        if run_once::run(&self.shared.object, &self.loaded, |p| *p == AttachPoint::Begin)? > 0 {
+            let drained = self.printer.ask(Command::Drain);
+            let _ = self.runtime.block_on(drained);
+            while let Ok(report) = self.printer.reports.try_recv() {
+                if let Report::Exit(code) = report {
+                    self.exit.get_or_insert(code);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, kernel: &Kernel) -> Result<(), Error> {
+        let shared = Arc::clone(&self.shared);
+        let mut attacher = Attacher::new(kernel, &self.options.observer, &self.options.reaper_args);
+        if self.exit.is_some() {
+            // `begin` has called `exit()`: the rest would be detached at once.
+            attacher.attached.probes = run_once::count(&shared.object);
+        } else {
+            let mut skip = Vec::new();
+            for (i, native) in shared.natives.iter().enumerate() {
+                skip.extend(native.connect(i, &shared.object, &self.loaded)?);
+            }
+            for native in &shared.natives {
+                native.attach(&mut attacher)?;
+            }
+            attacher.attach_all(&shared.object, &self.loaded, &skip)?;
+        }
+        let attached = attacher.finish();
+        let probes = attached.probes;
+        self.attached = Some(attached);
+        self.beat();
+        let test_hook = self.options.notify_attached;
+        if !self.options.quiet && self.options.format == OutputFormat::Text {
+            (self.options.observer)(&Notice::Attached { probes });
+        }
+        let said = self.printer.ask(|done| Command::Attached { probes, test_hook, done });
+        let _ = self.runtime.block_on(said);
+        Ok(())
+    }
+
+    /// Returns how many probes are attached.
+    #[must_use]
+    pub fn probes(&self) -> usize {
+        self.attached.as_ref().map_or(0, |a| a.probes)
+    }
+
+    /// Tells programs in clsact chains that we are alive.
+    fn beat(&self) {
+        if let Some(map) = self.loaded.map_with(&self.shared.object, |role| matches!(role, MapRole::Heartbeat)) {
+            let now = proc::clock_ns(libc::CLOCK_MONOTONIC).to_ne_bytes();
+            // Without a heartbeat the programs let everything pass: the safe side.
+            let _ = bpf::map_update(map.fd.as_fd(), &0u32.to_ne_bytes(), &now, 0, &map.symbol);
+        }
+    }
+
+    /// Runs until the script ends, then prints what is left and detaches.
+    ///
+    /// # Errors
+    /// When output cannot be written (a closed pipe is no error), or an `end` block cannot be run.
+    pub fn run(mut self) -> Result<Outcome, Error> {
+        let deadline = self.options.timeout.map(|t| self.started + t);
+        let reason = match self.exit {
+            Some(_) => Reason::Exit,
+            None if run_once::only_runs_once(&self.shared.object) => Reason::Nothing,
+            None => self.wait(deadline)?,
+        };
+        if let Some(attached) = self.attached.take() {
+            attached.detach();
+        }
+        if reason == Reason::OutputClosed {
+            return Ok(Outcome { code: 0, reason });
+        }
+        let code = self.exit.unwrap_or(0);
+        self.printer.resume();
+        run_once::run(&self.shared.object, &self.loaded, |p| *p == AttachPoint::End)?;
+        let print_maps = self.shared.object.config.print_maps_on_exit;
+        let finished = self.printer.ask(|done| Command::Finish { print_maps, done });
+        let interrupted = self.or_signal(finished);
+        if interrupted {
+            return Ok(Outcome { code: 130, reason: Reason::Interrupted });
+        }
+        let mut code = code;
+        while let Ok(report) = self.printer.reports.try_recv() {
+            match report {
+                Report::Exit(end_code) if reason != Reason::Exit => code = end_code,
+                Report::Exit(_) => {}
+                Report::Closed => return Ok(Outcome { code, reason: Reason::OutputClosed }),
+                Report::Failed(source) => return Err(self.output_error(source)),
+            }
+        }
+        Ok(Outcome { code, reason })
+    }
+
+    fn output_error(&self, source: io::Error) -> Error {
+        let path = match &self.options.output {
+            Output::Stdout => PathBuf::from("standard output"),
+            Output::File(path) => path.clone(),
+        };
+        Error::Output { path, source }
+    }
+
+    /// Waits for the printing thread; returns true when a signal came first.
+    fn or_signal(&mut self, done: impl Future) -> bool {
+        let signals = &mut self.signals;
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = done => false,
+                () = signals.next() => true,
+            }
+        })
+    }
+
+    /// The control loop.
+    fn wait(&mut self, deadline: Option<Instant>) -> Result<Reason, Error> {
+        enum Wake {
+            End(Reason),
+            Failed(io::Error),
+            Beat,
+        }
+        let heartbeat = self.loaded.map_with(&self.shared.object, |role| matches!(role, MapRole::Heartbeat)).is_some();
+        loop {
+            let signals = &mut self.signals;
+            let reports = &mut self.printer.reports;
+            let exit = &mut self.exit;
+            let wake = self.runtime.block_on(async {
+                let mut ticks = interval(Duration::from_secs(1));
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                ticks.tick().await;
+                tokio::select! {
+                    report = reports.recv() => match report {
+                        Some(Report::Exit(code)) => {
+                            exit.get_or_insert(code);
+                            Wake::End(Reason::Exit)
+                        }
+                        Some(Report::Failed(e)) => Wake::Failed(e),
+                        Some(Report::Closed) | None => Wake::End(Reason::OutputClosed),
+                    },
+                    () = signals.next() => Wake::End(Reason::Signal),
+                    () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Wake::End(Reason::Timeout),
+                    _ = ticks.tick(), if heartbeat => Wake::Beat,
+                }
+            });
+            match wake {
+                Wake::End(reason) => return Ok(reason),
+                Wake::Failed(e) => return Err(self.output_error(e)),
+                Wake::Beat => self.beat(),
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Names for numbers: kernel symbols, user names, cgroup paths, stacks. Everything is read at the first need.
+
+use crate::sys::bpf;
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Resolves what only user space can. One for each printing thread.
+#[derive(Debug, Default)]
+pub struct Symbols {
+    kernel: OnceCell<Vec<(u64, Box<str>)>>,
+    users: OnceCell<HashMap<u64, String>>,
+    cgroups: RefCell<HashMap<u64, String>>,
+    stacks: Option<OwnedFd>,
+    /// Offset of the boot clock to the time of day, nanoseconds.
+    boot_offset: OnceCell<i128>,
+}
+
+impl Symbols {
+    /// Uses this stack-trace map for `KStack` and `UStack` ids.
+    #[must_use]
+    pub fn with_stacks(stacks: Option<OwnedFd>) -> Self {
+        Self { stacks, ..Self::default() }
+    }
+
+    fn kernel(&self) -> &[(u64, Box<str>)] {
+        self.kernel.get_or_init(|| parse_kallsyms(&std::fs::read_to_string("/proc/kallsyms").unwrap_or_default()))
+    }
+
+    /// Names a kernel address: `tcp_sendmsg+18`, or the number where no symbol covers it.
+    #[must_use]
+    pub fn ksym(&self, addr: u64, offset: bool) -> String {
+        let table = self.kernel();
+        let index = table.partition_point(|(start, _)| *start <= addr);
+        match index.checked_sub(1).map(|i| &table[i]) {
+            Some((start, name)) if offset => format!("{name}+{}", addr - start),
+            Some((_, name)) => name.to_string(),
+            None => format!("0x{addr:x}"),
+        }
+    }
+
+    /// Names a user; the number where the system knows none.
+    #[must_use]
+    pub fn username(&self, uid: u64) -> String {
+        let users = self.users.get_or_init(|| parse_passwd(&std::fs::read_to_string("/etc/passwd").unwrap_or_default()));
+        users.get(&uid).cloned().unwrap_or_else(|| uid.to_string())
+    }
+
+    /// Names a cgroup by its path below the cgroup v2 root: `unified:/system.slice`; the number where it is gone.
+    #[must_use]
+    pub fn cgroup_path(&self, id: u64) -> String {
+        if let Some(path) = self.cgroups.borrow().get(&id) {
+            return path.clone();
+        }
+        let mut cgroups = self.cgroups.borrow_mut();
+        if let Some(root) = cgroup2_mount() {
+            walk_cgroups(&root, "", &mut cgroups);
+        }
+        cgroups.entry(id).or_insert_with(|| id.to_string()).clone()
+    }
+
+    /// Reads the addresses of a stack from the stack map, innermost first.
+    #[must_use]
+    pub fn stack(&self, id: u32, depth: u32) -> Option<Vec<u64>> {
+        let map = self.stacks.as_ref()?;
+        if id.cast_signed() < 0 {
+            return None;
+        }
+        let info = bpf::map_info(map.as_fd()).ok()?;
+        let mut value = vec![0u8; info.value_size as usize];
+        if !bpf::map_lookup(map.as_fd(), &id.to_ne_bytes(), &mut value, "stacks").ok()? {
+            return None;
+        }
+        let words = value.chunks_exact(8).map(|w| u64::from_ne_bytes(w.try_into().unwrap_or_default()));
+        Some(words.take(depth as usize).take_while(|addr| *addr != 0).collect())
+    }
+
+    /// Converts nanoseconds of the boot clock to nanoseconds since 1970.
+    #[must_use]
+    pub fn boot_to_realtime(&self, boot_ns: u64) -> i128 {
+        use crate::sys::proc::clock_ns;
+        let offset = self.boot_offset.get_or_init(|| {
+            i128::from(clock_ns(libc::CLOCK_REALTIME)) - i128::from(clock_ns(libc::CLOCK_BOOTTIME))
+        });
+        i128::from(boot_ns) + offset
+    }
+}
+
+/// Reads `ADDRESS TYPE NAME [MODULE]` lines of text symbols into a sorted table.
+fn parse_kallsyms(text: &str) -> Vec<(u64, Box<str>)> {
+    let mut table: Vec<(u64, Box<str>)> = text
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            let addr = u64::from_str_radix(words.next()?, 16).ok().filter(|a| *a != 0)?;
+            let kind = words.next()?;
+            matches!(kind, "t" | "T" | "w" | "W").then_some(())?;
+            Some((addr, words.next()?.into()))
+        })
+        .collect();
+    // Aliases of one address: the first in the kernel's order stays.
+    table.sort_by_key(|(addr, _)| *addr);
+    table.dedup_by_key(|(addr, _)| *addr);
+    table
+}
+
+fn parse_passwd(text: &str) -> HashMap<u64, String> {
+    let mut users = HashMap::new();
+    for line in text.lines() {
+        let fields: Vec<&str> = line.split(':').collect();
+        if let [name, _, uid, ..] = fields[..]
+            && let Ok(uid) = uid.parse()
+        {
+            users.entry(uid).or_insert_with(|| name.to_owned());
+        }
+    }
+    users
+}
+
+/// Finds where the cgroup v2 hierarchy is mounted.
+#[must_use]
+pub fn cgroup2_mount() -> Option<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        (fields.get(2) == Some(&"cgroup2")).then(|| fields[1].to_owned())
+    })
+}
+
+/// The id of a cgroup is the inode number of its directory.
+fn walk_cgroups(dir: &str, below: &str, out: &mut HashMap<u64, String>) {
+    use std::os::unix::fs::MetadataExt;
+    let path = format!("{dir}{below}");
+    let Ok(meta) = std::fs::metadata(&path) else { return };
+    let mount = dir.rsplit('/').next().unwrap_or(dir);
+    out.insert(meta.ino(), format!("{mount}:{}", if below.is_empty() { "/" } else { below }));
+    for entry in std::fs::read_dir(&path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            walk_cgroups(dir, &format!("{below}/{}", entry.file_name().to_string_lossy()), out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kallsyms_are_sorted_and_searched() {
+        let table = parse_kallsyms("ffffffff81000100 T b\nffffffff81000000 t a\n0000000000000000 A zero\nffffffff81000200 d data\n");
+        assert_eq!(table.len(), 2);
+        let symbols = Symbols { kernel: OnceCell::from(table), ..Symbols::default() };
+        assert_eq!(symbols.ksym(0xffff_ffff_8100_0104, true), "b+4");
+        assert_eq!(symbols.ksym(0xffff_ffff_8100_00ff, false), "a");
+        assert_eq!(symbols.ksym(0x10, true), "0x10");
+    }
+
+    #[test]
+    fn the_first_name_of_a_uid_wins() {
+        let users = parse_passwd("root:x:0:0:root:/root:/bin/sh\ntoor:x:0:0::/:/bin/sh\n");
+        assert_eq!(users[&0], "root");
+    }
+}

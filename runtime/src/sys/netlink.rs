@@ -1,0 +1,500 @@
+//! A small rtnetlink client: interfaces, qdiscs, and the BPF classifier (`cls_bpf`) of the clsact qdisc.
+//!
+//! Messages are built and parsed as bytes; layouts are those of `linux/netlink.h`, `linux/rtnetlink.h` and
+//! `linux/pkt_cls.h`. Everything works in the calling thread's network namespace.
+
+use super::{Result, SysError};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 0x1;
+const NLM_F_ACK: u16 = 0x4;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_ECHO: u16 = 0x8;
+const NLM_F_DUMP: u16 = 0x300;
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWQDISC: u16 = 36;
+const RTM_DELQDISC: u16 = 37;
+const RTM_GETQDISC: u16 = 38;
+const RTM_NEWTFILTER: u16 = 44;
+const RTM_DELTFILTER: u16 = 45;
+const RTM_GETTFILTER: u16 = 46;
+
+const IFLA_IFNAME: u16 = 3;
+const IFLA_XDP: u16 = 43;
+const IFLA_XDP_PROG_ID: u16 = 4;
+const IFLA_XDP_DRV_PROG_ID: u16 = 5;
+const IFLA_XDP_SKB_PROG_ID: u16 = 6;
+const IFLA_XDP_HW_PROG_ID: u16 = 7;
+const IFLA_EXT_MASK: u16 = 29;
+/// Leave out the statistics: the dump is several times smaller.
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_BPF_FD: u16 = 6;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_ID: u16 = 11;
+const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+
+/// `TC_H_CLSACT`, the same number as `TC_H_INGRESS`.
+const PARENT_CLSACT: u32 = 0xffff_fff1;
+const HANDLE_CLSACT: u32 = 0xffff_0000;
+const CLSACT_INGRESS: u32 = 0xffff_fff2;
+const CLSACT_EGRESS: u32 = 0xffff_fff3;
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub ifindex: u32,
+    pub name: String,
+    /// Ethernet (`ARPHRD_ETHER` 1), loopback (772), …
+    pub arphrd: u16,
+    pub xdp: XdpAttached,
+}
+
+/// The ids of the XDP programs on an interface, 0 where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct XdpAttached {
+    pub native: u32,
+    pub generic: u32,
+    pub offload: u32,
+}
+
+impl XdpAttached {
+    /// Returns the id of any program there.
+    #[must_use]
+    pub fn any(&self) -> Option<u32> {
+        [self.native, self.generic, self.offload].into_iter().find(|id| *id != 0)
+    }
+}
+
+/// What stands at an interface's ingress qdisc place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IngressQdisc {
+    Nothing,
+    Clsact,
+    /// Another kind, by name: `ingress`.
+    Other(String),
+}
+
+/// A `cls_bpf` filter in a clsact chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    pub ifindex: u32,
+    pub ingress: bool,
+    pub priority: u16,
+    /// Network byte order, as in the message.
+    pub protocol_be: u16,
+    pub handle: u32,
+    pub name: String,
+    pub prog_id: u32,
+}
+
+/// A netlink socket bound to one network namespace.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: OwnedFd,
+    seq: u32,
+}
+
+/// A message under construction.
+struct Request {
+    buf: Vec<u8>,
+}
+
+impl Request {
+    fn new(kind: u16, flags: u16) -> Self {
+        let mut buf = vec![0; 16];
+        buf[4..6].copy_from_slice(&kind.to_ne_bytes());
+        buf[6..8].copy_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
+        Self { buf }
+    }
+
+    /// `struct ifinfomsg`
+    fn ifinfo(mut self, ifindex: u32) -> Self {
+        self.buf.extend_from_slice(&[0; 4]);
+        self.buf.extend_from_slice(&ifindex.to_ne_bytes());
+        self.buf.extend_from_slice(&[0; 8]);
+        self
+    }
+
+    /// `struct tcmsg`
+    fn tc(mut self, ifindex: u32, handle: u32, parent: u32, info: u32) -> Self {
+        self.buf.extend_from_slice(&[0; 4]);
+        for word in [ifindex, handle, parent, info] {
+            self.buf.extend_from_slice(&word.to_ne_bytes());
+        }
+        self
+    }
+
+    fn attr(mut self, kind: u16, data: &[u8]) -> Self {
+        let len = u16::try_from(4 + data.len()).unwrap_or(u16::MAX);
+        self.buf.extend_from_slice(&len.to_ne_bytes());
+        self.buf.extend_from_slice(&kind.to_ne_bytes());
+        self.buf.extend_from_slice(data);
+        self.buf.resize(self.buf.len().next_multiple_of(4), 0);
+        self
+    }
+
+    fn str_attr(self, kind: u16, text: &str) -> Self {
+        let mut data = text.as_bytes().to_vec();
+        data.push(0);
+        self.attr(kind, &data)
+    }
+
+    fn nested(mut self, kind: u16, inside: impl FnOnce(Self) -> Self) -> Self {
+        let start = self.buf.len();
+        self = inside(self.attr(kind, &[]));
+        let len = u16::try_from(self.buf.len() - start).unwrap_or(u16::MAX);
+        self.buf[start..start + 2].copy_from_slice(&len.to_ne_bytes());
+        self
+    }
+}
+
+/// Iterates over the attributes in `data`.
+fn attrs(mut data: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let len = usize::from(u16::from_ne_bytes(data.get(0..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(data.get(2..4)?.try_into().ok()?);
+        let value = data.get(4..len)?;
+        data = data.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+        // The top bits say "nested" and "network order".
+        Some((kind & 0x3fff, value))
+    })
+}
+
+fn u32_at(data: &[u8], offset: usize) -> u32 {
+    data.get(offset..offset + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
+}
+
+fn text(data: &[u8]) -> String {
+    let end = data.iter().position(|b| *b == 0).unwrap_or(data.len());
+    String::from_utf8_lossy(&data[..end]).into_owned()
+}
+
+impl Netlink {
+    /// Opens a socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// What socket(2) says.
+    pub fn open() -> Result<Self> {
+        let error = || SysError::last("open", "rtnetlink socket");
+        // SAFETY: plain socket(2); the result is checked and owned at once.
+        let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
+        if fd < 0 {
+            return Err(error());
+        }
+        // SAFETY: a new descriptor that nobody else owns.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: sockaddr_nl is plain integers, all zero means "kernel, any port".
+        let mut addr: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        addr.nl_family = libc::AF_NETLINK as u16;
+        // SAFETY: addr is a valid sockaddr_nl of the size given.
+        let ret = unsafe { libc::bind(fd, std::ptr::from_ref(&addr).cast(), size_of_val(&addr) as u32) };
+        if ret < 0 {
+            return Err(error());
+        }
+        Ok(Self { socket, seq: 1 })
+    }
+
+    /// Sends a request and hands every answer (`type`, body) to `each` until the kernel says it is done.
+    fn request(&mut self, mut request: Request, mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
+        self.seq += 1;
+        let len = request.buf.len() as u32;
+        request.buf[0..4].copy_from_slice(&len.to_ne_bytes());
+        request.buf[8..12].copy_from_slice(&self.seq.to_ne_bytes());
+        // SAFETY: the buffer is live and of the length given.
+        let sent = unsafe { libc::send(self.socket.as_raw_fd(), request.buf.as_ptr().cast(), request.buf.len(), 0) };
+        if sent < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut buf = vec![0u8; 64 * 1024];
+        loop {
+            // SAFETY: the buffer is live and of the length given.
+            let got = unsafe { libc::recv(self.socket.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) };
+            if got < 0 {
+                let error = io::Error::last_os_error();
+                if error.kind() == io::ErrorKind::Interrupted {
+                    continue;
+                }
+                return Err(error);
+            }
+            let mut rest = &buf[..got.cast_unsigned()];
+            while rest.len() >= 16 {
+                let len = (u32_at(rest, 0) as usize).clamp(16, rest.len());
+                let kind = u16::from_ne_bytes([rest[4], rest[5]]);
+                let seq = u32_at(rest, 8);
+                let body = &rest[16..len];
+                rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+                if seq != self.seq {
+                    continue;
+                }
+                match kind {
+                    NLMSG_DONE => return Ok(()),
+                    NLMSG_ERROR => return ack(body),
+                    kind => each(kind, body),
+                }
+            }
+        }
+    }
+
+    /// Lists the interfaces of this network namespace.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn links(&mut self) -> Result<Vec<Link>> {
+        let request =
+            Request::new(RTM_GETLINK, NLM_F_DUMP).ifinfo(0).attr(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+        let mut links = Vec::new();
+        self.request(request, |kind, body| {
+            if kind == RTM_NEWLINK
+                && let Some(link) = parse_link(body)
+            {
+                links.push(link);
+            }
+        })
+        .map_err(|e| SysError::new("list", "network interfaces", e))?;
+        Ok(links)
+    }
+
+    /// Finds an interface by name.
+    ///
+    /// # Errors
+    /// What the kernel says; `ENODEV` becomes `None`.
+    pub fn link(&mut self, name: &str) -> Result<Option<Link>> {
+        let request = Request::new(RTM_GETLINK, NLM_F_ACK)
+            .ifinfo(0)
+            .str_attr(IFLA_IFNAME, name)
+            .attr(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+        let mut link = None;
+        match self.request(request, |kind, body| {
+            if kind == RTM_NEWLINK {
+                link = parse_link(body);
+            }
+        }) {
+            Ok(()) => Ok(link),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ERANGE | libc::EINVAL)) => Ok(None),
+            Err(e) => Err(SysError::new("find interface", name, e)),
+        }
+    }
+
+    /// Says what stands at the interface's ingress place.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn ingress_qdisc(&mut self, ifindex: u32, iface: &str) -> Result<IngressQdisc> {
+        let request = Request::new(RTM_GETQDISC, NLM_F_DUMP).tc(ifindex, 0, 0, 0);
+        let mut found = IngressQdisc::Nothing;
+        self.request(request, |kind, body| {
+            if kind != RTM_NEWQDISC || u32_at(body, 4) != ifindex || u32_at(body, 12) != PARENT_CLSACT {
+                return;
+            }
+            let name = attrs(&body[20..]).find(|(kind, _)| *kind == TCA_KIND).map(|(_, value)| text(value)).unwrap_or_default();
+            found = if name == "clsact" { IngressQdisc::Clsact } else { IngressQdisc::Other(name) };
+        })
+        .map_err(|e| SysError::new("list the qdiscs of", iface, e))?;
+        Ok(found)
+    }
+
+    /// Adds the clsact qdisc.
+    ///
+    /// # Errors
+    /// What the kernel says; `EEXIST` when an ingress or clsact qdisc is there.
+    pub fn clsact_add(&mut self, ifindex: u32, iface: &str) -> Result<()> {
+        let request = Request::new(RTM_NEWQDISC, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
+            .tc(ifindex, HANDLE_CLSACT, PARENT_CLSACT, 0)
+            .str_attr(TCA_KIND, "clsact");
+        self.request(request, |_, _| {}).map_err(|e| SysError::new("add the clsact qdisc to", iface, e))
+    }
+
+    /// Removes the clsact qdisc with everything in it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn clsact_delete(&mut self, ifindex: u32, iface: &str) -> Result<()> {
+        let request =
+            Request::new(RTM_DELQDISC, NLM_F_ACK).tc(ifindex, HANDLE_CLSACT, PARENT_CLSACT, 0).str_attr(TCA_KIND, "clsact");
+        self.request(request, |_, _| {}).map_err(|e| SysError::new("remove the clsact qdisc of", iface, e))
+    }
+
+    /// Adds a direct-action BPF filter for all protocols. Priority and handle 0 let the kernel choose; the filter as it
+    /// is then is returned.
+    ///
+    /// # Errors
+    /// What the kernel says; `EEXIST` when the handle is taken at that priority.
+    pub fn filter_add(&mut self, filter: &Filter, prog: BorrowedFd<'_>, iface: &str) -> Result<Filter> {
+        let info = (u32::from(filter.priority) << 16) | u32::from((libc::ETH_P_ALL as u16).to_be());
+        let request = Request::new(RTM_NEWTFILTER, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO)
+            .tc(filter.ifindex, filter.handle, if filter.ingress { CLSACT_INGRESS } else { CLSACT_EGRESS }, info)
+            .str_attr(TCA_KIND, "bpf")
+            .nested(TCA_OPTIONS, |r| {
+                r.attr(TCA_BPF_FD, &prog.as_raw_fd().to_ne_bytes())
+                    .str_attr(TCA_BPF_NAME, &filter.name)
+                    .attr(TCA_BPF_FLAGS, &TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes())
+            });
+        let mut made = None;
+        self.request(request, |kind, body| {
+            if kind == RTM_NEWTFILTER {
+                made = parse_filter(body);
+            }
+        })
+        .map_err(|e| SysError::new("add a filter to the clsact qdisc of", iface, e))?;
+        if let Some(made) = made {
+            return Ok(made);
+        }
+        // No echo: find it by its name, which is ours alone.
+        let all = self.filters(filter.ifindex, filter.ingress, iface)?;
+        all.into_iter()
+            .rfind(|f| f.name == filter.name)
+            .ok_or_else(|| SysError::new("find the new filter on", iface, io::Error::from_raw_os_error(libc::ENOENT)))
+    }
+
+    /// Deletes one filter.
+    ///
+    /// # Errors
+    /// What the kernel says; `ENOENT` when it is gone.
+    pub fn filter_delete(&mut self, filter: &Filter, iface: &str) -> Result<()> {
+        let info = (u32::from(filter.priority) << 16) | u32::from(filter.protocol_be);
+        let request = Request::new(RTM_DELTFILTER, NLM_F_ACK)
+            .tc(filter.ifindex, filter.handle, if filter.ingress { CLSACT_INGRESS } else { CLSACT_EGRESS }, info)
+            .str_attr(TCA_KIND, "bpf");
+        self.request(request, |_, _| {}).map_err(|e| SysError::new("delete a filter of", iface, e))
+    }
+
+    /// Lists the BPF filters of one direction.
+    ///
+    /// # Errors
+    /// What the kernel says; without a clsact qdisc the list is empty.
+    pub fn filters(&mut self, ifindex: u32, ingress: bool, iface: &str) -> Result<Vec<Filter>> {
+        let (bpf, _) = self.filters_and_count(ifindex, ingress, iface)?;
+        Ok(bpf)
+    }
+
+    /// Lists the BPF filters of one direction, and counts the filters of every kind there.
+    ///
+    /// # Errors
+    /// What the kernel says; without a clsact qdisc there are none.
+    pub fn filters_and_count(&mut self, ifindex: u32, ingress: bool, iface: &str) -> Result<(Vec<Filter>, usize)> {
+        let request = Request::new(RTM_GETTFILTER, NLM_F_DUMP).tc(ifindex, 0, if ingress { CLSACT_INGRESS } else { CLSACT_EGRESS }, 0);
+        let mut filters = Vec::new();
+        let mut count = 0;
+        let result = self.request(request, |kind, body| {
+            if kind != RTM_NEWTFILTER {
+                return;
+            }
+            // Each chain comes as a head without a handle, then its elements.
+            count += usize::from(u32_at(body, 8) != 0);
+            filters.extend(parse_filter(body).map(|f| Filter { ingress, ..f }));
+        });
+        match result {
+            Ok(()) => Ok((filters, count)),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => Ok((Vec::new(), 0)),
+            Err(e) => Err(SysError::new("list the filters of", iface, e)),
+        }
+    }
+}
+
+/// Reads an `NLMSG_ERROR` body: 0 is an acknowledgement.
+fn ack(body: &[u8]) -> io::Result<()> {
+    match u32_at(body, 0).cast_signed() {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(-code)),
+    }
+}
+
+fn parse_link(body: &[u8]) -> Option<Link> {
+    let mut link = Link {
+        ifindex: u32_at(body, 4),
+        name: String::new(),
+        arphrd: u16::from_ne_bytes(body.get(2..4)?.try_into().ok()?),
+        xdp: XdpAttached::default(),
+    };
+    for (kind, value) in attrs(body.get(16..)?) {
+        match kind {
+            IFLA_IFNAME => link.name = text(value),
+            IFLA_XDP => {
+                let mut single = 0;
+                for (kind, value) in attrs(value) {
+                    match kind {
+                        IFLA_XDP_PROG_ID => single = u32_at(value, 0),
+                        IFLA_XDP_DRV_PROG_ID => link.xdp.native = u32_at(value, 0),
+                        IFLA_XDP_SKB_PROG_ID => link.xdp.generic = u32_at(value, 0),
+                        IFLA_XDP_HW_PROG_ID => link.xdp.offload = u32_at(value, 0),
+                        _ => {}
+                    }
+                }
+                if link.xdp.any().is_none() {
+                    link.xdp.native = single;
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn parse_filter(body: &[u8]) -> Option<Filter> {
+    let info = u32_at(body, 16);
+    let parent = u32_at(body, 12);
+    let mut filter = Filter {
+        ifindex: u32_at(body, 4),
+        ingress: parent == CLSACT_INGRESS,
+        priority: (info >> 16) as u16,
+        protocol_be: info as u16,
+        handle: u32_at(body, 8),
+        name: String::new(),
+        prog_id: 0,
+    };
+    let mut is_bpf = false;
+    for (kind, value) in attrs(body.get(20..)?) {
+        match kind {
+            TCA_KIND => is_bpf = text(value) == "bpf",
+            TCA_OPTIONS => {
+                for (kind, value) in attrs(value) {
+                    match kind {
+                        TCA_BPF_NAME => filter.name = text(value),
+                        TCA_BPF_ID => filter.prog_id = u32_at(value, 0),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    (is_bpf && filter.handle != 0).then_some(filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_nest_and_pad() {
+        let r = Request { buf: Vec::new() }.str_attr(1, "ab").nested(2, |r| r.attr(3, &[9]).attr(4, &[1, 2, 3, 4]));
+        let all: Vec<_> = attrs(&r.buf).collect();
+        assert_eq!(all[0], (1, &b"ab\0"[..]));
+        assert_eq!(all[1].0, 2);
+        assert_eq!(attrs(all[1].1).collect::<Vec<_>>(), [(3, &[9u8][..]), (4, &[1, 2, 3, 4])]);
+    }
+
+    #[test]
+    fn a_cut_attribute_ends_the_list() {
+        assert_eq!(attrs(&[8, 0, 1, 0, 1]).count(), 0);
+        assert_eq!(attrs(&[]).count(), 0);
+    }
+
+    #[test]
+    fn the_loopback_interface_is_listed() {
+        let mut netlink = Netlink::open().unwrap();
+        assert!(netlink.links().unwrap().iter().any(|l| l.name == "lo" && l.ifindex == 1));
+        assert_eq!(netlink.link("lo").unwrap().unwrap().ifindex, 1);
+        assert_eq!(netlink.link("no-such-iface").unwrap(), None);
+    }
+}

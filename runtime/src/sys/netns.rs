@@ -1,0 +1,74 @@
+//! Other network namespaces: setns(2) is per thread, so work in one is done on a short-lived thread.
+
+use super::{Result, SysError};
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// A network namespace named in a script: a name of `ip netns`, a pid, or a path.
+#[derive(Debug)]
+pub struct Netns {
+    fd: OwnedFd,
+    name: String,
+}
+
+impl Netns {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is none of that name or pid.
+    pub fn open(name: &str) -> Result<Self> {
+        let path = if name.contains('/') {
+            name.to_owned()
+        } else if name.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() {
+            format!("/proc/{name}/ns/net")
+        } else {
+            format!("/run/netns/{name}")
+        };
+        let file = File::open(&path).map_err(|e| SysError::new("open network namespace", name, e))?;
+        Ok(Self { fd: file.into(), name: name.to_owned() })
+    }
+
+    /// Takes over a descriptor of one.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd, name: &str) -> Self {
+        Self { fd, name: name.to_owned() }
+    }
+
+    #[must_use]
+    pub fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// Runs `work` on a thread inside the namespace and returns what it returns.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered (`EPERM` without CAP_SYS_ADMIN).
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let fd = self.fd.as_raw_fd();
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                // SAFETY: setns changes only this thread's namespace, with a descriptor that outlives the scope.
+                let ret = unsafe { libc::setns(fd, libc::CLONE_NEWNET) };
+                if ret < 0 {
+                    return Err(SysError::last("enter network namespace", &self.name));
+                }
+                Ok(work())
+            });
+            match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
+
+/// Runs `work` in the named namespace, or right here for `None`.
+///
+/// # Errors
+/// When the namespace cannot be opened or entered.
+pub fn run_in<T: Send>(netns: Option<&str>, work: impl FnOnce() -> T + Send) -> Result<T> {
+    match netns {
+        None => Ok(work()),
+        Some(name) => Netns::open(name)?.run(work),
+    }
+}

@@ -1,0 +1,104 @@
+//! Small facts from `/proc` and `/sys`: processes, CPUs, clocks.
+
+use std::fs;
+use std::io::{self, Read};
+
+/// Reads the start time of a process in clock ticks since boot; `None` when there is no such process, or only its
+/// zombie: that holds nothing any more.
+///
+/// With the pid it names a process for good: pids are used again, start times are not.
+#[must_use]
+pub fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command name is in parentheses and may contain anything; state is the first field after it, start time the 20th.
+    let mut rest = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
+    let state = rest.next()?;
+    if matches!(state, "Z" | "X" | "x") {
+        return None;
+    }
+    rest.nth(18)?.parse().ok()
+}
+
+/// Returns the inode number of our pid namespace: pids of others mean nothing here.
+#[must_use]
+pub fn pid_namespace() -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino())
+}
+
+/// Parses a CPU list as in `/sys/devices/system/cpu/online`: `0-3,8`.
+#[must_use]
+pub fn parse_cpu_list(text: &str) -> Vec<u32> {
+    let mut cpus = Vec::new();
+    for part in text.trim().split(',').filter(|p| !p.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        if let (Ok(first), Ok(last)) = (first.trim().parse::<u32>(), last.trim().parse::<u32>()) {
+            cpus.extend(first..=last.min(first.saturating_add(65535)));
+        }
+    }
+    cpus
+}
+
+/// Lists the CPUs that are running.
+#[must_use]
+pub fn online_cpus() -> Vec<u32> {
+    let cpus = parse_cpu_list(&fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default());
+    if cpus.is_empty() { vec![0] } else { cpus }
+}
+
+/// Returns how many CPUs the kernel counts as possible: the number of values in an element of a per-CPU map.
+#[must_use]
+pub fn possible_cpus() -> u32 {
+    static CPUS: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
+    *CPUS.get_or_init(|| {
+        let list = parse_cpu_list(&fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default());
+        // The list is contiguous from 0 wherever Linux runs; the highest number decides.
+        list.last().map_or_else(|| online_cpus().len() as u32, |last| last + 1)
+    })
+}
+
+/// Reads a clock in nanoseconds; `clock` is `CLOCK_MONOTONIC`, `CLOCK_BOOTTIME`, `CLOCK_REALTIME`, …
+#[must_use]
+pub fn clock_ns(clock: libc::clockid_t) -> u64 {
+    // SAFETY: timespec is plain integers; the kernel fills it.
+    let mut ts: libc::timespec = unsafe { std::mem::zeroed() };
+    // SAFETY: ts is a live timespec; an unknown clock leaves it zero.
+    unsafe { libc::clock_gettime(clock, &raw mut ts) };
+    ts.tv_sec.cast_unsigned() * 1_000_000_000 + ts.tv_nsec.cast_unsigned()
+}
+
+/// Returns the memory that the kernel calls available, in bytes (`MemAvailable`).
+#[must_use]
+pub fn available_memory() -> Option<u64> {
+    let mut text = [0u8; 512];
+    let n = fs::File::open("/proc/meminfo").ok()?.read(&mut text).ok()?;
+    let text = std::str::from_utf8(&text[..n]).ok()?;
+    let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Reads a whole file whose size the kernel does not tell, or tells wrongly (`/sys`, `/proc`).
+///
+/// # Errors
+/// What open or read say.
+pub fn read_all(path: &str) -> io::Result<Vec<u8>> {
+    fs::read(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_lists() {
+        assert_eq!(parse_cpu_list("0-2,5\n"), [0, 1, 2, 5]);
+        assert_eq!(parse_cpu_list("0\n"), [0]);
+        assert_eq!(parse_cpu_list(""), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn our_own_start_time_is_known_and_no_other_pids() {
+        assert!(start_time(std::process::id()).unwrap() > 0);
+        assert_eq!(start_time(u32::MAX / 2), None);
+    }
+}

@@ -1,0 +1,144 @@
+//! The declaration of `blocklist`.
+
+use crate::decl::{EventDecl, EventVar, EventVarType, Hook, MapDecl, MapShape, Native, ParamDecl, ParamType, ValueShape};
+use weir_ebpf_builtins::blocklist as object;
+
+pub static BLOCKLIST: Native = Native {
+    name: "blocklist",
+    summary: "drops packets from, or to, a list of address prefixes (XDP)",
+    doc: "\
+One longest-prefix trie for each family, looked up in the driver before the kernel has spent anything on the packet. \
+IPv4 and IPv6, behind up to two VLAN tags. Fragments are matched like other packets: each of them carries the addresses.
+
+What always passes, whatever the list says: ARP and everything else that is not IP (more than two VLAN tags included), \
+neighbour discovery (ICMPv6 133 to 137, looked for behind up to eight extension headers), and packets cut off before the \
+end of their IP header. So a list that covers the gateway stops its traffic, but does not make the host forget the gateway.
+
+The allow list is looked up first, and a packet on it is not looked up in the block list. With `match=\"either\"` \
+the source is looked up before the destination, in the allow list and then in the block list.
+
+`.hits` has an entry for a prefix from its first hit on; at most `max_hits` for each family. What came after it was full is \
+dropped all the same and counted in `.stats` as `uncounted`.
+
+The program is detached when weir ends, and the list with it.",
+    example: "\
+use blocklist(iface=\"veth0\", prefixes=(192.0.2.0/24, \"2001:db8:bad::/48\")) as bl;
+bl:drop { @dropped[ip.src] = count(); }
+interval:s:1 { print(@bl.hits, 10); print(@bl.stats); }
+",
+    hook: Hook::Xdp,
+    params: PARAMS,
+    maps: MAPS,
+    events: EVENTS,
+};
+
+/// Default of `max`.
+pub const MAX_DEFAULT: u64 = 1 << 20;
+/// Default of `max_hits`.
+pub const MAX_HITS_DEFAULT: u64 = 1 << 16;
+
+static PARAMS: &[ParamDecl] = &[
+    ParamDecl {
+        name: "iface",
+        ty: ParamType::Iface,
+        required: true,
+        default: "",
+        doc: "the interface, or a glob for several",
+    },
+    ParamDecl {
+        name: "prefixes",
+        ty: ParamType::Prefixes,
+        required: true,
+        default: "",
+        doc: "what to drop: `file(\"PATH\")` with one address or prefix a line and `#` comments, or a list",
+    },
+    ParamDecl {
+        name: "mode",
+        ty: ParamType::Choice(&["auto", "native", "generic"]),
+        required: false,
+        default: "\"auto\"",
+        doc: "where XDP runs: in the driver, in the kernel's generic code, or in the driver if it can, else generic with a warning",
+    },
+    ParamDecl {
+        name: "match",
+        ty: ParamType::Choice(&["src", "dst", "either"]),
+        required: false,
+        default: "\"src\"",
+        doc: "which address of the packet is looked up",
+    },
+    ParamDecl {
+        name: "allow",
+        ty: ParamType::Prefixes,
+        required: false,
+        default: "none",
+        doc: "what always passes, as `prefixes`; looked up first",
+    },
+    ParamDecl {
+        name: "dry_run",
+        ty: ParamType::Bool,
+        required: false,
+        default: "false",
+        doc: "count and run the event blocks, but drop nothing",
+    },
+    ParamDecl {
+        name: "max",
+        ty: ParamType::Int { min: 1, max: 1 << 26 },
+        required: false,
+        default: "1048576",
+        doc: "capacity in entries of each list and family; a longer list is an error before anything is attached",
+    },
+    ParamDecl {
+        name: "max_hits",
+        ty: ParamType::Int { min: 1, max: 1 << 24 },
+        required: false,
+        default: "65536",
+        doc: "how many prefixes of each family `.hits` can count; memory is taken on a prefix's first hit",
+    },
+];
+
+/// Names of the counters of `.stats`, in the order of the `STAT_*` constants.
+pub const STATS: &[&str] = &["passed", "dropped", "allowed", "malformed", "non_ip", "neighbour", "uncounted"];
+const _: () = assert!(STATS.len() == object::STATS as usize);
+
+static MAPS: &[MapDecl] = &[
+    MapDecl {
+        name: "hits",
+        symbols: &[object::HITS4, object::HITS6],
+        shape: MapShape::ByPrefix(ValueShape::PacketsBytes),
+        writable: true,
+        doc: "packets and bytes of each listed prefix that was hit; the most specific one counts",
+    },
+    MapDecl {
+        name: "stats",
+        symbols: &[object::STATS_MAP],
+        shape: MapShape::Counters(STATS),
+        writable: false,
+        doc: "packets by what became of them, each in one counter: `passed` (on no list), `dropped` (listed), `allowed` (on the allow \
+              list), and let through unjudged: `malformed`, `non_ip`, `neighbour` (neighbour discovery of a listed address). \
+              `uncounted` are those of `dropped` that `.hits` had no room for",
+    },
+];
+
+static EVENTS: &[EventDecl] = &[
+    EventDecl {
+        name: "drop",
+        slot: object::SLOT_DROP,
+        decides: false,
+        vars: PREFIX_VAR,
+        doc: "a packet that the list matched, before it is dropped (with `dry_run`: before it passes)",
+    },
+    EventDecl {
+        name: "allow",
+        slot: object::SLOT_ALLOW,
+        decides: false,
+        vars: PREFIX_VAR,
+        doc: "a packet that the allow list matched",
+    },
+];
+
+static PREFIX_VAR: &[EventVar] = &[EventVar {
+    name: "prefix",
+    offset: std::mem::offset_of!(weir_ebpf_builtins::EventRecord, prefix) as u32,
+    ty: EventVarType::Prefix,
+    doc: "the entry that matched, the longest one",
+}];

@@ -1,0 +1,175 @@
+//! The text of `weir doc NAME`, from a native's declaration alone.
+
+use crate::decl::{EventVarType, Hook, MapShape, Native, ParamType, ValueShape};
+use std::fmt::Write;
+
+/// Columns that text is wrapped to.
+const WIDTH: usize = 100;
+
+/// Returns the documentation of a native as plain text, at most 100 columns wide, with a newline at the end.
+#[must_use]
+pub fn doc(native: &Native) -> String {
+    let mut out = String::new();
+    heading(&mut out, "NAME");
+    line(&mut out, 4, &format!("{} - {}", native.name, native.summary));
+
+    heading(&mut out, "USE");
+    let required: Vec<String> = native
+        .params
+        .iter()
+        .filter(|p| p.required)
+        .map(|p| format!("{}={}", p.name, form(p.ty)))
+        .collect();
+    line(&mut out, 4, &format!("use {}({}, ...) as NAME;", native.name, required.join(", ")));
+
+    heading(&mut out, "DESCRIPTION");
+    for (index, paragraph) in native.doc.split("\n\n").enumerate() {
+        if index > 0 {
+            out.push('\n');
+        }
+        wrapped(&mut out, 4, paragraph);
+    }
+    let hook = match native.hook {
+        Hook::Xdp => "It runs at XDP; so do the blocks of its events.",
+    };
+    out.push('\n');
+    wrapped(&mut out, 4, hook);
+
+    heading(&mut out, "PARAMETERS");
+    for param in native.params {
+        let default = if param.required {
+            "required".to_owned()
+        } else {
+            format!("default {}", param.default)
+        };
+        line(&mut out, 4, &format!("{}={}  ({default})", param.name, form(param.ty)));
+        wrapped(&mut out, 8, param.doc);
+    }
+    if !native.maps.is_empty() {
+        heading(&mut out, "MAPS");
+    }
+    for map in native.maps {
+        let shape = match map.shape {
+            MapShape::ByPrefix(ValueShape::PacketsBytes) => "[prefix]: packets, bytes".to_owned(),
+            MapShape::Counters(names) => format!(": {}", names.join(", ")),
+        };
+        let writable = if map.writable { "" } else { "  (read only)" };
+        line(&mut out, 4, &format!("@NAME.{}{shape}{writable}", map.name));
+        wrapped(&mut out, 8, map.doc);
+    }
+    if !native.events.is_empty() {
+        heading(&mut out, "EVENTS");
+    }
+    for event in native.events {
+        let decides = if event.decides {
+            "  (a verdict in the block replaces the native's)"
+        } else {
+            ""
+        };
+        line(&mut out, 4, &format!("NAME:{}{decides}", event.name));
+        wrapped(&mut out, 8, event.doc);
+        for var in event.vars {
+            let ty = match var.ty {
+                EventVarType::U32 | EventVarType::U64 => "number",
+                EventVarType::Prefix => "prefix",
+            };
+            wrapped(&mut out, 8, &format!("NAME.{}: {ty}; {}", var.name, var.doc));
+        }
+    }
+    heading(&mut out, "EXAMPLE");
+    for text in native.example.lines() {
+        line(&mut out, 4, text);
+    }
+    out
+}
+
+/// How a value of the type is written.
+fn form(ty: ParamType) -> String {
+    match ty {
+        ParamType::Iface => "\"IFACE\"".to_owned(),
+        ParamType::Prefixes => "file(\"PATH\") or (PREFIX, ...)".to_owned(),
+        ParamType::Choice(words) => words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join("|"),
+        ParamType::Bool => "true|false".to_owned(),
+        ParamType::Int { min, max } => format!("{min}..{max}"),
+    }
+}
+
+fn heading(out: &mut String, text: &str) {
+    if !out.is_empty() {
+        out.push('\n');
+    }
+    line(out, 0, text);
+}
+
+fn line(out: &mut String, indent: usize, text: &str) {
+    // Writing to a `String` cannot fail.
+    let _ = writeln!(out, "{:indent$}{text}", "");
+}
+
+fn wrapped(out: &mut String, indent: usize, text: &str) {
+    let mut current = String::new();
+    for word in text.split_whitespace() {
+        if !current.is_empty() && indent + current.chars().count() + 1 + word.chars().count() > WIDTH {
+            line(out, indent, &current);
+            current.clear();
+        }
+        if !current.is_empty() {
+            current.push(' ');
+        }
+        current.push_str(word);
+    }
+    if !current.is_empty() {
+        line(out, indent, &current);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::NATIVES;
+
+    #[test]
+    fn every_declared_thing_is_in_the_text() {
+        for native in NATIVES {
+            let text = doc(native);
+            for param in native.params {
+                assert!(
+                    text.contains(&format!("\n    {}=", param.name)),
+                    "{} {}\n{text}",
+                    native.name,
+                    param.name
+                );
+            }
+            for map in native.maps {
+                assert!(text.contains(&format!("\n    @NAME.{}", map.name)), "{text}");
+            }
+            for event in native.events {
+                assert!(text.contains(&format!("\n    NAME:{}\n", event.name)), "{text}");
+                for var in event.vars {
+                    assert!(text.contains(&format!("NAME.{}:", var.name)), "{text}");
+                }
+            }
+            for example in native.example.lines() {
+                assert!(text.contains(example));
+            }
+            let too_long: Vec<_> = text.lines().filter(|l| l.chars().count() > WIDTH).collect();
+            assert!(too_long.is_empty(), "{too_long:#?}");
+        }
+    }
+
+    #[test]
+    fn declarations_are_complete() {
+        for native in NATIVES {
+            let named =
+                |what: &str, name: &str, doc: &str| assert!(!name.is_empty() && !doc.is_empty(), "{}: {what} `{name}`", native.name);
+            named("native", native.name, native.doc);
+            named("native", native.summary, native.example);
+            native.params.iter().for_each(|p| {
+                named("parameter", p.name, p.doc);
+                assert_eq!(p.required, p.default.is_empty(), "{}", p.name);
+            });
+            native.maps.iter().for_each(|m| named("map", m.name, m.doc));
+            native.events.iter().for_each(|e| named("event", e.name, e.doc));
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! What scripts can name beyond the language: declarations of the natives, embedded in the binary.
+//!
+//! One declaration per native; the type checker, `weir doc`, `weir -l` and completion are derived from it. The BPF
+//! objects themselves are in `weir-ebpf-builtins`.
+
+pub mod blocklist;
+pub mod decl;
+mod doc;
+pub mod prefix;
+
+pub use decl::{EventDecl, EventVar, Hook, MapDecl, MapShape, Native, ParamDecl, ParamType, ParamValue, ValueShape};
+pub use doc::doc;
+pub use prefix::{parse_list, parse_prefix};
+
+/// Every native, by name.
+pub const NATIVES: &[&Native] = &[&blocklist::BLOCKLIST];
+
+/// Finds a native by the name that `use` gives.
+#[must_use]
+pub fn native(name: &str) -> Option<&'static Native> {
+    NATIVES.iter().copied().find(|n| n.name == name)
+}

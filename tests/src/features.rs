@@ -1,0 +1,105 @@
+//! What the running kernel can do, by trying it. A probe's "no" is the only reason to skip a test.
+//!
+//! Input: the running kernel. Output: yes, no with the reason, or cannot tell, which is never a reason to skip.
+
+use crate::{kernel, net};
+use anyhow::{Context, Result};
+use std::path::Path;
+
+/// Something that not every kernel has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// `kprobe` events.
+    Kprobe,
+    /// TC programs by link.
+    Tcx,
+    /// The queueing discipline that loses packets.
+    Netem,
+}
+
+pub enum Answer {
+    Yes,
+    No(String),
+    CannotTell(String),
+}
+
+impl Feature {
+    pub const ALL: [Feature; 3] = [Feature::Kprobe, Feature::Tcx, Feature::Netem];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Feature::Kprobe => "kprobe",
+            Feature::Tcx => "tcx",
+            Feature::Netem => "netem",
+        }
+    }
+
+    /// The version from which on every kernel has it; none if it is a build option.
+    fn since(self) -> Option<(u32, u32)> {
+        match self {
+            Feature::Tcx => Some((6, 6)),
+            Feature::Kprobe | Feature::Netem => None,
+        }
+    }
+
+    pub fn probe(self) -> Answer {
+        match self {
+            Feature::Kprobe => {
+                if Path::new("/sys/bus/event_source/devices/kprobe").exists() {
+                    Answer::Yes
+                } else {
+                    Answer::No("this kernel has no kprobes".to_owned())
+                }
+            }
+            Feature::Tcx => match kernel::query_tcx() {
+                Ok(()) => Answer::Yes,
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Answer::No("this kernel has no tcx".to_owned()),
+                Err(e) => Answer::CannotTell(format!("asking for tcx programs: {e}")),
+            },
+            Feature::Netem => match try_netem() {
+                Ok(()) => Answer::Yes,
+                Err(e) => {
+                    let text = format!("{e:#}");
+                    // What `tc` says when the kernel has neither the discipline nor a module for it.
+                    if text.contains("qdisc kind is unknown") {
+                        Answer::No("this kernel has no netem".to_owned())
+                    } else {
+                        Answer::CannotTell(text)
+                    }
+                }
+            },
+        }
+    }
+
+    /// Whether a "no" is wrong here: the version has it, or `WEIR_TEST_REQUIRE` (set for the virtual machines, whose kernels
+    /// we know) lists it.
+    ///
+    /// # Errors
+    /// The kernel's version cannot be read.
+    pub fn must_be_there(self) -> Result<bool> {
+        let listed = std::env::var("WEIR_TEST_REQUIRE").unwrap_or_default();
+        if listed.split(',').any(|name| name == self.name()) {
+            return Ok(true);
+        }
+        let version = kernel_version()?;
+        Ok(self.since().is_some_and(|since| version >= since))
+    }
+}
+
+fn try_netem() -> Result<()> {
+    let lab = net::Lab::new()?;
+    lab.node
+        .tc(&["qdisc", "add", "dev", net::NODE_IF, "root", "netem", "loss", "0%"])
+        .map(drop)
+}
+
+/// Major and minor version of the running kernel.
+///
+/// # Errors
+/// `/proc` is not there.
+pub fn kernel_version() -> Result<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's version")?;
+    let mut numbers = release.split(['.', '-', '+']).map(str::parse::<u32>);
+    let (major, minor) = (numbers.next().transpose()?, numbers.next().transpose()?);
+    major.zip(minor).with_context(|| format!("`{release}` has no version"))
+}

@@ -1,0 +1,356 @@
+//! A picture of what is in the kernel: BPF programs, maps, links, BTF objects, pins, and one namespace's traffic control.
+//!
+//! What it is: the oracle of "leaves nothing behind", by plain `bpf()` calls and `tc`. What it is not: weir's own inspection.
+//! Input: the running kernel. Output: sets that can be compared.
+//! Source of numbers and layouts: the kernel's include/uapi/linux/bpf.h (6.18; append-only).
+
+use crate::net::Netns;
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_PROG_QUERY: libc::c_long = 16;
+
+/// Enough of any info structure for what is read here.
+const INFO_LEN: usize = 256;
+
+/// A kind of BPF object that has ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Program,
+    Map,
+    Link,
+    Btf,
+}
+
+impl Kind {
+    const ALL: [Kind; 4] = [Kind::Program, Kind::Map, Kind::Link, Kind::Btf];
+
+    /// The commands "next id" and "descriptor by id".
+    fn commands(self) -> (libc::c_long, libc::c_long) {
+        match self {
+            Kind::Program => (11, 13),
+            Kind::Map => (12, 14),
+            Kind::Link => (31, 30),
+            Kind::Btf => (23, 19),
+        }
+    }
+
+    /// The word that `/proc/PID/fdinfo` has for the id.
+    fn fdinfo_key(self) -> &'static str {
+        match self {
+            Kind::Program => "prog_id:",
+            Kind::Map => "map_id:",
+            Kind::Link => "link_id:",
+            Kind::Btf => "btf_id:",
+        }
+    }
+}
+
+/// One BPF object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Object {
+    pub kind: Kind,
+    pub id: u32,
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.kind, self.id)?;
+        match name_of(*self) {
+            Some(name) if !name.is_empty() => write!(f, " `{name}`"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `bpf(command, attr)`; the attribute is given as its leading 32-bit words, the rest is zero.
+fn bpf(command: libc::c_long, words: &mut [u32; 32]) -> std::io::Result<i32> {
+    // SAFETY: `words` is 128 bytes, more than any command used here reads or writes, and pointers in it point to live buffers.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, words.as_mut_ptr(), size_of_val(words)) };
+    if result < 0 {
+        Err(std::io::Error::last_os_error())
+    } else {
+        Ok(result as i32)
+    }
+}
+
+fn objects() -> Result<BTreeSet<Object>> {
+    let all = Kind::ALL.into_iter().map(objects_of).collect::<Result<Vec<_>>>()?;
+    Ok(all.into_iter().flatten().collect())
+}
+
+/// All objects of that kind in the kernel.
+///
+/// # Errors
+/// No right to list them.
+pub fn objects_of(kind: Kind) -> Result<BTreeSet<Object>> {
+    let mut all = BTreeSet::new();
+    let mut id = 0;
+    loop {
+        let mut words = [0; 32];
+        words[0] = id;
+        match bpf(kind.commands().0, &mut words) {
+            Ok(_) => id = words[1],
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(all),
+            Err(e) => return Err(e).with_context(|| format!("cannot list BPF objects ({kind:?})")),
+        }
+        all.insert(Object { kind, id });
+    }
+}
+
+fn exists(object: Object) -> bool {
+    open(object).is_ok()
+}
+
+/// A `bpf()` command that returns a descriptor, with the leading words of its attribute.
+fn bpf_fd(command: libc::c_long, leading: &[u32]) -> std::io::Result<OwnedFd> {
+    let mut words = [0; 32];
+    words[..leading.len()].copy_from_slice(leading);
+    let fd = bpf(command, &mut words)?;
+    // SAFETY: the commands used here return a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn open(object: Object) -> std::io::Result<OwnedFd> {
+    bpf_fd(object.kind.commands().1, &[object.id])
+}
+
+/// The start of the object's `struct bpf_prog_info`, `bpf_map_info` …; what is in `buffer` before goes to the kernel.
+fn info(object: Object, mut buffer: [u8; INFO_LEN]) -> std::io::Result<[u8; INFO_LEN]> {
+    let fd = open(object)?;
+    let address = buffer.as_mut_ptr() as u64;
+    let mut words = [0; 32];
+    words[..4].copy_from_slice(&[fd.as_raw_fd() as u32, INFO_LEN as u32, address as u32, (address >> 32) as u32]);
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut words)?;
+    Ok(buffer)
+}
+
+fn u32_at(buffer: &[u8; INFO_LEN], at: usize) -> u32 {
+    (0..4).fold(0, |n, i| n | u32::from(buffer[at + i]) << (8 * i))
+}
+
+fn u64_at(buffer: &[u8; INFO_LEN], at: usize) -> u64 {
+    u64::from(u32_at(buffer, at)) | u64::from(u32_at(buffer, at + 4)) << 32
+}
+
+/// The name in `struct bpf_prog_info` or `struct bpf_map_info`.
+fn name_of(object: Object) -> Option<String> {
+    let at = match object.kind {
+        Kind::Program => 64,
+        Kind::Map => 24,
+        Kind::Link | Kind::Btf => return None,
+    };
+    let bytes = info(object, [0; INFO_LEN]).ok()?;
+    let name = &bytes[at..at + 16];
+    Some(String::from_utf8_lossy(name.split(|b| *b == 0).next().unwrap_or_default()).into_owned())
+}
+
+/// The ids of the maps that a program uses.
+fn maps_of_program(id: u32) -> Vec<u32> {
+    const NR_MAP_IDS: usize = 52;
+    const MAP_IDS: usize = 56;
+    let mut ids = [0u32; 64];
+    let mut request = [0; INFO_LEN];
+    request[NR_MAP_IDS..NR_MAP_IDS + 4].copy_from_slice(&(ids.len() as u32).to_le_bytes());
+    request[MAP_IDS..MAP_IDS + 8].copy_from_slice(&(ids.as_mut_ptr() as u64).to_le_bytes());
+    let Ok(answer) = info(Object { kind: Kind::Program, id }, request) else {
+        return Vec::new();
+    };
+    ids[..ids.len().min(u32_at(&answer, NR_MAP_IDS) as usize)].to_vec()
+}
+
+/// Nanoseconds in the program and its runs since [`enable_stats`].
+///
+/// # Errors
+/// The program is gone.
+pub fn run_stats(program: Object) -> std::io::Result<(u64, u64)> {
+    const RUN_TIME_NS: usize = 192;
+    const RUN_CNT: usize = 200;
+    let answer = info(program, [0; INFO_LEN])?;
+    Ok((u64_at(&answer, RUN_TIME_NS), u64_at(&answer, RUN_CNT)))
+}
+
+/// Switches the run-time statistics of all programs on until the descriptor is closed, so they end with this process however
+/// it ends (kernel 5.8).
+///
+/// # Errors
+/// No right to do so.
+pub fn enable_stats() -> std::io::Result<OwnedFd> {
+    const BPF_ENABLE_STATS: libc::c_long = 32;
+    bpf_fd(BPF_ENABLE_STATS, &[])
+}
+
+/// The objects that a process holds by descriptors, and what those hold in turn.
+pub fn held_by(pid: u32) -> BTreeSet<Object> {
+    let mut held = BTreeSet::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten() {
+        let Ok(text) = fs::read_to_string(entry.path()) else { continue };
+        for line in text.lines() {
+            for kind in Kind::ALL {
+                let id = line.strip_prefix(kind.fdinfo_key()).and_then(|v| v.trim().parse().ok());
+                // A link of a kind without a program says 0.
+                held.extend(id.filter(|id| *id != 0).map(|id| Object { kind, id }));
+            }
+        }
+    }
+    let programs: Vec<u32> = held.iter().filter(|o| o.kind == Kind::Program).map(|o| o.id).collect();
+    held.extend(
+        programs
+            .into_iter()
+            .flat_map(maps_of_program)
+            .map(|id| Object { kind: Kind::Map, id }),
+    );
+    held
+}
+
+/// What all other processes hold.
+fn held_by_others() -> BTreeSet<Object> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes
+        .filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| *pid != std::process::id());
+    pids.flat_map(held_by).collect()
+}
+
+fn pins() -> BTreeSet<PathBuf> {
+    fn walk(dir: &Path, found: &mut BTreeSet<PathBuf>) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => walk(&entry.path(), found),
+                // The kernel's own iterators lie here on some systems.
+                _ if entry.file_name().to_string_lossy().ends_with(".debug") => {}
+                _ => drop(found.insert(entry.path())),
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    walk(Path::new("/sys/fs/bpf"), &mut found);
+    found
+}
+
+/// Qdiscs and filters of a namespace, and the XDP programs on its interfaces, one per line.
+fn traffic_control(ns: &Netns) -> Result<BTreeSet<String>> {
+    let mut lines = BTreeSet::new();
+    let links = ns.ip(&["-o", "link", "show"])?;
+    for line in links.lines() {
+        let name = line.split(": ").nth(1).and_then(|n| n.split('@').next()).unwrap_or_default();
+        for word in ["xdp", "prog/xdp"] {
+            if line.split_whitespace().any(|w| w.starts_with(word)) {
+                lines.insert(format!("{name}: has an XDP program"));
+            }
+        }
+        for hook in ["ingress", "egress"] {
+            let filters = ns.tc(&["filter", "show", "dev", name, hook]).unwrap_or_default();
+            lines.extend(filters.lines().map(|l| format!("{name} {hook}: {}", l.trim())));
+        }
+    }
+    lines.extend(ns.tc(&["qdisc", "show"])?.lines().map(|l| l.trim().to_owned()));
+    Ok(lines)
+}
+
+/// The state at one moment.
+pub struct KernelState {
+    objects: BTreeSet<Object>,
+    pins: BTreeSet<PathBuf>,
+    control: BTreeSet<String>,
+}
+
+impl KernelState {
+    /// Takes the picture; with a namespace its traffic control is in it.
+    ///
+    /// # Errors
+    /// No right to list BPF objects, or `tc` is missing.
+    pub fn now(ns: Option<&Netns>) -> Result<Self> {
+        let control = ns.map(traffic_control).transpose()?.unwrap_or_default();
+        Ok(Self {
+            objects: objects()?,
+            pins: pins(),
+            control,
+        })
+    }
+
+    /// What is left and what is gone since `self`, at this moment. What another live process holds is its own: the machine may
+    /// be shared.
+    ///
+    /// # Errors
+    /// As [`KernelState::now`].
+    pub fn changes(&self, ns: Option<&Netns>) -> Result<Vec<String>> {
+        let after = Self::now(ns)?;
+        let mut changes: Vec<String> = Vec::new();
+        let new: Vec<Object> = after.objects.difference(&self.objects).copied().collect();
+        if !new.is_empty() {
+            let others = held_by_others();
+            changes.extend(new.iter().filter(|o| !others.contains(o)).map(|o| format!("left: {o}")));
+        }
+        changes.extend(after.pins.difference(&self.pins).map(|p| format!("left: pin {}", p.display())));
+        changes.extend(after.control.difference(&self.control).map(|l| format!("left: {l}")));
+        changes.extend(self.control.difference(&after.control).map(|l| format!("gone: {l}")));
+        Ok(changes)
+    }
+
+    /// Fails unless everything that came since `self` has gone again and everything that was there still is.
+    /// The kernel frees programs and maps some time after their last user, so it asks until then.
+    ///
+    /// # Errors
+    /// Names what is left or gone.
+    pub fn assert_same(&self, ns: Option<&Netns>) -> Result<()> {
+        let deadline = Instant::now() + crate::patience() / 3;
+        loop {
+            let trouble = self.changes(ns)?;
+            if trouble.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("the kernel is not as it was:\n  {}", trouble.join("\n  "));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+}
+
+/// Fails unless all of these objects are gone, after a grace as in [`KernelState::assert_same`].
+///
+/// # Errors
+/// Names those that still exist.
+pub fn assert_gone(ours: &BTreeSet<Object>) -> Result<()> {
+    let deadline = Instant::now() + crate::patience() / 3;
+    loop {
+        let left: Vec<String> = ours.iter().filter(|o| exists(**o)).map(ToString::to_string).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("left in the kernel: {}", left.join(", "));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+/// Makes a small array map, owned by the returned descriptor: something to be found left behind.
+///
+/// # Errors
+/// No right to make one.
+pub fn make_map() -> std::io::Result<OwnedFd> {
+    const BPF_MAP_CREATE: libc::c_long = 0;
+    const BPF_MAP_TYPE_ARRAY: u32 = 2;
+    // Type, key size, value size, entries.
+    bpf_fd(BPF_MAP_CREATE, &[BPF_MAP_TYPE_ARRAY, 4, 8, 1])
+}
+
+/// Whether the kernel knows tcx (6.6): it can be asked which programs an interface has there.
+///
+/// # Errors
+/// The kernel's own, `EINVAL` when it does not know the attach type.
+pub fn query_tcx() -> std::io::Result<()> {
+    const LOOPBACK: u32 = 1;
+    const BPF_TCX_INGRESS: u32 = 46;
+    let mut words = [0; 32];
+    words[..2].copy_from_slice(&[LOOPBACK, BPF_TCX_INGRESS]);
+    bpf(BPF_PROG_QUERY, &mut words).map(drop)
+}

@@ -1,0 +1,301 @@
+//! Network namespaces and veth pairs of our own, removed when the value goes, a panic included.
+//!
+//! Input: nothing. Output: a [`Lab`]: two namespaces, `node` with `veth0` and `peer` with `peer0`, both ends of one cable, with
+//! addresses of both families that no other lab has. Neighbours are permanent and ARP is off (which also keeps the kernel from
+//! reporting its multicast groups), so the only packets on the cable are those of the test.
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sched::{CloneFlags, setns};
+use std::fs::File;
+use std::io::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The interface in the `node` namespace, where weir runs.
+pub const NODE_IF: &str = "veth0";
+/// The interface in the `peer` namespace, where traffic usually comes from.
+pub const PEER_IF: &str = "peer0";
+pub const NODE_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 1];
+pub const PEER_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 2];
+
+const PREFIX: &str = "weirtest-";
+
+/// A named network namespace of our own.
+pub struct Netns {
+    name: String,
+    file: File,
+}
+
+impl Netns {
+    fn new(name: String) -> Result<Self> {
+        static SWEEP: Once = Once::new();
+        SWEEP.call_once(remove_stale);
+        ip(&["netns", "add", &name])?;
+        let file = match File::open(Path::new("/run/netns").join(&name)) {
+            Ok(file) => file,
+            Err(error) => {
+                let _ = ip(&["netns", "del", &name]);
+                return Err(error).context("cannot open the new network namespace");
+            }
+        };
+        Ok(Self { name, file })
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// An open file of the namespace, for `setns`.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Runs the closure in a thread inside this namespace, kept on one processor so that its packets stay in order.
+    ///
+    /// # Errors
+    /// The closure's own, or `setns` was refused.
+    ///
+    /// # Panics
+    /// Goes on with the closure's panic.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                setns(&self.file, CloneFlags::CLONE_NEWNET).context("cannot enter the network namespace")?;
+                stay_on_one_cpu()?;
+                work()
+            });
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Runs `ip` in this namespace and returns what it prints.
+    pub fn ip(&self, args: &[&str]) -> Result<String> {
+        ip(&[&["-n", &self.name], args].concat())
+    }
+
+    /// Runs `tc` in this namespace and returns what it prints.
+    pub fn tc(&self, args: &[&str]) -> Result<String> {
+        tool("tc", &[&["-n", &self.name], args].concat(), None)
+    }
+
+    /// Sets a sysctl of this namespace: `net/ipv4/tcp_early_retrans`.
+    pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
+        // /proc/sys/net shows the namespace of whoever opens it.
+        self.run(|| std::fs::write(Path::new("/proc/sys").join(key), value).with_context(|| format!("cannot set {key}")))
+    }
+
+    /// A counter of `/proc/net/snmp` in this namespace, such as `Tcp` `RetransSegs`.
+    pub fn snmp(&self, group: &str, counter: &str) -> Result<u64> {
+        // Not /proc/net: that is the namespace of the process's first thread.
+        let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp").context("cannot read the counters"))?;
+        let mut lines = text.lines().filter_map(|l| l.strip_prefix(group)?.strip_prefix(": "));
+        let (names, values) = lines
+            .next()
+            .zip(lines.next())
+            .with_context(|| format!("no group {group} in {text}"))?;
+        let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == counter);
+        let (_, value) = found.with_context(|| format!("no counter {counter} in {names}"))?;
+        value.parse().with_context(|| format!("{counter} is `{value}`"))
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        if let Err(error) = ip(&["netns", "del", &self.name]) {
+            eprintln!("test support: {error:#}");
+        }
+    }
+}
+
+/// Removes the namespaces of test processes that were killed.
+fn remove_stale() {
+    for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = ip(&["netns", "del", &name]);
+        }
+    }
+}
+
+fn stay_on_one_cpu() -> Result<()> {
+    let here = nix::unistd::Pid::from_raw(0);
+    let allowed = nix::sched::sched_getaffinity(here).context("cannot ask for the processors")?;
+    let first = (0..nix::sched::CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let mut one = nix::sched::CpuSet::new();
+    one.set(first.context("no processor is allowed")?)?;
+    nix::sched::sched_setaffinity(here, &one).context("cannot stay on one processor")
+}
+
+/// Two namespaces and the cable between them; also a folder for files, which is weir's current directory.
+pub struct Lab {
+    pub node: Netns,
+    pub peer: Netns,
+    pub dir: TempDir,
+    subnet: (u8, u8),
+}
+
+impl Lab {
+    /// Makes namespaces, cable and addresses.
+    ///
+    /// # Errors
+    /// iproute2 is missing, or we are not root.
+    pub fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
+        let pid = std::process::id();
+        let node = Netns::new(format!("{PREFIX}{pid}-{serial}n"))?;
+        let peer = Netns::new(format!("{PREFIX}{pid}-{serial}p"))?;
+        // Probes on the kernel's functions see every namespace: labs of other tests must not look like this one.
+        let lab = Self {
+            node,
+            peer,
+            dir: TempDir::new()?,
+            subnet: (64 + (pid % 128) as u8, (serial % 256) as u8),
+        };
+        for ns in [&lab.node, &lab.peer] {
+            ns.run(|| {
+                let set = |key: &str, value: &str| {
+                    std::fs::write(Path::new("/proc/sys/net").join(key), value).with_context(|| format!("cannot set {key}"))
+                };
+                // Spoofed sources must arrive, and nothing may be sent that the test does not send.
+                for key in ["all", "default"] {
+                    set(&format!("ipv4/conf/{key}/rp_filter"), "0")?;
+                    set(&format!("ipv6/conf/{key}/accept_dad"), "0")?;
+                    set(&format!("ipv6/conf/{key}/router_solicitations"), "0")?;
+                }
+                // A tail loss probe is a retransmission that bypasses `tcp_retransmit_skb`.
+                set("ipv4/tcp_early_retrans", "0")
+            })?;
+        }
+        let (node, peer) = (lab.node.name(), lab.peer.name());
+        let (node_mac, peer_mac) = (mac(NODE_MAC), mac(PEER_MAC));
+        ip_batch(
+            node,
+            &format!("link add {NODE_IF} address {node_mac} type veth peer name {PEER_IF} address {peer_mac} netns {peer}\n"),
+        )?;
+        let side = |name: &str, addr: (Ipv4Addr, Ipv6Addr), other: (Ipv4Addr, Ipv6Addr), other_mac: &str| {
+            format!(
+                "link set lo up\nlink set {name} addrgenmode none arp off\nlink set {name} up\n\
+                 addr add {}/24 dev {name}\naddr add {}/64 dev {name} nodad\n\
+                 neigh replace {} lladdr {other_mac} dev {name} nud permanent\n\
+                 neigh replace {} lladdr {other_mac} dev {name} nud permanent\n",
+                addr.0, addr.1, other.0, other.1
+            )
+        };
+        let (node_addr, peer_addr) = ((lab.node4(), lab.node6()), (lab.peer4(), lab.peer6()));
+        ip_batch(node, &side(NODE_IF, node_addr, peer_addr, &peer_mac))?;
+        ip_batch(peer, &side(PEER_IF, peer_addr, node_addr, &node_mac))?;
+        Ok(lab)
+    }
+
+    fn v4(&self, host: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.subnet.0, self.subnet.1, host)
+    }
+
+    fn v6(&self, host: u16) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, u16::from(self.subnet.0), u16::from(self.subnet.1), 0, 0, 0, 0, host)
+    }
+
+    pub fn node4(&self) -> Ipv4Addr {
+        self.v4(1)
+    }
+
+    pub fn peer4(&self) -> Ipv4Addr {
+        self.v4(2)
+    }
+
+    pub fn node6(&self) -> Ipv6Addr {
+        self.v6(1)
+    }
+
+    pub fn peer6(&self) -> Ipv6Addr {
+        self.v6(2)
+    }
+
+    /// Cuts or restores the way from node to peer, without a packet of its own: the node gets a wrong or the right hardware
+    /// address for the peer, and the peer's kernel ignores frames that are not for it.
+    pub fn cut(&self, cut: bool) -> Result<()> {
+        let to = if cut { [0x02, 0, 0, 0, 0, 0x99] } else { PEER_MAC };
+        self.node
+            .ip(&[
+                "neigh",
+                "replace",
+                &self.peer4().to_string(),
+                "lladdr",
+                &mac(to),
+                "dev",
+                NODE_IF,
+                "nud",
+                "permanent",
+            ])
+            .map(drop)
+    }
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|b| format!("{b:02x}")).join(":")
+}
+
+fn ip(args: &[&str]) -> Result<String> {
+    tool("ip", args, None)
+}
+
+/// Several `ip` commands in one process: starting one is dear on an emulated machine.
+fn ip_batch(ns: &str, commands: &str) -> Result<()> {
+    tool("ip", &["-n", ns, "-batch", "-"], Some(commands)).map(drop)
+}
+
+fn tool(program: &str, args: &[&str], input: Option<&str>) -> Result<String> {
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{program}` (package iproute2)"))?;
+    if let (Some(mut stdin), Some(text)) = (child.stdin.take(), input) {
+        stdin.write_all(text.as_bytes())?;
+    }
+    let out = child.wait_with_output()?;
+    if !out.status.success() {
+        bail!(
+            "`{program} {}` failed: {}",
+            args.join(" "),
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// A folder of our own, removed when the value goes.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    pub fn new() -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Writes a file in this folder.
+    pub fn write(&self, name: &str, text: &str) -> Result<()> {
+        ensure!(!name.contains('/'), "`{name}` is not a plain file name");
+        std::fs::write(self.0.join(name), text).with_context(|| format!("cannot write {name}"))
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,13 @@
+//! The program before real traffic on a real kernel: natively and, the same file, on the Debian kernels in QEMU.
+//!
+//! `cargo xtask test` runs it. By hand, as root: `cargo build && cargo test -p weir-tests --test system [FILTER]`.
+
+mod absent;
+mod hooks;
+mod leftovers;
+mod one_liners;
+mod support;
+
+fn main() {
+    weir_tests::harness::run(&[support::TESTS, one_liners::TESTS, absent::TESTS, hooks::TESTS, leftovers::TESTS]).exit()
+}

@@ -1,0 +1,325 @@
+//! `cargo xtask bench`: weir beside the installed bpftrace, as a markdown table with ratios.
+//!
+//! Every figure is the median of runs that alternate between the two programs.
+//! Input: what to measure. Output: the table on standard output; it writes no file.
+
+use crate::{apt, proc, test};
+use anyhow::{Context, Result, ensure};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
+use nix::unistd::Pid;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Instant;
+use weir_tests::kernel::{self, Kind};
+use weir_tests::weir::Weir;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// What to measure; all if nothing is named
+    #[arg(value_enum)]
+    what: Vec<What>,
+    /// Runs of each program for each figure
+    #[arg(long, default_value_t = 11)]
+    runs: usize,
+    /// Events in each run that measures the cost of one
+    #[arg(long, default_value_t = 1_000_000)]
+    events: u64,
+    /// Measure this program instead of building weir
+    #[arg(long)]
+    weir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// Start to exit, and peak memory, of a script that only exits
+    Start,
+    /// Cost of one event
+    Events,
+    /// Size of the program with all its libraries
+    Size,
+}
+
+const EXIT_SCRIPT: &str = "BEGIN { exit(); }";
+/// The probe fires once per `getpid()`; the bodies are what is compared.
+const PROBE: &str = "tracepoint:syscalls:sys_enter_getpid";
+const BODIES: &[&str] = &["{}", "{ @ = count(); }", "{ @[pid] = count(); }"];
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    proc::need_root("measuring BPF programs")?;
+    apt::install(apt::BENCH)?;
+    let weir = match &args.weir {
+        Some(path) => path.clone(),
+        None => test::built(&["build", "--release", "--package", "weir", "--bin", "weir"], "weir")?,
+    };
+    let bpftrace = proc::which("bpftrace").context("bpftrace is not installed")?;
+    private_tracefs()?;
+    let pair = Pair {
+        weir: &weir,
+        bpftrace: &bpftrace,
+    };
+    let wanted = |what| args.what.is_empty() || args.what.contains(&what);
+    let mut rows = Vec::new();
+    if wanted(What::Start) {
+        rows.extend(start(&pair, args.runs)?);
+    }
+    if wanted(What::Events) {
+        rows.extend(events(&pair, args)?);
+    }
+    if wanted(What::Size) {
+        rows.push(Row {
+            what: "program and its libraries".into(),
+            unit: "MB",
+            weir: size(&weir)?,
+            bpftrace: size(&bpftrace)?,
+        });
+    }
+    print_table(&pair, &rows, args.runs)
+}
+
+struct Pair<'a> {
+    weir: &'a Path,
+    bpftrace: &'a Path,
+}
+
+struct Row {
+    what: String,
+    unit: &'static str,
+    weir: f64,
+    bpftrace: f64,
+}
+
+fn print_table(pair: &Pair<'_>, rows: &[Row], runs: usize) -> Result<ExitCode> {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let cpus = std::fs::read_to_string("/proc/cpuinfo")?;
+    let cpu = cpus
+        .lines()
+        .find_map(|l| l.strip_prefix("model name")?.split_once(": "))
+        .map_or("unknown", |(_, name)| name);
+    let date = proc::output(Command::new("date").args(["-u", "+%F"]))?;
+    let version = |program| -> Result<String> { Ok(proc::output(Command::new(program).arg("--version"))?.trim().to_owned()) };
+    println!(
+        "{}, kernel {}, {}. {} beside {}; medians of {runs} alternating runs.\n",
+        date.trim(),
+        kernel.trim(),
+        cpu,
+        version(pair.weir)?,
+        version(pair.bpftrace)?
+    );
+    println!("| | weir | bpftrace | bpftrace / weir |");
+    println!("|---|---:|---:|---:|");
+    for row in rows {
+        let ratio = if row.weir > 0.0 {
+            format!("{:.1}", row.bpftrace / row.weir)
+        } else {
+            "–".to_owned()
+        };
+        println!(
+            "| {} | {:.1} {} | {:.1} {} | {ratio} |",
+            row.what, row.weir, row.unit, row.bpftrace, row.unit
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        n if n.is_multiple_of(2) => (values[middle - 1] + values[middle]) / 2.0,
+        _ => values[middle],
+    }
+}
+
+/// Gives this process and its children a tracefs where the machine has none mounted: bpftrace wants one.
+fn private_tracefs() -> Result<()> {
+    const NONE: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a private mount namespace")?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+    for (kind, at, file) in [
+        ("tracefs", "/sys/kernel/tracing", "events"),
+        ("debugfs", "/sys/kernel/debug", "tracing"),
+    ] {
+        if !Path::new(at).join(file).exists() {
+            mount(Some(kind), at, Some(kind), MsFlags::empty(), NONE).with_context(|| format!("cannot mount {kind} at {at}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn start(pair: &Pair<'_>, runs: usize) -> Result<Vec<Row>> {
+    let (mut weir, mut bpftrace) = (Vec::new(), Vec::new());
+    // The first run of each fills the page cache and is not counted.
+    for round in 0..=runs {
+        for (program, into) in [(pair.weir, &mut weir), (pair.bpftrace, &mut bpftrace)] {
+            let cost = one_start(program)?;
+            if round > 0 {
+                into.push(cost);
+            }
+        }
+    }
+    let (time, memory) = (|c: &Cost| c.wall_ms, |c: &Cost| c.peak_mib);
+    let row = |what: String, unit, of: fn(&Cost) -> f64| Row {
+        what,
+        unit,
+        weir: median(weir.iter().map(of).collect()),
+        bpftrace: median(bpftrace.iter().map(of).collect()),
+    };
+    Ok(vec![
+        row(format!("start to exit of `{EXIT_SCRIPT}`"), "ms", time),
+        row(format!("peak memory of `{EXIT_SCRIPT}`"), "MiB", memory),
+    ])
+}
+
+struct Cost {
+    wall_ms: f64,
+    peak_mib: f64,
+}
+
+/// One run of the script that only exits.
+fn one_start(program: &Path) -> Result<Cost> {
+    let begin = Instant::now();
+    let mut command = Command::new(program);
+    command
+        .args(["-e", EXIT_SCRIPT])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
+    let (code, peak_kib) = wait_with_peak(child)?;
+    let wall_ms = begin.elapsed().as_secs_f64() * 1e3;
+    ensure!(code == 0, "`{}` failed with {code}", proc::shown(&command));
+    Ok(Cost {
+        wall_ms,
+        peak_mib: peak_kib as f64 / 1024.0,
+    })
+}
+
+/// Waits for a child; its exit code, or 128 + signal, and its peak resident memory in KiB. The peak includes what the child
+/// shared with us before it became another program, so it is never less than our own few MiB: an upper bound.
+fn wait_with_peak(child: Child) -> Result<(i32, i64)> {
+    let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
+    // SAFETY: both pointers are to live values of the right types; the child is ours and nobody else waits for it.
+    let pid = unsafe { libc::wait4(child.id() as i32, &raw mut status, 0, usage.as_mut_ptr()) };
+    ensure!(pid >= 0, "cannot wait: {}", std::io::Error::last_os_error());
+    // SAFETY: the struct is integers only, zeroed before and filled by the call.
+    let usage = unsafe { usage.assume_init() };
+    let code = if libc::WIFEXITED(status) {
+        libc::WEXITSTATUS(status)
+    } else {
+        128 + libc::WTERMSIG(status)
+    };
+    Ok((code, usage.ru_maxrss))
+}
+
+fn events(pair: &Pair<'_>, args: &Args) -> Result<Vec<Row>> {
+    stay_on_one_cpu()?;
+    let mut rows = Vec::new();
+    for body in BODIES {
+        let script = format!("{PROBE} {body}");
+        let (mut weir, mut bpftrace) = (Vec::new(), Vec::new());
+        for _ in 0..args.runs {
+            for (program, into) in [(pair.weir, &mut weir), (pair.bpftrace, &mut bpftrace)] {
+                into.push(one_event_run(program, &script, args.events).with_context(|| format!("{} -e '{script}'", program.display()))?);
+            }
+        }
+        let row = |what: &str, of: fn(&EventCost) -> f64| Row {
+            what: format!("`{body}`: {what}"),
+            unit: "ns",
+            weir: median(weir.iter().map(of).collect()),
+            bpftrace: median(bpftrace.iter().map(of).collect()),
+        };
+        rows.push(row("program, per event", |c| c.program_ns));
+        rows.push(row("added to the system call", |c| c.added_ns));
+    }
+    Ok(rows)
+}
+
+struct EventCost {
+    /// The kernel's own figure: time in the program by runs.
+    program_ns: f64,
+    /// By the clock: the system call with the probe, less without.
+    added_ns: f64,
+}
+
+/// Attaches the script and fires its probe, once without and once with the kernel's statistics.
+fn one_event_run(program: &Path, script: &str, events: u64) -> Result<EventCost> {
+    let setting = std::fs::read_to_string("/proc/sys/kernel/bpf_stats_enabled").context("cannot read kernel.bpf_stats_enabled")?;
+    ensure!(
+        setting.trim() == "0",
+        "kernel.bpf_stats_enabled is on: the figures without statistics would include them"
+    );
+    let before = kernel::objects_of(Kind::Program)?;
+    let without = fire(events);
+    let tool = Weir::script(script).program(program).start()?;
+    let with = fire(events);
+    let (ns, runs) = {
+        let _stats = kernel::enable_stats().context("cannot switch on the statistics of BPF programs")?;
+        fire(events);
+        // Other programs may come and go on the machine: ours is the one that ran for each event.
+        let now = kernel::objects_of(Kind::Program)?;
+        let stats = now.difference(&before).filter_map(|program| kernel::run_stats(*program).ok());
+        stats
+            .filter(|(_, runs)| *runs >= events)
+            .max_by_key(|(_, runs)| *runs)
+            .context("no program ran for each event")?
+    };
+    tool.stop()?.clean()?;
+    Ok(EventCost {
+        program_ns: ns as f64 / runs as f64,
+        added_ns: with - without,
+    })
+}
+
+/// Calls `getpid()` that often; nanoseconds by the clock for one call.
+fn fire(events: u64) -> f64 {
+    let begin = Instant::now();
+    for _ in 0..events {
+        // SAFETY: a system call without arguments. Not `libc::getpid()`, which some C libraries answer from memory.
+        unsafe { libc::syscall(libc::SYS_getpid) };
+    }
+    begin.elapsed().as_nanos() as f64 / events as f64
+}
+
+fn stay_on_one_cpu() -> Result<()> {
+    let here = Pid::from_raw(0);
+    let allowed = sched_getaffinity(here)?;
+    let last = (0..CpuSet::count())
+        .rev()
+        .find(|cpu| allowed.is_set(*cpu).unwrap_or(false))
+        .context("no processor is allowed")?;
+    let mut one = CpuSet::new();
+    one.set(last)?;
+    sched_setaffinity(here, &one).context("cannot stay on one processor")
+}
+
+/// The program file and every library that the loader maps for it, in MB.
+fn size(program: &Path) -> Result<f64> {
+    let bytes = |path: &Path| {
+        std::fs::metadata(path)
+            .map(|m| m.len())
+            .with_context(|| format!("cannot read {}", path.display()))
+    };
+    let mut total = bytes(program)?;
+    // A static program makes `ldd` fail.
+    let libraries = Command::new("ldd").arg(program).output().context("cannot start `ldd`")?;
+    for line in String::from_utf8_lossy(&libraries.stdout).lines() {
+        if let Some(path) = line.split_whitespace().find(|w| w.starts_with('/')) {
+            total += bytes(Path::new(path))?;
+        }
+    }
+    Ok(total as f64 / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(vec![]).is_nan());
+    }
+}

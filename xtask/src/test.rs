@@ -1,0 +1,285 @@
+//! `cargo xtask test`: every check and test of the project, and one line that says how it went.
+//!
+//! Order: what is missing is installed; formatting, lints, documentation; unit, stage and differential tests of all crates; the
+//! system tests on this kernel; the same file on each Debian kernel, booted once. A failure does not stop the rest, a build
+//! that fails does. Output: each tool's own, a closing line per runner, the skipped tests by name, and
+//! `weir: N passed, N failed, N skipped`. Fails if anything failed, or if no test ran.
+
+use crate::{apt, proc, vm};
+use anyhow::{Context, Result, bail, ensure};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Leave out the virtual machines
+    #[arg(long)]
+    no_vm: bool,
+    /// Run only tests whose name contains this, and no other checks
+    filter: Option<String>,
+}
+
+/// The kernels to boot and what they must have: a probe that says "no" there is a failure, not a reason to skip.
+const KERNELS: &[(&str, &str)] = &[("6.1", "kprobe,netem"), ("6.12", "kprobe,netem,tcx")];
+
+const VM_LIMIT: Duration = Duration::from_secs(480);
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    proc::need_root("loading BPF programs")?;
+    apt::install(apt::TEST)?;
+    let mut report = Report::default();
+    if args.filter.is_none() {
+        report.check("formatting", cargo(&["fmt", "--all", "--check"]));
+        report.check(
+            "lints",
+            cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        );
+        let mut doc = cargo(&["doc", "--quiet", "--workspace", "--no-deps"]);
+        doc.env("RUSTDOCFLAGS", "-D warnings");
+        report.check("documentation", doc);
+    }
+    let weir = built(&["build", "--package", "weir", "--bin", "weir"], "weir")?;
+    let system = built(&["test", "--package", "weir-tests", "--test", "system", "--no-run"], "system")?;
+
+    let mut crates = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    if let Some(filter) = &args.filter {
+        crates.arg(filter);
+    }
+    report.runner("crates", |tally| local(crates, tally))?;
+
+    let env = [("WEIR_BIN".to_owned(), path_text(&weir)?)];
+    let mut native = Command::new(&system);
+    native.args(&args.filter).envs(env.clone());
+    report.runner(&format!("system, kernel {}", release()?), |tally| local(native, tally))?;
+
+    for (kernel, required) in KERNELS.iter().filter(|_| !args.no_vm) {
+        let command: Vec<String> = std::iter::once(path_text(&system)?).chain(args.filter.clone()).collect();
+        let mut env = env.to_vec();
+        env.extend([
+            ("WEIR_TEST_VM".to_owned(), "1".to_owned()),
+            ("WEIR_TEST_REQUIRE".to_owned(), (*required).to_owned()),
+        ]);
+        let spec = vm::Spec {
+            env: &env,
+            limit: VM_LIMIT,
+            ..vm::Spec::new(kernel, &command)
+        };
+        report.runner(&format!("system, Debian kernel {kernel}"), |tally| guest(&spec, tally))?;
+    }
+    report.close()
+}
+
+/// `cargo` as it was called, in the repository.
+fn cargo(args: &[&str]) -> Command {
+    let mut c = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    c.args(args).current_dir(proc::repo());
+    c
+}
+
+/// Builds something and returns the file that cargo made for the target of that name.
+pub fn built(args: &[&str], target: &str) -> Result<PathBuf> {
+    let mut command = cargo(args);
+    command
+        .args(["--quiet", "--message-format", "json-render-diagnostics"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit());
+    let out = command.output().context("cannot start cargo")?;
+    ensure!(out.status.success(), "`{}` failed", proc::shown(&command));
+    let messages = String::from_utf8_lossy(&out.stdout);
+    let artifacts = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    // Messages come in the order of the build: the last one is the target itself.
+    let mut files = artifacts
+        .filter(|m| m["target"]["name"] == target)
+        .filter_map(|m| m["executable"].as_str().map(PathBuf::from));
+    let file = files.next_back();
+    file.with_context(|| format!("cargo built no `{target}`"))
+}
+
+fn path_text(path: &Path) -> Result<String> {
+    path.to_str()
+        .map(str::to_owned)
+        .with_context(|| format!("{} is not UTF-8", path.display()))
+}
+
+fn release() -> Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned())
+}
+
+/// How the tests of one runner went, read from what libtest and libtest-mimic print.
+#[derive(Default, Debug)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+    /// Names of skipped tests, with the reason where there is one.
+    skipped: Vec<String>,
+}
+
+impl Tally {
+    fn line(&mut self, line: &str) {
+        if let Some(rest) = line.strip_prefix("test result: ") {
+            let count = |what: &str| {
+                let before = rest.split(what).next()?;
+                before.trim_end().rsplit([' ', '.']).next()?.parse::<u64>().ok()
+            };
+            self.passed += count(" passed").unwrap_or(0);
+            self.failed += count(" failed").unwrap_or(0);
+            self.ignored += count(" ignored").unwrap_or(0);
+        } else if let Some(rest) = line.strip_prefix("skipped: ") {
+            self.skipped.push(rest.to_owned());
+        } else if let Some((name, _)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ignored")) {
+            let name = name.trim_end();
+            if !self.skipped.iter().any(|s| s.split(": ").next() == Some(name)) {
+                self.skipped.push(name.to_owned());
+            }
+        }
+    }
+}
+
+/// What has been run so far.
+#[derive(Default)]
+struct Report {
+    passed: u64,
+    failed: u64,
+    skipped: Vec<String>,
+}
+
+impl Report {
+    /// Runs a check that is no test; a failure counts as one.
+    fn check(&mut self, what: &str, mut command: Command) {
+        let start = Instant::now();
+        let result = match proc::check(&mut command) {
+            Ok(()) => "ok".to_owned(),
+            Err(error) => {
+                self.failed += 1;
+                format!("FAILED: {error:#}")
+            }
+        };
+        println!("check {what}: {result} ({} s)", start.elapsed().as_secs());
+    }
+
+    /// Runs tests and prints the closing line; `run` returns whether the runner itself ended well.
+    fn runner(&mut self, name: &str, run: impl FnOnce(&Arc<Mutex<Tally>>) -> Result<bool>) -> Result<()> {
+        println!("\nrunner {name}");
+        let start = Instant::now();
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let ended_well = run(&tally)?;
+        let mut tally = lock(&tally);
+        if !ended_well && tally.failed == 0 {
+            // A crash, a time limit, a build error: no test said so, but something failed.
+            tally.failed = 1;
+        }
+        println!(
+            "runner {name}: {} passed, {} failed, {} skipped ({} s)",
+            tally.passed,
+            tally.failed,
+            tally.ignored,
+            start.elapsed().as_secs()
+        );
+        self.passed += tally.passed;
+        self.failed += tally.failed;
+        self.skipped.extend(tally.skipped.drain(..).map(|s| format!("{s} ({name})")));
+        Ok(())
+    }
+
+    fn close(self) -> Result<ExitCode> {
+        println!();
+        for test in &self.skipped {
+            println!("skipped {test}");
+        }
+        println!(
+            "weir: {} passed, {} failed, {} skipped",
+            self.passed,
+            self.failed,
+            self.skipped.len()
+        );
+        if self.passed + self.failed == 0 {
+            bail!("no test ran");
+        }
+        Ok(if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
+    tally.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Runs tests here; prints and reads their output line by line.
+fn local(mut command: Command, tally: &Arc<Mutex<Tally>>) -> Result<bool> {
+    let shown = proc::shown(&command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{shown}`"))?;
+    let stdout = child.stdout.take().context("standard output is piped")?;
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        println!("{line}");
+        lock(tally).line(&line);
+    }
+    Ok(child.wait()?.success())
+}
+
+/// Runs tests in a virtual machine.
+fn guest(spec: &vm::Spec<'_>, tally: &Arc<Mutex<Tally>>) -> Result<bool> {
+    let out = Reader {
+        tally: Arc::clone(tally),
+        line: Vec::new(),
+    };
+    let outcome = vm::boot(spec, out, std::io::stderr())?;
+    println!("the kernel was {}", outcome.release);
+    Ok(outcome.code() == 0)
+}
+
+/// Prints what is written to it and reads it line by line.
+struct Reader {
+    tally: Arc<Mutex<Tally>>,
+    line: Vec<u8>,
+}
+
+impl Write for Reader {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        std::io::stdout().write_all(bytes)?;
+        for byte in bytes {
+            if *byte == b'\n' {
+                lock(&self.tally).line(&String::from_utf8_lossy(&self.line));
+                self.line.clear();
+            } else {
+                self.line.push(*byte);
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stdout().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_output_of_both_harnesses_is_counted() {
+        let text = "skipped: b: this kernel has no kprobes\n\
+                    test a ... ok\ntest b       ... ignored\ntest src/lib.rs - x (line 3) ... ignored\n\
+                    test result: FAILED. 5 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 3.06s\n\
+                    test result: ok. 10 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n";
+        let mut tally = Tally::default();
+        text.lines().for_each(|l| tally.line(l));
+        assert_eq!((tally.passed, tally.failed, tally.ignored), (15, 2, 2));
+        assert_eq!(tally.skipped, ["b: this kernel has no kprobes", "src/lib.rs - x (line 3)"]);
+    }
+
+    #[test]
+    fn nothing_run_is_an_error() {
+        assert!(Report::default().close().is_err());
+    }
+}
