@@ -1,1 +1,51 @@
-fn main() {}
+//! The `weir` command: arguments in, exit code out. One file per concern; everything that compiles or touches the
+//! kernel is in the crates below.
+
+mod args;
+mod build;
+mod caps;
+mod clean;
+mod compile;
+mod demo;
+mod doc;
+mod info;
+mod list;
+mod out;
+mod render;
+mod report;
+mod run;
+mod source;
+
+use args::Command;
+use std::ffi::OsStr;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // The helper process that cleans up after a killed weir: before anything else is done.
+    if std::env::args_os().nth(1).as_deref() == Some(OsStr::new(weir_runtime::REAPER_ARG)) {
+        weir_runtime::reaper_main();
+        return ExitCode::SUCCESS;
+    }
+    let command = match args::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(error) => {
+            // Help and version go to standard output and are no failure. A closed pipe is nobody's problem.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    let result = match command {
+        Command::Run(args) => run::main(&args),
+        Command::Build(args) => build::main(&args),
+        Command::Doc(args) => doc::main(&args),
+        Command::Clean => clean::main(),
+        Command::Demo(args) => demo::main(&args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(failure) => {
+            out::stderr(&render::Renderer::for_stderr().failure(&failure));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -6,9 +6,9 @@
 
 pub mod backend;
 pub mod btf;
+pub mod clif;
 pub mod constants;
 pub mod elf;
-pub mod clif;
 pub mod hir;
 pub mod kernel;
 pub mod object;

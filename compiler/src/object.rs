@@ -91,17 +91,40 @@ pub struct Attach {
 pub enum AttachPoint {
     Begin,
     End,
-    Signal { name: String },
+    Signal {
+        name: String,
+    },
     /// Perf event on one CPU.
-    Interval { period: Duration },
+    Interval {
+        period: Duration,
+    },
     /// Perf event on every CPU.
-    Profile { period: Duration },
-    Tracepoint { category: String, name: String },
-    Kprobe { module: Option<String>, function: String, offset: u64, ret: bool },
-    Xdp { iface: IfacePattern, mode: XdpMode },
-    Tc { iface: IfacePattern, direction: Direction },
+    Profile {
+        period: Duration,
+    },
+    Tracepoint {
+        category: String,
+        name: String,
+    },
+    Kprobe {
+        module: Option<String>,
+        function: String,
+        offset: u64,
+        ret: bool,
+    },
+    Xdp {
+        iface: IfacePattern,
+        mode: XdpMode,
+    },
+    Tc {
+        iface: IfacePattern,
+        direction: Direction,
+    },
     /// Index into [`Object::natives`], index into the declaration's events.
-    NativeEvent { instance: usize, event: usize },
+    NativeEvent {
+        instance: usize,
+        event: usize,
+    },
 }
 
 /// `NAME`, a glob, or `*`; optionally in another network namespace.
@@ -168,7 +191,12 @@ impl MapKind {
 pub enum MapRole {
     /// A map of the script. `key` is `None` for a scalar (an array with one element).
     /// A scalar per-CPU map is a `PerCpuArray`, a scalar plain one an `Array`.
-    User { name: String, key: Option<Type>, value: MapValue, span: Span },
+    User {
+        name: String,
+        key: Option<Type>,
+        value: MapValue,
+        span: Span,
+    },
     /// The one ring buffer; the runtime chooses its size.
     Ring,
     /// Per-CPU working memory of the programs.
@@ -176,13 +204,18 @@ pub enum MapRole {
     /// Per-CPU array of `u64`, one element for each of [`Object::counters`].
     Counters,
     /// Read-only constants (`.rodata`) with their content.
-    Rodata { data: Vec<u8> },
+    Rodata {
+        data: Vec<u8>,
+    },
     /// Array with one `u64`: `CLOCK_MONOTONIC` nanoseconds, written once a second by the owner. Programs in a
     /// clsact chain pass everything when it is older than ten seconds.
     Heartbeat,
     Stacks,
     /// Stands for a map of a native: the runtime puts that map's file descriptor in its place.
-    Native { instance: usize, map: String },
+    Native {
+        instance: usize,
+        map: String,
+    },
 }
 
 /// Names a map for [`EventAction`]s.
@@ -208,19 +241,33 @@ pub struct EventSpec {
 #[derive(Clone, Debug)]
 pub enum EventAction {
     /// `printf`
-    Printf { format: Vec<FormatPart>, args: Vec<EventField> },
+    Printf {
+        format: Vec<FormatPart>,
+        args: Vec<EventField>,
+    },
     /// `print(x)` of anything that is not a map.
     PrintValue(EventField),
     /// `print(@m[, top[, div]])`; 0 means not given.
-    PrintMap { map: MapRef, top: u32, div: u32 },
+    PrintMap {
+        map: MapRef,
+        top: u32,
+        div: u32,
+    },
     /// `print(@m[key])`, the key as in the map.
-    PrintMapKey { map: MapRef, key: EventField },
+    PrintMapKey {
+        map: MapRef,
+        key: EventField,
+    },
     Clear(MapRef),
     Zero(MapRef),
     /// `exit(code)`
-    Exit { code: Option<EventField> },
+    Exit {
+        code: Option<EventField>,
+    },
     /// `time(format)`
-    Time { format: String },
+    Time {
+        format: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]

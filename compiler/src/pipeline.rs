@@ -23,8 +23,17 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Stage; 9] =
-        [Stage::Tokens, Stage::Ast, Stage::Hir, Stage::Plan, Stage::Clif, Stage::Opt, Stage::Lir, Stage::Bpf, Stage::Elf];
+    pub const ALL: [Stage; 9] = [
+        Stage::Tokens,
+        Stage::Ast,
+        Stage::Hir,
+        Stage::Plan,
+        Stage::Clif,
+        Stage::Opt,
+        Stage::Lir,
+        Stage::Bpf,
+        Stage::Elf,
+    ];
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -60,7 +69,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { script: hir::Options::default(), optimise: true, dump: Vec::new() }
+        Self {
+            script: hir::Options::default(),
+            optimise: true,
+            dump: Vec::new(),
+        }
     }
 }
 
@@ -111,23 +124,39 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
         out.dumps.push((Stage::Plan, plan::dump(&plan)));
     }
     if wants(Stage::Clif) {
-        let text: Vec<String> = functions.iter().zip(&plan.programs).map(|(f, p)| format!("; {}\n{}", p.name, clif::dump(f))).collect();
+        let text: Vec<String> = functions
+            .iter()
+            .zip(&plan.programs)
+            .map(|(f, p)| format!("; {}\n{}", p.name, clif::dump(f)))
+            .collect();
         out.dumps.push((Stage::Clif, text.join("\n")));
     }
     let isa = match kernel.feature(Feature::IsaV4) {
         Support::Yes => Isa::V4,
         Support::No(_) | Support::Unknown(_) => Isa::V3,
     };
-    let opts = backend::Options { isa, optimise: options.optimise };
+    let opts = backend::Options {
+        isa,
+        optimise: options.optimise,
+    };
     let mut compiled = Vec::new();
     for (function, program) in functions.into_iter().zip(&plan.programs) {
-        let input = backend::Input { func: function.func, name: &program.name, consts: &function.consts, opts };
+        let input = backend::Input {
+            func: function.func,
+            name: &program.name,
+            consts: &function.consts,
+            opts,
+        };
         match backend::compile(input) {
             Ok(code) => compiled.push((code, function.spans)),
             Err(backend::BackendError::StackTooLarge { bytes, .. }) => {
                 out.diagnostics.push(
-                    Diagnostic::error("stack-too-large", program.span, format!("this block needs {bytes} bytes of stack, the kernel allows 512"))
-                        .help("split the block, or use fewer keys and variables at once"),
+                    Diagnostic::error(
+                        "stack-too-large",
+                        program.span,
+                        format!("this block needs {bytes} bytes of stack, the kernel allows 512"),
+                    )
+                    .help("split the block, or use fewer keys and variables at once"),
                 );
                 return out;
             }
@@ -166,7 +195,12 @@ fn backend_dumps(out: &mut Output, options: &Options, compiled: &[Code], plan: &
                     Stage::Lir => code.lir_text.clone(),
                     _ => backend::disassemble(&code.insns, &code.relocs, &|kind| reloc_name(kind, plan)),
                 };
-                format!("; {} ({} instructions, {} bytes of stack)\n{text}", program.name, code.insns.len(), code.stack_bytes)
+                format!(
+                    "; {} ({} instructions, {} bytes of stack)\n{text}",
+                    program.name,
+                    code.insns.len(),
+                    code.stack_bytes
+                )
             })
             .collect();
         out.dumps.push((stage, texts.join("\n")));
@@ -175,7 +209,10 @@ fn backend_dumps(out: &mut Output, options: &Options, compiled: &[Code], plan: &
 
 fn reloc_name(kind: backend::RelocKind, plan: &plan::Plan) -> String {
     match kind {
-        backend::RelocKind::Map(map) => usize::try_from(map).ok().and_then(|m| plan.maps.get(m)).map_or_else(|| format!("map {map}"), |m| m.name.clone()),
+        backend::RelocKind::Map(map) => usize::try_from(map)
+            .ok()
+            .and_then(|m| plan.maps.get(m))
+            .map_or_else(|| format!("map {map}"), |m| m.name.clone()),
         backend::RelocKind::Subprog(n) | backend::RelocKind::SubprogAddr(n) => format!("subprogram {n}"),
         backend::RelocKind::Rodata(offset) => format!("rodata + {offset}"),
     }
@@ -205,7 +242,13 @@ fn write_object(source: &Source, program: hir::Program, plan: plan::Plan, compil
             .filter_map(|(insn, location)| {
                 let span = usize::try_from(*location).ok().and_then(|l| spans.get(l))?;
                 let (line, col) = index.line_col(span.start);
-                Some(elf::Line { insn: *insn, file: &source.name, text: index.line_text(line), line, col })
+                Some(elf::Line {
+                    insn: *insn,
+                    file: &source.name,
+                    text: index.line_text(line),
+                    line,
+                    col,
+                })
             })
             .collect();
         parts.push((insns, relocs, lines));
@@ -221,11 +264,21 @@ fn write_object(source: &Source, program: hir::Program, plan: plan::Plan, compil
             code: elf::Code { insns, relocs, lines },
         })
         .collect();
-    let bytes = elf::write(&elf::Input { programs: &programs, subprograms: &[], maps: &plan.maps })?;
+    let bytes = elf::write(&elf::Input {
+        programs: &programs,
+        subprograms: &[],
+        maps: &plan.maps,
+    })?;
     let programs = plan
         .programs
         .into_iter()
-        .map(|p| crate::object::ProgramSpec { name: p.name, section: p.section, kind: p.kind, attach: p.attach, span: p.span })
+        .map(|p| crate::object::ProgramSpec {
+            name: p.name,
+            section: p.section,
+            kind: p.kind,
+            attach: p.attach,
+            span: p.span,
+        })
         .collect();
     Ok(Object {
         elf: bytes,

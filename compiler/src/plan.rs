@@ -44,7 +44,10 @@ pub const NO_PREALLOC: u32 = 1;
 /// Decides maps and programs.
 #[must_use]
 pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo) -> Plan {
-    let mut plan = Plan { max_map_keys: program.config.max_map_keys, ..Plan::default() };
+    let mut plan = Plan {
+        max_map_keys: program.config.max_map_keys,
+        ..Plan::default()
+    };
     for map in &program.maps {
         plan.maps.push(user_map(map, program.config.max_map_keys));
     }
@@ -65,7 +68,10 @@ pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo) -> Plan {
     }
     let mut groups: Vec<(Vec<usize>, Vec<Attach>)> = Vec::new();
     for (attach, blocks) in shared {
-        match groups.iter_mut().find(|(b, a)| *b == blocks && same_kind(&a[0].point, &attach.point)) {
+        match groups
+            .iter_mut()
+            .find(|(b, a)| *b == blocks && same_kind(&a[0].point, &attach.point))
+        {
             Some((_, attaches)) => attaches.push(attach),
             None => groups.push((blocks, vec![attach])),
         }
@@ -120,7 +126,12 @@ fn user_map(map: &hir::Map, max_map_keys: u32) -> MapSpec {
         value_size,
         max_entries: if scalar { 1 } else { map.max_entries.unwrap_or(max_map_keys) },
         flags: 0,
-        role: MapRole::User { name: map.name.clone(), key, value, span: map.span },
+        role: MapRole::User {
+            name: map.name.clone(),
+            key,
+            value,
+            span: map.span,
+        },
     }
 }
 
@@ -136,20 +147,39 @@ impl Plan {
             AttachPoint::Interval { .. } => (ProgramKind::PerfEvent, "interval".to_owned(), "perf_event".to_owned()),
             AttachPoint::Profile { .. } => (ProgramKind::PerfEvent, "profile".to_owned(), "perf_event".to_owned()),
             AttachPoint::Tracepoint { category, name } => (ProgramKind::Tracepoint, name.clone(), format!("tracepoint/{category}/{name}")),
-            AttachPoint::Kprobe { function, ret, .. } => {
-                (ProgramKind::Kprobe, function.clone(), format!("{}/{function}", if *ret { "kretprobe" } else { "kprobe" }))
-            }
+            AttachPoint::Kprobe { function, ret, .. } => (
+                ProgramKind::Kprobe,
+                function.clone(),
+                format!("{}/{function}", if *ret { "kretprobe" } else { "kprobe" }),
+            ),
             AttachPoint::Xdp { .. } => (ProgramKind::Xdp, "xdp".to_owned(), "xdp.frags".to_owned()),
-            AttachPoint::Tc { direction, .. } => {
-                (ProgramKind::SchedCls, if *direction == Direction::Ingress { "ingress" } else { "egress" }.to_owned(), "classifier".to_owned())
-            }
+            AttachPoint::Tc { direction, .. } => (
+                ProgramKind::SchedCls,
+                if *direction == Direction::Ingress { "ingress" } else { "egress" }.to_owned(),
+                "classifier".to_owned(),
+            ),
             AttachPoint::NativeEvent { instance, event } => {
                 let native = &program.natives[*instance];
-                (ProgramKind::NativeEventXdp, format!("{}_{}", native.alias, native.native.events[*event].name), "xdp.frags".to_owned())
+                (
+                    ProgramKind::NativeEventXdp,
+                    format!("{}_{}", native.alias, native.native.events[*event].name),
+                    "xdp.frags".to_owned(),
+                )
             }
         };
-        let clean: String = word.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
-        self.programs.push(Program { name: format!("w{number}_{clean}"), section, kind, hook: block.hook, attach, blocks, span: block.span });
+        let clean: String = word
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' })
+            .collect();
+        self.programs.push(Program {
+            name: format!("w{number}_{clean}"),
+            section,
+            kind,
+            hook: block.hook,
+            attach,
+            blocks,
+            span: block.span,
+        });
     }
 
     /// Adds a map, or returns the one of that name.
@@ -223,7 +253,10 @@ impl Plan {
             value_size,
             max_entries,
             flags: 0,
-            role: MapRole::Native { instance, map: name.to_owned() },
+            role: MapRole::Native {
+                instance,
+                map: name.to_owned(),
+            },
         })
     }
 }
@@ -234,18 +267,35 @@ pub fn dump(plan: &Plan) -> String {
     let mut out = String::new();
     for (i, map) in plan.maps.iter().enumerate() {
         let kind = format!("{:?}", map.kind).to_lowercase();
-        write!(out, "map {i} {} {kind} key {} value {} entries {}", map.name, map.key_size, map.value_size, map.max_entries).ok();
+        write!(
+            out,
+            "map {i} {} {kind} key {} value {} entries {}",
+            map.name, map.key_size, map.value_size, map.max_entries
+        )
+        .ok();
         match &map.role {
             MapRole::User { name, key, value, .. } => match key {
                 Some(key) => writeln!(out, "  # {name}[{key}]: {value}").ok(),
                 None => writeln!(out, "  # {name}: {value}").ok(),
             },
-            other => writeln!(out, "  # {}", format!("{other:?}").split([' ', '{']).next().unwrap_or_default().to_lowercase()).ok(),
+            other => writeln!(
+                out,
+                "  # {}",
+                format!("{other:?}").split([' ', '{']).next().unwrap_or_default().to_lowercase()
+            )
+            .ok(),
         };
     }
     for (i, program) in plan.programs.iter().enumerate() {
         let blocks: Vec<String> = program.blocks.iter().map(ToString::to_string).collect();
-        writeln!(out, "program {i} {} section {} blocks {}", program.name, program.section, blocks.join(" ")).ok();
+        writeln!(
+            out,
+            "program {i} {} section {} blocks {}",
+            program.name,
+            program.section,
+            blocks.join(" ")
+        )
+        .ok();
         for attach in &program.attach {
             writeln!(out, "  attach {:?}", attach.point).ok();
         }

@@ -24,8 +24,16 @@ pub enum Hook {
 }
 
 impl Hook {
-    pub const ALL: [Hook; 8] =
-        [Hook::RunOnce, Hook::PerfEvent, Hook::Tracepoint, Hook::Kprobe, Hook::Kretprobe, Hook::Xdp, Hook::Tc, Hook::NativeXdp];
+    pub const ALL: [Hook; 8] = [
+        Hook::RunOnce,
+        Hook::PerfEvent,
+        Hook::Tracepoint,
+        Hook::Kprobe,
+        Hook::Kretprobe,
+        Hook::Xdp,
+        Hook::Tc,
+        Hook::NativeXdp,
+    ];
 
     /// Returns the word the user knows the hook by.
     #[must_use]
@@ -40,6 +48,13 @@ impl Hook {
             Hook::Tc => "tc",
             Hook::NativeXdp => "native event",
         }
+    }
+
+    /// Returns the name as it stands in a sentence: ``an `xdp` ``.
+    #[must_use]
+    pub fn with_article(self) -> String {
+        let article = if matches!(self, Hook::Xdp | Hook::PerfEvent) { "an" } else { "a" };
+        format!("{article} `{}`", self.name())
     }
 
     /// Returns whether the block sees a packet.
@@ -84,7 +99,11 @@ impl Hooks {
 
 impl fmt::Display for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<String> = self.iter().filter(|h| *h != Hook::NativeXdp).map(|h| format!("`{}`", h.name())).collect();
+        let names: Vec<String> = self
+            .iter()
+            .filter(|h| *h != Hook::NativeXdp)
+            .map(|h| format!("`{}`", h.name()))
+            .collect();
         f.write_str(&names.join(", "))
     }
 }
@@ -151,7 +170,7 @@ pub enum BuiltinKind {
     Probe,
 }
 
-const SOFTIRQ: &str = "packets are handled in softirq, where the current task is a bystander; count by `ip.src`, `flow` or `skb.cgroup_id` instead";
+const SOFTIRQ: &str = "packets are handled in softirq, where the current task is a bystander; count by `ip.src` or `port.dst` instead";
 const FUNC_HOOKS: Hooks = Hooks::of(&[Hook::Kprobe]);
 
 macro_rules! builtins {
@@ -357,7 +376,13 @@ pub enum Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldKind {
     /// `bytes` big-endian bytes at `offset` in the header, then shifted right and masked.
-    Bits { header: Header, offset: u16, bytes: u8, shift: u8, mask: u64 },
+    Bits {
+        header: Header,
+        offset: u16,
+        bytes: u8,
+        shift: u8,
+        mask: u64,
+    },
     /// Six bytes at `offset`.
     MacAt { header: Header, offset: u16 },
     /// Four bytes at `offset`, as IPv4 address.
@@ -402,15 +427,33 @@ macro_rules! fields {
 }
 
 const fn at(header: Header, offset: u16, bytes: u8) -> FieldKind {
-    FieldKind::Bits { header, offset, bytes, shift: 0, mask: u64::MAX }
+    FieldKind::Bits {
+        header,
+        offset,
+        bytes,
+        shift: 0,
+        mask: u64::MAX,
+    }
 }
 
 const fn bits(header: Header, offset: u16, bytes: u8, shift: u8, mask: u64) -> FieldKind {
-    FieldKind::Bits { header, offset, bytes, shift, mask }
+    FieldKind::Bits {
+        header,
+        offset,
+        bytes,
+        shift,
+        mask,
+    }
 }
 
 const fn flag(bit: u8) -> FieldKind {
-    FieldKind::Bits { header: Header::Tcp, offset: 13, bytes: 1, shift: bit, mask: 1 }
+    FieldKind::Bits {
+        header: Header::Tcp,
+        offset: 13,
+        bytes: 1,
+        shift: bit,
+        mask: 1,
+    }
 }
 
 const fn ctx(xdp: Option<(u16, u8)>, skb: Option<(u16, u8)>) -> FieldKind {
@@ -542,9 +585,27 @@ pub struct Provider {
 
 /// Every probe type.
 pub static PROVIDERS: &[Provider] = &[
-    Provider { name: "begin", aliases: &["BEGIN"], form: "begin", hook: Hook::RunOnce, doc: "once, before anything is attached" },
-    Provider { name: "end", aliases: &["END"], form: "end", hook: Hook::RunOnce, doc: "once, after everything is detached" },
-    Provider { name: "self", aliases: &[], form: "self:signal:NAME", hook: Hook::RunOnce, doc: "when weir itself receives the signal" },
+    Provider {
+        name: "begin",
+        aliases: &["BEGIN"],
+        form: "begin",
+        hook: Hook::RunOnce,
+        doc: "once, before anything is attached",
+    },
+    Provider {
+        name: "end",
+        aliases: &["END"],
+        form: "end",
+        hook: Hook::RunOnce,
+        doc: "once, after everything is detached",
+    },
+    Provider {
+        name: "self",
+        aliases: &[],
+        form: "self:signal:NAME",
+        hook: Hook::RunOnce,
+        doc: "when weir itself receives the signal",
+    },
     Provider {
         name: "interval",
         aliases: &["i"],
@@ -566,9 +627,27 @@ pub static PROVIDERS: &[Provider] = &[
         hook: Hook::Tracepoint,
         doc: "a static event of the kernel",
     },
-    Provider { name: "kprobe", aliases: &["k"], form: "kprobe:[MODULE:]FUNCTION[+OFFSET]", hook: Hook::Kprobe, doc: "entry of a kernel function" },
-    Provider { name: "kretprobe", aliases: &["kr"], form: "kretprobe:[MODULE:]FUNCTION", hook: Hook::Kretprobe, doc: "return of a kernel function" },
-    Provider { name: "xdp", aliases: &[], form: "xdp:IFACE[:native|generic|offload]", hook: Hook::Xdp, doc: "every packet that an interface receives, before the stack" },
+    Provider {
+        name: "kprobe",
+        aliases: &["k"],
+        form: "kprobe:[MODULE:]FUNCTION[+OFFSET]",
+        hook: Hook::Kprobe,
+        doc: "entry of a kernel function",
+    },
+    Provider {
+        name: "kretprobe",
+        aliases: &["kr"],
+        form: "kretprobe:[MODULE:]FUNCTION",
+        hook: Hook::Kretprobe,
+        doc: "return of a kernel function",
+    },
+    Provider {
+        name: "xdp",
+        aliases: &[],
+        form: "xdp:IFACE[:native|generic|offload]",
+        hook: Hook::Xdp,
+        doc: "every packet that an interface receives, before the stack",
+    },
     Provider {
         name: "tc",
         aliases: &[],
@@ -581,7 +660,9 @@ pub static PROVIDERS: &[Provider] = &[
 /// Finds a probe type; names are case-insensitive, as in bpftrace.
 #[must_use]
 pub fn provider(name: &str) -> Option<&'static Provider> {
-    PROVIDERS.iter().find(|p| p.name.eq_ignore_ascii_case(name) || p.aliases.iter().any(|a| a.eq_ignore_ascii_case(name)))
+    PROVIDERS
+        .iter()
+        .find(|p| p.name.eq_ignore_ascii_case(name) || p.aliases.iter().any(|a| a.eq_ignore_ascii_case(name)))
 }
 
 #[cfg(test)]

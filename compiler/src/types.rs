@@ -11,11 +11,18 @@ pub enum Type {
     /// One byte, 0 or 1.
     Bool,
     /// `bits` is 8, 16, 32 or 64; stored in that many bits. Map keys and values made by weir always use 64.
-    Int { bits: u8, signed: bool },
+    Int {
+        bits: u8,
+        signed: bool,
+    },
     /// NUL-terminated text in `cap` bytes; text that fills all of it has no NUL and was truncated.
-    Str { cap: u32 },
+    Str {
+        cap: u32,
+    },
     /// `u32` length in bytes, then `cap` bytes, padded to 4.
-    Buf { cap: u32 },
+    Buf {
+        cap: u32,
+    },
     /// IPv4 or IPv6 address, 24 bytes: `u64` address family (`AF_INET` 2, `AF_INET6` 10), then 16 bytes in network
     /// order; an IPv4 address fills the first 4 and the rest is zero.
     Inet,
@@ -25,20 +32,31 @@ pub enum Type {
     /// MAC address: 6 bytes in network order, then 2 zero bytes.
     Mac,
     /// Pointer, 8 bytes; `pointee` is the C type for messages (`struct sock`).
-    Ptr { pointee: String },
+    Ptr {
+        pointee: String,
+    },
     /// An enumeration of the kernel: value in 64 bits, printed by name where it has one.
-    Enum { name: String, values: Vec<(String, i64)> },
+    Enum {
+        name: String,
+        values: Vec<(String, i64)>,
+    },
     /// 64-bit kernel address, printed as `symbol+offset`.
     KSym,
     /// `u64` address, `u32` pid, `u32` 0.
     USym,
     /// 64-bit id in the stack map: `u32` stack id (negative errno when none), `u32` pid (0 for a kernel stack).
-    KStack { depth: u32 },
-    UStack { depth: u32 },
+    KStack {
+        depth: u32,
+    },
+    UStack {
+        depth: u32,
+    },
     /// `u64` user id, printed by name.
     Username,
     /// `u64` nanoseconds of the boot clock, printed with `strftime` format.
-    Timestamp { format: String },
+    Timestamp {
+        format: String,
+    },
     /// `u64` cgroup v2 id.
     CgroupPath,
     /// `u64` errno, printed as text.
@@ -49,7 +67,10 @@ pub enum Type {
     /// Fields in order, each at its own alignment; see [`Type::field_offsets`].
     Tuple(Vec<Type>),
     Record(Vec<(String, Type)>),
-    Array { elem: Box<Type>, len: u32 },
+    Array {
+        elem: Box<Type>,
+        len: u32,
+    },
 }
 
 impl Type {
@@ -80,7 +101,11 @@ impl Type {
             | Type::Strerror => 8,
             Type::Tuple(_) | Type::Record(_) => {
                 let fields = self.fields();
-                let end = self.field_offsets().last().zip(fields.last()).map_or(0, |(offset, field)| offset + field.size());
+                let end = self
+                    .field_offsets()
+                    .last()
+                    .zip(fields.last())
+                    .map_or(0, |(offset, field)| offset + field.size());
                 end.next_multiple_of(self.align())
             }
             Type::Array { elem, len } => elem.size() * len,
@@ -181,22 +206,38 @@ pub enum MapValue {
     /// `{ n }`
     Count,
     /// `{ sum, n }`: `n` is the number of updates.
-    Sum { signed: bool },
+    Sum {
+        signed: bool,
+    },
     /// `{ min, n }`: `min` means nothing while `n` is 0.
-    Min { signed: bool },
+    Min {
+        signed: bool,
+    },
     /// `{ max, n }`
-    Max { signed: bool },
+    Max {
+        signed: bool,
+    },
     /// `{ sum, n }`
-    Avg { signed: bool },
+    Avg {
+        signed: bool,
+    },
     /// `{ sum, n }`
-    Stats { signed: bool },
+    Stats {
+        signed: bool,
+    },
     /// Buckets, see [`MapValue::hist_bucket_count`]. `bits` is the second argument of `hist` (0–5): each power of two is
     /// split into `2^bits` buckets. For `bits` 0: bucket 0 counts negative values, bucket 1 the value 0, bucket
     /// `2 + k` the values with `floor(log2(v)) = k`.
     /// For `bits` > 0: bucket 0 negative values, bucket `1 + v` for `v < 2^bits`, then `2^bits` buckets for each power.
-    Hist { bits: u8 },
+    Hist {
+        bits: u8,
+    },
     /// Buckets: below `min`, then `(max - min) / step` steps, then `max` and above.
-    LHist { min: i64, max: i64, step: i64 },
+    LHist {
+        min: i64,
+        max: i64,
+        step: i64,
+    },
 }
 
 impl MapValue {
@@ -208,7 +249,11 @@ impl MapValue {
 
     #[must_use]
     pub fn hist_bucket_count(bits: u8) -> u32 {
-        if bits == 0 { 66 } else { 1 + (1 << bits) + (64 - u32::from(bits)) * (1 << bits) }
+        if bits == 0 {
+            66
+        } else {
+            1 + (1 << bits) + (64 - u32::from(bits)) * (1 << bits)
+        }
     }
 
     /// Returns the size of one value in bytes, a multiple of 8 for per-CPU kinds; `scalar` adds the word of a plain scalar.

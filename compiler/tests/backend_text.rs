@@ -6,7 +6,12 @@ use weir_compiler::backend::{BackendError, Compiled, Input, Isa, Options, RelocK
 
 fn build(clif: &str, isa: Isa, optimise: bool) -> Result<Compiled, BackendError> {
     let func = parse_functions(clif).expect("the test's CLIF parses").remove(0);
-    compile(Input { func, name: "test", consts: &[100, 0x1_0000_0001], opts: Options { isa, optimise } })
+    compile(Input {
+        func,
+        name: "test",
+        consts: &[100, 0x1_0000_0001],
+        opts: Options { isa, optimise },
+    })
 }
 
 fn check(clif: &str, isa: Isa, expected: Expect) {
@@ -48,7 +53,39 @@ fn packet_bounds_check_and_fold() {
             return v16
         }",
         Isa::V3,
-        expect![[""]],
+        expect![[r#"
+            function test {
+            b0:
+              params v0
+              v1 = load32 [v0+0]
+              v2 = load32 [v0+4]
+              v3 = add v1, 34
+              if v3 > v2 goto b2 else b1
+            b1:
+              v4 = load8 [v1+23]
+              v5 = 1
+              v6 = if v4 == 6 then v5 else 0
+              v7 = add v6, 1
+              ret v7
+            b2:
+              v8 = 2
+              ret v8
+            }
+               0: (61) r2 = *(u32 *)(r1 +0)
+               1: (61) r4 = *(u32 *)(r1 +4)
+               2: (bf) r6 = r2
+               3: (07) r6 += 34
+               4: (2d) if r6 > r4 goto pc+6
+               5: (71) r9 = *(u8 *)(r2 +23)
+               6: (b7) r0 = 1
+               7: (15) if r9 == 0x6 goto pc+1
+               8: (b7) r0 = 0
+               9: (07) r0 += 1
+              10: (95) exit
+              11: (b7) r0 = 2
+              12: (95) exit
+            stack 0
+        "#]],
     );
 }
 
@@ -79,18 +116,117 @@ fn map_lookup_and_atomic_add() {
             return v8
         }",
         Isa::V3,
-        expect![[""]],
+        expect![[r#"
+            function test {
+              slot0 = r10-4
+            b0:
+              params v0
+              store32 [slot0+0], 0
+              v1 = map 3
+              v2 = &slot0+0
+              v3 = call helper 1(v1, v2)
+              if v3 != 0 goto b2 else b1
+            b1:
+              goto b3
+            b2:
+              v4 = 1
+              atomic Add [v3+0], v4
+              goto b3
+            b3:
+              v5 = 2
+              ret v5
+            }
+               0: (62) *(u32 *)(r10 -4) = 0
+               1: (18) r1 = map[3]
+               3: (bf) r2 = r10
+               4: (07) r2 += -4
+               5: (85) call bpf_map_lookup_elem#1
+               6: (15) if r0 == 0x0 goto pc+2
+               7: (b7) r1 = 1
+               8: (db) lock *(u64 *)(r0 +0) += r1
+               9: (b7) r0 = 2
+              10: (95) exit
+            stack 8
+        "#]],
     );
 }
 
 #[test]
 fn signed_arithmetic_v3() {
-    check(SIGNED, Isa::V3, expect![[""]]);
+    check(
+        SIGNED,
+        Isa::V3,
+        expect![[r#"
+        function test {
+        b0:
+          params v0
+          v1 = load64 [v0+0]
+          v2 = load64 [v0+8]
+          v3 = arsh v1, 63
+          v4 = xor v1, v3
+          v5 = sub v4, v3
+          v6 = arsh v2, 63
+          v7 = xor v2, v6
+          v8 = sub v7, v6
+          v9 = div v5, v8
+          v10 = xor v3, v6
+          v11 = xor v9, v10
+          v12 = sub v11, v10
+          v13 = load16 [v0+16]
+          v14 = lsh v13, 48
+          v15 = arsh v14, 48
+          v16 = add v12, v15
+          ret v16
+        }
+           0: (79) r0 = *(u64 *)(r1 +0)
+           1: (79) r3 = *(u64 *)(r1 +8)
+           2: (bf) r2 = r0
+           3: (c7) r2 s>>= 63
+           4: (af) r0 ^= r2
+           5: (1f) r0 -= r2
+           6: (bf) r4 = r3
+           7: (c7) r4 s>>= 63
+           8: (af) r3 ^= r4
+           9: (1f) r3 -= r4
+          10: (3f) r0 /= r3
+          11: (af) r2 ^= r4
+          12: (af) r0 ^= r2
+          13: (1f) r0 -= r2
+          14: (69) r1 = *(u16 *)(r1 +16)
+          15: (67) r1 <<= 48
+          16: (c7) r1 s>>= 48
+          17: (0f) r0 += r1
+          18: (95) exit
+        stack 0
+    "#]],
+    );
 }
 
 #[test]
 fn signed_arithmetic_v4() {
-    check(SIGNED, Isa::V4, expect![[""]]);
+    check(
+        SIGNED,
+        Isa::V4,
+        expect![[r#"
+        function test {
+        b0:
+          params v0
+          v1 = load64 [v0+0]
+          v2 = load64 [v0+8]
+          v3 = sdiv v1, v2
+          v4 = loads16 [v0+16]
+          v5 = add v3, v4
+          ret v5
+        }
+           0: (79) r0 = *(u64 *)(r1 +0)
+           1: (79) r4 = *(u64 *)(r1 +8)
+           2: (3f) r0 s/= r4
+           3: (89) r8 = *(s16 *)(r1 +16)
+           4: (0f) r0 += r8
+           5: (95) exit
+        stack 0
+    "#]],
+    );
 }
 
 const SIGNED: &str = "function u0:0(i64) -> i64 {
@@ -116,7 +252,21 @@ fn division_by_a_constant_stays_one() {
             return v5
         }",
         Isa::V3,
-        expect![[""]],
+        expect![[r#"
+            function test {
+            b0:
+              params v0
+              v1 = load64 [v0+0]
+              v2 = div v1, 1000
+              v3 = mod v2, 60
+              ret v3
+            }
+               0: (79) r0 = *(u64 *)(r1 +0)
+               1: (37) r0 /= 1000
+               2: (97) r0 %= 60
+               3: (95) exit
+            stack 0
+        "#]],
     );
 }
 
@@ -136,7 +286,25 @@ fn minimum_and_select_keep_bounds() {
             return v8
         }",
         Isa::V3,
-        expect![[""]],
+        expect![[r#"
+            function test {
+            b0:
+              params v0
+              v1 = load32 [v0+0]
+              v2 = load32 [v0+4]
+              v3 = if v1 <= 255 then v1 else 255
+              v4 = if v2.w s> -5 then v3 else v2
+              ret v4
+            }
+               0: (61) r0 = *(u32 *)(r1 +0)
+               1: (61) r4 = *(u32 *)(r1 +4)
+               2: (b5) if r0 <= 0xff goto pc+1
+               3: (b7) r0 = 255
+               4: (66) if w4 s> 0xfffffffb goto pc+1
+               5: (bf) r0 = r4
+               6: (95) exit
+            stack 0
+        "#]],
     );
 }
 
@@ -162,7 +330,30 @@ fn constants_of_every_size() {
             return v6
         }",
         Isa::V3,
-        expect![[""]],
+        expect![[r#"
+            function test {
+              slot0 = r10-32
+            b0:
+              params v0
+              store64 [slot0+0], -1
+              v1 = 4294967295
+              store64 [slot0+8], v1
+              v2 = 1311768467463790320
+              store64 [slot0+16], v2
+              store64 [slot0+24], 100
+              v3 = 4294967297
+              ret v3
+            }
+               0: (7a) *(u64 *)(r10 -32) = -1
+               1: (b4) w3 = -1
+               2: (7b) *(u64 *)(r10 -24) = r3
+               3: (18) r6 = 0x123456789abcdef0
+               5: (7b) *(u64 *)(r10 -16) = r6
+               6: (7a) *(u64 *)(r10 -8) = 100
+               7: (18) r0 = 0x100000001
+               9: (95) exit
+            stack 32
+        "#]],
     );
 }
 
@@ -185,7 +376,32 @@ fn loop_with_a_counter() {
             return v5
         }",
         Isa::V3,
-        expect![[""]],
+        expect![[r#"
+            function test {
+            b0:
+              params v0
+              v1 = 0
+              v2 = 0
+              goto b1(v1, v2)
+            b1(v3, v4):
+              v5 = load64 [v0+8]
+              v6 = add v3, 1
+              v7 = add v4, v5
+              if v6 < 10 goto b2 else b3
+            b2:
+              goto b1(v6, v7)
+            b3:
+              ret v7
+            }
+               0: (b7) r7 = 0
+               1: (b7) r0 = 0
+               2: (79) r9 = *(u64 *)(r1 +8)
+               3: (07) r7 += 1
+               4: (0f) r0 += r9
+               5: (a5) if r7 < 0xa goto pc-4
+               6: (95) exit
+            stack 0
+        "#]],
     );
 }
 
@@ -209,7 +425,28 @@ fn subprogram_callback_and_rodata() {
             return v6
         }",
         Isa::V3,
-        expect![[""]],
+        expect![[r#"
+            function test {
+            b0:
+              params v0
+              v1 = rodata+24
+              v2 = call subprog 2(v0, v1)
+              v3 = 8
+              v4 = &subprog 1
+              v5 = 0
+              v6 = call helper 181(v3, v4, v2, v5)
+              ret v6
+            }
+               0: (18) r2 = rodata+24
+               2: (85) call subprog2
+               3: (b7) r1 = 8
+               4: (18) r2 = &subprog1
+               6: (b7) r4 = 0
+               7: (bf) r3 = r0
+               8: (85) call bpf_loop#181
+               9: (95) exit
+            stack 0
+        "#]],
     );
 }
 
@@ -227,7 +464,25 @@ fn compare_and_exchange() {
             return v6
         }",
         Isa::V3,
-        expect![[""]],
+        expect![[r#"
+            function test {
+            b0:
+              params v0
+              v1 = load64 [v0+0]
+              v2 = 7
+              v3 = 9
+              v4 = cmpxchg.w [v1+0], v2, v3
+              v5 = atomic Xchg.w [v1+0], v4
+              ret v5
+            }
+               0: (79) r2 = *(u64 *)(r1 +0)
+               1: (b7) r0 = 7
+               2: (b7) r6 = 9
+               3: (c3) w0 = atomic_cmpxchg((u32 *)(r2 +0), w0, w6)
+               4: (c3) w0 = atomic_xchg((u32 *)(r2 +0), w0)
+               5: (95) exit
+            stack 0
+        "#]],
     );
 }
 
@@ -250,7 +505,28 @@ fn bit_tests_need_no_mask_register() {
             return v7
         }",
         Isa::V3,
-        expect![[""]],
+        expect![[r#"
+            function test {
+            b0:
+              params v0
+              v1 = load32 [v0+0]
+              if v1 !& 16 goto b2 else b1
+            b1:
+              v2 = 2
+              ret v2
+            b2:
+              v3 = 1
+              ret v3
+            }
+               0: (61) r2 = *(u32 *)(r1 +0)
+               1: (45) if r2 & 0x10 goto pc+1
+               2: (05) goto pc+2
+               3: (b7) r0 = 2
+               4: (95) exit
+               5: (b7) r0 = 1
+               6: (95) exit
+            stack 0
+        "#]],
     );
 }
 
@@ -260,12 +536,30 @@ fn unknown_operations_are_refused() {
     for (clif, part) in [
         ("function u0:0(i64) -> i64 { block0(v0: i64): v1 = bitrev v0 return v1 }", "bitrev"),
         ("function u0:0(i64) -> i64 { block0(v0: i64): trap user1 }", "trap"),
-        ("function u0:0(i64) -> i64 { block0(v0: i64): v1 = fcvt_from_sint.f64 v0 v2 = bitcast.i64 v1 return v2 }", "f64"),
-        ("function u0:0(i64) -> i64 { sig0 = () -> i64 fn0 = u2:9 sig0 block0(v0: i64): v1 = call fn0() return v1 }", "call"),
-        ("function u0:0(i64) -> i64 { sig0 = () -> i64 fn0 = u77:9 sig0 block0(v0: i64): v1 = call fn0() return v1 }", "call"),
-        ("function u0:0(i64) -> i64 { block0(v0: i64): v1 = load.i8 v0 v2 = atomic_rmw.i8 add v0, v1 return v0 }", "atomic_rmw"),
-        ("function u0:0(i64) -> i64 { block0(v0: i64): v1 = load.i32 big v0 v2 = uextend.i64 v1 return v2 }", "load"),
-        ("function u0:0(i32) -> i64 { block0(v0: i32): v1 = uextend.i64 v0 return v1 }", "signature"),
+        (
+            "function u0:0(i64) -> i64 { block0(v0: i64): v1 = fcvt_from_sint.f64 v0 v2 = bitcast.i64 v1 return v2 }",
+            "f64",
+        ),
+        (
+            "function u0:0(i64) -> i64 { sig0 = () -> i64 fn0 = u2:9 sig0 block0(v0: i64): v1 = call fn0() return v1 }",
+            "call",
+        ),
+        (
+            "function u0:0(i64) -> i64 { sig0 = () -> i64 fn0 = u77:9 sig0 block0(v0: i64): v1 = call fn0() return v1 }",
+            "call",
+        ),
+        (
+            "function u0:0(i64) -> i64 { block0(v0: i64): v1 = load.i8 v0 v2 = atomic_rmw.i8 add v0, v1 return v0 }",
+            "atomic_rmw",
+        ),
+        (
+            "function u0:0(i64) -> i64 { block0(v0: i64): v1 = load.i32 big v0 v2 = uextend.i64 v1 return v2 }",
+            "load",
+        ),
+        (
+            "function u0:0(i32) -> i64 { block0(v0: i32): v1 = uextend.i64 v0 return v1 }",
+            "signature",
+        ),
     ] {
         match build(clif, Isa::V4, false) {
             Err(BackendError::Unsupported { function, inst }) => {
@@ -280,7 +574,10 @@ fn unknown_operations_are_refused() {
 #[test]
 fn broken_clif_is_reported() {
     let clif = "function u0:0(i64) -> i64 { block0(v0: i64): v1 = iconst.i32 1 return v1 }";
-    assert!(matches!(build(clif, Isa::V3, true), Err(BackendError::Verifier { stage: "input", .. })));
+    assert!(matches!(
+        build(clif, Isa::V3, true),
+        Err(BackendError::Verifier { stage: "input", .. })
+    ));
 }
 
 #[test]
@@ -306,14 +603,16 @@ fn a_frame_over_512_bytes_is_an_error() {
 /// A jump over more than 32767 instructions: an error on V3, `gotol` on V4.
 #[test]
 fn long_jumps() {
-    let mut clif = String::from(
-        "function u0:0(i64) -> i64 { block0(v0: i64): v1 = load.i64 v0 brif v1, block1, block2\nblock1:\n",
-    );
+    let mut clif = String::from("function u0:0(i64) -> i64 { block0(v0: i64): v1 = load.i64 v0 brif v1, block1, block2\nblock1:\n");
     for i in 0..33_000 {
         clif.push_str(&format!("istore8 v1, v0+{}\n", i % 100));
     }
     clif.push_str("jump block2\nblock2:\nreturn v1 }");
-    assert!(matches!(build(&clif, Isa::V3, false), Err(BackendError::BranchOutOfRange { distance: 33_000, .. })));
+    match build(&clif, Isa::V3, false) {
+        Err(BackendError::BranchOutOfRange { distance: 33_000, .. }) => {}
+        Err(e) => panic!("{e}"),
+        Ok(c) => panic!("{}", disassemble(&c.insns[..9], &[], &|_| String::new())),
+    }
     let compiled = build(&clif, Isa::V4, false).expect("V4 has long jumps");
     let text = disassemble(&compiled.insns, &[], &|_| String::new());
     let head: Vec<&str> = text.lines().take(4).collect();

@@ -1,16 +1,18 @@
 //! Random CLIF, compiled for BPF and run by the kernel, against the same CLIF compiled for x86-64 by Cranelift.
 //!
 //! A program reads its inputs from a packet, computes with every operation that the back end accepts, and writes all its
-//! variables back: packet and return value must be equal. Each program is compiled four times (V3 and V4, with and
+//! variables back: packet, map and return value must be equal. Each program is compiled four times (V3 and V4, with and
 //! without the mid-end). Seeds are fixed; `WEIR_DIFF_SEED` and `WEIR_DIFF_COUNT` run others.
 
 mod backend;
 #[path = "differential/generate.rs"]
 mod generate;
 
-use backend::{BPF_PROG_TYPE_XDP, load, permitted, run};
+use backend::{BPF_MAP_TYPE_ARRAY, BPF_PROG_TYPE_XDP, link, load, map, map_get, map_set, permitted, run};
 use cranelift_codegen::ir::Function;
-use generate::{PACKET_BYTES, Program, Rng};
+use generate::{ELEMENT_BYTES, PACKET_BYTES, Program, Rng};
+use std::os::fd::OwnedFd;
+use std::sync::Mutex;
 use weir_compiler::backend::{Compiled, Input, Isa, Options, compile, disassemble, x86};
 
 const FIRST_SEED: u64 = 1;
@@ -24,9 +26,10 @@ fn bpf_equals_x86() {
     let number = |name: &str, default| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
     let (first, count) = (number("WEIR_DIFF_SEED", FIRST_SEED), number("WEIR_DIFF_COUNT", COUNT));
     let memory = LowMemory::new();
+    let array = map(BPF_MAP_TYPE_ARRAY, ELEMENT_BYTES as u32, 1).expect("an array map with one element");
     let mut failures = 0;
     for seed in first..first + count {
-        if let Err(report) = one(seed, &memory) {
+        if let Err(report) = one(seed, &memory, &array) {
             println!("{report}");
             failures += 1;
             assert!(failures < 3, "giving up after three failures, the last is seed {seed}");
@@ -36,27 +39,45 @@ fn bpf_equals_x86() {
     println!("{count} programs, seeds from {first}");
 }
 
-fn one(seed: u64, memory: &LowMemory) -> Result<(), String> {
+fn one(seed: u64, memory: &LowMemory, array: &OwnedFd) -> Result<(), String> {
     let Program { func, consts } = generate::program(seed);
     let mut rng = Rng::new(seed ^ 0x5eed);
     let inputs: Vec<Vec<u8>> = (0..3).map(|_| generate::packet(&mut rng)).collect();
     let native = x86::compile(&func, &consts, &|symbol| match symbol {
+        x86::Symbol::Map(0) => Some(0),
+        x86::Symbol::Helper(1) => Some(map_lookup_elem as *const () as u64),
         x86::Symbol::Helper(189) => Some(xdp_load_bytes as *const () as u64),
         _ => None,
     })
     .map_err(|e| format!("seed {seed}: x86: {e}\n{}", func.display()))?;
-    let expected: Vec<(u32, Vec<u8>)> = inputs.iter().map(|packet| memory.run(&native, packet)).collect();
+    let expected: Vec<Outcome> = inputs.iter().map(|packet| memory.run(&native, packet)).collect();
     for isa in [Isa::V3, Isa::V4] {
         for optimise in [false, true] {
-            let input = Input { func: func.clone(), name: "random", consts: &consts, opts: Options { isa, optimise } };
+            let input = Input {
+                func: func.clone(),
+                name: "random",
+                consts: &consts,
+                opts: Options { isa, optimise },
+            };
             let what = format!("seed {seed}, {isa:?}, optimise {optimise}");
             let compiled = compile(input).map_err(|e| format!("{what}: {e}\n{}", func.display()))?;
-            let program = load(BPF_PROG_TYPE_XDP, &compiled.insns)
+            let program = load(BPF_PROG_TYPE_XDP, &link(&compiled, &[array], None))
                 .map_err(|(e, log)| format!("{what}: load: {e}\n{}\n{}", report(&func, &compiled), tail(&log)))?;
             for (packet, expected) in inputs.iter().zip(&expected) {
-                let got = run(&program, packet).map_err(|e| format!("{what}: run: {e}"))?;
+                map_set(array, 0, &initial_element()).map_err(|e| format!("{what}: map: {e}"))?;
+                let (result, packet_out) = run(&program, packet).map_err(|e| format!("{what}: run: {e}"))?;
+                let mut element = [0; ELEMENT_BYTES];
+                map_get(array, 0, &mut element).map_err(|e| format!("{what}: map: {e}"))?;
+                let got = Outcome {
+                    result,
+                    packet: packet_out,
+                    element,
+                };
                 if got != *expected {
-                    return Err(format!("{what}\n{}\ninput    {packet:02x?}\nexpected {expected:02x?}\ngot      {got:02x?}", report(&func, &compiled)));
+                    return Err(format!(
+                        "{what}\n{}\ninput    {packet:02x?}\nexpected {expected:02x?}\ngot      {got:02x?}",
+                        report(&func, &compiled)
+                    ));
                 }
             }
         }
@@ -64,9 +85,42 @@ fn one(seed: u64, memory: &LowMemory) -> Result<(), String> {
     Ok(())
 }
 
+/// Everything a program can be told by.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    result: u32,
+    packet: Vec<u8>,
+    element: [u8; ELEMENT_BYTES],
+}
+
+/// The value of map 0 before each run.
+fn initial_element() -> [u8; ELEMENT_BYTES] {
+    std::array::from_fn(|i| (i as u8).wrapping_mul(37))
+}
+
+/// The value of map 0 on the native side.
+static ELEMENT: Mutex<Element> = Mutex::new(Element([0; ELEMENT_BYTES]));
+
+#[repr(align(8))]
+struct Element([u8; ELEMENT_BYTES]);
+
+/// `bpf_map_lookup_elem` for an array map with one element.
+extern "C" fn map_lookup_elem(_map: u64, key: *const u32) -> *mut u8 {
+    // SAFETY: the generated programs pass a key in their stack.
+    let key = unsafe { *key };
+    // The address outlives the lock: the value is static, and one program runs at a time.
+    let element = ELEMENT.lock().expect("nobody panics with the lock").0.as_mut_ptr();
+    if key == 0 { element } else { std::ptr::null_mut() }
+}
+
 fn report(func: &Function, compiled: &Compiled) -> String {
     let bpf = disassemble(&compiled.insns, &compiled.relocs, &|kind| format!("{kind:?}"));
-    format!("--- CLIF\n{}\n--- selected from\n{}\n--- LIR\n{}\n--- BPF\n{bpf}", func.display(), compiled.clif_text, compiled.lir_text)
+    format!(
+        "--- CLIF\n{}\n--- selected from\n{}\n--- LIR\n{}\n--- BPF\n{bpf}",
+        func.display(),
+        compiled.clif_text,
+        compiled.lir_text
+    )
 }
 
 fn tail(log: &str) -> String {
@@ -90,7 +144,7 @@ impl LowMemory {
         Self { start: start.cast() }
     }
 
-    fn run(&self, native: &x86::Native, packet: &[u8]) -> (u32, Vec<u8>) {
+    fn run(&self, native: &x86::Native, packet: &[u8]) -> Outcome {
         assert_eq!(packet.len(), PACKET_BYTES);
         let data = self.start as usize + 4096;
         let context = [data as u32, (data + packet.len()) as u32, data as u32, 1, 0, 0];
@@ -99,11 +153,16 @@ impl LowMemory {
             std::ptr::copy_nonoverlapping(context.as_ptr().cast(), self.start, size_of_val(&context));
             std::ptr::copy_nonoverlapping(packet.as_ptr(), data as *mut u8, packet.len());
         }
+        ELEMENT.lock().expect("nobody panics with the lock").0 = initial_element();
         // SAFETY: the generator makes functions of this signature that stay inside the packet and their stack slots.
         let result = unsafe { native.call(self.start as u64) } as u32;
         // SAFETY: as above.
-        let out = unsafe { std::slice::from_raw_parts(data as *const u8, packet.len()) };
-        (result, out.to_vec())
+        let packet = unsafe { std::slice::from_raw_parts(data as *const u8, packet.len()) }.to_vec();
+        Outcome {
+            result,
+            packet,
+            element: ELEMENT.lock().expect("nobody panics with the lock").0,
+        }
     }
 }
 

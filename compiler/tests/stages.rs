@@ -14,9 +14,23 @@ const SEPARATOR: &str = "\n--------\n";
 fn run(script: &str, stage: Option<Stage>) -> Output {
     // First-line switches: what the kernel lacks.
     let first = script.lines().next().unwrap_or_default();
-    let kernel = FixtureKernel { kprobes: !first.contains("no-kprobes"), tcx: !first.contains("no-tcx"), btf: !first.contains("no-btf") };
-    let source = Source { name: "stdin".to_owned(), text: script.to_owned() };
-    compile(&source, &kernel, &Options { dump: stage.into_iter().collect(), ..Options::default() })
+    let kernel = FixtureKernel {
+        kprobes: !first.contains("no-kprobes"),
+        tcx: !first.contains("no-tcx"),
+        btf: !first.contains("no-btf"),
+    };
+    let source = Source {
+        name: "stdin".to_owned(),
+        text: script.to_owned(),
+    };
+    compile(
+        &source,
+        &kernel,
+        &Options {
+            dump: stage.into_iter().collect(),
+            ..Options::default()
+        },
+    )
 }
 
 fn text(script: &str, output: &Output) -> String {
@@ -25,7 +39,11 @@ fn text(script: &str, output: &Output) -> String {
     for d in &output.diagnostics {
         let (line, col) = index.line_col(d.span.start);
         let (end_line, end_col) = index.line_col(d.span.end);
-        let place = if line == end_line { format!("{line}:{col}-{end_col}") } else { format!("{line}:{col}-{end_line}:{end_col}") };
+        let place = if line == end_line {
+            format!("{line}:{col}-{end_col}")
+        } else {
+            format!("{line}:{col}-{end_line}:{end_col}")
+        };
         writeln!(out, "{place}: {:?}[{}]: {}", d.severity, d.code, d.message).unwrap();
         if !d.label.is_empty() {
             writeln!(out, "  label: {}", d.label).unwrap();

@@ -1,5 +1,7 @@
 //! The committed objects have everything that `weir_ebpf_builtins` says they have. Needs no privilege.
 
+#![allow(clippy::unwrap_used, reason = "a failed test may panic; its helpers too")]
+
 use aya_obj::generated::{BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_obj::{Object, ProgramSection};
 use std::collections::{BTreeSet, HashMap};

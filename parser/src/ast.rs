@@ -189,16 +189,41 @@ pub enum StmtKind {
     /// Any expression as a statement: calls, `@x++`, …
     Expr(Expr),
     /// `target op= value`; `op` is `None` for plain `=`. `_ = f()` has the target `Name("_")`.
-    Assign { target: Expr, op: Option<BinaryOp>, value: Expr },
+    Assign {
+        target: Expr,
+        op: Option<BinaryOp>,
+        value: Expr,
+    },
     /// `let $x;` `let $x = e;` `let $x: type = e;`
-    Let { var: Ident, ty: Option<TypeExpr>, value: Option<Expr> },
-    If { cond: Expr, then: Block, otherwise: Option<Block> },
-    While { cond: Expr, body: Block },
-    Unroll { count: Expr, body: Block },
+    Let {
+        var: Ident,
+        ty: Option<TypeExpr>,
+        value: Option<Expr>,
+    },
+    If {
+        cond: Expr,
+        then: Block,
+        otherwise: Option<Block>,
+    },
+    While {
+        cond: Expr,
+        body: Block,
+    },
+    Unroll {
+        count: Expr,
+        body: Block,
+    },
     /// `for ($kv : @map)` and `for ($i : a..b)`
-    For { var: Ident, range: ForRange, body: Block },
+    For {
+        var: Ident,
+        range: ForRange,
+        body: Block,
+    },
     /// `limit(10/s) { … }`: the rate is the expression `10/s`.
-    Limit { rate: Expr, body: Block },
+    Limit {
+        rate: Expr,
+        body: Block,
+    },
     Block(Block),
     Break,
     Continue,
@@ -209,7 +234,10 @@ pub enum StmtKind {
 pub enum ForRange {
     /// A map, or anything else that is not a range.
     Over(Expr),
-    Range { start: Expr, end: Expr },
+    Range {
+        start: Expr,
+        end: Expr,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -240,33 +268,76 @@ pub enum ExprKind {
     /// `$#`
     ParamCount,
     /// `@x` or `@x[k, …]` (`@` has the empty name). `keys` is `None` without brackets.
-    Map { name: String, keys: Option<Vec<Expr>> },
+    Map {
+        name: String,
+        keys: Option<Vec<Expr>>,
+    },
     /// `a.b`, `a->b`
-    Field { base: Box<Expr>, name: Ident, arrow: bool },
+    Field {
+        base: Box<Expr>,
+        name: Ident,
+        arrow: bool,
+    },
     /// `t.0`
-    TupleIndex { base: Box<Expr>, index: u32 },
-    Index { base: Box<Expr>, index: Box<Expr> },
+    TupleIndex {
+        base: Box<Expr>,
+        index: u32,
+    },
+    Index {
+        base: Box<Expr>,
+        index: Box<Expr>,
+    },
     /// `f(a, b)`. `comptime x` is the call `comptime(x)`.
-    Call { name: Ident, args: Vec<Arg> },
-    Unary { op: UnaryOp, expr: Box<Expr> },
+    Call {
+        name: Ident,
+        args: Vec<Arg>,
+    },
+    Unary {
+        op: UnaryOp,
+        expr: Box<Expr>,
+    },
     /// `++x`, `x++`, `--x`, `x--`
-    IncDec { expr: Box<Expr>, increment: bool, postfix: bool },
-    Binary { op: BinaryOp, left: Box<Expr>, right: Box<Expr> },
-    Ternary { cond: Box<Expr>, then: Box<Expr>, otherwise: Box<Expr> },
+    IncDec {
+        expr: Box<Expr>,
+        increment: bool,
+        postfix: bool,
+    },
+    Binary {
+        op: BinaryOp,
+        left: Box<Expr>,
+        right: Box<Expr>,
+    },
+    Ternary {
+        cond: Box<Expr>,
+        then: Box<Expr>,
+        otherwise: Box<Expr>,
+    },
     /// `a ?: b`
-    Elvis { value: Box<Expr>, otherwise: Box<Expr> },
-    Cast { ty: TypeExpr, expr: Box<Expr> },
+    Elvis {
+        value: Box<Expr>,
+        otherwise: Box<Expr>,
+    },
+    Cast {
+        ty: TypeExpr,
+        expr: Box<Expr>,
+    },
     /// `(a, b)`, `(a,)`, `()`
     Tuple(Vec<Expr>),
     /// `(a = 1, b = "x")`
     Record(Vec<(Ident, Expr)>),
     /// `x in (a, lo-hi, prefix)` and `x in @m`
-    In { value: Box<Expr>, set: InSet },
+    In {
+        value: Box<Expr>,
+        set: InSet,
+    },
     /// `{ a; b }` as a value
     Block(Box<Block>),
     SizeOf(SizeOfArg),
     /// `offsetof(struct x, a.b)`
-    OffsetOf { of: SizeOfArg, fields: Vec<Ident> },
+    OffsetOf {
+        of: SizeOfArg,
+        fields: Vec<Ident>,
+    },
     /// `typeof(x)` where a value is wanted (comparison of types).
     TypeOf(SizeOfArg),
     /// Stands where the parser recovered from an error; a diagnostic has been given.
@@ -397,6 +468,9 @@ impl BinaryOp {
 
     #[must_use]
     pub fn is_comparison(self) -> bool {
-        matches!(self, BinaryOp::Eq | BinaryOp::Ne | BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge)
+        matches!(
+            self,
+            BinaryOp::Eq | BinaryOp::Ne | BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge
+        )
     }
 }

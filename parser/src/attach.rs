@@ -37,12 +37,7 @@ const NO_PATH: &[&str] = &[
 ];
 
 /// Scans the attach point that starts at `start` of `text`. Returns it and the offset behind it.
-pub(crate) fn scan<'s>(
-    source: SourceId,
-    text: &'s str,
-    start: usize,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> (RawAttachPoint<'s>, usize) {
+pub(crate) fn scan<'s>(source: SourceId, text: &'s str, start: usize, diagnostics: &mut Vec<Diagnostic>) -> (RawAttachPoint<'s>, usize) {
     let bytes = text.as_bytes();
     let mut from = start;
     let mut label = None;
@@ -82,21 +77,34 @@ pub(crate) fn scan<'s>(
             _ => at += 1,
         }
     }
-    (RawAttachPoint { label, text: &text[from..at], text_start: from as u32 }, at)
+    (
+        RawAttachPoint {
+            label,
+            text: &text[from..at],
+            text_start: from as u32,
+        },
+        at,
+    )
 }
 
 /// Where the name at `at` ends; `at` itself if there is none.
 pub(crate) fn word_end(bytes: &[u8], at: usize) -> usize {
     match bytes.get(at) {
         Some(byte) if byte.is_ascii_alphabetic() || *byte == b'_' => {
-            at + bytes[at..].iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_').count()
+            at + bytes[at..]
+                .iter()
+                .take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_')
+                .count()
         }
         _ => at,
     }
 }
 
 fn blanks_end(bytes: &[u8], at: usize) -> usize {
-    at + bytes[at.min(bytes.len())..].iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count()
+    at + bytes[at.min(bytes.len())..]
+        .iter()
+        .take_while(|byte| matches!(byte, b' ' | b'\t'))
+        .count()
 }
 
 /// Where the quoted text that starts at `at` ends: behind its quote, or at the line break.
@@ -117,9 +125,10 @@ fn quoted_end(bytes: &[u8], at: usize) -> usize {
 pub(crate) fn split(source: SourceId, raw: &RawAttachPoint<'_>, diagnostics: &mut Vec<Diagnostic>) -> AttachPoint {
     let text_end = raw.text_start + raw.text.len() as u32;
     let start = raw.label.map_or(raw.text_start, |(_, at)| at);
-    let label = raw
-        .label
-        .map(|(name, at)| Ident { name: name.to_owned(), span: Span::new(source, at, at + name.len() as u32) });
+    let label = raw.label.map(|(name, at)| Ident {
+        name: name.to_owned(),
+        span: Span::new(source, at, at + name.len() as u32),
+    });
     let mut parts = Vec::new();
     let mut part = String::new();
     let mut part_start = raw.text_start;
@@ -131,21 +140,43 @@ pub(crate) fn split(source: SourceId, raw: &RawAttachPoint<'_>, diagnostics: &mu
             '\\' if quoted => part.extend(chars.next().map(|(_, escaped)| escaped)),
             ':' if !quoted => {
                 let end = raw.text_start + at as u32;
-                parts.push(Ident { name: std::mem::take(&mut part), span: Span::new(source, part_start, end) });
+                parts.push(Ident {
+                    name: std::mem::take(&mut part),
+                    span: Span::new(source, part_start, end),
+                });
                 part_start = end + 1;
             }
             c => part.push(c),
         }
     }
-    parts.push(Ident { name: part, span: Span::new(source, part_start, text_end) });
+    parts.push(Ident {
+        name: part,
+        span: Span::new(source, part_start, text_end),
+    });
     let span = Span::new(source, start, text_end);
+    if raw.text.is_empty() {
+        let name = label.as_ref().map_or("", |label| &label.name);
+        diagnostics.push(
+            Diagnostic::error("syntax", span, format!("expected an attach point after `{name}=`"))
+                .help(format!("write `{name}=kprobe:function`, for example")),
+        );
+    }
     if raw.text.ends_with('/') && parts.len() > 1 {
         let predicate = raw.text.trim_end_matches('/').find('/').unwrap_or(0);
         let (point, predicate) = raw.text.split_at(predicate);
         diagnostics.push(
-            Diagnostic::error("blank-before-predicate", span, format!("the attach point `{}` ends with `/`", raw.text))
-                .help(format!("write a blank before a predicate: `{point} {predicate}`")),
+            Diagnostic::error(
+                "blank-before-predicate",
+                span,
+                format!("the attach point `{}` ends with `/`", raw.text),
+            )
+            .help(format!("write a blank before a predicate: `{point} {predicate}`")),
         );
     }
-    AttachPoint { label, parts, text: raw.text.to_owned(), span }
+    AttachPoint {
+        label,
+        parts,
+        text: raw.text.to_owned(),
+        span,
+    }
 }

@@ -21,7 +21,11 @@ impl Span {
     /// Returns the smallest span that covers both. Both must lie in the same source.
     #[must_use]
     pub fn to(self, other: Span) -> Span {
-        Span { source: self.source, start: self.start.min(other.start), end: self.end.max(other.end) }
+        Span {
+            source: self.source,
+            start: self.start.min(other.start),
+            end: self.end.max(other.end),
+        }
     }
 }
 
@@ -52,17 +56,31 @@ pub struct Diagnostic {
 impl Diagnostic {
     #[must_use]
     pub fn error(code: &'static str, span: Span, message: impl Into<String>) -> Self {
-        Self { code, severity: Severity::Error, message: message.into(), span, label: String::new(), labels: Vec::new(), help: Vec::new() }
+        Self {
+            code,
+            severity: Severity::Error,
+            message: message.into(),
+            span,
+            label: String::new(),
+            labels: Vec::new(),
+            help: Vec::new(),
+        }
     }
 
     #[must_use]
     pub fn warning(code: &'static str, span: Span, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, ..Self::error(code, span, message) }
+        Self {
+            severity: Severity::Warning,
+            ..Self::error(code, span, message)
+        }
     }
 
     #[must_use]
     pub fn lint(code: &'static str, span: Span, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Lint, ..Self::error(code, span, message) }
+        Self {
+            severity: Severity::Lint,
+            ..Self::error(code, span, message)
+        }
     }
 
     #[must_use]

@@ -96,14 +96,26 @@ impl<'s> Lexer<'s> {
         if bytes.get(name_stop) == Some(&b'(') {
             let span = self.span(name_start, line_end);
             self.report(
-                Diagnostic::error("function-like-define", span, format!("`#define {name}(…)` with parameters is not supported"))
-                    .help(format!("write it as a macro: `macro {name}(a, b) {{ … }}`")),
+                Diagnostic::error(
+                    "function-like-define",
+                    span,
+                    format!("`#define {name}(…)` with parameters is not supported"),
+                )
+                .help(format!("write it as a macro: `macro {name}(a, b) {{ … }}`")),
             );
             return;
         }
         let tokens = vec![
-            Token { tok: Tok::Define, start: start as u32, end: word_stop as u32 },
-            Token { tok: Tok::Name(name), start: name_start as u32, end: name_stop as u32 },
+            Token {
+                tok: Tok::Define,
+                start: start as u32,
+                end: word_stop as u32,
+            },
+            Token {
+                tok: Tok::Name(name),
+                start: name_start as u32,
+                end: name_stop as u32,
+            },
         ];
         self.pos = name_stop;
         self.define_value(tokens, line_end);
@@ -124,19 +136,31 @@ impl<'s> Lexer<'s> {
         };
         let Some(len) = path[1..].find(closer) else {
             let span = self.span(path_start, line_end);
-            self.report(Diagnostic::error("bad-include", span, format!("this file name has no closing `{closer}`")));
+            self.report(Diagnostic::error(
+                "bad-include",
+                span,
+                format!("this file name has no closing `{closer}`"),
+            ));
             return;
         };
         let path_end = path_start + 1 + len + 1;
         let path = &self.text[path_start..path_end];
-        self.finish_item(vec![Token { tok: Tok::Include(path), start: start as u32, end: path_end as u32 }]);
+        self.finish_item(vec![Token {
+            tok: Tok::Include(path),
+            start: start as u32,
+            end: path_end as u32,
+        }]);
     }
 
     /// Handles `#else`, `#elif`, `#endif` after a branch that was taken.
     fn branch(&mut self, word: &str, start: usize, word_stop: usize) {
         if self.conditionals.is_empty() {
             let span = self.span(start, word_stop);
-            self.report(Diagnostic::error("unopened-conditional", span, format!("`#{word}` without an `#if` before it")));
+            self.report(Diagnostic::error(
+                "unopened-conditional",
+                span,
+                format!("`#{word}` without an `#if` before it"),
+            ));
             return;
         }
         if word == "endif" {
@@ -187,7 +211,14 @@ impl<'s> Lexer<'s> {
 
     /// Evaluates the condition of `#if`, `#ifdef`, `#ifndef`.
     fn condition(&mut self, word: &str, rest: &str, word_start: usize, line_end: usize) -> bool {
-        let rest = rest.split("//").next().unwrap_or_default().split("/*").next().unwrap_or_default().trim();
+        let rest = rest
+            .split("//")
+            .next()
+            .unwrap_or_default()
+            .split("/*")
+            .next()
+            .unwrap_or_default()
+            .trim();
         let value = match word {
             "ifdef" => Some(self.defines.contains(rest)),
             "ifndef" => Some(!self.defines.contains(rest)),
@@ -208,7 +239,9 @@ impl<'s> Lexer<'s> {
     }
 
     fn all_of(&self, condition: &str) -> Option<bool> {
-        condition.split("&&").try_fold(true, |all, part| Some(all & self.defined(part.trim())?))
+        condition
+            .split("&&")
+            .try_fold(true, |all, part| Some(all & self.defined(part.trim())?))
     }
 
     fn defined(&self, condition: &str) -> Option<bool> {

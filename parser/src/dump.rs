@@ -5,8 +5,8 @@
 use std::fmt::Write as _;
 
 use crate::ast::{
-    Arg, AttachPoint, Block, Expr, ExprKind, FieldType, ForRange, Ident, InSet, Item, MacroParam, Program, SetElem, SizeOfArg, Stmt, StmtKind, TypeBody, TypeDef, TypeExpr,
-    TypeExprKind,
+    Arg, AttachPoint, Block, Expr, ExprKind, FieldType, ForRange, Ident, InSet, Item, MacroParam, Program, SetElem, SizeOfArg, Stmt,
+    StmtKind, TypeBody, TypeDef, TypeExpr, TypeExprKind,
 };
 use crate::diag::Span;
 
@@ -99,7 +99,12 @@ impl Dump {
         let children = std::mem::replace(&mut self.nodes, siblings);
         let width = 2 + head.chars().count() + children.iter().map(|child| 1 + child.width).sum::<usize>();
         let block = head.starts_with("block") || head.starts_with("probe") || children.iter().any(|child| child.block);
-        self.nodes.push(Sexp { head, children, width, block });
+        self.nodes.push(Sexp {
+            head,
+            children,
+            width,
+            block,
+        });
     }
 
     fn type_def(&mut self, def: &TypeDef) {
@@ -146,14 +151,22 @@ impl Dump {
             Item::Import(import) => self.leaf(&format!("import {:?}", import.path), Some(import.span)),
             Item::Macro(item) => {
                 let params: Vec<String> = item.params.iter().map(macro_param).collect();
-                self.node(&format!("macro {} [{}]", item.name.name, params.join(" ")), Some(item.span), |d| d.block(&item.body));
+                self.node(&format!("macro {} [{}]", item.name.name, params.join(" ")), Some(item.span), |d| {
+                    d.block(&item.body)
+                });
             }
             Item::Fn(item) => {
-                let params: Vec<String> = item.params.iter().map(|(name, ty)| format!("${} : {}", name.name, type_text(ty))).collect();
+                let params: Vec<String> = item
+                    .params
+                    .iter()
+                    .map(|(name, ty)| format!("${} : {}", name.name, type_text(ty)))
+                    .collect();
                 let head = format!("fn {} [{}] : {}", item.name.name, params.join(", "), type_text(&item.ret));
                 self.node(&head, Some(item.span), |d| d.block(&item.body));
             }
-            Item::MapDecl(decl) => self.node(&format!("map @{} {}", decl.map.name, decl.kind.name), Some(decl.span), |d| d.exprs(&decl.args)),
+            Item::MapDecl(decl) => self.node(&format!("map @{} {}", decl.map.name, decl.kind.name), Some(decl.span), |d| {
+                d.exprs(&decl.args)
+            }),
             Item::Use(item) => {
                 let alias = item.alias.as_ref().map(|alias| format!(" as {}", alias.name)).unwrap_or_default();
                 self.node(&format!("use {}{alias}", item.native.name), Some(item.span), |d| {
@@ -343,7 +356,11 @@ impl Dump {
 
     fn size_of(&mut self, head: &str, span: Option<Span>, of: &SizeOfArg, fields: &[Ident]) {
         let path: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
-        let path = if path.is_empty() { String::new() } else { format!(" .{}", path.join(".")) };
+        let path = if path.is_empty() {
+            String::new()
+        } else {
+            format!(" .{}", path.join("."))
+        };
         match of {
             SizeOfArg::Type(ty) => self.leaf(&format!("{head} {}{path}", type_text(ty)), span),
             SizeOfArg::Expr(expr) => self.node(&format!("{head}{path}"), span, |d| d.expr(expr)),

@@ -107,7 +107,11 @@ impl<'s> ItemBuilder<'s> {
     }
 
     fn push(&mut self, tok: Tok<'s>, start: usize, end: usize) {
-        self.tokens.push(Token { tok, start: start as u32, end: end as u32 });
+        self.tokens.push(Token {
+            tok,
+            start: start as u32,
+            end: end as u32,
+        });
     }
 
     /// Adds the closing token of the innermost open bracket, without text.
@@ -177,7 +181,13 @@ impl<'s> Lexer<'s> {
     /// Reads one item that starts at the current position.
     fn item(&mut self) {
         let (kind, keyword) = self.classify();
-        let mut item = ItemBuilder { kind, tokens: Vec::new(), open: Vec::new(), in_predicate: false, in_header: kind == ItemKind::Probe };
+        let mut item = ItemBuilder {
+            kind,
+            tokens: Vec::new(),
+            open: Vec::new(),
+            in_predicate: false,
+            in_header: kind == ItemKind::Probe,
+        };
         if let Some(keyword) = keyword {
             let end = attach::word_end(self.text.as_bytes(), self.pos);
             item.push(keyword, self.pos, end);
@@ -265,8 +275,12 @@ impl<'s> Lexer<'s> {
             b'{' => Diagnostic::error("code-outside-probe", span, "expected a probe before this block")
                 .help("name where the block runs, for example `begin { … }`"),
             b'/' => Diagnostic::error("code-outside-probe", span, "expected an attach point before this predicate"),
-            _ => Diagnostic::error("code-outside-probe", span, format!("expected a probe, found `{found}` outside of any block"))
-                .help("statements stand in the block of a probe, for example `begin { … }`"),
+            _ => Diagnostic::error(
+                "code-outside-probe",
+                span,
+                format!("expected a probe, found `{found}` outside of any block"),
+            )
+            .help("statements stand in the block of a probe, for example `begin { … }`"),
         };
         self.report(diagnostic);
     }
@@ -293,7 +307,11 @@ impl<'s> Lexer<'s> {
                 self.directive(true);
                 continue;
             }
-            let ended = if item.in_header { self.header_token(item, byte) } else { self.token(item) };
+            let ended = if item.in_header {
+                self.header_token(item, byte)
+            } else {
+                self.token(item)
+            };
             if ended {
                 return;
             }
@@ -441,13 +459,20 @@ impl<'s> Lexer<'s> {
 
     /// Handles `}`. Returns whether the item ends.
     fn close_brace(&mut self, item: &mut ItemBuilder<'s>, start: usize) -> bool {
-        let has_brace = item.open.iter().any(|index| matches!(item.tokens[*index].tok, Tok::LBrace | Tok::BlockOpen));
+        let has_brace = item
+            .open
+            .iter()
+            .any(|index| matches!(item.tokens[*index].tok, Tok::LBrace | Tok::BlockOpen));
         if !has_brace {
             // Not ours: the item ends before it.
             self.close_parens(item, start);
             if item.kind == ItemKind::Rest {
                 let span = self.span(start, start + 1);
-                self.report(Diagnostic::error("unopened-bracket", span, "unexpected `}`: no bracket is open here"));
+                self.report(Diagnostic::error(
+                    "unopened-bracket",
+                    span,
+                    "unexpected `}`: no bracket is open here",
+                ));
                 return false;
             }
             self.pos = start;
@@ -467,11 +492,21 @@ impl<'s> Lexer<'s> {
     }
 
     fn close_paren(&mut self, item: &mut ItemBuilder<'s>, tok: Tok<'s>, start: usize) {
-        let since_brace = item.open.iter().rev().take_while(|index| !matches!(item.tokens[**index].tok, Tok::LBrace | Tok::BlockOpen));
-        let Some(depth) = since_brace.clone().position(|index| item.tokens[*index].tok.closer().as_ref() == Some(&tok)) else {
+        let since_brace = item
+            .open
+            .iter()
+            .rev()
+            .take_while(|index| !matches!(item.tokens[**index].tok, Tok::LBrace | Tok::BlockOpen));
+        let Some(depth) = since_brace
+            .clone()
+            .position(|index| item.tokens[*index].tok.closer().as_ref() == Some(&tok))
+        else {
             let span = self.span(start, start + 1);
             let shown = if tok == Tok::RParen { ')' } else { ']' };
-            self.report(Diagnostic::error("unopened-bracket", span, format!("unexpected `{shown}`: no bracket is open here")).help(format!("remove this `{shown}`")));
+            self.report(
+                Diagnostic::error("unopened-bracket", span, format!("unexpected `{shown}`: no bracket is open here"))
+                    .help(format!("remove this `{shown}`")),
+            );
             return;
         };
         if depth > 0 {
@@ -505,9 +540,14 @@ impl<'s> Lexer<'s> {
             _ => ('{', '}'),
         };
         let span = self.span(opener.start as usize, opener.end as usize);
-        let mut diagnostic = Diagnostic::error("unclosed-bracket", span, format!("this `{shown}` is never closed")).help(format!("add `{closer}`"));
+        let mut diagnostic =
+            Diagnostic::error("unclosed-bracket", span, format!("this `{shown}` is never closed")).help(format!("add `{closer}`"));
         if let Some((start, end, what)) = place {
-            let what = if what.starts_with("expected") { format!("`{closer}` {what}") } else { what.to_owned() };
+            let what = if what.starts_with("expected") {
+                format!("`{closer}` {what}")
+            } else {
+                what.to_owned()
+            };
             diagnostic = diagnostic.with(self.span(start, end), what);
         }
         self.report(diagnostic);
@@ -572,14 +612,18 @@ impl<'s> Lexer<'s> {
             self.pos = start + len + 2;
             let span = self.span(start, self.pos);
             self.report(
-                Diagnostic::error("bad-character", span, "strings are written in double quotes").help(format!("write `\"{}\"`", &inner[..len])),
+                Diagnostic::error("bad-character", span, "strings are written in double quotes")
+                    .help(format!("write `\"{}\"`", &inner[..len])),
             );
-            return Some(Tok::Str(Cow::Borrowed(inner[..len].as_bytes())));
+            return Some(Tok::Str(Cow::Borrowed(&inner.as_bytes()[..len])));
         }
         let len = rest.find(|c| !is_bad(c)).unwrap_or(rest.len()).max(first.len_utf8());
         self.pos = start + len;
         let span = self.span(start, self.pos);
-        let shown: String = rest[..len].chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect();
+        let shown: String = rest[..len]
+            .chars()
+            .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+            .collect();
         let mut diagnostic = Diagnostic::error("bad-character", span, format!("unexpected `{shown}`"));
         match first {
             '\'' => diagnostic = diagnostic.help("strings are written in double quotes: `\"…\"`"),
@@ -594,7 +638,13 @@ impl<'s> Lexer<'s> {
     /// Reads the value of a `#define` that ends at `end`, after the tokens that are there already.
     pub(crate) fn define_value(&mut self, tokens: Vec<Token<'s>>, end: usize) {
         let outer_end = std::mem::replace(&mut self.end, end);
-        let mut item = ItemBuilder { kind: ItemKind::Rest, tokens, open: Vec::new(), in_predicate: false, in_header: false };
+        let mut item = ItemBuilder {
+            kind: ItemKind::Rest,
+            tokens,
+            open: Vec::new(),
+            in_predicate: false,
+            in_header: false,
+        };
         self.rest_of_item(&mut item);
         self.end = outer_end;
         self.pos = end;

@@ -56,7 +56,10 @@ impl Parsed {
 pub fn parse(source: SourceId, text: &str) -> Parsed {
     let lexed = lexer::lex(source, text);
     let mut diagnostics = lexed.diagnostics;
-    let mut program = ast::Program { shebang: lexed.shebang.map(str::to_owned), ..ast::Program::default() };
+    let mut program = ast::Program {
+        shebang: lexed.shebang.map(str::to_owned),
+        ..ast::Program::default()
+    };
     for tokens in lexed.items {
         match recover::parse_item(source, text, tokens, &mut diagnostics) {
             Some(node::Top::Item(item)) => program.items.push(item),
@@ -65,7 +68,11 @@ pub fn parse(source: SourceId, text: &str) -> Parsed {
         }
     }
     diagnostics.sort_by_key(|diagnostic| (diagnostic.span.start, diagnostic.span.end));
-    Parsed { program, diagnostics, incomplete: lexed.incomplete }
+    Parsed {
+        program,
+        diagnostics,
+        incomplete: lexed.incomplete,
+    }
 }
 
 /// Prints the tokens of a script as the grammar sees them, one a line: `line:col-line:col kind text`.
@@ -78,7 +85,12 @@ pub fn tokens_text(source: SourceId, text: &str) -> String {
     for token in lexed.items.iter().flatten() {
         let ((line, column), (end_line, end_column)) = (lines.line_col(token.start), lines.line_col(token.end));
         let slice = &text[token.start as usize..token.end as usize];
-        let _ = writeln!(out, "{line}:{column}-{end_line}:{end_column} {} {}", token.tok.kind_name(), slice.escape_debug());
+        let _ = writeln!(
+            out,
+            "{line}:{column}-{end_line}:{end_column} {} {}",
+            token.tok.kind_name(),
+            slice.escape_debug()
+        );
     }
     out
 }

@@ -12,7 +12,12 @@ impl<'s> LineIndex<'s> {
     #[must_use]
     pub fn new(text: &'s str) -> Self {
         let mut starts = vec![0];
-        starts.extend(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at as u32 + 1));
+        starts.extend(
+            text.bytes()
+                .enumerate()
+                .filter(|(_, byte)| *byte == b'\n')
+                .map(|(at, _)| at as u32 + 1),
+        );
         Self { text, starts }
     }
 

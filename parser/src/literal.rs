@@ -35,16 +35,27 @@ impl NumberProblem {
                 Diagnostic::error("integer-overflow", span, format!("the number `{text}` does not fit in 64 bits"))
                     .help(format!("the largest number is `{}`", u64::MAX))
             }
-            NumberProblem::Overflow { duration: true } => {
-                Diagnostic::error("integer-overflow", span, format!("the duration `{text}` does not fit in 64 bits of nanoseconds"))
-                    .help("the longest duration is about 584 years, `213503d`")
+            NumberProblem::Overflow { duration: true } => Diagnostic::error(
+                "integer-overflow",
+                span,
+                format!("the duration `{text}` does not fit in 64 bits of nanoseconds"),
+            )
+            .help("the longest duration is about 584 years, `213503d`"),
+            NumberProblem::Suffix(suffix) => {
+                Diagnostic::error("bad-number", span, format!("unknown suffix `{suffix}` of the number `{text}`"))
+                    .help("durations end in `ns`, `us`, `ms`, `s`, `m`, `h` or `d`; names cannot start with a digit")
             }
-            NumberProblem::Suffix(suffix) => Diagnostic::error("bad-number", span, format!("unknown suffix `{suffix}` of the number `{text}`"))
-                .help("durations end in `ns`, `us`, `ms`, `s`, `m`, `h` or `d`; names cannot start with a digit"),
             NumberProblem::OctalDigit(digit) => {
                 let decimal = text.trim_start_matches('0');
-                Diagnostic::error("bad-number", span, format!("`{digit}` is not an octal digit; a number that starts with `0` is octal"))
-                    .help(format!("for a decimal number write `{}`", if decimal.is_empty() { "0" } else { decimal }))
+                Diagnostic::error(
+                    "bad-number",
+                    span,
+                    format!("`{digit}` is not an octal digit; a number that starts with `0` is octal"),
+                )
+                .help(format!(
+                    "for a decimal number write `{}`",
+                    if decimal.is_empty() { "0" } else { decimal }
+                ))
             }
             NumberProblem::NoHexDigits => Diagnostic::error("bad-number", span, format!("`{text}` has no hexadecimal digits")),
             NumberProblem::TrailingUnderscore => Diagnostic::error("bad-number", span, format!("the number `{text}` ends with `_`"))
@@ -64,7 +75,11 @@ fn parse_number<'s>(text: &str) -> Result<Tok<'s>, NumberProblem> {
         if !digits.bytes().any(|byte| byte.is_ascii_hexdigit()) {
             return Err(NumberProblem::NoHexDigits);
         }
-        return if is_c_suffix(suffix) { Ok(Tok::Int(value)) } else { Err(NumberProblem::Suffix(suffix.to_owned())) };
+        return if is_c_suffix(suffix) {
+            Ok(Tok::Int(value))
+        } else {
+            Err(NumberProblem::Suffix(suffix.to_owned()))
+        };
     }
     let digits_end = text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
     let (digits, mut rest) = text.split_at(digits_end);
@@ -73,7 +88,11 @@ fn parse_number<'s>(text: &str) -> Result<Tok<'s>, NumberProblem> {
         && after.starts_with(|c: char| c.is_ascii_digit())
     {
         let end = after.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(after.len());
-        exponent = Some(digits_value(&after[..end], 10).and_then(|value| u32::try_from(value).ok()).unwrap_or(u32::MAX));
+        exponent = Some(
+            digits_value(&after[..end], 10)
+                .and_then(|value| u32::try_from(value).ok())
+                .unwrap_or(u32::MAX),
+        );
         rest = &after[end..];
     }
     let unit = duration_unit(rest);
@@ -87,7 +106,11 @@ fn parse_number<'s>(text: &str) -> Result<Tok<'s>, NumberProblem> {
     }
     let mut value = digits_value(digits, if octal { 8 } else { 10 });
     if let Some(exponent) = exponent {
-        value = if value == Some(0) { Some(0) } else { 10u64.checked_pow(exponent).and_then(|scale| value?.checked_mul(scale)) };
+        value = if value == Some(0) {
+            Some(0)
+        } else {
+            10u64.checked_pow(exponent).and_then(|scale| value?.checked_mul(scale))
+        };
     }
     match (value, unit) {
         (Some(value), None) => Ok(Tok::Int(value)),
@@ -98,7 +121,9 @@ fn parse_number<'s>(text: &str) -> Result<Tok<'s>, NumberProblem> {
 
 fn digits_value(digits: &str, radix: u32) -> Option<u64> {
     let digits = digits.chars().filter_map(|c| c.to_digit(radix));
-    digits.into_iter().try_fold(0u64, |value, digit| value.checked_mul(u64::from(radix))?.checked_add(u64::from(digit)))
+    digits.into_iter().try_fold(0u64, |value, digit| {
+        value.checked_mul(u64::from(radix))?.checked_add(u64::from(digit))
+    })
 }
 
 /// Nanoseconds in a unit.
@@ -116,7 +141,10 @@ fn duration_unit(suffix: &str) -> Option<u64> {
 }
 
 fn is_c_suffix(suffix: &str) -> bool {
-    matches!(suffix.to_ascii_lowercase().as_str(), "" | "u" | "l" | "ll" | "ul" | "ull" | "lu" | "llu")
+    matches!(
+        suffix.to_ascii_lowercase().as_str(),
+        "" | "u" | "l" | "ll" | "ul" | "ull" | "lu" | "llu"
+    )
 }
 
 /// Reads a string whose opening quote is at `start` and whose text follows in `rest`.
@@ -125,7 +153,10 @@ fn is_c_suffix(suffix: &str) -> bool {
 /// unterminated string.
 pub(crate) fn string<'s>(source: SourceId, start: u32, rest: &'s str, diagnostics: &mut Vec<Diagnostic>) -> (Tok<'s>, usize) {
     let bytes = rest.as_bytes();
-    let plain = bytes.iter().position(|byte| matches!(byte, b'"' | b'\\' | b'\n')).unwrap_or(bytes.len());
+    let plain = bytes
+        .iter()
+        .position(|byte| matches!(byte, b'"' | b'\\' | b'\n'))
+        .unwrap_or(bytes.len());
     if bytes.get(plain) == Some(&b'"') {
         return (Tok::Str(Cow::Borrowed(&bytes[..plain])), plain + 1);
     }
@@ -234,8 +265,16 @@ pub(crate) fn ipv4<'s>(source: SourceId, start: u32, rest: &str, diagnostics: &m
     let text = &rest[..at];
     let span = Span::new(source, start, start + at as u32);
     if let Some(octet) = octets.iter().find(|octet| **octet > 255) {
-        let shown = if *octet == u32::MAX { "a part".to_owned() } else { format!("`{octet}`") };
-        diagnostics.push(Diagnostic::error("bad-address", span, format!("{shown} of the address `{text}` is more than 255")));
+        let shown = if *octet == u32::MAX {
+            "a part".to_owned()
+        } else {
+            format!("`{octet}`")
+        };
+        diagnostics.push(Diagnostic::error(
+            "bad-address",
+            span,
+            format!("{shown} of the address `{text}` is more than 255"),
+        ));
         return Some((Tok::Ipv4([0; 4]), at));
     }
     let address = octets.map(|octet| octet as u8);
@@ -255,8 +294,10 @@ pub(crate) fn ipv4<'s>(source: SourceId, start: u32, rest: &str, diagnostics: &m
     if masked != address {
         let [a, b, c, d] = masked;
         diagnostics.push(
-            Diagnostic::error("prefix-host-bits", span, format!("the prefix `{text}` has bits beyond its length"))
-                .help(format!("write `{a}.{b}.{c}.{d}/{length}`, or `{}` for the one address", &text[..text.find('/').unwrap_or(text.len())])),
+            Diagnostic::error("prefix-host-bits", span, format!("the prefix `{text}` has bits beyond its length")).help(format!(
+                "write `{a}.{b}.{c}.{d}/{length}`, or `{}` for the one address",
+                &text[..text.find('/').unwrap_or(text.len())]
+            )),
         );
     }
     Some((Tok::Prefix((masked, length as u8)), at))

@@ -62,7 +62,10 @@ const VALUE_NAMES: &[&str] = &[
 /// Whether a bare name stands for a value rather than a type: a builtin, a constant in capitals, or a name that the
 /// script itself gave to a value (`#define`, macro, macro parameter).
 pub(crate) fn is_value_name(name: &str, own: &HashSet<&str>) -> bool {
-    let numbered = |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()));
+    let numbered = |prefix: &str| {
+        name.strip_prefix(prefix)
+            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+    };
     VALUE_NAMES.binary_search(&name).is_ok()
         || own.contains(name)
         || numbered("arg")
@@ -80,7 +83,9 @@ pub(crate) fn mark<'s>(text: &'s str, tokens: &mut [Token<'s>], own: &HashSet<&s
         let next = tokens.get(at + 1).map(|token| &token.tok);
         let replacement = match &tokens[at].tok {
             tok if is_word(tok) && matches!(previous, Some(Tok::Dot | Tok::Arrow)) => Some(Tok::Name(slice)),
-            tok if is_word(tok) && next == Some(&Tok::Assign) && matches!(previous, Some(Tok::LParen | Tok::RecordOpen | Tok::Comma)) => Some(Tok::Name(slice)),
+            tok if is_word(tok) && next == Some(&Tok::Assign) && matches!(previous, Some(Tok::LParen | Tok::RecordOpen | Tok::Comma)) => {
+                Some(Tok::Name(slice))
+            }
             Tok::Name("in") if previous.is_some_and(Tok::ends_operand) || ends_block_expr(tokens, at) => Some(Tok::In),
             Tok::Name("as") if in_use && previous.is_some_and(Tok::ends_operand) => Some(Tok::As),
             Tok::Name("limit") if starts_statement(previous) && limit_has_block(tokens, at) => Some(Tok::Limit),
@@ -102,20 +107,18 @@ fn is_word(tok: &Tok<'_>) -> bool {
 
 /// Whether the token before `at` closes a block that is a value.
 fn ends_block_expr(tokens: &[Token<'_>], at: usize) -> bool {
+    if at.checked_sub(1).is_none_or(|last| tokens[last].tok != Tok::RBrace) {
+        return false;
+    }
     let mut depth = 0usize;
     for token in tokens[..at].iter().rev() {
         if token.tok.is_closer() {
-            if depth == 0 && token.tok != Tok::RBrace {
-                return false;
-            }
             depth += 1;
         } else if token.tok.closer().is_some() {
             depth = depth.saturating_sub(1);
             if depth == 0 {
                 return token.tok == Tok::BlockOpen;
             }
-        } else if depth == 0 {
-            return false;
         }
     }
     false
@@ -128,7 +131,9 @@ fn starts_statement(previous: Option<&Tok<'_>>) -> bool {
 /// `limit ( … ) {`
 fn limit_has_block(tokens: &[Token<'_>], at: usize) -> bool {
     tokens.get(at + 1).is_some_and(|token| token.tok == Tok::LParen)
-        && matching(tokens, at + 1).and_then(|close| tokens.get(close + 1)).is_some_and(|token| token.tok == Tok::LBrace)
+        && matching(tokens, at + 1)
+            .and_then(|close| tokens.get(close + 1))
+            .is_some_and(|token| token.tok == Tok::LBrace)
 }
 
 /// Finds the closing token of the opening one at `open`.
@@ -240,7 +245,11 @@ fn scan_type<'s>(tokens: &[Token<'s>], from: usize) -> Option<TypeShape<'s>> {
         }
         Tok::Name(first) => {
             at += 1;
-            if let Some(Tok::Name(_)) = tok(at) {
+            let c_word = matches!(
+                *first,
+                "unsigned" | "signed" | "long" | "short" | "int" | "char" | "const" | "volatile"
+            );
+            if c_word && matches!(tok(at), Some(Tok::Name(_))) {
                 while let Some(Tok::Name(_)) = tok(at) {
                     at += 1;
                 }

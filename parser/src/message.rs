@@ -6,7 +6,9 @@ use crate::diag::{Diagnostic, SourceId, Span};
 use crate::token::{Tok, Token};
 
 /// Words that start statements, for "did you mean".
-const STATEMENT_WORDS: &[&str] = &["if", "else", "while", "for", "unroll", "return", "break", "continue", "let", "limit"];
+const STATEMENT_WORDS: &[&str] = &[
+    "if", "else", "while", "for", "unroll", "return", "break", "continue", "let", "limit",
+];
 
 /// Builds the message for the error at token `at` (the end of the item if there is no such token).
 pub(crate) fn unexpected(source: SourceId, text: &str, tokens: &[Token<'_>], at: usize, expected: &[String]) -> Diagnostic {
@@ -38,7 +40,17 @@ pub(crate) fn is_missing_semicolon(text: &str, tokens: &[Token<'_>], at: usize, 
     }
     let new_line = text[before.end as usize..token.start.max(before.end) as usize].contains('\n');
     match token.tok {
-        Tok::Var(_) | Tok::Map(_) | Tok::Let | Tok::If | Tok::While | Tok::For | Tok::Unroll | Tok::Return | Tok::Break | Tok::Continue | Tok::Limit => true,
+        Tok::Var(_)
+        | Tok::Map(_)
+        | Tok::Let
+        | Tok::If
+        | Tok::While
+        | Tok::For
+        | Tok::Unroll
+        | Tok::Return
+        | Tok::Break
+        | Tok::Continue
+        | Tok::Limit => true,
         Tok::Name(_) | Tok::PlusPlus | Tok::MinusMinus | Tok::Use | Tok::Import | Tok::AttachPoint(_) => new_line,
         _ => false,
     }
@@ -63,7 +75,11 @@ fn last_char(source: SourceId, text: &str, token: &Token<'_>) -> Span {
 fn found(text: &str, tokens: &[Token<'_>], at: usize) -> String {
     let Some(token) = tokens.get(at) else {
         let end = tokens.last().map_or(0, |last| last.end as usize);
-        return if text[end..].trim().is_empty() { "the end of the script".to_owned() } else { "the end of this line".to_owned() };
+        return if text[end..].trim().is_empty() {
+            "the end of the script".to_owned()
+        } else {
+            "the end of this line".to_owned()
+        };
     };
     let slice = &text[token.start as usize..token.end as usize];
     match &token.tok {
@@ -85,7 +101,9 @@ struct Expected<'e> {
 
 impl<'e> Expected<'e> {
     fn new(expected: &'e [String]) -> Self {
-        Self { names: expected.iter().map(|name| name.trim_matches('"')).collect() }
+        Self {
+            names: expected.iter().map(|name| name.trim_matches('"')).collect(),
+        }
     }
 
     fn has(&self, name: &str) -> bool {
@@ -102,7 +120,14 @@ impl<'e> Expected<'e> {
             words.push("an expression".to_owned());
         } else {
             let singles = [
-                ("NAME", if self.after_dot(tokens, at) { "the name of a field" } else { "a name" }),
+                (
+                    "NAME",
+                    if self.after_dot(tokens, at) {
+                        "the name of a field"
+                    } else {
+                        "a name"
+                    },
+                ),
                 ("VAR", "a `$variable`"),
                 ("MAP", "a `@map`"),
                 ("INT", "a number"),
@@ -111,7 +136,12 @@ impl<'e> Expected<'e> {
                 ("PRED_START", "a predicate"),
                 ("PRED_END", "`/` at the end of the predicate"),
             ];
-            words.extend(singles.iter().filter(|(name, _)| self.has(name)).map(|(_, word)| (*word).to_owned()));
+            words.extend(
+                singles
+                    .iter()
+                    .filter(|(name, _)| self.has(name))
+                    .map(|(_, word)| (*word).to_owned()),
+            );
             if self.has("struct") && !self.has("VAR") {
                 words = vec!["a type".to_owned()];
             }
@@ -126,7 +156,9 @@ impl<'e> Expected<'e> {
         for mark in marks {
             // Behind an operand much is possible; only what closes is worth naming.
             let noise = expression && matches!(mark, ")" | "]" | "}" | "{" | "(" | ";" | ",")
-                || operator && matches!(mark, "(" | "=" | ":" | "as" | "else" | ".." | "}") && (self.has(";") || self.has(")") || self.has("]") || self.has("{"));
+                || operator
+                    && matches!(mark, "(" | "=" | ":" | "as" | "else" | ".." | "}")
+                    && (self.has(";") || self.has(")") || self.has("]") || self.has("{"));
             if self.has(mark) && !noise {
                 words.push(format!("`{mark}`"));
             }
@@ -142,7 +174,10 @@ impl<'e> Expected<'e> {
     }
 
     fn after_dot(&self, tokens: &[Token<'_>], at: usize) -> bool {
-        matches!(at.checked_sub(1).and_then(|index| tokens.get(index)).map(|token| &token.tok), Some(Tok::Dot | Tok::Arrow))
+        matches!(
+            at.checked_sub(1).and_then(|index| tokens.get(index)).map(|token| &token.tok),
+            Some(Tok::Dot | Tok::Arrow)
+        )
     }
 }
 
@@ -161,7 +196,9 @@ fn helps(text: &str, tokens: &[Token<'_>], at: usize, expected: &Expected<'_>) -
         return helps;
     };
     match &token.tok {
-        Tok::Assign if before.is_some_and(Tok::ends_operand) => helps.push("`==` compares; an assignment is a statement of its own".to_owned()),
+        Tok::Assign if before.is_some_and(Tok::ends_operand) => {
+            helps.push("`==` compares; an assignment is a statement of its own".to_owned())
+        }
         Tok::Name(word) if before.is_some_and(Tok::ends_operand) => match *word {
             "and" => helps.push("write `&&`".to_owned()),
             "or" => helps.push("write `||`".to_owned()),
@@ -172,11 +209,21 @@ fn helps(text: &str, tokens: &[Token<'_>], at: usize, expected: &Expected<'_>) -
             helps.push("attach points are separated by `,`; a probe's code stands in `{ … }`".to_owned());
         }
         Tok::LBrace if expected.has("PRED_END") => helps.push("a predicate ends with `/` before the `{`".to_owned()),
-        Tok::Str(_) if matches!(before, Some(Tok::Name("import"))) => helps.push("`import` stands at the top of the script, outside of probes".to_owned()),
-        Tok::Colon if tokens[..at].iter().any(|token| token.tok == Tok::LBrace) => helps.push("only attach points and `? :` take a `:`; is a `}` missing before a new probe".to_owned()),
+        Tok::Str(_) if matches!(before, Some(Tok::Name("import"))) => {
+            helps.push("`import` stands at the top of the script, outside of probes".to_owned())
+        }
+        Tok::Colon if tokens[..at].iter().any(|token| token.tok == Tok::LBrace) => {
+            helps.push("only attach points and `? :` take a `:`; is a `}` missing before a new probe".to_owned())
+        }
         _ => {}
     }
-    if expected.has("{") && !expected.has("STR") && matches!(statement_head(tokens, at), Some(Tok::If | Tok::Else | Tok::While | Tok::For | Tok::Unroll)) {
+    if expected.has("{")
+        && !expected.has("STR")
+        && matches!(
+            statement_head(tokens, at),
+            Some(Tok::If | Tok::Else | Tok::While | Tok::For | Tok::Unroll)
+        )
+    {
         helps.push("the body stands in braces: `{ … }`".to_owned());
     }
     if tokens.first().is_some_and(|first| first.tok == Tok::Define) {
@@ -223,7 +270,11 @@ fn misspelt_keyword(text: &str, tokens: &[Token<'_>], at: usize) -> Option<Strin
     if !meant {
         return None;
     }
-    let near = STATEMENT_WORDS.iter().map(|known| (strsim::osa_distance(word, known), *known)).min()?;
+    let near = STATEMENT_WORDS
+        .iter()
+        .map(|known| (strsim::osa_distance(word, known), *known))
+        .min()?;
     let written = &text[token.start as usize..token.end as usize];
-    (near.0 > 0 && near.0 <= 2 && near.0 < near.1.len() && word.len() > 1).then(|| format!("did you mean `{}` instead of `{written}`", near.1))
+    (near.0 > 0 && near.0 <= 2 && near.0 < near.1.len() && word.len() > 1)
+        .then(|| format!("did you mean `{}` instead of `{written}`", near.1))
 }

@@ -4,8 +4,8 @@
 //! stack; an expression that is too deep becomes [`ExprKind::Error`] with a diagnostic.
 
 use crate::ast::{
-    Arg, AttachPoint, BinaryOp, Block, Expr, ExprKind, ForRange, Ident, InSet, Item, SetElem, SizeOfArg, Stmt, StmtKind, TypeBody, TypeDef, TypeExpr,
-    TypeExprKind, FieldDef, FieldType, UnaryOp,
+    Arg, AttachPoint, BinaryOp, Block, Expr, ExprKind, FieldDef, FieldType, ForRange, Ident, InSet, Item, SetElem, SizeOfArg, Stmt,
+    StmtKind, TypeBody, TypeDef, TypeExpr, TypeExprKind, UnaryOp,
 };
 use crate::attach;
 use crate::diag::{Diagnostic, SourceId, Span};
@@ -115,7 +115,10 @@ pub struct Context {
 
 impl Context {
     pub fn new(source: SourceId) -> Self {
-        Self { source, diagnostics: Vec::new() }
+        Self {
+            source,
+            diagnostics: Vec::new(),
+        }
     }
 
     pub fn span(&self, start: u32, end: u32) -> Span {
@@ -139,7 +142,10 @@ impl Context {
     }
 
     pub fn ident(&self, start: u32, name: &str, end: u32) -> Ident {
-        Ident { name: name.to_owned(), span: self.span(start, end) }
+        Ident {
+            name: name.to_owned(),
+            span: self.span(start, end),
+        }
     }
 
     /// Builds an expression above children of depth `below`.
@@ -147,23 +153,50 @@ impl Context {
         let span = self.span(start, end);
         match self.deeper(span, below) {
             Some(depth) => Node::new(Expr { kind, span }, depth),
-            None => Node::new(Expr { kind: ExprKind::Error, span }, 1),
+            None => Node::new(
+                Expr {
+                    kind: ExprKind::Error,
+                    span,
+                },
+                1,
+            ),
         }
     }
 
     pub fn paren(&mut self, start: u32, inner: Node<Expr>, end: u32) -> Node<Expr> {
         let span = self.span(start, end);
-        Node { v: Expr { span, ..inner.v }, depth: inner.depth, paren: true }
+        Node {
+            v: Expr { span, ..inner.v },
+            depth: inner.depth,
+            paren: true,
+        }
     }
 
     pub fn unary(&mut self, start: u32, op: UnaryOp, operand: Node<Expr>, end: u32) -> Node<Expr> {
-        self.expr(start, end, operand.depth, ExprKind::Unary { op, expr: Box::new(operand.v) })
+        self.expr(
+            start,
+            end,
+            operand.depth,
+            ExprKind::Unary {
+                op,
+                expr: Box::new(operand.v),
+            },
+        )
     }
 
     pub fn inc_dec(&mut self, start: u32, operand: Node<Expr>, end: u32, increment: bool, postfix: bool) -> Node<Expr> {
         let word = if increment { "++" } else { "--" };
         self.check_target(&operand.v, &format!("`{word}`"));
-        self.expr(start, end, operand.depth, ExprKind::IncDec { expr: Box::new(operand.v), increment, postfix })
+        self.expr(
+            start,
+            end,
+            operand.depth,
+            ExprKind::IncDec {
+                expr: Box::new(operand.v),
+                increment,
+                postfix,
+            },
+        )
     }
 
     /// Applies precedence to a flat chain of operators.
@@ -191,7 +224,10 @@ impl Context {
                     if let Some(value) = operands.pop() {
                         let below = value.depth.max(set.depth);
                         let start = value.v.span.start;
-                        let kind = ExprKind::In { value: Box::new(value.v), set: set.v };
+                        let kind = ExprKind::In {
+                            value: Box::new(value.v),
+                            set: set.v,
+                        };
                         let node = self.expr(start, end, below, kind);
                         operands.push(node);
                     }
@@ -208,7 +244,11 @@ impl Context {
         if let (Some(op), Some(right), Some(left)) = (operators.pop(), operands.pop(), operands.pop()) {
             let (start, end) = (left.v.span.start, right.v.span.end);
             let below = left.depth.max(right.depth);
-            let kind = ExprKind::Binary { op, left: Box::new(left.v), right: Box::new(right.v) };
+            let kind = ExprKind::Binary {
+                op,
+                left: Box::new(left.v),
+                right: Box::new(right.v),
+            };
             let node = self.expr(start, end, below, kind);
             operands.push(node);
         }
@@ -217,7 +257,11 @@ impl Context {
     pub fn ternary(&mut self, cond: Node<Expr>, then: Node<Expr>, otherwise: Node<Expr>) -> Node<Expr> {
         let below = cond.depth.max(then.depth).max(otherwise.depth);
         let (start, end) = (cond.v.span.start, otherwise.v.span.end);
-        let kind = ExprKind::Ternary { cond: Box::new(cond.v), then: Box::new(then.v), otherwise: Box::new(otherwise.v) };
+        let kind = ExprKind::Ternary {
+            cond: Box::new(cond.v),
+            then: Box::new(then.v),
+            otherwise: Box::new(otherwise.v),
+        };
         self.expr(start, end, below, kind)
     }
 
@@ -230,17 +274,34 @@ impl Context {
             ExprKind::Map { name, keys: None } if !base.paren => {
                 if keys.is_empty() {
                     let span = self.span(start, end);
-                    self.report(Diagnostic::error("empty-key", span, format!("the key of `@{name}` is empty")).help(format!("write `@{name}` or `@{name}[key]`")));
+                    self.report(
+                        Diagnostic::error("empty-key", span, format!("the key of `@{name}` is empty"))
+                            .help(format!("write `@{name}` or `@{name}[key]`")),
+                    );
                 }
                 self.expr(start, end, key_depth, ExprKind::Map { name, keys: Some(keys) })
             }
             _ => {
                 if keys.len() != 1 {
                     let span = self.span(base.v.span.end, end);
-                    self.report(Diagnostic::error("bad-index", span, format!("expected one index, found {}", keys.len())).help("only maps take several keys: `@m[a, b]`"));
+                    self.report(
+                        Diagnostic::error("bad-index", span, format!("expected one index, found {}", keys.len()))
+                            .help("only maps take several keys: `@m[a, b]`"),
+                    );
                 }
-                let index = keys.pop().unwrap_or(Expr { kind: ExprKind::Error, span: self.span(end, end) });
-                self.expr(start, end, below, ExprKind::Index { base: Box::new(base.v), index: Box::new(index) })
+                let index = keys.pop().unwrap_or(Expr {
+                    kind: ExprKind::Error,
+                    span: self.span(end, end),
+                });
+                self.expr(
+                    start,
+                    end,
+                    below,
+                    ExprKind::Index {
+                        base: Box::new(base.v),
+                        index: Box::new(index),
+                    },
+                )
             }
         }
     }
@@ -248,10 +309,22 @@ impl Context {
     pub fn tuple_index(&mut self, base: Node<Expr>, index: u64, at: u32, end: u32) -> Node<Expr> {
         let index = u32::try_from(index).unwrap_or_else(|_| {
             let span = self.span(at, end);
-            self.report(Diagnostic::error("bad-index", span, format!("the tuple index `{index}` is too large")));
+            self.report(Diagnostic::error(
+                "bad-index",
+                span,
+                format!("the tuple index `{index}` is too large"),
+            ));
             0
         });
-        self.expr(base.v.span.start, end, base.depth, ExprKind::TupleIndex { base: Box::new(base.v), index })
+        self.expr(
+            base.v.span.start,
+            end,
+            base.depth,
+            ExprKind::TupleIndex {
+                base: Box::new(base.v),
+                index,
+            },
+        )
     }
 
     pub fn call(&mut self, start: u32, name: Ident, args: Vec<Node<Arg>>, end: u32) -> Node<Expr> {
@@ -267,7 +340,8 @@ impl Context {
             if let Some((first, _)) = seen.iter().find(|(other, _)| other.name == name.name) {
                 let first = first.span;
                 self.report(
-                    Diagnostic::error("duplicate-field", name.span, format!("the field `{}` is there already", name.name)).with(first, "first here"),
+                    Diagnostic::error("duplicate-field", name.span, format!("the field `{}` is there already", name.name))
+                        .with(first, "first here"),
                 );
             }
             seen.push((name, value.v));
@@ -279,7 +353,11 @@ impl Context {
     pub fn set_elem(&mut self, node: Node<Expr>) -> Node<SetElem> {
         let depth = node.depth;
         let elem = match node.v.kind {
-            ExprKind::Binary { op: BinaryOp::Sub, left, right } if !node.paren && is_literal(&left) && is_literal(&right) => {
+            ExprKind::Binary {
+                op: BinaryOp::Sub,
+                left,
+                right,
+            } if !node.paren && is_literal(&left) && is_literal(&right) => {
                 self.check_range(&left, &right, node.v.span);
                 SetElem::Range(*left, *right)
             }
@@ -311,7 +389,13 @@ impl Context {
         let span = self.span(start, end);
         match self.deeper(span, below) {
             Some(depth) => Node::new(TypeExpr { kind, span }, depth),
-            None => Node::new(TypeExpr { kind: TypeExprKind::Name("void".to_owned()), span }, 1),
+            None => Node::new(
+                TypeExpr {
+                    kind: TypeExprKind::Name("void".to_owned()),
+                    span,
+                },
+                1,
+            ),
         }
     }
 
@@ -324,7 +408,10 @@ impl Context {
                 Some(name) => TypeExprKind::Name(name),
                 None => {
                     let span = self.span(start, end);
-                    self.report(Diagnostic::error("bad-type", span, format!("`{}` is no type", words.join(" "))).help("a type is one name, or `struct name`"));
+                    self.report(
+                        Diagnostic::error("bad-type", span, format!("`{}` is no type", words.join(" ")))
+                            .help("a type is one name, or `struct name`"),
+                    );
                     TypeExprKind::Name(words.last().copied().unwrap_or("void").to_owned())
                 }
             },
@@ -345,14 +432,26 @@ impl Context {
     pub fn type_arg(&mut self, ty: Node<TypeExpr>) -> Node<Arg> {
         let (start, end) = (ty.v.span.start, ty.v.span.end);
         let value = self.expr(start, end, ty.depth, ExprKind::TypeOf(SizeOfArg::Type(ty.v)));
-        Node::new(Arg { name: None, value: value.v }, value.depth)
+        Node::new(
+            Arg {
+                name: None,
+                value: value.v,
+            },
+            value.depth,
+        )
     }
 
     pub fn stmt(&mut self, start: u32, end: u32, below: u16, kind: StmtKind) -> Node<Stmt> {
         let span = self.span(start, end);
         match self.deeper(span, below) {
             Some(depth) => Node::new(Stmt { kind, span }, depth),
-            None => Node::new(Stmt { kind: StmtKind::Block(Block { span, ..Block::default() }), span }, 1),
+            None => Node::new(
+                Stmt {
+                    kind: StmtKind::Block(Block { span, ..Block::default() }),
+                    span,
+                },
+                1,
+            ),
         }
     }
 
@@ -361,13 +460,27 @@ impl Context {
         let what = op.map_or("`=`".to_owned(), |op| format!("`{}=`", op.symbol()));
         self.check_target(&target.v, &what);
         let below = target.depth.max(value.depth);
-        self.stmt(start, end, below, StmtKind::Assign { target: target.v, op, value: value.v })
+        self.stmt(
+            start,
+            end,
+            below,
+            StmtKind::Assign {
+                target: target.v,
+                op,
+                value: value.v,
+            },
+        )
     }
 
     /// Reports what can never be assigned to, whatever its names mean.
     fn check_target(&mut self, target: &Expr, what: &str) {
         let named = match &target.kind {
-            ExprKind::Var(_) | ExprKind::Map { .. } | ExprKind::Name(_) | ExprKind::Field { .. } | ExprKind::Index { .. } | ExprKind::Error => return,
+            ExprKind::Var(_)
+            | ExprKind::Map { .. }
+            | ExprKind::Name(_)
+            | ExprKind::Field { .. }
+            | ExprKind::Index { .. }
+            | ExprKind::Error => return,
             ExprKind::TupleIndex { .. } => "an element of a tuple",
             ExprKind::Int(_) | ExprKind::Duration(_) | ExprKind::Str(_) | ExprKind::Bool(_) => "a literal",
             ExprKind::Ipv4(_) | ExprKind::Ipv4Prefix(..) => "an address",
@@ -388,13 +501,27 @@ impl Context {
         let (stmts, depth) = unzip(body.0);
         let depth = depth.max(body.1.as_ref().map_or(0, |value| value.depth));
         let value = body.1.map(|value| Box::new(value.v));
-        Node::new(Block { stmts, value, span: self.span(start, end) }, depth)
+        Node::new(
+            Block {
+                stmts,
+                value,
+                span: self.span(start, end),
+            },
+            depth,
+        )
     }
 
     /// The last statement of a block, written without `;`: an expression is the block's value.
     pub fn body(mut stmts: Vec<Node<Stmt>>, last: Option<Node<Stmt>>) -> (Vec<Node<Stmt>>, Option<Node<Expr>>) {
         match last {
-            Some(Node { v: Stmt { kind: StmtKind::Expr(value), .. }, depth, .. }) => return (stmts, Some(Node::new(value, depth))),
+            Some(Node {
+                v: Stmt {
+                    kind: StmtKind::Expr(value),
+                    ..
+                },
+                depth,
+                ..
+            }) => return (stmts, Some(Node::new(value, depth))),
             Some(other) => stmts.push(other),
             None => {}
         }
@@ -404,7 +531,14 @@ impl Context {
     /// `else if …`: a block of the one statement.
     pub fn else_if(&mut self, stmt: Node<Stmt>) -> Node<Block> {
         let span = stmt.v.span;
-        Node::new(Block { stmts: vec![stmt.v], value: None, span }, stmt.depth)
+        Node::new(
+            Block {
+                stmts: vec![stmt.v],
+                value: None,
+                span,
+            },
+            stmt.depth,
+        )
     }
 
     pub fn block_expr(&mut self, block: Node<Block>) -> Node<Expr> {
@@ -414,7 +548,11 @@ impl Context {
 
     pub fn if_stmt(&mut self, start: u32, cond: Node<Expr>, then: Node<Block>, otherwise: Option<Node<Block>>, end: u32) -> Node<Stmt> {
         let below = cond.depth.max(then.depth).max(otherwise.as_ref().map_or(0, |block| block.depth));
-        let kind = StmtKind::If { cond: cond.v, then: then.v, otherwise: otherwise.map(|block| block.v) };
+        let kind = StmtKind::If {
+            cond: cond.v,
+            then: then.v,
+            otherwise: otherwise.map(|block| block.v),
+        };
         self.stmt(start, end, below, kind)
     }
 
@@ -428,7 +566,16 @@ impl Context {
 
     pub fn for_stmt(&mut self, start: u32, var: Ident, range: Node<ForRange>, body: Node<Block>, end: u32) -> Node<Stmt> {
         let below = range.depth.max(body.depth);
-        self.stmt(start, end, below, StmtKind::For { var, range: range.v, body: body.v })
+        self.stmt(
+            start,
+            end,
+            below,
+            StmtKind::For {
+                var,
+                range: range.v,
+                body: body.v,
+            },
+        )
     }
 
     pub fn attach_point(&mut self, raw: &RawAttachPoint<'_>) -> AttachPoint {
@@ -438,16 +585,27 @@ impl Context {
     /// The arguments of `use`, which all have names.
     pub fn use_params(&mut self, args: Vec<Node<Arg>>) -> Vec<(Ident, Expr)> {
         let mut params: Vec<(Ident, Expr)> = Vec::with_capacity(args.len());
-        for Node { v: Arg { name, value }, .. } in args {
+        for Node {
+            v: Arg { name, value }, ..
+        } in args
+        {
             let Some(name) = name else {
                 self.report(
-                    Diagnostic::error("unnamed-parameter", value.span, "a parameter of `use` needs its name").help("write `name=value`, for example `iface=\"eth0\"`"),
+                    Diagnostic::error("unnamed-parameter", value.span, "a parameter of `use` needs its name")
+                        .help("write `name=value`, for example `iface=\"eth0\"`"),
                 );
                 continue;
             };
             if let Some((first, _)) = params.iter().find(|(other, _)| other.name == name.name) {
                 let first = first.span;
-                self.report(Diagnostic::error("duplicate-parameter", name.span, format!("the parameter `{}` is there already", name.name)).with(first, "first here"));
+                self.report(
+                    Diagnostic::error(
+                        "duplicate-parameter",
+                        name.span,
+                        format!("the parameter `{}` is there already", name.name),
+                    )
+                    .with(first, "first here"),
+                );
             }
             params.push((name, value));
         }
@@ -462,24 +620,62 @@ impl Context {
     }
 
     /// `unsigned int a, *b;` and `int : 4;`: the last word is the first name.
-    pub fn plain_fields(&mut self, start: u32, mut words: Vec<Ident>, tail: (Vec<u64>, Option<u64>), more: Vec<Declarator>) -> Vec<Node<FieldDef>> {
+    pub fn plain_fields(
+        &mut self,
+        start: u32,
+        mut words: Vec<Ident>,
+        tail: (Vec<u64>, Option<u64>),
+        more: Vec<Declarator>,
+    ) -> Vec<Node<FieldDef>> {
         let unnamed = words.len() == 1;
         let name = if unnamed { None } else { words.pop() };
         if unnamed && tail.1.is_none() {
             let span = words[0].span;
-            self.report(Diagnostic::error("unnamed-field", span, format!("this field of the type `{}` has no name", words[0].name)).help("write `type name;`"));
+            self.report(
+                Diagnostic::error(
+                    "unnamed-field",
+                    span,
+                    format!("this field of the type `{}` has no name", words[0].name),
+                )
+                .help("write `type name;`"),
+            );
         }
         let base = self.type_words(start, &words);
-        self.fields(base, Declarator { pointers: 0, name, dims: tail.0, bits: tail.1 }, more)
+        self.fields(
+            base,
+            Declarator {
+                pointers: 0,
+                name,
+                dims: tail.0,
+                bits: tail.1,
+            },
+            more,
+        )
     }
 
     /// Builds the definition of a C type above fields of depth `below`.
-    pub fn type_def(&mut self, start: u32, end: u32, name: Option<Ident>, body: TypeBody, packed: Option<bool>, below: u16) -> Node<TypeDef> {
+    pub fn type_def(
+        &mut self,
+        start: u32,
+        end: u32,
+        name: Option<Ident>,
+        body: TypeBody,
+        packed: Option<bool>,
+        below: u16,
+    ) -> Node<TypeDef> {
         let span = self.span(start, end);
         let packed = packed.unwrap_or(false);
         match self.deeper(span, below) {
             Some(depth) => Node::new(TypeDef { name, body, packed, span }, depth),
-            None => Node::new(TypeDef { name, body: TypeBody::Struct(Vec::new()), packed, span }, 1),
+            None => Node::new(
+                TypeDef {
+                    name,
+                    body: TypeBody::Struct(Vec::new()),
+                    packed,
+                    span,
+                },
+                1,
+            ),
         }
     }
 
@@ -498,7 +694,12 @@ impl Context {
                 let node = self.type_expr(start, ty.span.end, depth, TypeExprKind::Array(Box::new(ty), *size));
                 (ty, depth) = (node.v, node.depth);
             }
-            let field = FieldDef { name: declarator.name, ty: FieldType::Type(ty), bits: declarator.bits, span: self.span(start, end) };
+            let field = FieldDef {
+                name: declarator.name,
+                ty: FieldType::Type(ty),
+                bits: declarator.bits,
+                span: self.span(start, end),
+            };
             fields.push(Node::new(field, depth));
         }
         fields
@@ -509,7 +710,15 @@ impl Context {
         let Node { v: def, depth, .. } = def;
         let span = def.span;
         let Some(first) = first else {
-            return vec![Node::new(FieldDef { name: None, ty: FieldType::Inline(Box::new(def), Vec::new()), bits: None, span }, depth)];
+            return vec![Node::new(
+                FieldDef {
+                    name: None,
+                    ty: FieldType::Inline(Box::new(def), Vec::new()),
+                    bits: None,
+                    span,
+                },
+                depth,
+            )];
         };
         let mut fields = Vec::new();
         let copies = std::iter::repeat_n(def, 1 + more.len());
@@ -523,7 +732,15 @@ impl Context {
                 );
             }
             let ty = FieldType::Inline(Box::new(def), declarator.dims);
-            fields.push(Node::new(FieldDef { name: declarator.name, ty, bits: None, span }, depth));
+            fields.push(Node::new(
+                FieldDef {
+                    name: declarator.name,
+                    ty,
+                    bits: None,
+                    span,
+                },
+                depth,
+            ));
         }
         fields
     }
@@ -532,7 +749,11 @@ impl Context {
     pub fn check_qualifiers(&mut self, words: Option<Vec<Ident>>) {
         for word in words.unwrap_or_default() {
             if !matches!(word.name.as_str(), "const" | "volatile") {
-                self.report(Diagnostic::error("bad-type", word.span, format!("`{}` cannot stand before another type", word.name)));
+                self.report(Diagnostic::error(
+                    "bad-type",
+                    word.span,
+                    format!("`{}` cannot stand before another type", word.name),
+                ));
             }
         }
     }
@@ -557,13 +778,20 @@ fn is_literal(expr: &Expr) -> bool {
 
 /// C's integer types of several words; `const` and `volatile` do not matter here.
 fn c_integer(words: &[&str]) -> Option<String> {
-    let words: Vec<&str> = words.iter().copied().filter(|word| !matches!(*word, "const" | "volatile")).collect();
+    let words: Vec<&str> = words
+        .iter()
+        .copied()
+        .filter(|word| !matches!(*word, "const" | "volatile"))
+        .collect();
     if let [name] = words.as_slice() {
         return Some((*name).to_owned());
     }
     let unsigned = words.contains(&"unsigned");
     let longs = words.iter().filter(|word| **word == "long").count();
-    if !words.iter().all(|word| matches!(*word, "unsigned" | "signed" | "long" | "short" | "int" | "char")) {
+    if !words
+        .iter()
+        .all(|word| matches!(*word, "unsigned" | "signed" | "long" | "short" | "int" | "char"))
+    {
         return None;
     }
     let bits = if words.contains(&"char") {

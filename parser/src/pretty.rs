@@ -5,8 +5,8 @@
 use std::fmt::Write as _;
 
 use crate::ast::{
-    AttachPoint, BinaryOp, Block, Expr, ExprKind, FieldDef, FieldType, ForRange, Ident, InSet, Item, MacroParam, Program, SetElem, SizeOfArg, Stmt, StmtKind,
-    TypeBody, TypeDef, TypeExprKind,
+    AttachPoint, BinaryOp, Block, Expr, ExprKind, FieldDef, FieldType, ForRange, Ident, InSet, Item, MacroParam, Program, SetElem,
+    SizeOfArg, Stmt, StmtKind, TypeBody, TypeDef, TypeExprKind,
 };
 use crate::dump::type_text;
 use crate::node::{IN_PRECEDENCE, precedence};
@@ -180,7 +180,11 @@ impl Printer {
                 self.block(&item.body);
             }
             Item::Fn(item) => {
-                let params: Vec<String> = item.params.iter().map(|(name, ty)| format!("${} : {}", name.name, type_text(ty))).collect();
+                let params: Vec<String> = item
+                    .params
+                    .iter()
+                    .map(|(name, ty)| format!("${} : {}", name.name, type_text(ty)))
+                    .collect();
                 let _ = write!(self.out, "fn {}({}) : {} ", item.name.name, params.join(", "), type_text(&item.ret));
                 self.block(&item.body);
             }
@@ -314,7 +318,15 @@ impl Printer {
         };
         self.push(" else ");
         match (otherwise.stmts.as_slice(), &otherwise.value) {
-            ([Stmt { kind: StmtKind::If { cond, then, otherwise }, .. }], None) => self.if_stmt(cond, then, otherwise.as_ref()),
+            (
+                [
+                    Stmt {
+                        kind: StmtKind::If { cond, then, otherwise },
+                        ..
+                    },
+                ],
+                None,
+            ) => self.if_stmt(cond, then, otherwise.as_ref()),
             _ => self.block(otherwise),
         }
     }
@@ -421,7 +433,7 @@ impl Printer {
                         let _ = write!(self.out, "{} = ", name.name);
                     }
                     match &arg.value.kind {
-                        ExprKind::TypeOf(SizeOfArg::Type(ty)) if is_tagged(&ty.kind) => self.push(&type_text(ty)),
+                        ExprKind::TypeOf(SizeOfArg::Type(ty)) if arg.name.is_none() && is_tagged(&ty.kind) => self.push(&type_text(ty)),
                         _ => self.expr(&arg.value, LOWEST),
                     }
                 }
@@ -450,7 +462,13 @@ impl Printer {
                 let strength = precedence(*op);
                 self.expr(left, strength);
                 let _ = write!(self.out, " {} ", op.symbol());
+                let start = self.out.len();
                 self.expr(right, strength + 1);
+                // `/` before `{` would end a predicate.
+                if *op == BinaryOp::Div && self.out[start..].starts_with('{') {
+                    self.out.insert(start, '(');
+                    self.push(")");
+                }
             }
             ExprKind::Ternary { cond, then, otherwise } => {
                 self.expr(cond, LOWEST + 1);
@@ -498,7 +516,10 @@ impl Printer {
     /// Prints what a postfix operator applies to.
     fn base(&mut self, base: &Expr) {
         // `1.2.3.4` is an address, not three tuple indices.
-        let number = matches!(base.kind, ExprKind::Int(_) | ExprKind::Duration(_) | ExprKind::Ipv4(_) | ExprKind::Ipv4Prefix(..));
+        let number = matches!(
+            base.kind,
+            ExprKind::Int(_) | ExprKind::Duration(_) | ExprKind::Ipv4(_) | ExprKind::Ipv4Prefix(..)
+        );
         self.expr(base, if number { PRIMARY } else { POSTFIX });
     }
 
@@ -506,7 +527,10 @@ impl Printer {
     fn cast_operand(&mut self, expr: &Expr) {
         let start = self.out.len();
         self.expr(expr, UNARY);
-        if self.out[start..].starts_with(['+', '{']) || self.out[start..].starts_with("--") || matches!(expr.kind, ExprKind::Ipv4(_) | ExprKind::Ipv4Prefix(..)) {
+        if self.out[start..].starts_with(['+', '{'])
+            || self.out[start..].starts_with("--")
+            || matches!(expr.kind, ExprKind::Ipv4(_) | ExprKind::Ipv4Prefix(..))
+        {
             self.out.insert(start, '(');
             self.push(")");
         }
@@ -551,8 +575,14 @@ impl Printer {
 
     /// Prints nanoseconds in the largest unit that fits.
     fn duration(&mut self, value: u64) {
-        let units =
-            [("d", 86_400_000_000_000), ("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)];
+        let units = [
+            ("d", 86_400_000_000_000),
+            ("h", 3_600_000_000_000),
+            ("m", 60_000_000_000),
+            ("s", 1_000_000_000),
+            ("ms", 1_000_000),
+            ("us", 1_000),
+        ];
         let unit = units.iter().find(|(_, scale)| value > 0 && value.is_multiple_of(*scale));
         let (name, scale) = unit.copied().unwrap_or(("ns", 1));
         let _ = write!(self.out, "{}{name}", value / scale);

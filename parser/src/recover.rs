@@ -47,7 +47,9 @@ pub(crate) fn parse_item(source: SourceId, text: &str, mut tokens: Vec<Token<'_>
             ParseError::User { error } => match error {},
         };
         let known = [at.checked_sub(1), Some(at)].into_iter().flatten();
-        let known = known.filter_map(|index| tokens.get(index)).any(|token| matches!(token.tok, Tok::ErrorExpr | Tok::ErrorStmt));
+        let known = known
+            .filter_map(|index| tokens.get(index))
+            .any(|token| matches!(token.tok, Tok::ErrorExpr | Tok::ErrorStmt));
         if !known {
             if errors == MAX_ERRORS {
                 return None;
@@ -73,7 +75,14 @@ fn insert_semicolon(text: &str, tokens: &mut Vec<Token<'_>>, at: usize, expected
         return false;
     }
     let place = tokens[at - 1].end;
-    tokens.insert(at, Token { tok: Tok::Semi, start: place, end: place });
+    tokens.insert(
+        at,
+        Token {
+            tok: Tok::Semi,
+            start: place,
+            end: place,
+        },
+    );
     true
 }
 
@@ -94,7 +103,11 @@ fn replace(tokens: &mut Vec<Token<'_>>, at: usize, known: bool) -> Replaced {
             open.pop();
         }
     }
-    let blocks: Vec<usize> = open.iter().copied().filter(|index| matches!(tokens[*index].tok, Tok::LBrace | Tok::BlockOpen)).collect();
+    let blocks: Vec<usize> = open
+        .iter()
+        .copied()
+        .filter(|index| matches!(tokens[*index].tok, Tok::LBrace | Tok::BlockOpen))
+        .collect();
     if let Some(inner) = open.last().copied()
         && blocks.last() != Some(&inner)
         && !known
@@ -106,7 +119,11 @@ fn replace(tokens: &mut Vec<Token<'_>>, at: usize, known: bool) -> Replaced {
         Some(block) => {
             // The statement of the innermost block; if the error is in brackets, the statement around them.
             let at = open.iter().copied().find(|index| index > block).unwrap_or(at);
-            if replace_statement(tokens, *block, at) { Replaced::Part } else { Replaced::Nothing }
+            if replace_statement(tokens, *block, at) {
+                Replaced::Part
+            } else {
+                Replaced::Nothing
+            }
         }
         None => replace_head(tokens, at, known),
     }
@@ -118,11 +135,18 @@ fn replace_in_brackets(tokens: &mut Vec<Token<'_>>, open: usize) -> bool {
         return false;
     };
     let (start, end) = (tokens[open].end, tokens[close].start);
-    let error = Token { tok: Tok::ErrorExpr, start, end: end.max(start) };
+    let error = Token {
+        tok: Tok::ErrorExpr,
+        start,
+        end: end.max(start),
+    };
     match tokens[open].tok {
         // A broken type of a cast: the operand stays.
         Tok::CastOpen => {
-            if matches!(open.checked_sub(1).map(|index| &tokens[index].tok), Some(Tok::SizeOf | Tok::OffsetOf | Tok::TypeOf)) {
+            if matches!(
+                open.checked_sub(1).map(|index| &tokens[index].tok),
+                Some(Tok::SizeOf | Tok::OffsetOf | Tok::TypeOf)
+            ) {
                 return false;
             }
             tokens.drain(open..=close);
@@ -194,7 +218,11 @@ fn replace_statement(tokens: &mut Vec<Token<'_>>, block: usize, at: usize) -> bo
         tokens.remove(start);
         return true;
     }
-    let error = Token { tok: Tok::ErrorStmt, start: tokens[start].start, end: tokens[end - 1].end };
+    let error = Token {
+        tok: Tok::ErrorStmt,
+        start: tokens[start].start,
+        end: tokens[end - 1].end,
+    };
     tokens.splice(start..end, [error]);
     true
 }
@@ -208,18 +236,30 @@ fn replace_head(tokens: &mut Vec<Token<'_>>, at: usize, known: bool) -> Replaced
         && start < at
         && at <= end
     {
-        let error = Token { tok: Tok::ErrorExpr, start: tokens[start].end, end: tokens[end].start };
+        let error = Token {
+            tok: Tok::ErrorExpr,
+            start: tokens[start].end,
+            end: tokens[end].start,
+        };
         tokens.splice(start + 1..end, [error]);
         return Replaced::Part;
     }
     let Some(body) = tokens.iter().position(|token| token.tok == Tok::LBrace) else {
         return Replaced::Nothing;
     };
-    let placeholder = RawAttachPoint { label: None, text: "error", text_start: tokens[0].start };
+    let placeholder = RawAttachPoint {
+        label: None,
+        text: "error",
+        text_start: tokens[0].start,
+    };
     if body == 1 && matches!(tokens[0].tok, Tok::AttachPoint(_)) || body == 0 || tokens[0].tok == Tok::Config {
         return Replaced::Nothing;
     }
-    let head = Token { tok: Tok::AttachPoint(placeholder), start: tokens[0].start, end: tokens[body - 1].end };
+    let head = Token {
+        tok: Tok::AttachPoint(placeholder),
+        start: tokens[0].start,
+        end: tokens[body - 1].end,
+    };
     tokens.splice(..body, [head]);
     Replaced::Head
 }

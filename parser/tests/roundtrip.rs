@@ -5,8 +5,8 @@ mod support;
 use proptest::prelude::*;
 use support::without_spans;
 use weir_parser::ast::{
-    Arg, AttachPoint, BinaryOp, Block, Config, Define, Expr, ExprKind, FnDef, ForRange, Ident, InSet, Item, Macro, MacroParam, MapDecl, Probe,
-    Program, SetElem, SizeOfArg, Stmt, StmtKind, TypeExpr, TypeExprKind, UnaryOp, Use,
+    Arg, AttachPoint, BinaryOp, Block, Config, Define, Expr, ExprKind, FnDef, ForRange, Ident, InSet, Item, Macro, MacroParam, MapDecl,
+    Probe, Program, SetElem, SizeOfArg, Stmt, StmtKind, TypeExpr, TypeExprKind, UnaryOp, Use,
 };
 use weir_parser::{SourceId, Span, dump, parse, pretty};
 
@@ -42,14 +42,19 @@ fn name() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => "[a-z][a-z0-9_]{0,6}".prop_filter("keyword", |name| !is_keyword(name)),
         1 => "[A-Z][A-Z_]{0,6}",
-        2 => prop::sample::select(vec!["pid", "comm", "arg0", "tcp", "ip", "nsecs", "in", "as", "has", "use", "limit"]).prop_map(str::to_owned),
+        2 => prop::sample::select(vec!["pid", "comm", "arg0", "tcp", "ip", "nsecs", "as", "has", "use", "limit"]).prop_map(str::to_owned),
     ]
+}
+
+/// The name of a field or parameter: any word.
+fn field_name() -> impl Strategy<Value = String> {
+    prop_oneof![4 => name(), 1 => prop::sample::select(vec!["in", "if", "struct", "true", "let", "sizeof"]).prop_map(str::to_owned)]
 }
 
 fn is_keyword(name: &str) -> bool {
     [
-        "if", "else", "while", "for", "unroll", "return", "break", "continue", "let", "sizeof", "offsetof", "typeof", "struct", "union", "enum",
-        "true", "false", "comptime", "import", "macro", "fn", "begin", "end",
+        "if", "else", "while", "for", "unroll", "return", "break", "continue", "let", "sizeof", "offsetof", "typeof", "struct", "union",
+        "enum", "true", "false", "comptime", "import", "macro", "fn", "begin", "end",
     ]
     .contains(&name)
 }
@@ -62,10 +67,18 @@ fn type_name() -> impl Strategy<Value = String> {
 fn type_expr() -> impl Strategy<Value = TypeExpr> {
     let base = prop_oneof![
         type_name().prop_map(TypeExprKind::Name),
-        "[a-z]{1,5}".prop_filter("keyword", |name| !is_keyword(name)).prop_map(TypeExprKind::Struct),
-        "[a-z]{1,5}".prop_filter("keyword", |name| !is_keyword(name)).prop_map(TypeExprKind::Union),
-        "[a-z]{1,5}".prop_filter("keyword", |name| !is_keyword(name)).prop_map(TypeExprKind::Enum),
-        "[a-z]{1,5}".prop_filter("keyword", |name| !is_keyword(name)).prop_map(|name| TypeExprKind::TypeOf(Box::new(expr_of(ExprKind::Var(name))))),
+        "[a-z]{1,5}"
+            .prop_filter("keyword", |name| !is_keyword(name))
+            .prop_map(TypeExprKind::Struct),
+        "[a-z]{1,5}"
+            .prop_filter("keyword", |name| !is_keyword(name))
+            .prop_map(TypeExprKind::Union),
+        "[a-z]{1,5}"
+            .prop_filter("keyword", |name| !is_keyword(name))
+            .prop_map(TypeExprKind::Enum),
+        "[a-z]{1,5}"
+            .prop_filter("keyword", |name| !is_keyword(name))
+            .prop_map(|name| TypeExprKind::TypeOf(Box::new(expr_of(ExprKind::Var(name))))),
         (prop::sample::select(vec!["string", "buffer"]), 0..100u64).prop_map(|(name, size)| TypeExprKind::Sized(name.to_owned(), size)),
     ]
     .prop_map(|kind| TypeExpr { kind, span: span() });
@@ -97,7 +110,9 @@ fn literal() -> impl Strategy<Value = ExprKind> {
 
 fn binary_op() -> impl Strategy<Value = BinaryOp> {
     use BinaryOp::{Add, And, BitAnd, BitOr, BitXor, Div, Eq, Ge, Gt, Le, Lt, Mod, Mul, Ne, Or, Shl, Shr, Sub};
-    prop::sample::select(vec![Add, Sub, Mul, Div, Mod, BitAnd, BitOr, BitXor, Shl, Shr, And, Or, Eq, Ne, Lt, Le, Gt, Ge])
+    prop::sample::select(vec![
+        Add, Sub, Mul, Div, Mod, BitAnd, BitOr, BitXor, Shl, Shr, And, Or, Eq, Ne, Lt, Le, Gt, Ge,
+    ])
 }
 
 fn atom() -> impl Strategy<Value = ExprKind> {
@@ -125,7 +140,7 @@ fn expr() -> impl Strategy<Value = Expr> {
         let target = prop_oneof![
             "[a-z]{1,4}".prop_map(ExprKind::Var),
             ("[a-z]{0,4}", list.clone()).prop_map(|(name, keys)| ExprKind::Map { name, keys: Some(keys) }),
-            ("[a-z]{1,4}", name()).prop_map(|(base, field)| ExprKind::Field {
+            ("[a-z]{1,4}", field_name()).prop_map(|(base, field)| ExprKind::Field {
                 base: Box::new(expr_of(ExprKind::Var(base))),
                 name: ident(field),
                 arrow: true
@@ -133,7 +148,7 @@ fn expr() -> impl Strategy<Value = Expr> {
         ]
         .prop_map(|kind| Box::new(expr_of(kind)));
         let unary = prop::sample::select(vec![UnaryOp::Not, UnaryOp::BitNot, UnaryOp::Neg, UnaryOp::Plus, UnaryOp::Deref, UnaryOp::AddrOf]);
-        let arg = (prop::option::of(name().prop_map(ident)), inner.clone()).prop_map(|(name, value)| Arg { name, value });
+        let arg = (prop::option::of(field_name().prop_map(ident)), inner.clone()).prop_map(|(name, value)| Arg { name, value });
         let elem = prop_oneof![
             3 => inner.clone().prop_map(SetElem::One),
             1 => (literal(), literal()).prop_map(|(low, high)| {
@@ -154,7 +169,7 @@ fn expr() -> impl Strategy<Value = Expr> {
             2 => (unary, boxed.clone()).prop_map(|(op, expr)| ExprKind::Unary { op, expr }),
             1 => (boxed.clone(), boxed.clone(), boxed.clone()).prop_map(|(cond, then, otherwise)| ExprKind::Ternary { cond, then, otherwise }),
             1 => (boxed.clone(), boxed.clone()).prop_map(|(value, otherwise)| ExprKind::Elvis { value, otherwise }),
-            2 => (boxed.clone(), name(), any::<bool>()).prop_map(|(base, field, arrow)| ExprKind::Field { base, name: ident(field), arrow }),
+            2 => (boxed.clone(), field_name(), any::<bool>()).prop_map(|(base, field, arrow)| ExprKind::Field { base, name: ident(field), arrow }),
             1 => (boxed.clone(), 0..9u32).prop_map(|(base, index)| ExprKind::TupleIndex { base, index }),
             1 => (boxed.clone(), boxed.clone()).prop_map(|(base, index)| ExprKind::Index { base, index }),
             2 => ("[a-z]{0,4}", list.clone()).prop_map(|(name, keys)| ExprKind::Map { name, keys: Some(keys) }),
@@ -162,7 +177,7 @@ fn expr() -> impl Strategy<Value = Expr> {
             1 => (target, any::<bool>(), any::<bool>()).prop_map(|(expr, increment, postfix)| ExprKind::IncDec { expr, increment, postfix }),
             1 => (type_expr(), boxed.clone()).prop_map(|(ty, expr)| ExprKind::Cast { ty, expr }),
             1 => prop::collection::vec(inner.clone(), 0..4).prop_map(ExprKind::Tuple),
-            1 => prop::collection::btree_map(name(), inner.clone(), 1..3)
+            1 => prop::collection::btree_map(field_name(), inner.clone(), 1..3)
                 .prop_map(|fields| ExprKind::Record(fields.into_iter().map(|(name, value)| (ident(name), value)).collect())),
             1 => (boxed.clone(), prop::collection::vec(elem, 1..4)).prop_map(|(value, elems)| ExprKind::In { value, set: InSet::List(elems) }),
             1 => (boxed.clone(), boxed.clone())
@@ -192,7 +207,11 @@ fn looks_like_type(expr: &Expr) -> bool {
 
 fn is_no_set(expr: &Expr) -> bool {
     let program = Program {
-        items: vec![Item::Define(Define { name: ident("X".to_owned()), value: Some(unary_operand(expr)), span: span() })],
+        items: vec![Item::Define(Define {
+            name: ident("X".to_owned()),
+            value: Some(unary_operand(expr)),
+            span: span(),
+        })],
         ..Program::default()
     };
     pretty(&program).trim_start_matches("#define X ").starts_with(['(', '{'])
@@ -201,13 +220,19 @@ fn is_no_set(expr: &Expr) -> bool {
 /// What a weaker operator in the place of a unary operand looks like.
 fn unary_operand(expr: &Expr) -> Expr {
     match expr.kind {
-        ExprKind::Binary { .. } | ExprKind::Ternary { .. } | ExprKind::Elvis { .. } | ExprKind::In { .. } => expr_of(ExprKind::Tuple(vec![])),
+        ExprKind::Binary { .. } | ExprKind::Ternary { .. } | ExprKind::Elvis { .. } | ExprKind::In { .. } => {
+            expr_of(ExprKind::Tuple(vec![]))
+        }
         _ => expr.clone(),
     }
 }
 
 fn block(stmt: impl Strategy<Value = Stmt> + Clone) -> impl Strategy<Value = Block> + Clone {
-    prop::collection::vec(stmt, 0..4).prop_map(|stmts| Block { stmts, value: None, span: span() })
+    prop::collection::vec(stmt, 0..4).prop_map(|stmts| Block {
+        stmts,
+        value: None,
+        span: span(),
+    })
 }
 
 fn stmt() -> impl Strategy<Value = Stmt> + Clone {
@@ -227,7 +252,11 @@ fn stmt() -> impl Strategy<Value = Stmt> + Clone {
         .prop_recursive(3, 12, 3, |inner| {
             let body = block(inner);
             prop_oneof![
-                (expr(), body.clone(), prop::option::of(body.clone())).prop_map(|(cond, then, otherwise)| StmtKind::If { cond, then, otherwise }),
+                (expr(), body.clone(), prop::option::of(body.clone())).prop_map(|(cond, then, otherwise)| StmtKind::If {
+                    cond,
+                    then,
+                    otherwise
+                }),
                 (expr(), body.clone()).prop_map(|(cond, body)| StmtKind::While { cond, body }),
                 (expr(), body.clone()).prop_map(|(count, body)| StmtKind::Unroll { count, body }),
                 (expr(), body.clone()).prop_map(|(rate, body)| StmtKind::Limit { rate, body }),
@@ -255,7 +284,11 @@ fn assign_op() -> impl Strategy<Value = BinaryOp> {
 
 fn plain_start(expr: &Expr) -> bool {
     let text = pretty(&Program {
-        items: vec![Item::Define(Define { name: ident("X".to_owned()), value: Some(expr.clone()), span: span() })],
+        items: vec![Item::Define(Define {
+            name: ident("X".to_owned()),
+            value: Some(expr.clone()),
+            span: span(),
+        })],
         ..Program::default()
     });
     !text.trim_start_matches("#define X ").starts_with('{')
@@ -313,7 +346,12 @@ fn attach_point(text: &str) -> AttachPoint {
         "uprobe:/bin/bash:\"a b\"" => vec!["uprobe", "/bin/bash", "a b"],
         _ => text.split(':').collect(),
     };
-    AttachPoint { label: None, parts: parts.into_iter().map(|part| ident(part.to_owned())).collect(), text: text.to_owned(), span: span() }
+    AttachPoint {
+        label: None,
+        parts: parts.into_iter().map(|part| ident(part.to_owned())).collect(),
+        text: text.to_owned(),
+        span: span(),
+    }
 }
 
 /// A generated program that shows itself as source text when a test fails.
@@ -327,11 +365,16 @@ impl std::fmt::Debug for Script {
 }
 
 fn script() -> impl Strategy<Value = Script> {
-    prop::collection::vec(item(), 1..4).prop_map(|items| Script(Program { items, ..Program::default() }))
+    prop::collection::vec(item(), 1..4).prop_map(|items| {
+        Script(Program {
+            items,
+            ..Program::default()
+        })
+    })
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, max_shrink_iters: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_shrink_iters: 3000, ..ProptestConfig::default() })]
 
     #[test]
     fn generated(Script(first) in script()) {

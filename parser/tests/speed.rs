@@ -53,7 +53,9 @@ fn one_hundred_thousand_lines() {
 fn long_items() {
     let body = format!("BEGIN {{ {} }}", "@x[pid] = count();\n".repeat(10_000));
     println!("10 000 statements: {:?}", measure(&body));
-    let set: Vec<String> = (0..20_000).map(|number| format!("10.{}.{}.1", number / 256, number % 256)).collect();
+    let set: Vec<String> = (0..20_000)
+        .map(|number| format!("10.{}.{}.1", number / 256, number % 256))
+        .collect();
     let set = format!("xdp:lo /ip.src in ({})/ {{ drop(); }}", set.join(", "));
     let took = measure(&set);
     println!("20 000 addresses in a set: {took:?}");

@@ -9,10 +9,16 @@ use weir_parser::{SourceId, dump, dump_with_spans, parse, pretty, tokens_text};
 
 fn cases() -> Vec<(PathBuf, String)> {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(dir).expect("cases").map(|entry| entry.expect("entry").path()).collect();
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(dir)
+        .expect("cases")
+        .map(|entry| entry.expect("entry").path())
+        .collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "weir"));
     paths.sort();
-    paths.into_iter().map(|path| (path.clone(), std::fs::read_to_string(&path).expect("case"))).collect()
+    paths
+        .into_iter()
+        .map(|path| (path.clone(), std::fs::read_to_string(&path).expect("case")))
+        .collect()
 }
 
 #[test]
@@ -39,7 +45,17 @@ fn formatted() {
 fn tokens() {
     for (path, text) in cases() {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if ["s1_retransmits", "s2_flows", "s3_ratio", "attach_points", "casts", "predicates", "one_liners"].contains(&name.as_str()) {
+        if [
+            "s1_retransmits",
+            "s2_flows",
+            "s3_ratio",
+            "attach_points",
+            "casts",
+            "predicates",
+            "one_liners",
+        ]
+        .contains(&name.as_str())
+        {
             expect_file![path.with_extension("tokens")].assert_eq(&tokens_text(SourceId(0), &text));
         }
     }
@@ -72,7 +88,9 @@ fn spans_are_tight() {
         for span in dump.split(" @").skip(1) {
             let numbers: String = span.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
             let Some((start, end)) = numbers.split_once("..") else { continue };
-            let (Ok(start), Ok(end)) = (start.parse::<usize>(), end.parse::<usize>()) else { continue };
+            let (Ok(start), Ok(end)) = (start.parse::<usize>(), end.parse::<usize>()) else {
+                continue;
+            };
             let slice = &text[start..end];
             assert!(!slice.is_empty() && slice.trim() == slice, "{}: `{slice}`", path.display());
             seen += 1;

@@ -31,9 +31,18 @@ pub enum Error {
     #[error("this kernel has no kprobes ({reason}): cannot attach to `{point}`")]
     NoKprobes { point: String, reason: String, span: Span },
     #[error("no network interface matches `{pattern}`{}", in_netns(.netns.as_deref()))]
-    NoInterface { pattern: String, netns: Option<String>, known: Vec<String>, span: Span },
+    NoInterface {
+        pattern: String,
+        netns: Option<String>,
+        known: Vec<String>,
+        span: Span,
+    },
     #[error("`{iface}` already has an XDP program: {program}")]
-    ForeignXdp { iface: String, program: ForeignProgram, span: Span },
+    ForeignXdp {
+        iface: String,
+        program: ForeignProgram,
+        span: Span,
+    },
     #[error("the driver of `{iface}` has no native XDP: {source}")]
     NoNativeXdp { iface: String, span: Span, source: SysError },
     #[error("`{iface}` has a `{kind}` qdisc where `clsact` must go")]
@@ -46,7 +55,12 @@ pub enum Error {
     Param { message: String, help: Option<String>, span: Span },
     /// A line of a prefix file.
     #[error("{}:{line}: {message}", .path.display())]
-    PrefixFile { path: PathBuf, line: usize, message: String, span: Span },
+    PrefixFile {
+        path: PathBuf,
+        line: usize,
+        message: String,
+        span: Span,
+    },
     #[error("cannot read `{}`: {source}", .path.display())]
     ReadFile { path: PathBuf, span: Span, source: std::io::Error },
     #[error("cannot write to `{}`: {source}", .path.display())]
@@ -151,7 +165,9 @@ impl Error {
             }
             Error::NoNativeXdp { iface, .. } => vec![format!("write `xdp:{iface}:generic`, or use `tc:{iface}:ingress`")],
             Error::IngressQdisc { iface, .. } => {
-                vec![format!("remove it with `tc qdisc del dev {iface} ingress` if nobody needs its filters")]
+                vec![format!(
+                    "remove it with `tc qdisc del dev {iface} ingress` if nobody needs its filters"
+                )]
             }
             Error::ChainMismatch { .. } => vec!["give both the same interface".to_owned()],
             Error::Param { help, .. } => help.clone().into_iter().collect(),
@@ -170,7 +186,12 @@ pub enum Notice {
     /// At the end.
     LostEventsTotal { count: u64 },
     /// A map was full for the first time since the last such notice.
-    MapFull { map: String, max_entries: u32, refused: u64, span: Span },
+    MapFull {
+        map: String,
+        max_entries: u32,
+        refused: u64,
+        span: Span,
+    },
     /// A program found no free working memory.
     ScratchExhausted { count: u64 },
     /// Native XDP was refused and generic XDP taken.
@@ -209,9 +230,9 @@ impl Notice {
                 max_entries.saturating_mul(4)
             )),
             Notice::LostEventsTotal { .. } => Some("print less often, or aggregate in a map".to_owned()),
-            Notice::XdpGeneric { iface, .. } => {
-                Some(format!("generic XDP gains nothing over TC; write `xdp:{iface}:generic` to ask for it, or use `tc:{iface}:ingress`"))
-            }
+            Notice::XdpGeneric { iface, .. } => Some(format!(
+                "generic XDP gains nothing over TC; write `xdp:{iface}:generic` to ask for it, or use `tc:{iface}:ingress`"
+            )),
             _ => None,
         }
     }
@@ -224,7 +245,9 @@ impl fmt::Display for Notice {
             Notice::Attached { probes } => write!(f, "Attached {probes} probes"),
             Notice::LostEvents { count } => write!(f, "Lost {count} events"),
             Notice::LostEventsTotal { count } => write!(f, "Total lost event count: {count}"),
-            Notice::MapFull { map, max_entries, refused, .. } => {
+            Notice::MapFull {
+                map, max_entries, refused, ..
+            } => {
                 write!(f, "map `{map}` is full ({max_entries} keys): {refused} updates were refused")
             }
             Notice::ScratchExhausted { count } => {

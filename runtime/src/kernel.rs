@@ -32,12 +32,25 @@ impl Kernel {
         Self::default()
     }
 
+    /// Takes an answer for granted instead of probing: for `--no-feature`, and for tests of what older kernels get.
+    #[must_use]
+    pub fn assume(self, feature: Feature, answer: Support) -> Self {
+        self.features
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(feature, answer);
+        self
+    }
+
     /// Opens tracefs, privately mounted if need be.
     ///
     /// # Errors
     /// Why it is not to be had, in one line.
     pub fn tracefs(&self) -> Result<&Tracefs, String> {
-        self.tracefs.get_or_init(|| Tracefs::open().map_err(|e| e.to_string())).as_ref().map_err(Clone::clone)
+        self.tracefs
+            .get_or_init(|| Tracefs::open().map_err(|e| e.to_string()))
+            .as_ref()
+            .map_err(Clone::clone)
     }
 
     fn probe(&self, feature: Feature) -> Support {
@@ -122,7 +135,11 @@ impl Kernel {
     fn read_functions(&self) -> Vec<String> {
         let filter = self.tracefs().ok().and_then(|t| t.read("available_filter_functions").ok());
         let mut names: Vec<String> = match filter {
-            Some(text) => text.lines().filter_map(|l| l.split_ascii_whitespace().next()).map(str::to_owned).collect(),
+            Some(text) => text
+                .lines()
+                .filter_map(|l| l.split_ascii_whitespace().next())
+                .map(str::to_owned)
+                .collect(),
             None => {
                 let text = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
                 text.lines().filter_map(text_symbol).map(str::to_owned).collect()
@@ -162,7 +179,9 @@ fn missing_config(option: &str) -> Option<String> {
 }
 
 fn uname_release() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").map(|s| s.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map(|s| s.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// Parses `6.18.44-fc-v669` and `6.1.0-25-cloud-amd64`.
@@ -176,7 +195,9 @@ pub fn parse_version(release: &str) -> KernelVersion {
 /// Reads a tracepoint's `format` file.
 #[must_use]
 pub fn parse_format(text: &str) -> Vec<TracepointField> {
-    text.lines().filter_map(|line| parse_field(line.trim().strip_prefix("field:")?)).collect()
+    text.lines()
+        .filter_map(|line| parse_field(line.trim().strip_prefix("field:")?))
+        .collect()
 }
 
 /// `char comm[16];	offset:8;	size:16;	signed:0;`
@@ -191,11 +212,22 @@ fn parse_field(line: &str) -> Option<TracepointField> {
         None => ("", declaration),
     };
     let (name, array) = match name.split_once('[') {
-        Some((name, len)) => (name, Some(len.trim_end_matches(']').parse().unwrap_or_else(|_| size / element_size(ty)))),
+        Some((name, len)) => (
+            name,
+            Some(len.trim_end_matches(']').parse().unwrap_or_else(|_| size / element_size(ty))),
+        ),
         None => (name, None),
     };
     // `__data_loc char[] name`: the brackets are part of the type there.
-    Some(TracepointField { name: name.to_owned(), ty: ty.to_owned(), offset, size, signed, array: array.filter(|_| !data_loc), data_loc })
+    Some(TracepointField {
+        name: name.to_owned(),
+        ty: ty.to_owned(),
+        offset,
+        size,
+        signed,
+        array: array.filter(|_| !data_loc),
+        data_loc,
+    })
 }
 
 /// For arrays whose length is written with a name (`[NR_X]`).
@@ -253,7 +285,11 @@ impl KernelInfo for Kernel {
     fn has_function(&self, name: &str) -> bool {
         // BTF knows the functions that were not inlined, and knows them at once; the lists are long.
         self.btf().is_some_and(|btf| btf.find_func(name).is_some())
-            || self.functions.get_or_init(|| self.read_functions()).binary_search_by(|f| f.as_str().cmp(name)).is_ok()
+            || self
+                .functions
+                .get_or_init(|| self.read_functions())
+                .binary_search_by(|f| f.as_str().cmp(name))
+                .is_ok()
     }
 
     fn functions(&self) -> Vec<String> {
@@ -268,7 +304,11 @@ impl KernelInfo for Kernel {
     fn cgroup_id(&self, path: &str) -> Option<u64> {
         use std::os::unix::fs::MetadataExt;
         let mount = crate::symbols::cgroup2_mount()?;
-        let full = if path.starts_with(&mount) { path.to_owned() } else { format!("{mount}/{}", path.trim_start_matches('/')) };
+        let full = if path.starts_with(&mount) {
+            path.to_owned()
+        } else {
+            format!("{mount}/{}", path.trim_start_matches('/'))
+        };
         std::fs::metadata(full).ok().filter(|m| m.is_dir()).map(|m| m.ino())
     }
 
@@ -314,10 +354,21 @@ print fmt: \"x\"
         assert_eq!(find("common_pid").signed, true);
         assert_eq!(
             find("saddr"),
-            TracepointField { name: "saddr".into(), ty: "__u8".into(), offset: 8, size: 28, signed: false, array: Some(28), data_loc: false }
+            TracepointField {
+                name: "saddr".into(),
+                ty: "__u8".into(),
+                offset: 8,
+                size: 28,
+                signed: false,
+                array: Some(28),
+                data_loc: false
+            }
         );
         assert_eq!(find("filename").ty, "const char *");
-        assert_eq!((find("name").ty.as_str(), find("name").data_loc, find("name").array), ("__data_loc char[]", true, None));
+        assert_eq!(
+            (find("name").ty.as_str(), find("name").data_loc, find("name").array),
+            ("__data_loc char[]", true, None)
+        );
         assert_eq!(find("argv").ty, "const char *const *");
         assert_eq!(find("args").array, Some(6));
     }

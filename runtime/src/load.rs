@@ -13,7 +13,7 @@ use aya_obj::generated::bpf_prog_type as prog_type;
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use weir_compiler::object::{MapKind, MapRole, Object, ProgramKind};
+use weir_compiler::object::{MapKind, MapRole, MapSpec, Object, ProgramKind};
 
 const BPF_F_RDONLY_PROG: u32 = 1 << 7;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
@@ -111,14 +111,25 @@ impl Elf {
     pub(crate) fn relocate(&mut self, fds: &HashMap<String, BorrowedFd<'_>>) -> Result<(), Error> {
         let text_sections: HashSet<usize> = self.object.functions.keys().map(|(section, _)| *section).collect();
         let maps = self.object.maps.clone();
-        let with_fds = maps.iter().filter_map(|(name, map)| Some((name.as_str(), fds.get(name)?.as_raw_fd(), map)));
-        self.object.relocate_maps(with_fds, &text_sections).map_err(|e| Error::Object(describe(&e)))?;
+        let with_fds = maps
+            .iter()
+            .filter_map(|(name, map)| Some((name.as_str(), fds.get(name)?.as_raw_fd(), map)));
+        self.object
+            .relocate_maps(with_fds, &text_sections)
+            .map_err(|e| Error::Object(describe(&e)))?;
         self.object.relocate_calls(&text_sections).map_err(|e| Error::Object(describe(&e)))
     }
 
     fn function(&self, symbol: &str) -> Result<&aya_obj::Function, Error> {
-        let program = self.object.programs.get(symbol).ok_or_else(|| Error::Object(format!("no program `{symbol}`")))?;
-        self.object.functions.get(&program.function_key()).ok_or_else(|| Error::Object(format!("no code for program `{symbol}`")))
+        let program = self
+            .object
+            .programs
+            .get(symbol)
+            .ok_or_else(|| Error::Object(format!("no program `{symbol}`")))?;
+        self.object
+            .functions
+            .get(&program.function_key())
+            .ok_or_else(|| Error::Object(format!("no code for program `{symbol}`")))
     }
 
     pub(crate) fn load_program(&self, symbol: &str, kind: ProgramKind) -> Result<OwnedFd, ProgramError> {
@@ -146,7 +157,12 @@ impl Elf {
     pub(crate) fn lines(&self, symbol: &str) -> Vec<LineInfo> {
         let Ok(function) = self.function(symbol) else { return Vec::new() };
         let info = function.line_info.line_info.iter();
-        info.map(|l| LineInfo { insn: l.insn_off, line: l.line_col >> 10, column: l.line_col & 0x3ff }).collect()
+        info.map(|l| LineInfo {
+            insn: l.insn_off,
+            line: l.line_col >> 10,
+            column: l.line_col & 0x3ff,
+        })
+        .collect()
     }
 
     /// Returns the instructions of a program, for reports.
@@ -185,6 +201,15 @@ fn describe(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// The name of a map in the ELF: constants are a section there, not a symbol of `.maps`.
+fn elf_name(spec: &MapSpec) -> &str {
+    if matches!(spec.role, MapRole::Rodata { .. }) {
+        ".rodata"
+    } else {
+        &spec.name
+    }
+}
+
 /// Gives the descriptor of a native's map by instance and symbol.
 pub type NativeMaps<'a> = dyn Fn(usize, &str) -> Option<BorrowedFd<'a>> + 'a;
 
@@ -203,7 +228,12 @@ impl Loaded {
     /// Finds the map with a role.
     #[must_use]
     pub fn map_with(&self, object: &Object, role: impl Fn(&MapRole) -> bool) -> Option<&Map> {
-        object.maps.iter().zip(&self.maps).find(|(spec, _)| role(&spec.role)).map(|(_, map)| map)
+        object
+            .maps
+            .iter()
+            .zip(&self.maps)
+            .find(|(spec, _)| role(&spec.role))
+            .map(|(_, map)| map)
     }
 }
 
@@ -226,7 +256,7 @@ pub fn load(object: &Object, natives: &NativeMaps<'_>) -> Result<Loaded, Error> 
                 ring_size = ring::choose_size(proc::available_memory());
                 elf.create_map(&spec.name, |attr| attr.max_entries = ring_size)?
             }
-            _ => elf.create_map(&spec.name, |_| {})?,
+            _ => elf.create_map(elf_name(spec), |_| {})?,
         };
         maps.push(Map {
             fd,
@@ -234,15 +264,27 @@ pub fn load(object: &Object, natives: &NativeMaps<'_>) -> Result<Loaded, Error> 
             symbol: spec.name.clone(),
             key_size: spec.key_size,
             value_size: spec.value_size,
-            max_entries: if spec.kind == MapKind::RingBuf { ring_size } else { spec.max_entries },
+            max_entries: if spec.kind == MapKind::RingBuf {
+                ring_size
+            } else {
+                spec.max_entries
+            },
         });
     }
-    let fds = object.maps.iter().zip(&maps).map(|(spec, map)| (spec.name.clone(), map.fd.as_fd())).collect();
+    let fds = object
+        .maps
+        .iter()
+        .zip(&maps)
+        .map(|(spec, map)| (elf_name(spec).to_owned(), map.fd.as_fd()))
+        .collect();
     elf.relocate(&fds)?;
     drop(fds);
     let mut programs = Vec::with_capacity(object.programs.len());
     for (i, spec) in object.programs.iter().enumerate() {
-        programs.push(elf.load_program(&spec.name, spec.kind).map_err(|e| e.into_error(Some(i), Some(spec.span)))?);
+        programs.push(
+            elf.load_program(&spec.name, spec.kind)
+                .map_err(|e| e.into_error(Some(i), Some(spec.span)))?,
+        );
     }
     Ok(Loaded { maps, programs, ring_size })
 }
@@ -250,7 +292,9 @@ pub fn load(object: &Object, natives: &NativeMaps<'_>) -> Result<Loaded, Error> 
 /// Lists where the instructions of a program come from, for messages about verifier logs.
 #[must_use]
 pub fn program_lines(object: &Object, program: usize) -> Vec<LineInfo> {
-    let Some(spec) = object.programs.get(program) else { return Vec::new() };
+    let Some(spec) = object.programs.get(program) else {
+        return Vec::new();
+    };
     Elf::parse(&object.elf).map(|elf| elf.lines(&spec.name)).unwrap_or_default()
 }
 
@@ -260,5 +304,9 @@ pub fn program_lines(object: &Object, program: usize) -> Vec<LineInfo> {
 /// When the ELF cannot be read.
 pub fn program_sizes(object: &Object) -> Result<Vec<(String, usize)>, Error> {
     let elf = Elf::parse(&object.elf)?;
-    object.programs.iter().map(|p| Ok((p.name.clone(), elf.instructions(&p.name)?.len()))).collect()
+    object
+        .programs
+        .iter()
+        .map(|p| Ok((p.name.clone(), elf.instructions(&p.name)?.len())))
+        .collect()
 }

@@ -27,7 +27,10 @@ pub enum Cell {
     Plain(Vec<u8>),
     /// count, sum, min, max
     Int(i128),
-    Stats { sum: i128, count: u64 },
+    Stats {
+        sum: i128,
+        count: u64,
+    },
     Hist(Vec<u64>),
 }
 
@@ -69,7 +72,11 @@ impl Map {
 
     /// Returns the size of one CPU's part of an element.
     fn part_size(&self) -> usize {
-        if self.kind.is_per_cpu() { self.value_size.next_multiple_of(8) as usize } else { self.value_size as usize }
+        if self.kind.is_per_cpu() {
+            self.value_size.next_multiple_of(8) as usize
+        } else {
+            self.value_size as usize
+        }
     }
 
     fn borrow(&self) -> BorrowedFd<'_> {
@@ -90,7 +97,13 @@ impl Map {
     /// # Errors
     /// What the kernel says.
     pub fn elements(&self) -> Result<Elements> {
-        bpf::map_elements(self.borrow(), self.key_size as usize, self.lookup_size(), self.max_entries, &self.symbol)
+        bpf::map_elements(
+            self.borrow(),
+            self.key_size as usize,
+            self.lookup_size(),
+            self.max_entries,
+            &self.symbol,
+        )
     }
 
     fn is_array(&self) -> bool {
@@ -144,16 +157,26 @@ impl Map {
     /// # Errors
     /// What the kernel says.
     pub fn snapshot(&self, name: &str, key: Option<&Type>, value: &MapValue, skip_untouched: bool) -> Result<Snapshot> {
-        let mut snapshot = Snapshot { name: name.to_owned(), key: key.cloned(), value: value.clone(), rows: Vec::new() };
+        let mut snapshot = Snapshot {
+            name: name.to_owned(),
+            key: key.cloned(),
+            value: value.clone(),
+            rows: Vec::new(),
+        };
         match key {
             None => {
                 let raw = self.lookup(&0u32.to_ne_bytes())?.unwrap_or_default();
                 let cell = self.combine(value, &raw, true);
-                snapshot.rows.extend(cell.filter(|c| !(skip_untouched && is_untouched(value, c))).map(|value| Row { key: Vec::new(), value }));
+                snapshot.rows.extend(
+                    cell.filter(|c| !(skip_untouched && is_untouched(value, c)))
+                        .map(|value| Row { key: Vec::new(), value }),
+                );
             }
             Some(_) => {
                 for (key, raw) in self.elements()?.iter() {
-                    snapshot.rows.extend(self.combine(value, raw, false).map(|value| Row { key: key.to_vec(), value }));
+                    snapshot
+                        .rows
+                        .extend(self.combine(value, raw, false).map(|value| Row { key: key.to_vec(), value }));
                 }
             }
         }
@@ -168,8 +191,19 @@ impl Map {
     pub fn snapshot_key(&self, name: &str, key: &Type, bytes: &[u8], value: &MapValue) -> Result<Snapshot> {
         let raw = self.lookup(bytes)?;
         let cell = raw.and_then(|raw| self.combine(value, &raw, false));
-        let rows = cell.map(|value| Row { key: bytes.to_vec(), value }).into_iter().collect();
-        Ok(Snapshot { name: name.to_owned(), key: Some(key.clone()), value: value.clone(), rows })
+        let rows = cell
+            .map(|value| Row {
+                key: bytes.to_vec(),
+                value,
+            })
+            .into_iter()
+            .collect();
+        Ok(Snapshot {
+            name: name.to_owned(),
+            key: Some(key.clone()),
+            value: value.clone(),
+            rows,
+        })
     }
 
     /// Combines the parts of the CPUs into one value. `None` for a plain scalar that was never assigned.
@@ -206,7 +240,10 @@ pub fn combine_parts<'a>(kind: &MapValue, parts: impl Iterator<Item = &'a [u8]>)
                 sum += number(part, *signed);
                 count += word(part, 1);
             }
-            Cell::Stats { sum: wrap(sum, *signed), count }
+            Cell::Stats {
+                sum: wrap(sum, *signed),
+                count,
+            }
         }
         MapValue::Hist { .. } | MapValue::LHist { .. } => {
             let mut counts: Vec<u64> = Vec::new();
@@ -260,7 +297,11 @@ impl Snapshot {
     /// Returns the rows to print: the `top` largest, or all for 0.
     #[must_use]
     pub fn top(&self, top: u32) -> &[Row] {
-        let skip = if top == 0 { 0 } else { self.rows.len().saturating_sub(top as usize) };
+        let skip = if top == 0 {
+            0
+        } else {
+            self.rows.len().saturating_sub(top as usize)
+        };
         &self.rows[skip..]
     }
 }
@@ -274,7 +315,8 @@ fn total(counts: &[u64]) -> u128 {
 /// # Errors
 /// When there are too many open files.
 pub fn dup(fd: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
-    fd.try_clone_to_owned().map_err(|e| SysError::new("duplicate the descriptor of", name, e))
+    fd.try_clone_to_owned()
+        .map_err(|e| SysError::new("duplicate the descriptor of", name, e))
 }
 
 #[cfg(test)]
@@ -298,14 +340,26 @@ mod tests {
         // A CPU that never updated does not count.
         assert_eq!(combine(&MapValue::Min { signed: true }, &[&[0, 0], &[5, 1], &[7, 2]]), Cell::Int(5));
         assert_eq!(combine(&MapValue::Max { signed: true }, &[&[0, 0], &[-5, 1]]), Cell::Int(-5));
-        assert_eq!(combine(&MapValue::Max { signed: false }, &[&[-5, 1], &[1, 1]]), Cell::Int(i128::from(u64::MAX - 4)));
-        assert_eq!(combine(&MapValue::Avg { signed: true }, &[&[10, 2], &[-4, 1]]), Cell::Stats { sum: 6, count: 3 });
-        assert_eq!(combine(&MapValue::Hist { bits: 0 }, &[&[1, 0, 2], &[0, 1, 1]]), Cell::Hist(vec![1, 1, 3]));
+        assert_eq!(
+            combine(&MapValue::Max { signed: false }, &[&[-5, 1], &[1, 1]]),
+            Cell::Int(i128::from(u64::MAX - 4))
+        );
+        assert_eq!(
+            combine(&MapValue::Avg { signed: true }, &[&[10, 2], &[-4, 1]]),
+            Cell::Stats { sum: 6, count: 3 }
+        );
+        assert_eq!(
+            combine(&MapValue::Hist { bits: 0 }, &[&[1, 0, 2], &[0, 1, 1]]),
+            Cell::Hist(vec![1, 1, 3])
+        );
     }
 
     #[test]
     fn rows_are_sorted_by_number_then_key() {
-        let row = |k: i64, v: i128| Row { key: k.to_le_bytes().to_vec(), value: Cell::Int(v) };
+        let row = |k: i64, v: i128| Row {
+            key: k.to_le_bytes().to_vec(),
+            value: Cell::Int(v),
+        };
         let mut s = Snapshot {
             name: "@".into(),
             key: Some(Type::I64),
@@ -320,7 +374,10 @@ mod tests {
 
     #[test]
     fn strings_are_sorted_by_key() {
-        let row = |k: i64, v: &[u8]| Row { key: k.to_le_bytes().to_vec(), value: Cell::Plain(v.to_vec()) };
+        let row = |k: i64, v: &[u8]| Row {
+            key: k.to_le_bytes().to_vec(),
+            value: Cell::Plain(v.to_vec()),
+        };
         let mut s = Snapshot {
             name: "@".into(),
             key: Some(Type::I64),

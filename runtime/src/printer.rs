@@ -42,7 +42,11 @@ pub enum Command {
     /// Print everything that is in the ring.
     Drain(oneshot::Sender<()>),
     /// Say that everything is attached, then go on.
-    Attached { probes: usize, test_hook: bool, done: oneshot::Sender<()> },
+    Attached {
+        probes: usize,
+        test_hook: bool,
+        done: oneshot::Sender<()>,
+    },
     /// Records count again after `exit()`: the `end` programs come.
     Resume,
     /// Print the rest, the maps if wanted, and end.
@@ -183,7 +187,11 @@ impl Worker {
             fds.push(PollFd::new(ring.fd(), PollFlags::POLLIN));
         }
         // Losses without a record must be heard of, too.
-        let timeout = if self.counters.is_empty() { PollTimeout::NONE } else { PollTimeout::from(1000u16) };
+        let timeout = if self.counters.is_empty() {
+            PollTimeout::NONE
+        } else {
+            PollTimeout::from(1000u16)
+        };
         let _ = poll(&mut fds, timeout);
         let _ = wake.read();
     }
@@ -195,7 +203,11 @@ impl Worker {
         }
         if let Err(e) = write(&mut *self.sink, &self.ctx) {
             self.closed = true;
-            let _ = self.reporter.send(if e.kind() == io::ErrorKind::BrokenPipe { Report::Closed } else { Report::Failed(e) });
+            let _ = self.reporter.send(if e.kind() == io::ErrorKind::BrokenPipe {
+                Report::Closed
+            } else {
+                Report::Failed(e)
+            });
         }
     }
 
@@ -216,7 +228,10 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let id = uint(record.get(..4).unwrap_or(&[])) as usize;
         let Some(event) = shared.object.events.get(id) else {
-            (self.observer)(&Notice::Other { message: format!("internal error: record {id} is unknown"), span: None });
+            (self.observer)(&Notice::Other {
+                message: format!("internal error: record {id} is unknown"),
+                span: None,
+            });
             return;
         };
         let field = |f: &EventField| slice(record, f);
@@ -268,7 +283,10 @@ impl Worker {
     }
 
     fn complain(&self, error: &Error) {
-        (self.observer)(&Notice::Other { message: error.to_string(), span: error.span() });
+        (self.observer)(&Notice::Other {
+            message: error.to_string(),
+            span: error.span(),
+        });
     }
 
     fn attached(&mut self, probes: usize, test_hook: bool) {
@@ -325,7 +343,12 @@ impl Worker {
                 CounterSpec::MapFull { map, span } => {
                     let spec = shared.object.maps.get(*map);
                     let (name, max_entries) = spec.map_or((String::new(), 0), |m| (user_name(&m.role, &m.name), m.max_entries));
-                    (self.observer)(&Notice::MapFull { map: name, max_entries, refused: new, span: *span });
+                    (self.observer)(&Notice::MapFull {
+                        map: name,
+                        max_entries,
+                        refused: new,
+                        span: *span,
+                    });
                 }
                 CounterSpec::ScratchExhausted => (self.observer)(&Notice::ScratchExhausted { count: new }),
             }
@@ -357,7 +380,9 @@ impl Shared {
         match map {
             MapRef::Own(i) => {
                 let (spec, map) = self.own(i)?;
-                let MapRole::User { key, value, .. } = &spec.role else { return Err(Error::Object(format!("map {i} is not the script's"))) };
+                let MapRole::User { key, value, .. } = &spec.role else {
+                    return Err(Error::Object(format!("map {i} is not the script's")));
+                };
                 Ok(map.snapshot(&user_name(&spec.role, &spec.name), key.as_ref(), value, skip_untouched)?)
             }
             MapRef::Native { instance, map } => self.native(instance)?.snapshot(map),
@@ -388,7 +413,11 @@ impl Shared {
     }
 
     fn own(&self, i: usize) -> Result<(&weir_compiler::object::MapSpec, &Map), Error> {
-        self.object.maps.get(i).zip(self.maps.get(i)).ok_or_else(|| Error::Object(format!("no map {i}")))
+        self.object
+            .maps
+            .get(i)
+            .zip(self.maps.get(i))
+            .ok_or_else(|| Error::Object(format!("no map {i}")))
     }
 
     fn native(&self, i: usize) -> Result<&Instance, Error> {
@@ -406,9 +435,11 @@ impl Shared {
             .map(|(i, m)| (user_name(&m.role, &m.name), i))
             .collect();
         own.sort();
-        let natives = self.natives.iter().enumerate().flat_map(|(instance, n)| {
-            (0..n.map_names().len()).map(move |map| MapRef::Native { instance, map })
-        });
+        let natives = self
+            .natives
+            .iter()
+            .enumerate()
+            .flat_map(|(instance, n)| (0..n.map_names().len()).map(move |map| MapRef::Native { instance, map }));
         own.into_iter().map(|(_, i)| MapRef::Own(i)).chain(natives).collect()
     }
 

@@ -53,7 +53,13 @@ impl Ring {
         let error = |e| SysError::new("map", "ring buffer", e);
         let consumer = Mmap::new(map.as_fd(), page, 0, true, false).map_err(error)?;
         let producer = Mmap::new(map.as_fd(), page + 2 * size, page, false, false).map_err(error)?;
-        Ok(Self { map, consumer, producer, page, size })
+        Ok(Self {
+            map,
+            consumer,
+            producer,
+            page,
+            size,
+        })
     }
 
     /// Becomes readable when there is a record.
@@ -147,7 +153,14 @@ mod tests {
 
     #[test]
     fn records_are_read_once_and_discarded_ones_skipped() {
-        let (ring, _) = fake(48, &[(0, &record(3, b"abc")), (16, &record(DISCARD_BIT | 4, b"xxxx")), (32, &record(8, b"12345678"))]);
+        let (ring, _) = fake(
+            48,
+            &[
+                (0, &record(3, b"abc")),
+                (16, &record(DISCARD_BIT | 4, b"xxxx")),
+                (32, &record(8, b"12345678")),
+            ],
+        );
         assert_eq!(read(&ring), [b"abc".to_vec(), b"12345678".to_vec()]);
         assert!(read(&ring).is_empty());
         assert!(ring.fd().as_raw_fd() >= 0);

@@ -77,7 +77,10 @@ impl Default for Options {
 
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Options").field("output", &self.output).field("format", &self.format).finish_non_exhaustive()
+        f.debug_struct("Options")
+            .field("output", &self.output)
+            .field("format", &self.format)
+            .finish_non_exhaustive()
     }
 }
 
@@ -147,7 +150,10 @@ fn make_sink(options: &Options) -> Result<Box<dyn Sink>, Error> {
         Output::Stdout => (stdout(), Path::new("standard output")),
         Output::File(path) => (File::create(path), path.as_path()),
     };
-    let file = file.map_err(|source| Error::Output { path: path.to_owned(), source })?;
+    let file = file.map_err(|source| Error::Output {
+        path: path.to_owned(),
+        source,
+    })?;
     Ok(match options.format {
         OutputFormat::Text => Box::new(TextSink::new(file, options.buffering)),
         OutputFormat::Json => Box::new(JsonSink::new(file, options.buffering)),
@@ -198,13 +204,26 @@ impl Session {
             Some(map) => Some(maps::dup(map.fd.as_fd(), "stacks")?),
             None => None,
         };
-        let ctx = Context { symbols: Symbols::with_stacks(stacks), trunc_trailer: object.config.str_trunc_trailer.clone() };
+        let ctx = Context {
+            symbols: Symbols::with_stacks(stacks),
+            trunc_trailer: object.config.str_trunc_trailer.clone(),
+        };
         let maps = duplicate(&loaded.maps)?;
         let shared = Arc::new(Shared { object, maps, natives });
         let printer = Printer::start(Arc::clone(&shared), ring, sink, ctx, Arc::clone(&options.observer))?;
 
         let started = Instant::now();
-        let mut session = Self { runtime, signals, shared, loaded, attached: None, printer, exit: None, options, started };
+        let mut session = Self {
+            runtime,
+            signals,
+            shared,
+            loaded,
+            attached: None,
+            printer,
+            exit: None,
+            options,
+            started,
+        };
         session.begin()?;
         session.attach(kernel)?;
         Ok(session)
@@ -292,14 +311,22 @@ impl Session {
         let finished = self.printer.ask(|done| Command::Finish { print_maps, done });
         let interrupted = self.or_signal(finished);
         if interrupted {
-            return Ok(Outcome { code: 130, reason: Reason::Interrupted });
+            return Ok(Outcome {
+                code: 130,
+                reason: Reason::Interrupted,
+            });
         }
         let mut code = code;
         while let Ok(report) = self.printer.reports.try_recv() {
             match report {
                 Report::Exit(end_code) if reason != Reason::Exit => code = end_code,
                 Report::Exit(_) => {}
-                Report::Closed => return Ok(Outcome { code, reason: Reason::OutputClosed }),
+                Report::Closed => {
+                    return Ok(Outcome {
+                        code,
+                        reason: Reason::OutputClosed,
+                    });
+                }
                 Report::Failed(source) => return Err(self.output_error(source)),
             }
         }
@@ -333,7 +360,10 @@ impl Session {
             Failed(io::Error),
             Beat,
         }
-        let heartbeat = self.loaded.map_with(&self.shared.object, |role| matches!(role, MapRole::Heartbeat)).is_some();
+        let heartbeat = self
+            .loaded
+            .map_with(&self.shared.object, |role| matches!(role, MapRole::Heartbeat))
+            .is_some();
         loop {
             let signals = &mut self.signals;
             let reports = &mut self.printer.reports;

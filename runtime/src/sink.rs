@@ -53,7 +53,10 @@ struct Out<W: Write> {
 
 impl<W: Write> Out<W> {
     fn new(writer: W, buffering: Buffering) -> Self {
-        Self { writer: BufWriter::with_capacity(64 * 1024, writer), buffering }
+        Self {
+            writer: BufWriter::with_capacity(64 * 1024, writer),
+            buffering,
+        }
     }
 
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -66,7 +69,11 @@ impl<W: Write> Out<W> {
     }
 
     fn idle(&mut self) -> io::Result<()> {
-        if self.buffering == Buffering::Auto { self.writer.flush() } else { Ok(()) }
+        if self.buffering == Buffering::Auto {
+            self.writer.flush()
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -79,7 +86,10 @@ pub struct TextSink<W: Write> {
 
 impl<W: Write> TextSink<W> {
     pub fn new(writer: W, buffering: Buffering) -> Self {
-        Self { out: Out::new(writer, buffering), buf: Vec::new() }
+        Self {
+            out: Out::new(writer, buffering),
+            buf: Vec::new(),
+        }
     }
 }
 
@@ -144,7 +154,10 @@ pub struct JsonSink<W: Write> {
 
 impl<W: Write> JsonSink<W> {
     pub fn new(writer: W, buffering: Buffering) -> Self {
-        Self { out: Out::new(writer, buffering), buf: Vec::new() }
+        Self {
+            out: Out::new(writer, buffering),
+            buf: Vec::new(),
+        }
     }
 
     /// Writes `{"type": "KIND", "data": …}`.
@@ -179,11 +192,13 @@ impl<W: Write + Send> Sink for JsonSink<W> {
     }
 
     fn attached(&mut self, probes: usize) -> io::Result<()> {
-        self.out.put(format!("{{\"type\": \"attached_probes\", \"count\": {probes}, \"data\": {{\"probes\": {probes}}}}}\n").as_bytes())
+        self.out
+            .put(format!("{{\"type\": \"attached_probes\", \"count\": {probes}, \"data\": {{\"probes\": {probes}}}}}\n").as_bytes())
     }
 
     fn lost_events(&mut self, count: u64) -> io::Result<()> {
-        self.out.put(format!("{{\"type\": \"lost_events\", \"count\": {count}, \"data\": {{\"events\": {count}}}}}\n").as_bytes())
+        self.out
+            .put(format!("{{\"type\": \"lost_events\", \"count\": {count}, \"data\": {{\"events\": {count}}}}}\n").as_bytes())
     }
 
     fn raw_line(&mut self, line: &str) -> io::Result<()> {
@@ -253,7 +268,12 @@ mod tests {
             rows: vec![row(Cell::Plain(5i64.to_le_bytes().to_vec()))],
         };
         sink.map(&s, 0, 0, &ctx).unwrap();
-        s = Snapshot { name: "@stats".into(), key: None, value: MapValue::Stats { signed: true }, rows: vec![row(Cell::Stats { sum: 12, count: 2 })] };
+        s = Snapshot {
+            name: "@stats".into(),
+            key: None,
+            value: MapValue::Stats { signed: true },
+            rows: vec![row(Cell::Stats { sum: 12, count: 2 })],
+        };
         sink.map(&s, 0, 0, &ctx).unwrap();
         sink.lost_events(5).unwrap();
         sink.end().unwrap();
@@ -281,7 +301,10 @@ mod tests {
     fn text_is_bpftraces() {
         let out = Shared::default();
         everything(&mut TextSink::new(out.clone(), Buffering::Full));
-        assert_eq!(out.text(), "test 512:00:00\n5\n@scalar: 5\n@stats: { .count = 2, .average = 6, .total = 12 }\n\n\n");
+        assert_eq!(
+            out.text(),
+            "test 512:00:00\n5\n@scalar: 5\n@stats: { .count = 2, .average = 6, .total = 12 }\n\n\n"
+        );
     }
 
     #[test]

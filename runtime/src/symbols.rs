@@ -24,7 +24,8 @@ impl Symbols {
     }
 
     fn kernel(&self) -> &[(u64, Box<str>)] {
-        self.kernel.get_or_init(|| parse_kallsyms(&std::fs::read_to_string("/proc/kallsyms").unwrap_or_default()))
+        self.kernel
+            .get_or_init(|| parse_kallsyms(&std::fs::read_to_string("/proc/kallsyms").unwrap_or_default()))
     }
 
     /// Names a kernel address: `tcp_sendmsg+18`, or the number where no symbol covers it.
@@ -42,7 +43,9 @@ impl Symbols {
     /// Names a user; the number where the system knows none.
     #[must_use]
     pub fn username(&self, uid: u64) -> String {
-        let users = self.users.get_or_init(|| parse_passwd(&std::fs::read_to_string("/etc/passwd").unwrap_or_default()));
+        let users = self
+            .users
+            .get_or_init(|| parse_passwd(&std::fs::read_to_string("/etc/passwd").unwrap_or_default()));
         users.get(&uid).cloned().unwrap_or_else(|| uid.to_string())
     }
 
@@ -79,9 +82,9 @@ impl Symbols {
     #[must_use]
     pub fn boot_to_realtime(&self, boot_ns: u64) -> i128 {
         use crate::sys::proc::clock_ns;
-        let offset = self.boot_offset.get_or_init(|| {
-            i128::from(clock_ns(libc::CLOCK_REALTIME)) - i128::from(clock_ns(libc::CLOCK_BOOTTIME))
-        });
+        let offset = self
+            .boot_offset
+            .get_or_init(|| i128::from(clock_ns(libc::CLOCK_REALTIME)) - i128::from(clock_ns(libc::CLOCK_BOOTTIME)));
         i128::from(boot_ns) + offset
     }
 }
@@ -149,7 +152,10 @@ mod tests {
     fn kallsyms_are_sorted_and_searched() {
         let table = parse_kallsyms("ffffffff81000100 T b\nffffffff81000000 t a\n0000000000000000 A zero\nffffffff81000200 d data\n");
         assert_eq!(table.len(), 2);
-        let symbols = Symbols { kernel: OnceCell::from(table), ..Symbols::default() };
+        let symbols = Symbols {
+            kernel: OnceCell::from(table),
+            ..Symbols::default()
+        };
         assert_eq!(symbols.ksym(0xffff_ffff_8100_0104, true), "b+4");
         assert_eq!(symbols.ksym(0xffff_ffff_8100_00ff, false), "a");
         assert_eq!(symbols.ksym(0x10, true), "0x10");

@@ -31,13 +31,27 @@ fn insn_line(line: &str) -> Option<(u32, &str)> {
 /// Register dumps, state pruning, totals: true but useless to read.
 fn is_noise(line: &str) -> bool {
     let line = line.trim();
-    let number_then_registers = line.split_once(": ").is_some_and(|(n, rest)| n.parse::<u32>().is_ok() && (is_registers(rest) || rest.is_empty()));
+    let number_then_registers = line
+        .split_once(": ")
+        .is_some_and(|(n, rest)| n.parse::<u32>().is_ok() && (is_registers(rest) || rest.is_empty()));
     line.is_empty()
         || is_registers(line)
         || number_then_registers
-        || ["from ", "processed ", "verification time", "stack depth", "mark_precise", "Func#", "func#", "Validating ", "safe", "max_states", "peak_states"]
-            .iter()
-            .any(|start| line.starts_with(start))
+        || [
+            "from ",
+            "processed ",
+            "verification time",
+            "stack depth",
+            "mark_precise",
+            "Func#",
+            "func#",
+            "Validating ",
+            "safe",
+            "max_states",
+            "peak_states",
+        ]
+        .iter()
+        .any(|start| line.starts_with(start))
         || line.contains(" R10=fp0") && line.starts_with("from")
         || line.contains("propagating r")
         || line.starts_with("last_idx ")
@@ -98,11 +112,25 @@ processed 3 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_stat
 
     #[test]
     fn the_last_words_and_their_place() {
-        let lines = [LineInfo { insn: 0, line: 1, column: 3 }, LineInfo { insn: 2, line: 2, column: 7 }];
+        let lines = [
+            LineInfo {
+                insn: 0,
+                line: 1,
+                column: 3,
+            },
+            LineInfo {
+                insn: 2,
+                line: 2,
+                column: 7,
+            },
+        ];
         let d = digest(LOG, &lines);
         assert_eq!(
             d.message,
-            ["invalid access to packet, off=13 size=1, R2(id=0,off=13,r=0)", "R2 offset is outside of the packet"]
+            [
+                "invalid access to packet, off=13 size=1, R2(id=0,off=13,r=0)",
+                "R2 offset is outside of the packet"
+            ]
         );
         assert_eq!(d.insn, Some(2));
         assert_eq!(d.insn_text.as_deref(), Some("(71) r0 = *(u8 *)(r2 +13)"));
@@ -130,7 +158,10 @@ processed 17 insns (limit 1000000) max_states_per_insn 0 total_states 1 peak_sta
 
     #[test]
     fn a_log_without_instructions_still_speaks() {
-        assert_eq!(digest("BPF program is too large. Processed 1000001 insn\n", &[]).message, ["BPF program is too large. Processed 1000001 insn"]);
+        assert_eq!(
+            digest("BPF program is too large. Processed 1000001 insn\n", &[]).message,
+            ["BPF program is too large. Processed 1000001 insn"]
+        );
         assert_eq!(digest("", &[]), Digest::default());
     }
 }

@@ -1,7 +1,5 @@
 //! The shape of a native's declaration.
 
-pub use crate::prefix::parse_prefix;
-
 /// A prebuilt BPF program that scripts parameterise.
 #[derive(Debug)]
 pub struct Native {

@@ -10,7 +10,7 @@ pub mod prefix;
 
 pub use decl::{EventDecl, EventVar, Hook, MapDecl, MapShape, Native, ParamDecl, ParamType, ParamValue, ValueShape};
 pub use doc::doc;
-pub use prefix::{parse_list, parse_prefix};
+pub use prefix::parse_prefix;
 
 /// Every native, by name.
 pub const NATIVES: &[&Native] = &[&blocklist::BLOCKLIST];

@@ -1,10 +1,9 @@
-//! Address prefixes as people write them: one, or a file of them.
+//! Address prefixes as people write them.
 //!
-//! Input: text. Output: addresses with a length in bits, host bits zero, or the place and the reason. No I/O.
+//! Input: text. Output: an address and a length in bits, host bits zero, or the reason why not. No I/O.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use weir_ebpf_builtins::abi::{FAMILY_IPV4, FAMILY_IPV6};
 
 /// Why a text is not a prefix. Its `Display` goes after "… is not a prefix: ".
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,66 +72,6 @@ fn mask(address: IpAddr, length: u8) -> IpAddr {
     }
 }
 
-/// A line of a list that is not a prefix.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadLine {
-    /// From 1.
-    pub line: usize,
-    pub text: String,
-    pub why: PrefixError,
-}
-
-impl fmt::Display for BadLine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: `{}` is not a prefix: {}", self.line, self.text, self.why)
-    }
-}
-
-impl std::error::Error for BadLine {}
-
-/// Reads a list: one prefix a line; blank lines and everything from `#` on are ignored. Keeps order and repetitions.
-///
-/// # Errors
-/// The first line that is not a prefix.
-pub fn parse_list(text: &str) -> Result<Vec<(IpAddr, u8)>, BadLine> {
-    // A list saved by a Windows editor starts with a byte order mark; its line ends are blanks to `trim`.
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut prefixes = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        let entry = line.split_once('#').map_or(line, |(entry, _)| entry).trim();
-        if entry.is_empty() {
-            continue;
-        }
-        prefixes.push(parse_prefix(entry).map_err(|why| BadLine {
-            line: index + 1,
-            text: entry.to_owned(),
-            why,
-        })?);
-    }
-    Ok(prefixes)
-}
-
-/// Returns a prefix as the natives' programs have it.
-#[must_use]
-pub fn to_abi((address, len_bits): (IpAddr, u8)) -> weir_ebpf_builtins::Prefix {
-    let mut addr = [0; 16];
-    let family = match address {
-        IpAddr::V4(a) => {
-            addr[..4].copy_from_slice(&a.octets());
-            FAMILY_IPV4
-        }
-        IpAddr::V6(a) => {
-            addr = a.octets();
-            FAMILY_IPV6
-        }
-    };
-    weir_ebpf_builtins::Prefix {
-        len_bits: len_bits.into(),
-        family,
-        addr,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,29 +128,5 @@ mod tests {
         assert_eq!(shown("10.1.2.3/8"), "bits beyond the length are set, write `10.0.0.0/8`");
         assert_eq!(shown("2001:db8::1/32"), "bits beyond the length are set, write `2001:db8::/32`");
         assert_eq!(shown("0.0.0.1/0"), "bits beyond the length are set, write `0.0.0.0/0`");
-    }
-
-    #[test]
-    fn a_file() {
-        let text = "\u{feff}# bad ones\r\n10.0.0.0/8 # private\r\n\r\n  2001:db8::/32\t\r\n10.0.0.0/8\n";
-        let list: Vec<String> = parse_list(text).unwrap().into_iter().map(|(a, l)| format!("{a}/{l}")).collect();
-        assert_eq!(list, ["10.0.0.0/8", "2001:db8::/32", "10.0.0.0/8"]);
-        assert_eq!(parse_list("").unwrap(), []);
-        let bad = parse_list("10.0.0.0/8\n\nbad one # x\n").unwrap_err();
-        assert_eq!((bad.line, bad.text.as_str()), (3, "bad one"));
-        assert_eq!(
-            bad.to_string(),
-            "line 3: `bad one` is not a prefix: expected an IPv4 or IPv6 address, with or without `/LENGTH`"
-        );
-    }
-
-    #[test]
-    fn as_the_programs_have_it() {
-        let v4 = to_abi(parse_prefix("192.0.2.0/24").unwrap());
-        assert_eq!((v4.len_bits, v4.family), (24, 2));
-        assert_eq!(v4.addr, [192, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
-        let v6 = to_abi(parse_prefix("2001:db8::/32").unwrap());
-        assert_eq!((v6.len_bits, v6.family), (32, 10));
-        assert_eq!(v6.addr[..5], [0x20, 0x01, 0x0d, 0xb8, 0]);
     }
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every check and test of the project, and one line that says how it went.
 //!
-//! Order: what is missing is installed; formatting, lints, documentation; unit, stage and differential tests of all crates; the
-//! system tests on this kernel; the same file on each Debian kernel, booted once. A failure does not stop the rest, a build
+//! Order: what is missing is installed; formatting, lints, documentation, the committed BPF objects; unit, stage and
+//! differential tests of all crates; the system tests on this kernel; the same test programs on each Debian kernel, booted once. A failure does not stop the rest, a build
 //! that fails does. Output: each tool's own, a closing line per runner, the skipped tests by name, and
 //! `weir: N passed, N failed, N skipped`. Fails if anything failed, or if no test ran.
 
@@ -25,7 +25,18 @@ pub struct Args {
 /// The kernels to boot and what they must have: a probe that says "no" there is a failure, not a reason to skip.
 const KERNELS: &[(&str, &str)] = &[("6.1", "kprobe,netem"), ("6.12", "kprobe,netem,tcx")];
 
-const VM_LIMIT: Duration = Duration::from_secs(480);
+/// The test programs that ask the kernel something, so that each kernel must answer: package and target.
+const KERNEL_TESTS: &[(&str, &str)] = &[
+    ("weir-tests", "system"),
+    ("weir-compiler", "differential"),
+    ("weir-compiler", "backend_hazards"),
+    ("weir-ebpf-builtins", "blocklist"),
+];
+
+/// Random programs in the differential test on an emulated processor, where each takes ten times as long.
+const VM_DIFFERENTIAL_COUNT: &str = "60";
+
+const VM_LIMIT: Duration = Duration::from_secs(600);
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     proc::need_root("loading BPF programs")?;
@@ -33,43 +44,64 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut report = Report::default();
     if args.filter.is_none() {
         report.check("formatting", cargo(&["fmt", "--all", "--check"]));
-        report.check(
-            "lints",
-            cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-        );
-        let mut doc = cargo(&["doc", "--quiet", "--workspace", "--no-deps"]);
+        report.check("lints", cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
+        let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
         doc.env("RUSTDOCFLAGS", "-D warnings");
         report.check("documentation", doc);
+        let mut objects = Command::new(std::env::current_exe()?);
+        objects.args(["builtins", "--check"]);
+        report.check("prebuilt BPF objects", objects);
     }
     let weir = built(&["build", "--package", "weir", "--bin", "weir"], "weir")?;
-    let system = built(&["test", "--package", "weir-tests", "--test", "system", "--no-run"], "system")?;
+    let env = vec![("WEIR_BIN".to_owned(), path_text(&weir)?)];
+    let mut programs = Vec::new();
+    for (package, target) in KERNEL_TESTS {
+        programs.push(path_text(&built(
+            &["test", "--package", package, "--test", target, "--no-run"],
+            target,
+        )?)?);
+    }
 
     let mut crates = cargo(&["test", "--workspace", "--no-fail-fast"]);
-    if let Some(filter) = &args.filter {
-        crates.arg(filter);
-    }
+    crates.args(&args.filter);
     report.runner("crates", |tally| local(crates, tally))?;
 
-    let env = [("WEIR_BIN".to_owned(), path_text(&weir)?)];
-    let mut native = Command::new(&system);
-    native.args(&args.filter).envs(env.clone());
-    report.runner(&format!("system, kernel {}", release()?), |tally| local(native, tally))?;
+    // The others of the list have run with the crates.
+    let mut system = Command::new(&programs[0]);
+    system.args(&args.filter).envs(env.clone());
+    report.runner(&format!("kernel {}", release()?), |tally| local(system, tally))?;
 
     for (kernel, required) in KERNELS.iter().filter(|_| !args.no_vm) {
-        let command: Vec<String> = std::iter::once(path_text(&system)?).chain(args.filter.clone()).collect();
-        let mut env = env.to_vec();
-        env.extend([
-            ("WEIR_TEST_VM".to_owned(), "1".to_owned()),
-            ("WEIR_TEST_REQUIRE".to_owned(), (*required).to_owned()),
-        ]);
+        let command = one_after_the_other(&programs, args.filter.as_deref());
+        let mut env = env.clone();
+        let more = [
+            ("WEIR_TEST_VM", "1"),
+            ("WEIR_TEST_REQUIRE", required),
+            ("WEIR_DIFF_COUNT", VM_DIFFERENTIAL_COUNT),
+        ];
+        env.extend(more.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let spec = vm::Spec {
             env: &env,
             limit: VM_LIMIT,
             ..vm::Spec::new(kernel, &command)
         };
-        report.runner(&format!("system, Debian kernel {kernel}"), |tally| guest(&spec, tally))?;
+        report.runner(&format!("Debian kernel {kernel}"), |tally| guest(&spec, tally))?;
     }
     report.close()
+}
+
+/// A command that runs all the programs and fails if one of them does.
+fn one_after_the_other(programs: &[String], filter: Option<&str>) -> Vec<String> {
+    let script = r#"
+        filter=$1 failed=0
+        shift
+        for program; do
+            echo "program ${program##*/}"
+            "$program" ${filter:+"$filter"} || failed=1
+        done
+        exit $failed"#;
+    let words = ["sh", "-c", script, "sh", filter.unwrap_or_default()];
+    words.into_iter().map(str::to_owned).chain(programs.iter().cloned()).collect()
 }
 
 /// `cargo` as it was called, in the repository.
@@ -83,7 +115,7 @@ fn cargo(args: &[&str]) -> Command {
 pub fn built(args: &[&str], target: &str) -> Result<PathBuf> {
     let mut command = cargo(args);
     command
-        .args(["--quiet", "--message-format", "json-render-diagnostics"])
+        .args(["--message-format", "json-render-diagnostics"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit());
     let out = command.output().context("cannot start cargo")?;

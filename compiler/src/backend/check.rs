@@ -7,7 +7,12 @@ use cranelift_codegen::ir::{
 
 /// Refuses whatever selection cannot handle.
 pub(super) fn check(func: &Function, name: &str, consts: &[i64]) -> Result<(), BackendError> {
-    let refuse = |what: String| Err(BackendError::Unsupported { function: name.to_owned(), inst: what });
+    let refuse = |what: String| {
+        Err(BackendError::Unsupported {
+            function: name.to_owned(),
+            inst: what,
+        })
+    };
     let signature = &func.signature;
     if signature.params.len() > 5 || signature.params.iter().any(|p| p.value_type != types::I64) || signature.returns.len() > 1 {
         return refuse(format!("signature {signature}"));
@@ -36,7 +41,10 @@ fn is_int(ty: Type) -> bool {
 fn known(func: &Function, inst: Inst, consts: &[i64]) -> bool {
     let data = func.dfg.insts[inst];
     let results = func.dfg.inst_results(inst);
-    let types_ok = results.iter().chain(func.dfg.inst_args(inst)).all(|v| is_int(func.dfg.value_type(*v)));
+    let types_ok = results
+        .iter()
+        .chain(func.dfg.inst_args(inst))
+        .all(|v| is_int(func.dfg.value_type(*v)));
     if !types_ok || results.len() > 1 {
         return false;
     }
@@ -109,7 +117,10 @@ fn known(func: &Function, inst: Inst, consts: &[i64]) -> bool {
                 }
         }
         InstructionData::FuncAddr { func_ref, .. } => {
-            matches!(user_name(func, &func.dfg.ext_funcs[func_ref].name), Some((ns::SUBPROG | ns::SUBPROG_ADDR, _)))
+            matches!(
+                user_name(func, &func.dfg.ext_funcs[func_ref].name),
+                Some((ns::SUBPROG | ns::SUBPROG_ADDR, _))
+            )
         }
         InstructionData::Call { opcode, func_ref, .. } => {
             let args = func.dfg.inst_args(inst).len();
@@ -118,7 +129,9 @@ fn known(func: &Function, inst: Inst, consts: &[i64]) -> bool {
                     Some((ns::HELPER | ns::SUBPROG, _)) => args <= 5,
                     Some((ns::CONST, index)) => args == 0 && results.len() == 1 && (index as usize) < consts.len(),
                     Some((ns::PIN, _)) => {
-                        args == 1 && results.len() == 1 && func.dfg.value_type(results[0]) == func.dfg.value_type(func.dfg.inst_args(inst)[0])
+                        args == 1
+                            && results.len() == 1
+                            && func.dfg.value_type(results[0]) == func.dfg.value_type(func.dfg.inst_args(inst)[0])
                     }
                     _ => false,
                 }

@@ -12,7 +12,10 @@ pub fn disassemble(insns: &[Insn], relocs: &[Reloc], name: &dyn Fn(RelocKind) ->
     let mut out = String::new();
     let mut at = 0;
     while let Some(insn) = insns.get(at) {
-        let reloc = u32::try_from(at).ok().and_then(|at| relocs.iter().find(|r| r.insn == at)).map(|r| name(r.kind));
+        let reloc = u32::try_from(at)
+            .ok()
+            .and_then(|at| relocs.iter().find(|r| r.insn == at))
+            .map(|r| name(r.kind));
         let text = instruction(*insn, insns.get(at + 1).copied(), reloc.as_deref());
         // Writing to a string does not fail.
         let _ = writeln!(out, "{at:4}: ({:02x}) {text}", insn.code);
@@ -63,7 +66,11 @@ fn arithmetic(insn: Insn) -> Option<String> {
     let wide = insn.code & 7 == class::ALU64;
     let reg = if wide { 'r' } else { 'w' };
     let dst = format!("{reg}{}", insn.dst());
-    let src = if insn.code & SRC_REG == 0 { insn.imm.to_string() } else { format!("{reg}{}", insn.src()) };
+    let src = if insn.code & SRC_REG == 0 {
+        insn.imm.to_string()
+    } else {
+        format!("{reg}{}", insn.src())
+    };
     let signed = if insn.off == 1 { "s" } else { "" };
     let op = match insn.code & 0xf0 {
         alu::ADD => "+=".to_owned(),
@@ -106,7 +113,10 @@ fn jump(insn: Insn, reloc: Option<&str>) -> Option<String> {
             });
         }
         jmp::CALL => {
-            let name = u32::try_from(insn.imm).ok().and_then(helper_name).unwrap_or_else(|| "unknown".to_owned());
+            let name = u32::try_from(insn.imm)
+                .ok()
+                .and_then(helper_name)
+                .unwrap_or_else(|| "unknown".to_owned());
             return Some(format!("call {name}#{}", insn.imm));
         }
         jmp::JEQ => "==",
@@ -123,7 +133,11 @@ fn jump(insn: Insn, reloc: Option<&str>) -> Option<String> {
         _ => return None,
     };
     let reg = if narrow { 'w' } else { 'r' };
-    let rhs = if insn.code & SRC_REG == 0 { format!("{:#x}", insn.imm) } else { format!("{reg}{}", insn.src()) };
+    let rhs = if insn.code & SRC_REG == 0 {
+        format!("{:#x}", insn.imm)
+    } else {
+        format!("{reg}{}", insn.src())
+    };
     Some(format!("if {reg}{} {op} {rhs} goto pc{:+}", insn.dst(), insn.off))
 }
 

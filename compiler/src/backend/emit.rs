@@ -37,9 +37,17 @@ struct Placed {
 pub(super) fn emit(lir: &Lir, allocated: &Allocated, name: &str, isa: Isa) -> Result<Code, BackendError> {
     let stack_bytes = lir.slot_bytes.saturating_add(allocated.num_spills.saturating_mul(8));
     if stack_bytes > MAX_STACK_BYTES {
-        return Err(BackendError::StackTooLarge { function: name.to_owned(), bytes: stack_bytes });
+        return Err(BackendError::StackTooLarge {
+            function: name.to_owned(),
+            bytes: stack_bytes,
+        });
     }
-    let mut emitter = Emitter { lir, items: Vec::new(), starts: Vec::new(), loc: !0 };
+    let mut emitter = Emitter {
+        lir,
+        items: Vec::new(),
+        starts: Vec::new(),
+        loc: !0,
+    };
     let forward = forwards(lir, allocated);
     for (index, block) in lir.blocks.iter().enumerate() {
         emitter.starts.push(emitter.items.len());
@@ -61,7 +69,12 @@ pub(super) fn emit(lir: &Lir, allocated: &Allocated, name: &str, isa: Isa) -> Re
         }
     }
     let Emitter { items, starts, .. } = emitter;
-    link(&items, &starts, name, isa).map(|(insns, relocs, lines)| Code { insns, relocs, lines, stack_bytes })
+    link(&items, &starts, name, isa).map(|(insns, relocs, lines)| Code {
+        insns,
+        relocs,
+        lines,
+        stack_bytes,
+    })
 }
 
 /// For each block the block that really runs when it is jumped to: blocks with nothing but a jump are passed through.
@@ -111,7 +124,9 @@ impl Emitter<'_> {
         for step in moves {
             match (step.from, step.to) {
                 (Loc::Reg(from), Loc::Reg(to)) => self.insn(class::ALU64 | alu::MOV | SRC_REG, to, from, 0, 0),
-                (Loc::Reg(from), Loc::Spill(slot)) => self.insn(class::STX | mode::MEM | size_code(Size::D), FRAME, from, self.spill(slot), 0),
+                (Loc::Reg(from), Loc::Spill(slot)) => {
+                    self.insn(class::STX | mode::MEM | size_code(Size::D), FRAME, from, self.spill(slot), 0)
+                }
                 (Loc::Spill(slot), Loc::Reg(to)) => self.insn(class::LDX | mode::MEM | size_code(Size::D), to, FRAME, self.spill(slot), 0),
                 // regalloc2 goes through a register by itself.
                 (Loc::Spill(_), Loc::Spill(_)) => {}
@@ -186,7 +201,13 @@ impl Emitter<'_> {
             Op::SlotAddr { slot, off, .. } => {
                 let dst = take(&mut regs);
                 self.insn(class::ALU64 | alu::MOV | SRC_REG, dst, FRAME, 0, 0);
-                self.insn(class::ALU64 | alu::ADD | SRC_IMM, dst, 0, 0, self.lir.slot_offsets[*slot as usize] + off);
+                self.insn(
+                    class::ALU64 | alu::ADD | SRC_IMM,
+                    dst,
+                    0,
+                    0,
+                    self.lir.slot_offsets[*slot as usize] + off,
+                );
             }
             Op::Mov { width, .. } => {
                 let src = take(&mut regs);
@@ -222,7 +243,9 @@ impl Emitter<'_> {
                     Src::Imm(imm) => self.insn(class::ST | mode::MEM | size_code(*size), base, 0, off, *imm),
                 }
             }
-            Op::Atomic { op, width, mem, fetched, .. } => {
+            Op::Atomic {
+                op, width, mem, fetched, ..
+            } => {
                 let (base, off) = self.address(mem, &mut regs);
                 let fetch = if fetched.is_some() { atomic::FETCH } else { 0 };
                 let imm = match op {
@@ -236,12 +259,21 @@ impl Emitter<'_> {
             }
             Op::CmpXchg { width, mem, .. } => {
                 let (base, off) = self.address(mem, &mut regs);
-                self.insn(class::STX | mode::ATOMIC | width_code(*width), base, take(&mut regs), off, atomic::CMPXCHG);
+                self.insn(
+                    class::STX | mode::ATOMIC | width_code(*width),
+                    base,
+                    take(&mut regs),
+                    off,
+                    atomic::CMPXCHG,
+                );
             }
             Op::Call { callee, .. } => match callee {
                 Callee::Helper(id) => self.insn(class::JMP | jmp::CALL, 0, 0, 0, *id as i32),
                 Callee::Subprog(id) => {
-                    self.push(Item::Call(Insn::new(class::JMP | jmp::CALL, 0, PSEUDO_CALL, 0, -1), RelocKind::Subprog(*id)));
+                    self.push(Item::Call(
+                        Insn::new(class::JMP | jmp::CALL, 0, PSEUDO_CALL, 0, -1),
+                        RelocKind::Subprog(*id),
+                    ));
                 }
             },
             Op::Select { cond, no, .. } => {
@@ -377,7 +409,10 @@ fn link(items: &[Placed], starts: &[usize], name: &str, isa: Isa) -> Result<Link
                     continue;
                 }
                 if isa == Isa::V3 {
-                    return Err(BackendError::BranchOutOfRange { function: name.to_owned(), distance });
+                    return Err(BackendError::BranchOutOfRange {
+                        function: name.to_owned(),
+                        distance,
+                    });
                 }
                 let unconditional = insn.code == class::JMP | jmp::JA;
                 if !unconditional {

@@ -6,9 +6,9 @@
 use super::Isa;
 use super::isel::{Isel, Pick, mask, width};
 use super::lir::{AluOp, Op, Src, V, Width};
+use Width::{W32, W64};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{Opcode, Type, Value, types};
-use Width::{W32, W64};
 
 impl Isel<'_> {
     pub(super) fn unary(&mut self, opcode: Opcode, ty: Type, arg: Value) -> V {
@@ -168,7 +168,11 @@ impl Isel<'_> {
 
     /// An operation whose low bits depend on the low bits of its operands only.
     fn simple(&mut self, op: AluOp, ty: Type, args: [Value; 2], commutes: bool) -> V {
-        let [a, b] = if commutes && self.constant(args[0]).is_some() { [args[1], args[0]] } else { args };
+        let [a, b] = if commutes && self.constant(args[0]).is_some() {
+            [args[1], args[0]]
+        } else {
+            args
+        };
         let (lhs, rhs) = (self.low(a, ty.bits()), self.operand(b, ty));
         let v = self.alu(op, width(ty), lhs, rhs);
         self.narrow(v, ty.bits())
@@ -180,7 +184,11 @@ impl Isel<'_> {
 
     /// Or, exclusive or: nothing to cut off.
     fn bitwise(&mut self, op: AluOp, ty: Type, args: [Value; 2]) -> V {
-        let [a, b] = if self.constant(args[0]).is_some() { [args[1], args[0]] } else { args };
+        let [a, b] = if self.constant(args[0]).is_some() {
+            [args[1], args[0]]
+        } else {
+            args
+        };
         let lhs = self.reg(a);
         let rhs = match self.constant(b) {
             Some(c) if ty != types::I64 => Src::Imm(c as u32 as i32),
@@ -191,7 +199,11 @@ impl Isel<'_> {
     }
 
     fn band(&mut self, ty: Type, args: [Value; 2]) -> V {
-        let [a, b] = if self.constant(args[0]).is_some() { [args[1], args[0]] } else { args };
+        let [a, b] = if self.constant(args[0]).is_some() {
+            [args[1], args[0]]
+        } else {
+            args
+        };
         match self.constant(b) {
             // The 32-bit forms clear the high half.
             Some(0xffff_ffff) if ty == types::I64 => {
@@ -220,7 +232,11 @@ impl Isel<'_> {
             Some(c) => Src::Imm((c % u64::from(bits)) as i32),
             None => {
                 let amount = self.low(value, 8);
-                Src::Reg(if bits < 32 { self.alu_imm(AluOp::And, W32, amount, bits as i32 - 1) } else { amount })
+                Src::Reg(if bits < 32 {
+                    self.alu_imm(AluOp::And, W32, amount, bits as i32 - 1)
+                } else {
+                    amount
+                })
             }
         }
     }

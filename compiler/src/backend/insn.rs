@@ -83,7 +83,12 @@ pub struct Insn {
 impl Insn {
     #[must_use]
     pub const fn new(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> Self {
-        Self { code, regs: (src << 4) | (dst & 0xf), off, imm }
+        Self {
+            code,
+            regs: (src << 4) | (dst & 0xf),
+            off,
+            imm,
+        }
     }
 
     #[must_use]
@@ -116,7 +121,12 @@ impl Insn {
 
     #[must_use]
     pub const fn from_bytes(b: [u8; 8]) -> Self {
-        Self { code: b[0], regs: b[1], off: i16::from_le_bytes([b[2], b[3]]), imm: i32::from_le_bytes([b[4], b[5], b[6], b[7]]) }
+        Self {
+            code: b[0],
+            regs: b[1],
+            off: i16::from_le_bytes([b[2], b[3]]),
+            imm: i32::from_le_bytes([b[4], b[5], b[6], b[7]]),
+        }
     }
 }
 

@@ -7,15 +7,16 @@
 //! Invariant: **a register that holds an `i8`, `i16` or `i32` is zero-extended to 64 bits.** So `uextend` is free, and a
 //! 32-bit load of `ctx->data` stays a packet pointer for the kernel verifier.
 
-use super::lir::{AluOp, AtomicOp, Base, Block as LirBlock, Callee, Cc, Cond, Edge, Inst as LirInst, Lir, Mem, Op, Size, Src, Sym, V, Width};
+use super::lir::{
+    AluOp, AtomicOp, Base, Block as LirBlock, Callee, Cc, Cond, Edge, Inst as LirInst, Lir, Mem, Op, Size, Src, Sym, V, Width,
+};
 use super::{BackendError, Isa, check, ns};
 use cranelift_codegen::dominator_tree::DominatorTree;
 use cranelift_codegen::entity::{EntityRef, SecondaryMap};
 use cranelift_codegen::flowgraph::ControlFlowGraph;
 use cranelift_codegen::ir::condcodes::{CondCode, IntCC};
 use cranelift_codegen::ir::{
-    AtomicRmwOp, Block, BlockArg, BlockCall, FuncRef, Function, GlobalValue, Inst, InstructionData, Opcode,
-    Type, Value, ValueDef, types,
+    AtomicRmwOp, Block, BlockArg, BlockCall, FuncRef, Function, GlobalValue, Inst, InstructionData, Opcode, Type, Value, ValueDef, types,
 };
 
 /// Selects instructions for `func`, which has no unreachable blocks.
@@ -168,8 +169,14 @@ impl<'a> Isel<'a> {
         let mut value = self.func.dfg.resolve_aliases(value);
         while let Some((inst, data)) = self.data(value) {
             let next = match data {
-                InstructionData::Unary { opcode: Opcode::Uextend, arg } => arg,
-                InstructionData::Unary { opcode: Opcode::Ireduce, arg } if self.known_bits(arg, 0) <= self.ty(value).bits() => arg,
+                InstructionData::Unary {
+                    opcode: Opcode::Uextend,
+                    arg,
+                } => arg,
+                InstructionData::Unary {
+                    opcode: Opcode::Ireduce,
+                    arg,
+                } if self.known_bits(arg, 0) <= self.ty(value).bits() => arg,
                 InstructionData::Call { .. } => match self.callee(inst) {
                     Some((ns::PIN, _)) => self.func.dfg.inst_args(inst)[0],
                     _ => break,
@@ -190,22 +197,55 @@ impl<'a> Isel<'a> {
         }
         let of = |v: Value| self.known_bits(v, depth + 1);
         let bits = match data {
-            InstructionData::Unary { opcode: Opcode::Uextend | Opcode::Ireduce, arg } => of(arg),
-            InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } => 64 - (imm.bits() as u64 & mask(full)).leading_zeros(),
-            InstructionData::Load { opcode: Opcode::Uload8, .. } => 8,
-            InstructionData::Load { opcode: Opcode::Uload16, .. } => 16,
-            InstructionData::Load { opcode: Opcode::Uload32, .. } => 32,
+            InstructionData::Unary {
+                opcode: Opcode::Uextend | Opcode::Ireduce,
+                arg,
+            } => of(arg),
+            InstructionData::UnaryImm {
+                opcode: Opcode::Iconst,
+                imm,
+            } => 64 - (imm.bits() as u64 & mask(full)).leading_zeros(),
+            InstructionData::Load {
+                opcode: Opcode::Uload8, ..
+            } => 8,
+            InstructionData::Load {
+                opcode: Opcode::Uload16, ..
+            } => 16,
+            InstructionData::Load {
+                opcode: Opcode::Uload32, ..
+            } => 32,
             InstructionData::IntCompare { .. } => 1,
-            InstructionData::Binary { opcode: Opcode::Band, args } => of(args[0]).min(of(args[1])),
-            InstructionData::Binary { opcode: Opcode::Bor | Opcode::Bxor, args } => of(args[0]).max(of(args[1])),
-            InstructionData::Binary { opcode: Opcode::Ushr, args } => match self.constant(args[1]) {
+            InstructionData::Binary {
+                opcode: Opcode::Band,
+                args,
+            } => of(args[0]).min(of(args[1])),
+            InstructionData::Binary {
+                opcode: Opcode::Bor | Opcode::Bxor,
+                args,
+            } => of(args[0]).max(of(args[1])),
+            InstructionData::Binary {
+                opcode: Opcode::Ushr,
+                args,
+            } => match self.constant(args[1]) {
                 Some(n) => of(args[0]).saturating_sub((n % u64::from(full)) as u32),
                 None => of(args[0]),
             },
-            InstructionData::Binary { opcode: Opcode::Umin, args } => of(args[0]).min(of(args[1])),
-            InstructionData::Binary { opcode: Opcode::Umax, args } => of(args[0]).max(of(args[1])),
-            InstructionData::Binary { opcode: Opcode::Udiv, args } => of(args[0]),
-            InstructionData::Ternary { opcode: Opcode::Select | Opcode::SelectSpectreGuard, args } => of(args[1]).max(of(args[2])),
+            InstructionData::Binary {
+                opcode: Opcode::Umin,
+                args,
+            } => of(args[0]).min(of(args[1])),
+            InstructionData::Binary {
+                opcode: Opcode::Umax,
+                args,
+            } => of(args[0]).max(of(args[1])),
+            InstructionData::Binary {
+                opcode: Opcode::Udiv,
+                args,
+            } => of(args[0]),
+            InstructionData::Ternary {
+                opcode: Opcode::Select | Opcode::SelectSpectreGuard,
+                args,
+            } => of(args[1]).max(of(args[2])),
             _ => full,
         };
         bits.min(full)
@@ -216,9 +256,18 @@ impl<'a> Isel<'a> {
         let bits = self.ty(value).bits();
         let (inst, data) = self.data(value)?;
         let raw = match data {
-            InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } => imm.bits() as u64,
-            InstructionData::Unary { opcode: Opcode::Uextend | Opcode::Ireduce, arg } => self.constant(arg)?,
-            InstructionData::Unary { opcode: Opcode::Sextend, arg } => sign_extend(self.constant(arg)?, self.ty(arg).bits()) as u64,
+            InstructionData::UnaryImm {
+                opcode: Opcode::Iconst,
+                imm,
+            } => imm.bits() as u64,
+            InstructionData::Unary {
+                opcode: Opcode::Uextend | Opcode::Ireduce,
+                arg,
+            } => self.constant(arg)?,
+            InstructionData::Unary {
+                opcode: Opcode::Sextend,
+                arg,
+            } => sign_extend(self.constant(arg)?, self.ty(arg).bits()) as u64,
             InstructionData::UnaryGlobalValue { global_value, .. } => match self.symbol(global_value)? {
                 (ns::HIDDEN, _, value) => value as u64,
                 _ => return None,
@@ -266,7 +315,11 @@ impl<'a> Isel<'a> {
 
     pub(super) fn mov32(&mut self, src: V) -> V {
         let dst = self.fresh();
-        self.push(Op::Mov { width: Width::W32, dst, src });
+        self.push(Op::Mov {
+            width: Width::W32,
+            dst,
+            src,
+        });
         dst
     }
 
@@ -333,12 +386,19 @@ impl<'a> Isel<'a> {
             Some((_, InstructionData::FuncAddr { func_ref, .. })) => {
                 let (_, index) = self.func_name(func_ref).expect("checked before selection");
                 let dst = self.fresh();
-                self.push(Op::Sym { dst, sym: Sym::SubprogAddr(index) });
+                self.push(Op::Sym {
+                    dst,
+                    sym: Sym::SubprogAddr(index),
+                });
                 dst
             }
             Some((_, InstructionData::StackAddr { stack_slot, offset, .. })) => {
                 let dst = self.fresh();
-                self.push(Op::SlotAddr { dst, slot: stack_slot.as_u32(), off: offset.into() });
+                self.push(Op::SlotAddr {
+                    dst,
+                    slot: stack_slot.as_u32(),
+                    off: offset.into(),
+                });
                 dst
             }
             _ => self.vreg(value),
@@ -359,13 +419,27 @@ impl<'a> Isel<'a> {
         let mut value = self.func.dfg.resolve_aliases(value);
         while self.constant(value).is_none() && self.single_use(value) {
             value = match self.data(value) {
-                Some((_, InstructionData::Unary { opcode: Opcode::Ireduce, arg })) => arg,
-                Some((_, InstructionData::Unary { opcode: Opcode::Uextend | Opcode::Sextend, arg })) if self.ty(arg).bits() >= bits => arg,
-                Some((_, InstructionData::Binary { opcode: Opcode::Band, args }))
-                    if self.constant(args[1]).is_some_and(|m| m & mask(bits) == mask(bits)) =>
-                {
-                    args[0]
-                }
+                Some((
+                    _,
+                    InstructionData::Unary {
+                        opcode: Opcode::Ireduce,
+                        arg,
+                    },
+                )) => arg,
+                Some((
+                    _,
+                    InstructionData::Unary {
+                        opcode: Opcode::Uextend | Opcode::Sextend,
+                        arg,
+                    },
+                )) if self.ty(arg).bits() >= bits => arg,
+                Some((
+                    _,
+                    InstructionData::Binary {
+                        opcode: Opcode::Band,
+                        args,
+                    },
+                )) if self.constant(args[1]).is_some_and(|m| m & mask(bits) == mask(bits)) => args[0],
                 _ => break,
             };
             value = self.func.dfg.resolve_aliases(value);
@@ -412,7 +486,11 @@ impl<'a> Isel<'a> {
 
     /// Restores the invariant after an operation on `i8` or `i16` that may have carried into higher bits.
     pub(super) fn narrow(&mut self, v: V, bits: u32) -> V {
-        if bits < 32 { self.alu_imm(AluOp::And, Width::W32, v, mask(bits) as i32) } else { v }
+        if bits < 32 {
+            self.alu_imm(AluOp::And, Width::W32, v, mask(bits) as i32)
+        } else {
+            v
+        }
     }
 
     // ---- Conditions -------------------------------------------------------------------------------------------------
@@ -429,7 +507,13 @@ impl<'a> Isel<'a> {
                     // `(a < b) != 0`, `(a & b) != 0`: the inner operation is the test.
                     match self.data(inner) {
                         Some((_, InstructionData::IntCompare { .. })) => return self.cond(inner, negate),
-                        Some((_, InstructionData::Binary { opcode: Opcode::Band, args })) if self.single_use(inner) => {
+                        Some((
+                            _,
+                            InstructionData::Binary {
+                                opcode: Opcode::Band,
+                                args,
+                            },
+                        )) if self.single_use(inner) => {
                             let c = self.bit_test(args);
                             return if negate { c.negate() } else { c };
                         }
@@ -438,20 +522,42 @@ impl<'a> Isel<'a> {
                 }
                 finish(self.compare(cond, args[0], args[1]))
             }
-            Some((_, InstructionData::Binary { opcode: Opcode::Band, args })) if self.single_use(value) => finish(self.bit_test(args)),
-            Some((_, InstructionData::Binary { opcode: Opcode::Bxor, args }))
-                if self.constant(args[1]) == Some(1) && self.known_bits(args[0], 0) == 1 =>
-            {
-                self.cond(args[0], !negate)
-            }
-            _ => finish(Cond { width: Width::W64, cc: Cc::Ne, lhs: self.reg(value), rhs: Src::Imm(0) }),
+            Some((
+                _,
+                InstructionData::Binary {
+                    opcode: Opcode::Band,
+                    args,
+                },
+            )) if self.single_use(value) => finish(self.bit_test(args)),
+            Some((
+                _,
+                InstructionData::Binary {
+                    opcode: Opcode::Bxor,
+                    args,
+                },
+            )) if self.constant(args[1]) == Some(1) && self.known_bits(args[0], 0) == 1 => self.cond(args[0], !negate),
+            _ => finish(Cond {
+                width: Width::W64,
+                cc: Cc::Ne,
+                lhs: self.reg(value),
+                rhs: Src::Imm(0),
+            }),
         }
     }
 
     fn bit_test(&mut self, args: [Value; 2]) -> Cond {
-        let [a, b] = if self.constant(args[0]).is_some() { [args[1], args[0]] } else { args };
+        let [a, b] = if self.constant(args[0]).is_some() {
+            [args[1], args[0]]
+        } else {
+            args
+        };
         let (width, rhs) = self.unsigned_rhs(b);
-        Cond { width, cc: Cc::Set, lhs: self.reg(a), rhs }
+        Cond {
+            width,
+            cc: Cc::Set,
+            lhs: self.reg(a),
+            rhs,
+        }
     }
 
     /// Right side of a comparison that does not look at signs. 64-bit where possible: the kernel verifier keeps better
@@ -464,7 +570,11 @@ impl<'a> Isel<'a> {
     }
 
     pub(super) fn compare(&mut self, cc: IntCC, a: Value, b: Value) -> Cond {
-        let (cc, a, b) = if self.constant(a).is_some() && self.constant(b).is_none() { (cc.swap_args(), b, a) } else { (cc, a, b) };
+        let (cc, a, b) = if self.constant(a).is_some() && self.constant(b).is_none() {
+            (cc.swap_args(), b, a)
+        } else {
+            (cc, a, b)
+        };
         let bits = self.ty(a).bits();
         // Numbers whose sign bit is known to be clear compare the same as unsigned.
         let positive = bits < 64 && self.known_bits(a, 0) < bits && self.known_bits(b, 0) < bits;
@@ -492,14 +602,29 @@ impl<'a> Isel<'a> {
                     Src::Reg(self.sext(rhs, bits, Width::W32))
                 }
             };
-            return Cond { width: Width::W32, cc: lir_cc, lhs, rhs };
+            return Cond {
+                width: Width::W32,
+                cc: lir_cc,
+                lhs,
+                rhs,
+            };
         }
         if signed && bits == 32 {
-            return Cond { width: Width::W32, cc: lir_cc, lhs: self.low(a, 32), rhs: self.src32(b) };
+            return Cond {
+                width: Width::W32,
+                cc: lir_cc,
+                lhs: self.low(a, 32),
+                rhs: self.src32(b),
+            };
         }
         let lhs = self.reg(a);
         let (width, rhs) = self.unsigned_rhs(b);
-        Cond { width, cc: lir_cc, lhs, rhs }
+        Cond {
+            width,
+            cc: lir_cc,
+            lhs,
+            rhs,
+        }
     }
 
     // ---- Memory -----------------------------------------------------------------------------------------------------
@@ -507,23 +632,38 @@ impl<'a> Isel<'a> {
     fn mem(&mut self, address: Value, offset: i32) -> Mem {
         let mut off = i64::from(offset);
         let mut base = self.resolve(address);
-        while let Some((_, InstructionData::Binary { opcode: Opcode::Iadd, args })) = self.data(base) {
+        while let Some((
+            _,
+            InstructionData::Binary {
+                opcode: Opcode::Iadd,
+                args,
+            },
+        )) = self.data(base)
+        {
             let (next, add) = match (self.constant(args[0]), self.constant(args[1])) {
                 (None, Some(c)) => (args[0], c as i64),
                 (Some(c), None) => (args[1], c as i64),
                 _ => break,
             };
-            let Some(sum) = off.checked_add(add).filter(|s| i16::try_from(*s).is_ok()) else { break };
+            let Some(sum) = off.checked_add(add).filter(|s| i16::try_from(*s).is_ok()) else {
+                break;
+            };
             off = sum;
             base = self.resolve(next);
         }
         if let Some((_, InstructionData::StackAddr { stack_slot, offset, .. })) = self.data(base)
             && let Ok(off) = i16::try_from(off + i64::from(offset))
         {
-            return Mem { base: Base::Slot(stack_slot.as_u32()), off };
+            return Mem {
+                base: Base::Slot(stack_slot.as_u32()),
+                off,
+            };
         }
         match i16::try_from(off) {
-            Ok(off) => Mem { base: Base::Reg(self.reg(base)), off },
+            Ok(off) => Mem {
+                base: Base::Reg(self.reg(base)),
+                off,
+            },
             // Only the offset of the instruction itself can be this large.
             Err(_) => {
                 let base = self.reg(base);
@@ -534,7 +674,10 @@ impl<'a> Isel<'a> {
                         self.alu_reg(AluOp::Add, Width::W64, base, c)
                     }
                 };
-                Mem { base: Base::Reg(base), off: 0 }
+                Mem {
+                    base: Base::Reg(base),
+                    off: 0,
+                }
             }
         }
     }
@@ -543,7 +686,12 @@ impl<'a> Isel<'a> {
         let mem = self.mem(address, offset);
         let dst = self.fresh();
         let extend_in_load = signed && ty == types::I64 && self.isa == Isa::V4;
-        self.push(Op::Load { size, signed: extend_in_load, dst, mem });
+        self.push(Op::Load {
+            size,
+            signed: extend_in_load,
+            dst,
+            mem,
+        });
         if !signed || extend_in_load {
             return dst;
         }
@@ -565,7 +713,14 @@ impl<'a> Isel<'a> {
 
     fn is_context(&self, address: Value) -> bool {
         let mut base = self.resolve(address);
-        while let Some((_, InstructionData::Binary { opcode: Opcode::Iadd, args })) = self.data(base) {
+        while let Some((
+            _,
+            InstructionData::Binary {
+                opcode: Opcode::Iadd,
+                args,
+            },
+        )) = self.data(base)
+        {
             base = self.resolve(args[0]);
         }
         let entry = self.func.layout.entry_block();
@@ -578,6 +733,9 @@ impl<'a> Isel<'a> {
         let width = width(ty);
         let mem = self.mem(args[0], 0);
         let src = self.low(args[1], ty.bits());
+        if let Base::Slot(_) = mem.base {
+            return Some(self.atomic_on_stack(op, ty, mem, src));
+        }
         let (op, src) = match op {
             AtomicRmwOp::Add => (AtomicOp::Add, src),
             AtomicRmwOp::Sub => (AtomicOp::Add, self.neg(width, src)),
@@ -590,8 +748,80 @@ impl<'a> Isel<'a> {
         let wanted = self.vregs[result].is_some();
         // An exchange always writes the register.
         let fetched = (wanted || op == AtomicOp::Xchg).then(|| self.fresh());
-        self.push(Op::Atomic { op, width, mem, src, fetched });
+        self.push(Op::Atomic {
+            op,
+            width,
+            mem,
+            src,
+            fetched,
+        });
         fetched
+    }
+
+    /// Nobody else sees the stack, so a load and a store will do. They must: the verifier of Linux 6.18 forgets to mark
+    /// the stack slot when it tracks a fetched value back (`backtrack_insn`), prunes a path with another value in the
+    /// slot, and removes the branches only that path takes.
+    fn atomic_on_stack(&mut self, op: AtomicRmwOp, ty: Type, mem: Mem, src: V) -> V {
+        let width = width(ty);
+        let old = self.fresh();
+        self.push(Op::Load {
+            size: size(ty),
+            signed: false,
+            dst: old,
+            mem,
+        });
+        let new = match op {
+            AtomicRmwOp::Add => self.alu_reg(AluOp::Add, width, old, src),
+            AtomicRmwOp::Sub => self.alu_reg(AluOp::Sub, width, old, src),
+            AtomicRmwOp::And => self.alu_reg(AluOp::And, width, old, src),
+            AtomicRmwOp::Or => self.alu_reg(AluOp::Or, width, old, src),
+            AtomicRmwOp::Xor => self.alu_reg(AluOp::Xor, width, old, src),
+            _ => src,
+        };
+        self.push(Op::Store {
+            size: size(ty),
+            mem,
+            src: Src::Reg(new),
+        });
+        old
+    }
+
+    fn compare_exchange(&mut self, ty: Type, args: [Value; 3]) -> V {
+        let mem = self.mem(args[0], 0);
+        let expected = self.reg(args[1]);
+        let new = self.low(args[2], ty.bits());
+        let dst = self.fresh();
+        if let Base::Slot(_) = mem.base {
+            // As in `atomic_on_stack`.
+            self.push(Op::Load {
+                size: size(ty),
+                signed: false,
+                dst,
+                mem,
+            });
+            let cond = Cond {
+                width: Width::W64,
+                cc: Cc::Eq,
+                lhs: dst,
+                rhs: Src::Reg(expected),
+            };
+            let stored = self.select(cond, Pick::Reg(new), Pick::Reg(dst));
+            self.push(Op::Store {
+                size: size(ty),
+                mem,
+                src: Src::Reg(stored),
+            });
+        } else {
+            // The 32-bit form leaves the old value zero-extended.
+            self.push(Op::CmpXchg {
+                width: width(ty),
+                dst,
+                mem,
+                expected,
+                new,
+            });
+        }
+        dst
     }
 
     // ---- Instructions -----------------------------------------------------------------------------------------------
@@ -641,7 +871,10 @@ impl<'a> Isel<'a> {
         let v = match data {
             InstructionData::Unary { opcode, arg } => self.unary(opcode, ty, arg),
             InstructionData::Binary { opcode, args } => self.binary(opcode, ty, args),
-            InstructionData::Ternary { opcode: Opcode::Bitselect, args } => self.bitselect(ty, args),
+            InstructionData::Ternary {
+                opcode: Opcode::Bitselect,
+                args,
+            } => self.bitselect(ty, args),
             InstructionData::Ternary { args, .. } => {
                 let cond = self.cond(args[0], false);
                 let (yes, no) = (self.pick(args[1]), self.pick(args[2]));
@@ -684,15 +917,7 @@ impl<'a> Isel<'a> {
                 return None;
             }
             InstructionData::AtomicRmw { op, args, .. } => return self.atomic(inst, op, args),
-            InstructionData::AtomicCas { args, .. } => {
-                let mem = self.mem(args[0], 0);
-                let expected = self.reg(args[1]);
-                let new = self.low(args[2], ty.bits());
-                let dst = self.fresh();
-                self.push(Op::CmpXchg { width: width(ty), dst, mem, expected, new });
-                // The 32-bit form leaves the old value zero-extended.
-                dst
-            }
+            InstructionData::AtomicCas { args, .. } => self.compare_exchange(ty, args),
             InstructionData::Call { .. } => return self.call(inst),
             // Made again at each use.
             _ => return None,
@@ -704,7 +929,11 @@ impl<'a> Isel<'a> {
         let func = self.func;
         let (namespace, index) = self.callee(inst).expect("checked before selection");
         let args: Vec<V> = func.dfg.inst_args(inst).iter().map(|v| self.reg(*v)).collect();
-        let callee = if namespace == ns::HELPER { Callee::Helper(index) } else { Callee::Subprog(index) };
+        let callee = if namespace == ns::HELPER {
+            Callee::Helper(index)
+        } else {
+            Callee::Subprog(index)
+        };
         let result = func.dfg.inst_results(inst).first().copied();
         let ret = result.filter(|v| self.vregs[*v].is_some()).map(|_| self.fresh());
         self.push(Op::Call { callee, args, ret });
@@ -760,8 +989,16 @@ impl<'a> Isel<'a> {
         let block = call.block(&func.dfg.value_lists);
         let params = func.dfg.block_params(block);
         let args = self.call_args(call);
-        let live: Vec<Value> = params.iter().zip(args).filter(|(p, _)| self.live[**p]).map(|(_, arg)| arg).collect();
-        Edge { block: self.block_ids[block], args: live.into_iter().map(|arg| self.reg(arg)).collect() }
+        let live: Vec<Value> = params
+            .iter()
+            .zip(args)
+            .filter(|(p, _)| self.live[**p])
+            .map(|(_, arg)| arg)
+            .collect();
+        Edge {
+            block: self.block_ids[block],
+            args: live.into_iter().map(|arg| self.reg(arg)).collect(),
+        }
     }
 
     fn jump(&mut self, index: usize, call: &BlockCall) {
@@ -774,15 +1011,25 @@ impl<'a> Isel<'a> {
     fn branch_edge(&mut self, index: usize, call: &BlockCall) -> Edge {
         let block = call.block(&self.func.dfg.value_lists);
         if self.preds[block] == 1 && call.len(&self.func.dfg.value_lists) == 0 {
-            return Edge { block: self.block_ids[block], args: Vec::new() };
+            return Edge {
+                block: self.block_ids[block],
+                args: Vec::new(),
+            };
         }
         let saved = std::mem::take(&mut self.cur);
         let edge = self.edge(call);
         self.push(Op::Jump);
         let insts = std::mem::replace(&mut self.cur, saved);
         let id = self.extra_block(index);
-        self.blocks[id] = LirBlock { params: Vec::new(), insts, succs: vec![edge] };
-        Edge { block: id, args: Vec::new() }
+        self.blocks[id] = LirBlock {
+            params: Vec::new(),
+            insts,
+            succs: vec![edge],
+        };
+        Edge {
+            block: id,
+            args: Vec::new(),
+        }
     }
 
     fn extra_block(&mut self, index: usize) -> usize {
@@ -805,9 +1052,24 @@ impl<'a> Isel<'a> {
         for (i, call) in table.iter().enumerate() {
             let last = i + 1 == table.len();
             let yes = self.branch_edge(index, call);
-            let no = if last { self.branch_edge(index, default) } else { Edge { block: self.extra_block(index), args: Vec::new() } };
+            let no = if last {
+                self.branch_edge(index, default)
+            } else {
+                Edge {
+                    block: self.extra_block(index),
+                    args: Vec::new(),
+                }
+            };
             let rhs = Src::Imm(i as i32);
-            insts.push(LirInst { op: Op::Branch(Cond { width: Width::W64, cc: Cc::Eq, lhs, rhs }), loc: self.loc });
+            insts.push(LirInst {
+                op: Op::Branch(Cond {
+                    width: Width::W64,
+                    cc: Cc::Eq,
+                    lhs,
+                    rhs,
+                }),
+                loc: self.loc,
+            });
             let next = no.block;
             if current == index {
                 self.cur = std::mem::take(&mut insts);
@@ -892,7 +1154,13 @@ impl<'a> Isel<'a> {
             }
         }
         let slot_bytes = u32::try_from(bytes.next_multiple_of(8)).unwrap_or(u32::MAX);
-        Lir { name: name.to_owned(), blocks, num_vregs: next, slot_offsets, slot_bytes }
+        Lir {
+            name: name.to_owned(),
+            blocks,
+            num_vregs: next,
+            slot_offsets,
+            slot_bytes,
+        }
     }
 }
 
@@ -904,8 +1172,12 @@ pub(super) enum Pick {
 }
 
 fn destinations(func: &Function, block: Block) -> Vec<BlockCall> {
-    let Some(inst) = func.layout.last_inst(block) else { return Vec::new() };
-    func.dfg.insts[inst].branch_destination(&func.dfg.jump_tables, &func.dfg.exception_tables).to_vec()
+    let Some(inst) = func.layout.last_inst(block) else {
+        return Vec::new();
+    };
+    func.dfg.insts[inst]
+        .branch_destination(&func.dfg.jump_tables, &func.dfg.exception_tables)
+        .to_vec()
 }
 
 pub(super) const fn mask(bits: u32) -> u64 {

@@ -111,7 +111,10 @@ pub(super) struct Cond {
 
 impl Cond {
     pub const fn negate(self) -> Self {
-        Self { cc: self.cc.negate(), ..self }
+        Self {
+            cc: self.cc.negate(),
+            ..self
+        }
     }
 }
 
@@ -304,7 +307,9 @@ impl Op {
                     f(*v, Role::DefReuse(index));
                 }
             }
-            Self::CmpXchg { dst, mem, expected, new, .. } => {
+            Self::CmpXchg {
+                dst, mem, expected, new, ..
+            } => {
                 base(mem, f);
                 f(*new, Role::Use);
                 f(*expected, Role::UseFixed(0));
@@ -375,7 +380,9 @@ impl Op {
                     *v = f(*v);
                 }
             }
-            Self::CmpXchg { dst, mem, expected, new, .. } => {
+            Self::CmpXchg {
+                dst, mem, expected, new, ..
+            } => {
                 base(mem, f);
                 *expected = f(*expected);
                 *new = f(*new);
@@ -407,10 +414,30 @@ impl Op {
     pub fn slot(&self) -> Option<u32> {
         match self {
             Self::SlotAddr { slot, .. }
-            | Self::Load { mem: Mem { base: Base::Slot(slot), .. }, .. }
-            | Self::Store { mem: Mem { base: Base::Slot(slot), .. }, .. }
-            | Self::Atomic { mem: Mem { base: Base::Slot(slot), .. }, .. }
-            | Self::CmpXchg { mem: Mem { base: Base::Slot(slot), .. }, .. } => Some(*slot),
+            | Self::Load {
+                mem: Mem {
+                    base: Base::Slot(slot), ..
+                },
+                ..
+            }
+            | Self::Store {
+                mem: Mem {
+                    base: Base::Slot(slot), ..
+                },
+                ..
+            }
+            | Self::Atomic {
+                mem: Mem {
+                    base: Base::Slot(slot), ..
+                },
+                ..
+            }
+            | Self::CmpXchg {
+                mem: Mem {
+                    base: Base::Slot(slot), ..
+                },
+                ..
+            } => Some(*slot),
             _ => None,
         }
     }
@@ -533,13 +560,25 @@ impl fmt::Display for Op {
             Self::Swap { bits, dst, src } => write!(f, "{dst} = swap{bits} {src}"),
             Self::Load { size, signed, dst, mem } => write!(f, "{dst} = load{}{} {mem}", if *signed { "s" } else { "" }, size.bits()),
             Self::Store { size, mem, src } => write!(f, "store{} {mem}, {src}", size.bits()),
-            Self::Atomic { op, width, mem, src, fetched } => {
+            Self::Atomic {
+                op,
+                width,
+                mem,
+                src,
+                fetched,
+            } => {
                 if let Some(v) = fetched {
                     write!(f, "{v} = ")?;
                 }
                 write!(f, "atomic {op:?}{} {mem}, {src}", suffix(*width))
             }
-            Self::CmpXchg { width, dst, mem, expected, new } => {
+            Self::CmpXchg {
+                width,
+                dst,
+                mem,
+                expected,
+                new,
+            } => {
                 write!(f, "{dst} = cmpxchg{} {mem}, {expected}, {new}", suffix(*width))
             }
             Self::Call { callee, args, ret } => {
@@ -575,7 +614,11 @@ struct To<'a>(&'a Edge);
 impl fmt::Display for To<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "b{}", self.0.block)?;
-        if self.0.args.is_empty() { Ok(()) } else { write!(f, "({})", List(&self.0.args)) }
+        if self.0.args.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "({})", List(&self.0.args))
+        }
     }
 }
 

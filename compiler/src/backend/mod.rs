@@ -143,12 +143,24 @@ pub enum BackendError {
 ///
 /// The stack frame is over 512 bytes, a jump is out of range, or the CLIF holds something the back end does not know.
 pub fn compile(input: Input<'_>) -> Result<Compiled, BackendError> {
-    let Input { mut func, name, consts, opts } = input;
+    let Input {
+        mut func,
+        name,
+        consts,
+        opts,
+    } = input;
     opt::run(&mut func, opts.optimise)?;
     let clif_text = func.display().to_string();
     let lir = isel::select(&func, name, consts, opts.isa)?;
     let lir_text = lir.to_string();
     let allocation = regalloc::allocate(&lir, name)?;
     let code = emit::emit(&lir, &allocation, name, opts.isa)?;
-    Ok(Compiled { insns: code.insns, relocs: code.relocs, lines: code.lines, stack_bytes: code.stack_bytes, lir_text, clif_text })
+    Ok(Compiled {
+        insns: code.insns,
+        relocs: code.relocs,
+        lines: code.lines,
+        stack_bytes: code.stack_bytes,
+        lir_text,
+        clif_text,
+    })
 }

@@ -40,7 +40,8 @@ pub(super) fn run(func: &mut Function, full: bool) -> Result<(), BackendError> {
 fn passes(ctx: &mut Context, flags: &Flags, full: bool) -> Result<(), BackendError> {
     verify(ctx, flags, "input")?;
     ctx.flowgraph();
-    ctx.eliminate_unreachable_code(flags).map_err(|e| internal("unreachable code", &e))?;
+    ctx.eliminate_unreachable_code(flags)
+        .map_err(|e| internal("unreachable code", &e))?;
     ctx.func.dfg.resolve_all_aliases();
     if !full {
         return Ok(());
@@ -49,10 +50,12 @@ fn passes(ctx: &mut Context, flags: &Flags, full: bool) -> Result<(), BackendErr
     ctx.func.dfg.resolve_all_aliases();
     hide_divisors(&mut ctx.func);
     ctx.flowgraph();
-    ctx.egraph_pass(flags, &mut ControlPlane::default()).map_err(|e| internal("e-graph", &e))?;
+    ctx.egraph_pass(flags, &mut ControlPlane::default())
+        .map_err(|e| internal("e-graph", &e))?;
     // The e-graph may have turned branches into jumps and left aliases.
     ctx.flowgraph();
-    ctx.eliminate_unreachable_code(flags).map_err(|e| internal("unreachable code", &e))?;
+    ctx.eliminate_unreachable_code(flags)
+        .map_err(|e| internal("unreachable code", &e))?;
     ctx.flowgraph();
     ctx.remove_constant_phis(flags).map_err(|e| internal("constant phis", &e))?;
     ctx.func.dfg.resolve_all_aliases();
@@ -63,11 +66,17 @@ fn passes(ctx: &mut Context, flags: &Flags, full: bool) -> Result<(), BackendErr
 }
 
 fn verify(ctx: &Context, flags: &Flags, stage: &'static str) -> Result<(), BackendError> {
-    ctx.verify(flags).map_err(|e| BackendError::Verifier { stage, message: format!("{e}\n{}", ctx.func.display()) })
+    ctx.verify(flags).map_err(|e| BackendError::Verifier {
+        stage,
+        message: format!("{e}\n{}", ctx.func.display()),
+    })
 }
 
 fn internal(stage: &'static str, e: &cranelift_codegen::CodegenError) -> BackendError {
-    BackendError::Verifier { stage, message: e.to_string() }
+    BackendError::Verifier {
+        stage,
+        message: e.to_string(),
+    }
 }
 
 /// Replaces constant divisors that are not powers of two by symbols whose value the e-graph cannot know.
@@ -77,7 +86,10 @@ fn hide_divisors(func: &mut Function) {
     for block in blocks {
         let insts: Vec<Inst> = func.layout.block_insts(block).collect();
         for inst in insts {
-            let InstructionData::Binary { opcode: Opcode::Udiv | Opcode::Urem | Opcode::Sdiv | Opcode::Srem, args } = func.dfg.insts[inst]
+            let InstructionData::Binary {
+                opcode: Opcode::Udiv | Opcode::Urem | Opcode::Sdiv | Opcode::Srem,
+                args,
+            } = func.dfg.insts[inst]
             else {
                 continue;
             };
@@ -98,8 +110,16 @@ fn hide_divisors(func: &mut Function) {
 }
 
 fn hidden_constant(func: &mut Function, value: i64) -> GlobalValue {
-    let name = func.declare_imported_user_function(UserExternalName { namespace: ns::HIDDEN, index: 0 });
-    func.create_global_value(GlobalValueData::Symbol { name: ExternalName::User(name), offset: value.into(), colocated: false, tls: false })
+    let name = func.declare_imported_user_function(UserExternalName {
+        namespace: ns::HIDDEN,
+        index: 0,
+    });
+    func.create_global_value(GlobalValueData::Symbol {
+        name: ExternalName::User(name),
+        offset: value.into(),
+        colocated: false,
+        tls: false,
+    })
 }
 
 fn mask(ty: Type) -> u64 {
@@ -107,9 +127,14 @@ fn mask(ty: Type) -> u64 {
 }
 
 fn iconst(func: &Function, value: Value) -> Option<i64> {
-    let ValueDef::Result(inst, _) = func.dfg.value_def(func.dfg.resolve_aliases(value)) else { return None };
+    let ValueDef::Result(inst, _) = func.dfg.value_def(func.dfg.resolve_aliases(value)) else {
+        return None;
+    };
     match func.dfg.insts[inst] {
-        InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } => Some(imm.bits()),
+        InstructionData::UnaryImm {
+            opcode: Opcode::Iconst,
+            imm,
+        } => Some(imm.bits()),
         _ => None,
     }
 }
@@ -143,7 +168,13 @@ fn key(func: &Function, inst: Inst) -> Option<Key> {
         return None;
     }
     let args = func.dfg.inst_args(inst).iter().map(|v| func.dfg.resolve_aliases(*v)).collect();
-    Some(Key { opcode, ty: func.dfg.value_type(*result), args, extra, extra2 })
+    Some(Key {
+        opcode,
+        ty: func.dfg.value_type(*result),
+        args,
+        extra,
+        extra2,
+    })
 }
 
 /// Merges an instruction into an equal one that dominates it.

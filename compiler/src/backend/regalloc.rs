@@ -43,10 +43,16 @@ pub(super) struct Allocated {
 /// Allocates registers. In builds with debug assertions regalloc2's checker verifies the result.
 pub(super) fn allocate(lir: &Lir, name: &str) -> Result<Allocated, BackendError> {
     // Always a bug of ours: the program with virtual registers is what one needs to find it.
-    let fail = |message: String| BackendError::RegAlloc { function: name.to_owned(), message: format!("{message}\n{lir}") };
+    let fail = |message: String| BackendError::RegAlloc {
+        function: name.to_owned(),
+        message: format!("{message}\n{lir}"),
+    };
     let view = View::new(lir);
     let env = environment();
-    let options = RegallocOptions { validate_ssa: cfg!(debug_assertions), ..RegallocOptions::default() };
+    let options = RegallocOptions {
+        validate_ssa: cfg!(debug_assertions),
+        ..RegallocOptions::default()
+    };
     let output = regalloc2::run(&view, &env, &options).map_err(|e| fail(e.to_string()))?;
     if cfg!(debug_assertions) {
         let mut checker = regalloc2::checker::Checker::new(&view, &env);
@@ -87,20 +93,33 @@ fn collect(view: &View<'_>, output: &Output) -> Result<Allocated, String> {
                 Loc::Spill(slot) => return Err(format!("instruction {index} got spill slot {slot} for a register")),
             }
         }
-        all.push(Assigned { regs, ..Assigned::default() });
+        all.push(Assigned {
+            regs,
+            ..Assigned::default()
+        });
     }
     for (point, edit) in &output.edits {
         let Edit::Move { from, to } = edit;
-        let step = Move { from: location(*from)?, to: location(*to)? };
+        let step = Move {
+            from: location(*from)?,
+            to: location(*to)?,
+        };
         if step.from == step.to {
             continue;
         }
         let assigned = &mut all[point.inst().index()];
-        if *point == ProgPoint::before(point.inst()) { assigned.before.push(step) } else { assigned.after.push(step) }
+        if *point == ProgPoint::before(point.inst()) {
+            assigned.before.push(step)
+        } else {
+            assigned.after.push(step)
+        }
     }
     let mut all = all.into_iter();
     let blocks = view.lir.blocks.iter().map(|b| all.by_ref().take(b.insts.len()).collect()).collect();
-    Ok(Allocated { blocks, num_spills: u32::try_from(output.num_spillslots).unwrap_or(u32::MAX) })
+    Ok(Allocated {
+        blocks,
+        num_spills: u32::try_from(output.num_spillslots).unwrap_or(u32::MAX),
+    })
 }
 
 fn location(alloc: Allocation) -> Result<Loc, String> {
@@ -161,7 +180,8 @@ impl<'a> View<'a> {
         self.ranges.push(InstRange::new(first, Inst::new(self.insts.len())));
         self.params.push(block.params.iter().map(|v| vreg(*v)).collect());
         self.succs.push(block.succs.iter().map(|e| RaBlock::new(e.block)).collect());
-        self.args.push(block.succs.iter().map(|e| e.args.iter().map(|v| vreg(*v)).collect()).collect());
+        self.args
+            .push(block.succs.iter().map(|e| e.args.iter().map(|v| vreg(*v)).collect()).collect());
         for edge in &block.succs {
             self.preds[edge.block].push(RaBlock::new(index));
         }

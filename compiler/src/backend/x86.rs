@@ -106,7 +106,8 @@ pub fn compile(func: &Function, consts: &[i64], resolve: &dyn Fn(Symbol) -> Opti
     let isa = isa::lookup_by_name("x86_64-unknown-linux-gnu").map_err(|e| NativeError::NoTarget(e.to_string()))?;
     let isa = isa.finish(Flags::new(flags)).map_err(|e| NativeError::NoTarget(e.to_string()))?;
     let mut ctx = Context::for_function(func);
-    ctx.compile(&*isa, &mut ControlPlane::default()).map_err(|e| NativeError::Codegen(e.inner.to_string()))?;
+    ctx.compile(&*isa, &mut ControlPlane::default())
+        .map_err(|e| NativeError::Codegen(e.inner.to_string()))?;
     let code = ctx.compiled_code().ok_or_else(|| NativeError::Codegen("no code".to_owned()))?;
     let mut bytes = code.code_buffer().to_vec();
     for reloc in code.buffer.relocs() {
@@ -119,7 +120,9 @@ pub fn compile(func: &Function, consts: &[i64], resolve: &dyn Fn(Symbol) -> Opti
             Some((ns::SUBPROG, index)) => Symbol::Subprog(index),
             _ => return Err(NativeError::Codegen(format!("relocation against {:?}", reloc.target))),
         };
-        let address = resolve(symbol).ok_or(NativeError::Unresolved(symbol))?.wrapping_add_signed(reloc.addend);
+        let address = resolve(symbol)
+            .ok_or(NativeError::Unresolved(symbol))?
+            .wrapping_add_signed(reloc.addend);
         let at = reloc.offset as usize;
         match (reloc.kind, bytes.get_mut(at..at + 8)) {
             (Reloc::Abs8, Some(place)) => place.copy_from_slice(&address.to_le_bytes()),
@@ -162,7 +165,11 @@ fn resolve_symbols(func: &mut Function, consts: &[i64], resolve: &dyn Fn(Symbol)
         let ty = func.dfg.value_type(result);
         let mut cursor = FuncCursor::new(func).at_inst(inst);
         let constant = cursor.ins().iconst(types::I64, value as i64);
-        let constant = if ty == types::I64 { constant } else { cursor.ins().ireduce(ty, constant) };
+        let constant = if ty == types::I64 {
+            constant
+        } else {
+            cursor.ins().ireduce(ty, constant)
+        };
         func.dfg.clear_results(inst);
         func.dfg.change_to_alias(result, constant);
         func.layout.remove_inst(inst);
@@ -172,13 +179,28 @@ fn resolve_symbols(func: &mut Function, consts: &[i64], resolve: &dyn Fn(Symbol)
 
 fn map(code: &[u8]) -> Result<Native, NativeError> {
     let len = code.len().max(1);
-    let fail = || NativeError::Map { bytes: len, source: std::io::Error::last_os_error() };
+    let fail = || NativeError::Map {
+        bytes: len,
+        source: std::io::Error::last_os_error(),
+    };
     // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.
-    let start = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
     if start == libc::MAP_FAILED {
         return Err(fail());
     }
-    let native = Native { start: NonNull::new(start).ok_or_else(fail)?, len };
+    let native = Native {
+        start: NonNull::new(start).ok_or_else(fail)?,
+        len,
+    };
     // SAFETY: the mapping is writable, at least `code.len()` long, and does not overlap `code`.
     unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), start.cast::<u8>(), code.len()) };
     // SAFETY: `start` and `len` are those of the mapping.

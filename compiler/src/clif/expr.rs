@@ -22,11 +22,17 @@ impl Generator<'_> {
             ExprKind::Str(text) => {
                 let size = u32::try_from(text.len() + 1).unwrap_or(8).next_multiple_of(8);
                 let pointer = self.literal(text, size);
-                Val { repr: Repr::Mem { pointer, size }, present: None }
+                Val {
+                    repr: Repr::Mem { pointer, size },
+                    present: None,
+                }
             }
             ExprKind::Inet { bytes, v6 } => {
                 let words = self.inet_const(bytes, *v6);
-                Val { repr: Repr::Words(words), present: None }
+                Val {
+                    repr: Repr::Words(words),
+                    present: None,
+                }
             }
             ExprKind::Mac(mac) => {
                 let mut bytes = [0; 8];
@@ -58,7 +64,11 @@ impl Generator<'_> {
             ExprKind::MapGet { map, key } => self.map_get(*map, key.as_deref()),
             ExprKind::HasKey { map, key } => self.map_has(*map, key),
             ExprKind::Delete { map, key } => self.map_delete(*map, key.as_deref()),
-            ExprKind::IncDec { target, increment, postfix } => self.inc_dec(target, *increment, *postfix),
+            ExprKind::IncDec {
+                target,
+                increment,
+                postfix,
+            } => self.inc_dec(target, *increment, *postfix),
             ExprKind::Not(inner) => {
                 let value = self.expr(inner);
                 let truth = self.truth(&value);
@@ -76,7 +86,10 @@ impl Generator<'_> {
                 let value = self.expr(inner);
                 let n = self.as_int(&value);
                 let n = self.normalise(n, &e.ty);
-                Val { repr: Repr::Int(n), present: value.present }
+                Val {
+                    repr: Repr::Int(n),
+                    present: value.present,
+                }
             }
             ExprKind::CtxLoad { offset, size } => {
                 let n = self.load(self.ctx, i32::try_from(*offset).unwrap_or(0), *size);
@@ -85,8 +98,15 @@ impl Generator<'_> {
             ExprKind::Place { base, offset } => {
                 let value = self.expr(base);
                 let address = self.as_int(&value);
-                let address = if *offset == 0 { address } else { self.b.ins().iadd_imm_s(address, i64::from(*offset)) };
-                Val { repr: Repr::Place(address), present: value.present }
+                let address = if *offset == 0 {
+                    address
+                } else {
+                    self.b.ins().iadd_imm_s(address, i64::from(*offset))
+                };
+                Val {
+                    repr: Repr::Place(address),
+                    present: value.present,
+                }
             }
             ExprKind::Element { base, index, size } => {
                 let base = self.expr(base);
@@ -95,7 +115,10 @@ impl Generator<'_> {
                 let scaled = self.b.ins().imul_imm_s(n, i64::from(*size));
                 let address = self.b.ins().iadd(address, scaled);
                 let present = self.both(base.present, index.present);
-                Val { repr: Repr::Place(address), present }
+                Val {
+                    repr: Repr::Place(address),
+                    present,
+                }
             }
             ExprKind::Read { place, size, bits } => self.read(place, *size, *bits, &e.ty),
             ExprKind::ReadStr { ptr, cap, space } => {
@@ -104,9 +127,16 @@ impl Generator<'_> {
                 let to = self.memory_slot(*cap);
                 self.zero(to, 0, *cap);
                 let size = self.int(i64::from(*cap));
-                let number = if *space == Space::User { helper::PROBE_READ_USER_STR } else { helper::PROBE_READ_KERNEL_STR };
+                let number = if *space == Space::User {
+                    helper::PROBE_READ_USER_STR
+                } else {
+                    helper::PROBE_READ_KERNEL_STR
+                };
                 self.helper(number, &[to, size, from]);
-                Val { repr: Repr::Mem { pointer: to, size: *cap }, present: pointer.present }
+                Val {
+                    repr: Repr::Mem { pointer: to, size: *cap },
+                    present: pointer.present,
+                }
             }
             ExprKind::DataLoc { offset } => {
                 let word = self.load(self.ctx, i32::try_from(*offset).unwrap_or(0), 4);
@@ -131,7 +161,10 @@ impl Generator<'_> {
                     }
                     _ => self.b.ins().bswap(n),
                 };
-                Val { repr: Repr::Int(swapped), present: value.present }
+                Val {
+                    repr: Repr::Int(swapped),
+                    present: value.present,
+                }
             }
             ExprKind::Tuple(parts) => {
                 let parts: Vec<Val> = parts.iter().map(|p| self.expr(p)).collect();
@@ -139,12 +172,18 @@ impl Generator<'_> {
                 for part in &parts {
                     present = self.both(present, part.present);
                 }
-                Val { repr: Repr::Tuple(parts), present }
+                Val {
+                    repr: Repr::Tuple(parts),
+                    present,
+                }
             }
             ExprKind::TupleGet { base, index } => {
                 let value = self.expr(base);
                 match &value.repr {
-                    Repr::Tuple(parts) if *index < parts.len() => Val { repr: parts[*index].repr.clone(), present: value.present },
+                    Repr::Tuple(parts) if *index < parts.len() => Val {
+                        repr: parts[*index].repr.clone(),
+                        present: value.present,
+                    },
                     _ => value,
                 }
             }
@@ -169,13 +208,20 @@ impl Generator<'_> {
             _ => return n,
         };
         let n = self.b.ins().ireduce(narrow, n);
-        if signed { self.b.ins().sextend(I64, n) } else { self.b.ins().uextend(I64, n) }
+        if signed {
+            self.b.ins().sextend(I64, n)
+        } else {
+            self.b.ins().uextend(I64, n)
+        }
     }
 
     fn map_int(&mut self, inner: &Expr, f: impl FnOnce(&mut Self, Value) -> Value) -> Val {
         let value = self.expr(inner);
         let n = self.as_int(&value);
-        Val { repr: Repr::Int(f(self, n)), present: value.present }
+        Val {
+            repr: Repr::Int(f(self, n)),
+            present: value.present,
+        }
     }
 
     fn inet_const(&mut self, bytes: &[u8; 16], v6: bool) -> Vec<Value> {
@@ -211,7 +257,10 @@ impl Generator<'_> {
                 self.zero(to, 0, 16);
                 let size = self.int(16);
                 self.helper(helper::GET_CURRENT_COMM, &[to, size]);
-                return Val { repr: Repr::Mem { pointer: to, size: 16 }, present: None };
+                return Val {
+                    repr: Repr::Mem { pointer: to, size: 16 },
+                    present: None,
+                };
             }
             BuiltinKind::Nsecs => self.helper(helper::KTIME_GET_BOOT_NS, &[]),
             BuiltinKind::Cpu => {
@@ -230,22 +279,36 @@ impl Generator<'_> {
             BuiltinKind::Retval => self.load(self.ctx, RETVAL_OFFSET, 8),
             BuiltinKind::Func | BuiltinKind::Probe => {
                 let block = &self.hir.blocks[self.block];
-                let text = if kind == BuiltinKind::Func { block.func.clone() } else { block.probe_text.clone() };
+                let text = if kind == BuiltinKind::Func {
+                    block.func.clone()
+                } else {
+                    block.probe_text.clone()
+                };
                 let text: String = text.chars().take(63).collect();
                 let pointer = self.literal(text.as_bytes(), 64);
-                return Val { repr: Repr::Mem { pointer, size: 64 }, present: None };
+                return Val {
+                    repr: Repr::Mem { pointer, size: 64 },
+                    present: None,
+                };
             }
         };
         Val::int(value)
     }
 
     fn event_var(&mut self, offset: u32, size: u32) -> Val {
-        let Some(instance) = self.hir.blocks[self.block].native else { return Val::int(self.ctx) };
-        let Some(record) = self.event_record(instance) else { return Val::int(self.ctx) };
+        let Some(instance) = self.hir.blocks[self.block].native else {
+            return Val::int(self.ctx);
+        };
+        let Some(record) = self.event_record(instance) else {
+            return Val::int(self.ctx);
+        };
         let at = i32::try_from(offset).unwrap_or(0);
         if size == 24 {
             let words = (0..3).map(|i| self.load(record, at + i * 8, 8)).collect();
-            return Val { repr: Repr::Words(words), present: None };
+            return Val {
+                repr: Repr::Words(words),
+                present: None,
+            };
         }
         Val::int(self.load(record, at, size))
     }
@@ -253,15 +316,25 @@ impl Generator<'_> {
     pub fn read_slot(&mut self, slot: &VarSlot, ty: &Ty) -> Val {
         let present = slot.present.map(|p| self.b.use_var(p));
         if let Some((pointer, size)) = slot.memory {
-            return Val { repr: Repr::Mem { pointer, size }, present };
+            return Val {
+                repr: Repr::Mem { pointer, size },
+                present,
+            };
         }
         let words: Vec<Value> = slot.words.iter().map(|w| self.b.use_var(*w)).collect();
-        Val { repr: Self::unflatten(ty, &words), present }
+        Val {
+            repr: Self::unflatten(ty, &words),
+            present,
+        }
     }
 
     pub fn write_slot(&mut self, slot: &VarSlot, value: &Val) {
         if let Some((pointer, size)) = slot.memory {
-            if let Repr::Mem { pointer: from, size: from_size } = value.repr {
+            if let Repr::Mem {
+                pointer: from,
+                size: from_size,
+            } = value.repr
+            {
                 self.when(value.present, |g| g.copy_text(from, from_size, pointer, 0, size));
             }
         } else {
@@ -288,7 +361,13 @@ impl Generator<'_> {
                 let n = self.as_int(&old);
                 let new = self.b.ins().iadd(n, by);
                 let slot = self.vars[*id].clone();
-                self.write_slot(&slot, &Val { repr: Repr::Int(new), present: old.present });
+                self.write_slot(
+                    &slot,
+                    &Val {
+                        repr: Repr::Int(new),
+                        present: old.present,
+                    },
+                );
                 old
             }
             _ => Val::int(by),
@@ -298,7 +377,10 @@ impl Generator<'_> {
         }
         let n = self.as_int(&old);
         let new = self.b.ins().iadd(n, by);
-        Val { repr: Repr::Int(new), present: old.present }
+        Val {
+            repr: Repr::Int(new),
+            present: old.present,
+        }
     }
 
     fn binary(&mut self, op: BinaryOp, left: &Expr, right: &Expr, ty: &Ty) -> Val {
@@ -311,7 +393,13 @@ impl Generator<'_> {
             let signed = left.ty.is_signed() && right.ty.is_signed()
                 || left.ty.is_signed() && matches!(right.kind, ExprKind::Int(_))
                 || right.ty.is_signed() && matches!(left.kind, ExprKind::Int(_)) && !matches!(left.ty, Ty::Bool);
-            let truth = self.compare(op, &l, &r, signed, !matches!(left.ty, Ty::Int { .. } | Ty::Bool | Ty::Ptr { .. } | Ty::Mac));
+            let truth = self.compare(
+                op,
+                &l,
+                &r,
+                signed,
+                !matches!(left.ty, Ty::Int { .. } | Ty::Bool | Ty::Ptr { .. } | Ty::Mac),
+            );
             // With an absent operand every comparison is false.
             let truth = match present {
                 Some(present) => self.b.ins().band(truth, present),
@@ -335,7 +423,10 @@ impl Generator<'_> {
             BinaryOp::Shr => ins.ushr(a, b),
             _ => a,
         };
-        Val { repr: Repr::Int(n), present }
+        Val {
+            repr: Repr::Int(n),
+            present,
+        }
     }
 
     /// Division by zero gives 0, remainder by zero the dividend, as the kernel's BPF does.
@@ -470,7 +561,10 @@ impl Generator<'_> {
             Some(present) => present,
             None => self.truth(&first),
         };
-        let kept = Val { repr: first.repr.clone(), present: None };
+        let kept = Val {
+            repr: first.repr.clone(),
+            present: None,
+        };
         self.branches(take, ty, |_| kept, |g| g.expr(otherwise))
     }
 
@@ -571,7 +665,11 @@ impl Generator<'_> {
             self.zero(slot, 0, size.next_multiple_of(8));
         }
         let n = self.int(i64::from(size));
-        let number = if space == Space::User { helper::PROBE_READ_USER } else { helper::PROBE_READ_KERNEL };
+        let number = if space == Space::User {
+            helper::PROBE_READ_USER
+        } else {
+            helper::PROBE_READ_KERNEL
+        };
         self.helper(number, &[slot, n, address]);
         slot
     }
@@ -590,11 +688,18 @@ impl Generator<'_> {
             let left = 64 - i64::from(shift) - i64::from(width);
             n = self.b.ins().ishl_imm_s(n, left);
             let right = 64 - i64::from(width);
-            n = if ty.is_signed() { self.b.ins().sshr_imm_s(n, right) } else { self.b.ins().ushr_imm_s(n, right) };
+            n = if ty.is_signed() {
+                self.b.ins().sshr_imm_s(n, right)
+            } else {
+                self.b.ins().ushr_imm_s(n, right)
+            };
         } else {
             n = self.normalise(n, ty);
         }
-        Val { repr: Repr::Int(n), present: value.present }
+        Val {
+            repr: Repr::Int(n),
+            present: value.present,
+        }
     }
 
     fn ntop(&mut self, family: Option<&Expr>, addr: &Expr) -> Val {
@@ -639,9 +744,16 @@ impl Generator<'_> {
         };
         let Some((family, family_present)) = dynamic else {
             let family = constant.unwrap_or(default_family);
-            let (high, low) = if family == 2 && default_family == AF_INET6 { (self.low_half(high), zero) } else { (high, low) };
+            let (high, low) = if family == 2 && default_family == AF_INET6 {
+                (self.low_half(high), zero)
+            } else {
+                (high, low)
+            };
             let family = self.int(family);
-            return Val { repr: Repr::Words(vec![family, high, low]), present: value.present };
+            return Val {
+                repr: Repr::Words(vec![family, high, low]),
+                present: value.present,
+            };
         };
         // The first four bytes are the address when the family turns out to be IPv4.
         let is_v4 = self.compare_imm(IntCC::Equal, family, 2);
@@ -649,7 +761,10 @@ impl Generator<'_> {
         let high = self.b.ins().select(is_v4, short, high);
         let low = self.b.ins().select(is_v4, zero, low);
         let present = self.both(value.present, family_present);
-        Val { repr: Repr::Words(vec![family, high, low]), present }
+        Val {
+            repr: Repr::Words(vec![family, high, low]),
+            present,
+        }
     }
 
     fn low_half(&mut self, n: Value) -> Value {

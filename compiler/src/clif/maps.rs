@@ -158,13 +158,18 @@ impl Generator<'_> {
             });
         });
         let old = self.b.use_var(old);
-        Val { repr: Repr::Int(old), present }
+        Val {
+            repr: Repr::Int(old),
+            present,
+        }
     }
 
     /// Reads an entry; a missing one is zero, as in bpftrace.
     pub fn map_get(&mut self, map: usize, key: Option<&Expr>) -> Val {
         let (slot, present) = self.map_key(map, key);
-        let MapValueTy::Plain(hir_ty) = self.hir.maps[map].value.clone() else { return Val::int(slot) };
+        let MapValueTy::Plain(hir_ty) = self.hir.maps[map].value.clone() else {
+            return Val::int(slot);
+        };
         let Some(ty) = hir_ty.stored() else { return Val::int(slot) };
         // A copy: the entry may change or go while the block still uses the value.
         let copy = self.memory_slot(ty.size());
@@ -232,7 +237,9 @@ impl Generator<'_> {
             None => self.int(1),
         };
         let (_, kind) = self.map_types(map);
-        self.when(present, |g| g.with_entry(map, slot, |g, entry| g.update_aggregate(agg, &kind, entry, n, signed)));
+        self.when(present, |g| {
+            g.with_entry(map, slot, |g, entry| g.update_aggregate(agg, &kind, entry, n, signed))
+        });
     }
 
     fn bump(&mut self, pointer: Value, offset: i32, by: Value) {

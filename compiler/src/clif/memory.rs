@@ -29,7 +29,15 @@ const ZERO_BYTES: u32 = 1032;
 
 impl Memory {
     pub fn new(entry: Block, body: Block, scratch: Value) -> Self {
-        Self { entry, body, scratch, stack_bytes: 0, scratch_bytes: 0, zero_bytes: 0, index_slot: None }
+        Self {
+            entry,
+            body,
+            scratch,
+            stack_bytes: 0,
+            scratch_bytes: 0,
+            zero_bytes: 0,
+            index_slot: None,
+        }
     }
 
     pub fn scratch_bytes(&self) -> u32 {
@@ -43,7 +51,9 @@ impl Generator<'_> {
         let size = size.next_multiple_of(8);
         if size <= STACK_VALUE_BYTES && self.memory.stack_bytes + size <= STACK_BUDGET_BYTES {
             self.memory.stack_bytes += size;
-            let slot = self.b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, size, 3));
+            let slot = self
+                .b
+                .create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, size, 3));
             return self.b.ins().stack_addr(I64, slot, 0);
         }
         self.scratch_slot(size)
@@ -54,7 +64,9 @@ impl Generator<'_> {
         let slot = match self.memory.index_slot {
             Some(slot) => slot,
             None => {
-                let slot = self.b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, 8, 3));
+                let slot = self
+                    .b
+                    .create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, 8, 3));
                 self.memory.index_slot = Some(slot);
                 slot
             }

@@ -25,7 +25,10 @@ use crate::tables::{Hook, helper};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::immediates::Imm64;
 use cranelift_codegen::ir::types::{I8, I16, I32, I64};
-use cranelift_codegen::ir::{self, AbiParam, Block, BlockArg, ExtFuncData, ExternalName, FuncRef, GlobalValueData, InstBuilder, MemFlagsData, Signature, SourceLoc, Type, Value};
+use cranelift_codegen::ir::{
+    self, AbiParam, Block, BlockArg, ExtFuncData, ExternalName, FuncRef, GlobalValueData, InstBuilder, MemFlagsData, Signature, SourceLoc,
+    Type, Value,
+};
 use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 use std::collections::HashMap;
@@ -150,7 +153,11 @@ impl<'a> Generator<'a> {
         for &index in &blocks {
             self.script_block(index);
         }
-        let verdict = if self.hook == Hook::NativeXdp { self.native_verdict(blocks[0]) } else { self.int(self.default_verdict()) };
+        let verdict = if self.hook == Hook::NativeXdp {
+            self.native_verdict(blocks[0])
+        } else {
+            self.int(self.default_verdict())
+        };
         self.b.ins().jump(self.exit, &[BlockArg::Value(verdict)]);
         self.b.switch_to_block(self.exit);
         let result = self.b.block_params(self.exit)[0];
@@ -196,7 +203,11 @@ impl<'a> Generator<'a> {
 
     fn finish(mut self) -> (Vec<i64>, Vec<Span>) {
         self.b.seal_all_blocks();
-        let config = TargetFrontendConfig { default_call_conv: CallConv::SystemV, pointer_width: target_lexicon::PointerWidth::U64, page_size_align_log2: 12 };
+        let config = TargetFrontendConfig {
+            default_call_conv: CallConv::SystemV,
+            pointer_width: target_lexicon::PointerWidth::U64,
+            page_size_align_log2: 12,
+        };
         self.b.finalize(config);
         (self.consts, self.spans)
     }
@@ -228,8 +239,12 @@ impl<'a> Generator<'a> {
     /// The end of a block on a native's event: the native's verdict, after the rest of the chain had its say.
     fn native_verdict(&mut self, block: usize) -> Value {
         use weir_ebpf_builtins::blocklist;
-        let Some(instance) = self.hir.blocks[block].native else { return self.int(2) };
-        let Some(record) = self.event_record(instance) else { return self.int(2) };
+        let Some(instance) = self.hir.blocks[block].native else {
+            return self.int(2);
+        };
+        let Some(record) = self.event_record(instance) else {
+            return self.int(2);
+        };
         let verdict32 = self.b.ins().load(I32, plain(), record, 0);
         let verdict = self.b.ins().uextend(I64, verdict32);
         let (chain, done) = (self.b.create_block(), self.b.create_block());
@@ -291,8 +306,16 @@ impl<'a> Generator<'a> {
         signature.params.extend(std::iter::repeat_n(AbiParam::new(I64), params));
         signature.returns.push(AbiParam::new(I64));
         let signature = self.b.import_signature(signature);
-        let name = self.b.func.declare_imported_user_function(ir::UserExternalName { namespace, index });
-        let func = self.b.import_function(ExtFuncData { name: ExternalName::user(name), signature, colocated: false, patchable: false });
+        let name = self
+            .b
+            .func
+            .declare_imported_user_function(ir::UserExternalName { namespace, index });
+        let func = self.b.import_function(ExtFuncData {
+            name: ExternalName::user(name),
+            signature,
+            colocated: false,
+            patchable: false,
+        });
         self.helpers.insert((namespace, index), func);
         func
     }
@@ -315,8 +338,16 @@ impl<'a> Generator<'a> {
         let global = match self.globals.get(&index) {
             Some(global) => *global,
             None => {
-                let name = self.b.func.declare_imported_user_function(ir::UserExternalName { namespace: ns::MAP, index });
-                let data = GlobalValueData::Symbol { name: ExternalName::user(name), offset: Imm64::new(0), colocated: false, tls: false };
+                let name = self
+                    .b
+                    .func
+                    .declare_imported_user_function(ir::UserExternalName { namespace: ns::MAP, index });
+                let data = GlobalValueData::Symbol {
+                    name: ExternalName::user(name),
+                    offset: Imm64::new(0),
+                    colocated: false,
+                    tls: false,
+                };
                 let global = self.b.create_global_value(data);
                 self.globals.insert(index, global);
                 global

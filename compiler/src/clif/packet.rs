@@ -34,7 +34,11 @@ struct Demand {
 
 impl Demand {
     fn has(&self, wanted: &[Header]) -> bool {
-        wanted.iter().any(|h| self.headers.contains(h)) || self.fields.iter().any(|f| header_of(&FIELDS[*f]).is_some_and(|h| wanted.contains(&h)))
+        wanted.iter().any(|h| self.headers.contains(h))
+            || self
+                .fields
+                .iter()
+                .any(|f| header_of(&FIELDS[*f]).is_some_and(|h| wanted.contains(&h)))
     }
 
     fn wants_l4(&self) -> bool {
@@ -49,11 +53,16 @@ impl Demand {
 /// The header that a field is in, `None` for what comes from the context.
 fn header_of(field: &Field) -> Option<Header> {
     Some(match field.kind {
-        FieldKind::Bits { header, .. } | FieldKind::MacAt { header, .. } | FieldKind::Inet4At { header, .. } | FieldKind::Inet6At { header, .. } => header,
+        FieldKind::Bits { header, .. }
+        | FieldKind::MacAt { header, .. }
+        | FieldKind::Inet4At { header, .. }
+        | FieldKind::Inet6At { header, .. } => header,
         FieldKind::Parsed(parsed) => match parsed {
             Parsed::EthType => Header::Eth,
             Parsed::VlanTci | Parsed::VlanId | Parsed::VlanPrio => Header::Vlan,
-            Parsed::IpSrc | Parsed::IpDst | Parsed::IpVersion | Parsed::IpProto | Parsed::IpTtl | Parsed::IpTos | Parsed::IpLen => Header::Ip,
+            Parsed::IpSrc | Parsed::IpDst | Parsed::IpVersion | Parsed::IpProto | Parsed::IpTtl | Parsed::IpTos | Parsed::IpLen => {
+                Header::Ip
+            }
             Parsed::PortSrc | Parsed::PortDst => Header::Port,
             Parsed::TcpHdrLen => Header::Tcp,
         },
@@ -118,10 +127,16 @@ impl Generator<'_> {
 
     /// The value of a field, as the parser left it.
     pub fn field_value(&mut self, field: usize) -> Val {
-        let Some(slot) = self.fields.get(&field).cloned() else { return Val::int(self.ctx) };
+        let Some(slot) = self.fields.get(&field).cloned() else {
+            return Val::int(self.ctx);
+        };
         let values: Vec<Value> = slot.words.iter().map(|v| self.b.use_var(*v)).collect();
         let present = slot.present.map(|p| self.b.use_var(p));
-        let repr = if values.len() == 1 { Repr::Int(values[0]) } else { Repr::Words(values) };
+        let repr = if values.len() == 1 {
+            Repr::Int(values[0])
+        } else {
+            Repr::Words(values)
+        };
         Val { repr, present }
     }
 
@@ -129,7 +144,9 @@ impl Generator<'_> {
         for &field in &demand.fields {
             let value = match FIELDS[field].kind {
                 FieldKind::Context { xdp, skb } => {
-                    let Some((offset, bytes)) = (if self.hook == Hook::Tc { skb } else { xdp }) else { continue };
+                    let Some((offset, bytes)) = (if self.hook == Hook::Tc { skb } else { xdp }) else {
+                        continue;
+                    };
                     self.load(self.ctx, i32::from(offset), u32::from(bytes))
                 }
                 FieldKind::PacketLen if self.hook == Hook::Tc => self.load(self.ctx, 0, 4),
@@ -256,7 +273,13 @@ impl Generator<'_> {
         self.set_header(header);
         for &field in &demand.fields {
             match FIELDS[field].kind {
-                FieldKind::Bits { header: h, offset, bytes, shift, mask } if h == header => {
+                FieldKind::Bits {
+                    header: h,
+                    offset,
+                    bytes,
+                    shift,
+                    mask,
+                } if h == header => {
                     let mut value = self.big_endian(pointer, i32::from(offset), bytes);
                     if shift > 0 {
                         value = self.b.ins().ushr_imm_s(value, i64::from(shift));
@@ -395,7 +418,11 @@ impl Generator<'_> {
         let l4_pointer = self.b.append_block_param(transport, I64);
         let proto = self.b.append_block_param(transport, I64);
         let family = self.b.append_block_param(transport, I64);
-        for (wanted, number, which) in [(v4, ETH_IP, Header::Ip4), (v6, ETH_IPV6, Header::Ip6), (demand.has(&[Header::Arp]), ETH_ARP, Header::Arp)] {
+        for (wanted, number, which) in [
+            (v4, ETH_IP, Header::Ip4),
+            (v6, ETH_IPV6, Header::Ip6),
+            (demand.has(&[Header::Arp]), ETH_ARP, Header::Arp),
+        ] {
             if !wanted {
                 continue;
             }
@@ -443,7 +470,12 @@ impl Generator<'_> {
             self.parsed(demand, Parsed::IpDst, &words);
         }
         self.parsed(demand, Parsed::IpVersion, &[version]);
-        for (parsed, offset, bytes) in [(Parsed::IpTtl, 8, 1), (Parsed::IpTos, 1, 1), (Parsed::IpLen, 2, 2), (Parsed::IpProto, 9, 1)] {
+        for (parsed, offset, bytes) in [
+            (Parsed::IpTtl, 8, 1),
+            (Parsed::IpTos, 1, 1),
+            (Parsed::IpLen, 2, 2),
+            (Parsed::IpProto, 9, 1),
+        ] {
             if Self::wants(demand, parsed) {
                 let value = self.big_endian(pointer, offset, bytes);
                 self.parsed(demand, parsed, &[value]);
@@ -466,7 +498,9 @@ impl Generator<'_> {
         let l4 = self.pin(l4);
         let proto = self.load(pointer, 9, 1);
         let family = self.int(4);
-        self.b.ins().jump(transport, &[BlockArg::Value(l4), BlockArg::Value(proto), BlockArg::Value(family)]);
+        self.b
+            .ins()
+            .jump(transport, &[BlockArg::Value(l4), BlockArg::Value(proto), BlockArg::Value(family)]);
     }
 
     /// Goes on only if the comparison holds; else there is nothing more to find.
@@ -516,8 +550,13 @@ impl Generator<'_> {
         let mut at = self.b.ins().iadd_imm_s(pointer, 40);
         let family = self.int(6);
         for _ in 0..MAX_EXTENSION_HEADERS {
-            let (options, fragment, auth, found, after) =
-                (self.b.create_block(), self.b.create_block(), self.b.create_block(), self.b.create_block(), self.b.create_block());
+            let (options, fragment, auth, found, after) = (
+                self.b.create_block(),
+                self.b.create_block(),
+                self.b.create_block(),
+                self.b.create_block(),
+                self.b.create_block(),
+            );
             let at_after = self.b.append_block_param(after, I64);
             let next_after = self.b.append_block_param(after, I64);
             // Hop-by-hop, routing, destination options, mobility.
@@ -547,7 +586,9 @@ impl Generator<'_> {
             self.b.ins().jump(after, &[BlockArg::Value(behind), BlockArg::Value(inner)]);
             self.b.switch_to_block(found);
             self.parsed(demand, Parsed::IpProto, &[next]);
-            self.b.ins().jump(transport, &[BlockArg::Value(at), BlockArg::Value(next), BlockArg::Value(family)]);
+            self.b
+                .ins()
+                .jump(transport, &[BlockArg::Value(at), BlockArg::Value(next), BlockArg::Value(family)]);
             self.b.switch_to_block(after);
             at = at_after;
             next = next_after;

@@ -65,7 +65,9 @@ impl Generator<'_> {
     fn required(&mut self, stmt: &Stmt) -> Option<Value> {
         let mut effects = false;
         let mut leaves = Vec::new();
-        visit::stmt(stmt, &mut |e| effects |= matches!(e.kind, ExprKind::IncDec { .. } | ExprKind::Delete { .. }));
+        visit::stmt(stmt, &mut |e| {
+            effects |= matches!(e.kind, ExprKind::IncDec { .. } | ExprKind::Delete { .. })
+        });
         if !effects || !self.hook.has_packet() {
             return None;
         }
@@ -96,7 +98,12 @@ impl Generator<'_> {
     fn statement(&mut self, stmt: &Stmt) {
         self.at(stmt.span);
         match &stmt.kind {
-            StmtKind::If { .. } | StmtKind::While { .. } | StmtKind::Unroll { .. } | StmtKind::Block(_) | StmtKind::Break | StmtKind::Continue => {
+            StmtKind::If { .. }
+            | StmtKind::While { .. }
+            | StmtKind::Unroll { .. }
+            | StmtKind::Block(_)
+            | StmtKind::Break
+            | StmtKind::Continue => {
                 self.control(stmt);
             }
             _ => {
@@ -203,8 +210,14 @@ impl Generator<'_> {
                 let present = code.as_ref().and_then(|c| c.present);
                 self.when(present, |g| {
                     let values: Vec<(Val, Type)> = code.iter().map(|c| (c.clone(), Type::I64)).collect();
-                    g.send(&values, stmt.span, |fields| EventAction::Exit { code: fields.into_iter().next() });
-                    let verdict = if g.hook == Hook::NativeXdp { g.native_verdict(g.block) } else { g.int(g.default_verdict()) };
+                    g.send(&values, stmt.span, |fields| EventAction::Exit {
+                        code: fields.into_iter().next(),
+                    });
+                    let verdict = if g.hook == Hook::NativeXdp {
+                        g.native_verdict(g.block)
+                    } else {
+                        g.int(g.default_verdict())
+                    };
                     let exit = g.exit;
                     g.leave(exit, &[BlockArg::Value(verdict)]);
                 });
@@ -216,7 +229,10 @@ impl Generator<'_> {
     fn event(&mut self, event: &Event, span: Span) {
         let map_ref = |map: &EventMap| match map {
             EventMap::Own(map) => MapRef::Own(*map),
-            EventMap::Native { instance, map } => MapRef::Native { instance: *instance, map: *map },
+            EventMap::Native { instance, map } => MapRef::Native {
+                instance: *instance,
+                map: *map,
+            },
         };
         match event {
             Event::Printf { format, args } => {
@@ -224,19 +240,35 @@ impl Generator<'_> {
                 self.send_exprs(args, span, |args| EventAction::Printf { format, args });
             }
             Event::PrintValue(e) => {
-                self.send_exprs(std::slice::from_ref(e), span, |mut fields| EventAction::PrintValue(fields.remove(0)));
+                self.send_exprs(std::slice::from_ref(e), span, |mut fields| {
+                    EventAction::PrintValue(fields.remove(0))
+                });
             }
             Event::PrintMapKey { map, key } => {
-                let ty = self.hir.maps[*map].key.as_ref().and_then(crate::hir::Ty::stored).unwrap_or(Type::U64);
+                let ty = self.hir.maps[*map]
+                    .key
+                    .as_ref()
+                    .and_then(crate::hir::Ty::stored)
+                    .unwrap_or(Type::U64);
                 let value = self.expr(key);
                 let map = MapRef::Own(*map);
                 self.when(value.present, |g| {
-                    let present_value = Val { repr: value.repr.clone(), present: None };
-                    g.send(&[(present_value, ty)], span, |mut fields| EventAction::PrintMapKey { map, key: fields.remove(0) });
+                    let present_value = Val {
+                        repr: value.repr.clone(),
+                        present: None,
+                    };
+                    g.send(&[(present_value, ty)], span, |mut fields| EventAction::PrintMapKey {
+                        map,
+                        key: fields.remove(0),
+                    });
                 });
             }
             Event::PrintMap { map, top, div } => {
-                let action = EventAction::PrintMap { map: map_ref(map), top: *top, div: *div };
+                let action = EventAction::PrintMap {
+                    map: map_ref(map),
+                    top: *top,
+                    div: *div,
+                };
                 self.send(&[], span, |_| action);
             }
             Event::Clear(map) => {
@@ -290,7 +322,12 @@ impl Generator<'_> {
         }
         let size = offset;
         let action = action(fields.clone());
-        let id = match self.plan.events.iter().position(|e| e.span == span && format!("{:?}", e.action) == format!("{action:?}")) {
+        let id = match self
+            .plan
+            .events
+            .iter()
+            .position(|e| e.span == span && format!("{:?}", e.action) == format!("{action:?}"))
+        {
             // `unroll` repeats the statement, not the format.
             Some(id) => id,
             None => {
@@ -355,10 +392,17 @@ enum Leaf {
 fn required_leaves(e: &Expr, out: &mut Vec<Leaf>) {
     use weir_parser::ast::BinaryOp;
     match &e.kind {
-        ExprKind::Field(field) if FIELDS[*field].hooks.contains(Hook::Tc) || FIELDS[*field].hooks.contains(Hook::Xdp) => out.push(Leaf::Field(*field)),
+        ExprKind::Field(field) if FIELDS[*field].hooks.contains(Hook::Tc) || FIELDS[*field].hooks.contains(Hook::Xdp) => {
+            out.push(Leaf::Field(*field))
+        }
         ExprKind::Var(var) => out.push(Leaf::Var(*var)),
         // These have a value whatever their operands are.
-        ExprKind::Not(_) | ExprKind::Has(_) | ExprKind::In { .. } | ExprKind::HasKey { .. } | ExprKind::Elvis { .. } | ExprKind::Ternary { .. } => {}
+        ExprKind::Not(_)
+        | ExprKind::Has(_)
+        | ExprKind::In { .. }
+        | ExprKind::HasKey { .. }
+        | ExprKind::Elvis { .. }
+        | ExprKind::Ternary { .. } => {}
         ExprKind::Binary { op, .. } if op.is_comparison() || matches!(op, BinaryOp::And | BinaryOp::Or) => {}
         _ => visit::children(e, &mut |child| required_leaves(child, out)),
     }

@@ -15,7 +15,10 @@ pub(crate) enum Repr {
     /// Several `i64`, as the type lies in memory: `inet` and `prefix` 3, `flow` 5.
     Words(Vec<Value>),
     /// Text: address of `size` readable bytes, zero after the end of the text.
-    Mem { pointer: Value, size: u32 },
+    Mem {
+        pointer: Value,
+        size: u32,
+    },
     /// Address of a C object.
     Place(Value),
     Tuple(Vec<Val>),
@@ -31,7 +34,10 @@ pub(crate) struct Val {
 
 impl Val {
     pub fn int(value: Value) -> Self {
-        Self { repr: Repr::Int(value), present: None }
+        Self {
+            repr: Repr::Int(value),
+            present: None,
+        }
     }
 }
 
@@ -67,7 +73,9 @@ impl Generator<'_> {
 
     /// Truth of a value; absent is false. An `i8`.
     pub fn truth(&mut self, value: &Val) -> Value {
-        let Repr::Int(n) = value.repr else { return self.b.ins().iconst(I8, 1) };
+        let Repr::Int(n) = value.repr else {
+            return self.b.ins().iconst(I8, 1);
+        };
         let truth = self.compare_imm(cranelift_codegen::ir::condcodes::IntCC::NotEqual, n, 0);
         match value.present {
             None => truth,
@@ -121,14 +129,28 @@ impl Generator<'_> {
             Type::Bool => Repr::Int(self.load(pointer, at, 1)),
             Type::Inet | Type::Prefix | Type::Flow => {
                 let n = ty.size() / 8;
-                Repr::Words((0..n).map(|i| self.b.ins().load(I64, plain(), pointer, at + i32::try_from(i * 8).unwrap_or(0))).collect())
+                Repr::Words(
+                    (0..n)
+                        .map(|i| self.b.ins().load(I64, plain(), pointer, at + i32::try_from(i * 8).unwrap_or(0)))
+                        .collect(),
+                )
             }
             Type::Tuple(fields) => {
                 let offsets = ty.field_offsets();
-                Repr::Tuple(fields.iter().zip(offsets).map(|(field, o)| self.load_value(field, pointer, offset + o)).collect())
+                Repr::Tuple(
+                    fields
+                        .iter()
+                        .zip(offsets)
+                        .map(|(field, o)| self.load_value(field, pointer, offset + o))
+                        .collect(),
+                )
             }
             Type::Str { cap } => {
-                let pointer = if offset == 0 { pointer } else { self.b.ins().iadd_imm_s(pointer, i64::from(offset)) };
+                let pointer = if offset == 0 {
+                    pointer
+                } else {
+                    self.b.ins().iadd_imm_s(pointer, i64::from(offset))
+                };
                 Repr::Mem { pointer, size: *cap }
             }
             _ => Repr::Int(self.b.ins().load(I64, plain(), pointer, at)),
@@ -159,7 +181,10 @@ impl Generator<'_> {
                 let mut parts = Vec::new();
                 for field in fields {
                     let n = self::words(field);
-                    parts.push(Val { repr: Self::unflatten(field, &rest[..n]), present: None });
+                    parts.push(Val {
+                        repr: Self::unflatten(field, &rest[..n]),
+                        present: None,
+                    });
                     rest = &rest[n..];
                 }
                 Repr::Tuple(parts)

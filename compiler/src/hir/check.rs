@@ -41,8 +41,12 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             ast::Item::Include(include) => {
                 if kernel.btf().is_none() {
                     early.push(
-                        Diagnostic::warning("no-types", include.span, format!("`{}` is not read and this kernel has no BTF", include.path))
-                            .help("weir takes types from the kernel's BTF, never from headers"),
+                        Diagnostic::warning(
+                            "no-types",
+                            include.span,
+                            format!("`{}` is not read and this kernel has no BTF", include.path),
+                        )
+                        .help("weir takes types from the kernel's BTF, never from headers"),
                     );
                 }
             }
@@ -68,14 +72,23 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
         let mut diagnostics = early;
         if !program.items.iter().any(|i| matches!(i, ast::Item::Probe(_) | ast::Item::Use(_))) && diagnostics.is_empty() {
             diagnostics.push(
-                Diagnostic::error("no-probes", Span::default(), "the script has no probe").help("for example `begin { printf(\"hello\\n\"); }`"),
+                Diagnostic::error("no-probes", Span::default(), "the script has no probe")
+                    .help("for example `begin { printf(\"hello\\n\"); }`"),
             );
         }
         diagnostics.append(&mut cx.diagnostics);
         super::lints::lint(&cx.blocks, &mut diagnostics);
         let blocks = cx.blocks;
         let maps = cx.maps.into_iter().map(|m| m.finish(&decls)).collect();
-        return (Program { blocks, maps, natives, config }, diagnostics);
+        return (
+            Program {
+                blocks,
+                maps,
+                natives,
+                config,
+            },
+            diagnostics,
+        );
     }
 }
 
@@ -84,7 +97,13 @@ fn unsupported(span: Span, what: &str) -> Diagnostic {
 }
 
 fn config_block(block: &ast::Config, config: &mut Config, out: &mut Vec<Diagnostic>) {
-    const KNOWN: &[&str] = &["max_map_keys", "max_strlen", "missing_probes", "print_maps_on_exit", "str_trunc_trailer"];
+    const KNOWN: &[&str] = &[
+        "max_map_keys",
+        "max_strlen",
+        "missing_probes",
+        "print_maps_on_exit",
+        "str_trunc_trailer",
+    ];
     for (name, value) in &block.entries {
         let key = name.name.to_ascii_lowercase();
         let key = key.strip_prefix("bpftrace_").unwrap_or(&key);
@@ -117,7 +136,11 @@ fn config_block(block: &ast::Config, config: &mut Config, out: &mut Vec<Diagnost
             }
         };
         if !ok {
-            out.push(Diagnostic::error("bad-config", value.span, format!("`{key}` cannot have this value")));
+            out.push(Diagnostic::error(
+                "bad-config",
+                value.span,
+                format!("`{key}` cannot have this value"),
+            ));
         }
     }
 }
@@ -157,12 +180,24 @@ fn map_declarations(program: &ast::Program, out: &mut Vec<Diagnostic>) -> HashMa
     for item in &program.items {
         let ast::Item::MapDecl(decl) = item else { continue };
         let size = match (decl.kind.name.as_str(), decl.args.as_slice()) {
-            ("hash" | "percpuhash", [ast::Expr { kind: ast::ExprKind::Int(n), .. }]) if *n >= 1 => u32::try_from(*n).ok(),
+            (
+                "hash" | "percpuhash",
+                [
+                    ast::Expr {
+                        kind: ast::ExprKind::Int(n),
+                        ..
+                    },
+                ],
+            ) if *n >= 1 => u32::try_from(*n).ok(),
             ("hash" | "percpuhash", _) => None,
             _ => {
                 out.push(
-                    Diagnostic::error("unsupported", decl.kind.span, format!("`{}` maps are not supported by this version of weir", decl.kind.name))
-                        .help(format!("`let @{} = hash(N);`", decl.map.name)),
+                    Diagnostic::error(
+                        "unsupported",
+                        decl.kind.span,
+                        format!("`{}` maps are not supported by this version of weir", decl.kind.name),
+                    )
+                    .help(format!("`let @{} = hash(N);`", decl.map.name)),
                 );
                 continue;
             }
@@ -172,8 +207,12 @@ fn map_declarations(program: &ast::Program, out: &mut Vec<Diagnostic>) -> HashMa
                 decls.insert(format!("@{}", decl.map.name), size);
             }
             None => out.push(
-                Diagnostic::error("bad-map-size", decl.span, format!("`{}` takes the number of entries, 1 or more", decl.kind.name))
-                    .help(format!("`let @{} = {}(10000);`", decl.map.name, decl.kind.name)),
+                Diagnostic::error(
+                    "bad-map-size",
+                    decl.span,
+                    format!("`{}` takes the number of entries, 1 or more", decl.kind.name),
+                )
+                .help(format!("`let @{} = {}(10000);`", decl.map.name, decl.kind.name)),
             ),
         }
     }
@@ -315,7 +354,10 @@ impl<'a> Checker<'a> {
         }
         if let Some(value) = &block.value {
             // The last statement may leave out its semicolon.
-            let stmt = ast::Stmt { kind: ast::StmtKind::Expr((**value).clone()), span: value.span };
+            let stmt = ast::Stmt {
+                kind: ast::StmtKind::Expr((**value).clone()),
+                span: value.span,
+            };
             self.statement(&stmt, &mut out);
         }
         self.scopes.pop();
@@ -328,7 +370,13 @@ impl<'a> Checker<'a> {
         if let Some(id) = self.maps.iter().position(|m| m.name == name) {
             return id;
         }
-        self.maps.push(MapState { name, key: None, key_span: span, value: None, value_span: span });
+        self.maps.push(MapState {
+            name,
+            key: None,
+            key_span: span,
+            value: None,
+            value_span: span,
+        });
         self.maps.len() - 1
     }
 
@@ -356,8 +404,12 @@ impl<'a> Checker<'a> {
             (Some(Some(old)), Some(new)) => match unify(old, &storable(new)) {
                 Some(ty) => self.maps[id].key = Some(Some(ty)),
                 None => {
-                    let d = Diagnostic::error("key-type", span, format!("the key of `{}` is `{old}` elsewhere and `{new}` here", state.name))
-                        .with(state.key_span, format!("`{old}` here"));
+                    let d = Diagnostic::error(
+                        "key-type",
+                        span,
+                        format!("the key of `{}` is `{old}` elsewhere and `{new}` here", state.name),
+                    )
+                    .with(state.key_span, format!("`{old}` here"));
                     self.error(d);
                 }
             },
@@ -383,7 +435,11 @@ impl<'a> Checker<'a> {
         if let MapValueTy::Plain(ty) = &value
             && ty.stored().is_none()
         {
-            let message = if *ty == Ty::Void { "this has no value to assign".to_owned() } else { format!("a value of type `{ty}` cannot be kept in a map") };
+            let message = if *ty == Ty::Void {
+                "this has no value to assign".to_owned()
+            } else {
+                format!("a value of type `{ty}` cannot be kept in a map")
+            };
             self.error(Diagnostic::error("bad-value", span, message));
             return;
         }
@@ -418,7 +474,11 @@ impl<'a> Checker<'a> {
     }
 
     pub fn declare_var(&mut self, name: &str, ty: Ty, span: Span) -> VarId {
-        self.vars.push(Var { name: name.to_owned(), ty, span });
+        self.vars.push(Var {
+            name: name.to_owned(),
+            ty,
+            span,
+        });
         let id = self.vars.len() - 1;
         if let Some(scope) = self.scopes.last_mut() {
             scope.insert(name.to_owned(), id);
@@ -459,8 +519,15 @@ pub(super) fn describe_value(value: &MapValueTy) -> String {
 pub(super) fn storable(ty: &Ty) -> Ty {
     match ty {
         Ty::Int { signed, .. } => Ty::Int { bits: 64, signed: *signed },
-        Ty::Str { cap } => Ty::Str { cap: cap.next_multiple_of(8).max(8) },
-        Ty::Obj { ty: super::CTy::Array { elem, len }, .. } if **elem == super::CTy::Char => Ty::Str { cap: len.next_multiple_of(8) },
+        Ty::Str { cap } => Ty::Str {
+            cap: cap.next_multiple_of(8).max(8),
+        },
+        Ty::Obj {
+            ty: super::CTy::Array { elem, len },
+            ..
+        } if **elem == super::CTy::Char => Ty::Str {
+            cap: len.next_multiple_of(8),
+        },
         Ty::Tuple(fields) => Ty::Tuple(fields.iter().map(storable).collect()),
         other => other.clone(),
     }
@@ -470,9 +537,15 @@ pub(super) fn storable(ty: &Ty) -> Ty {
 pub(super) fn unify(a: &Ty, b: &Ty) -> Option<Ty> {
     Some(match (a, b) {
         (Ty::Error, other) | (other, Ty::Error) => other.clone(),
-        (Ty::Int { bits: x, signed: s }, Ty::Int { bits: y, signed: t }) => Ty::Int { bits: *x.max(y), signed: *s || *t },
+        (Ty::Int { bits: x, signed: s }, Ty::Int { bits: y, signed: t }) => Ty::Int {
+            bits: *x.max(y),
+            signed: *s || *t,
+        },
         (Ty::Str { cap: x }, Ty::Str { cap: y }) => Ty::Str { cap: *x.max(y) },
-        (Ty::Ptr { space, .. }, Ty::Ptr { .. }) if a != b => Ty::Ptr { to: Box::new(super::CTy::Void), space: *space },
+        (Ty::Ptr { space, .. }, Ty::Ptr { .. }) if a != b => Ty::Ptr {
+            to: Box::new(super::CTy::Void),
+            space: *space,
+        },
         (Ty::Tuple(x), Ty::Tuple(y)) if x.len() == y.len() => Ty::Tuple(x.iter().zip(y).map(|(x, y)| unify(x, y)).collect::<Option<_>>()?),
         (a, b) if a == b => a.clone(),
         _ => return None,

@@ -19,15 +19,34 @@ fn from_btf_nested(btf: &Btf, id: TypeId, depth: u32) -> CTy {
     }
     match btf.type_by_id(id) {
         Some(BtfType::Void) => CTy::Void,
-        Some(BtfType::Int(int)) if int.char || (int.size == 1 && matches!(int.name, "char" | "unsigned char" | "signed char") && int.name == "char") => {
+        Some(BtfType::Int(int))
+            if int.char || (int.size == 1 && matches!(int.name, "char" | "unsigned char" | "signed char") && int.name == "char") =>
+        {
             CTy::Char
         }
-        Some(BtfType::Int(int)) if int.size <= 8 => CTy::Int { bits: u8::try_from(int.size * 8).unwrap_or(64), signed: int.signed },
-        Some(BtfType::Enum(_)) => CTy::Int { bits: u8::try_from(btf.size_of(id).unwrap_or(4) * 8).unwrap_or(32), signed: false },
+        Some(BtfType::Int(int)) if int.size <= 8 => CTy::Int {
+            bits: u8::try_from(int.size * 8).unwrap_or(64),
+            signed: int.signed,
+        },
+        Some(BtfType::Enum(_)) => CTy::Int {
+            bits: u8::try_from(btf.size_of(id).unwrap_or(4) * 8).unwrap_or(32),
+            signed: false,
+        },
         Some(BtfType::Ptr(to)) => CTy::Ptr(Box::new(from_btf_nested(btf, to, depth + 1))),
-        Some(BtfType::Array(array)) => CTy::Array { elem: Box::new(from_btf_nested(btf, array.elem, depth + 1)), len: array.len },
-        Some(BtfType::Struct(s)) => CTy::Struct { name: s.name.to_owned(), id: id.0, union: false },
-        Some(BtfType::Union(s)) => CTy::Struct { name: s.name.to_owned(), id: id.0, union: true },
+        Some(BtfType::Array(array)) => CTy::Array {
+            elem: Box::new(from_btf_nested(btf, array.elem, depth + 1)),
+            len: array.len,
+        },
+        Some(BtfType::Struct(s)) => CTy::Struct {
+            name: s.name.to_owned(),
+            id: id.0,
+            union: false,
+        },
+        Some(BtfType::Union(s)) => CTy::Struct {
+            name: s.name.to_owned(),
+            id: id.0,
+            union: true,
+        },
         _ => CTy::Opaque(btf.c_name(id)),
     }
 }
@@ -61,21 +80,32 @@ impl Checker<'_> {
                     Some(CTy::Char) => Ty::Int { bits: 8, signed: true },
                     Some(CTy::Ptr(to)) => Ty::Ptr { to, space: Space::Kernel },
                     Some(other) => {
-                        self.error(Diagnostic::error("bad-type", ty.span, format!("a value of type `{other}` is not possible here")).help(format!("`{other} *`")));
+                        self.error(
+                            Diagnostic::error("bad-type", ty.span, format!("a value of type `{other}` is not possible here"))
+                                .help(format!("`{other} *`")),
+                        );
                         Ty::Error
                     }
                     None => Ty::Error,
                 },
             },
-            TypeExprKind::Sized(name, n) if name == "string" => Ty::Str { cap: u32::try_from(*n).unwrap_or(u32::MAX).clamp(1, 65536) },
+            TypeExprKind::Sized(name, n) if name == "string" => Ty::Str {
+                cap: u32::try_from(*n).unwrap_or(u32::MAX).clamp(1, 65536),
+            },
             TypeExprKind::Pointer(to) => match self.c_type(to) {
-                Some(to) => Ty::Ptr { to: Box::new(to), space: Space::Kernel },
+                Some(to) => Ty::Ptr {
+                    to: Box::new(to),
+                    space: Space::Kernel,
+                },
                 None => Ty::Error,
             },
             TypeExprKind::TypeOf(expr) => self.expr(expr).ty,
             _ => match self.c_type(ty) {
                 Some(other) => {
-                    self.error(Diagnostic::error("bad-type", ty.span, format!("a value of type `{other}` is not possible here")).help(format!("`({other} *)`")));
+                    self.error(
+                        Diagnostic::error("bad-type", ty.span, format!("a value of type `{other}` is not possible here"))
+                            .help(format!("`({other} *)`")),
+                    );
                     Ty::Error
                 }
                 None => Ty::Error,
@@ -96,7 +126,11 @@ impl Checker<'_> {
                 }
                 let kernel = self.kernel;
                 let btf = self.need_btf(kernel, ty.span)?;
-                if let Some(id) = btf.find_typedef(name).or_else(|| btf.find_base(name)).or_else(|| btf.find_struct(name)) {
+                if let Some(id) = btf
+                    .find_typedef(name)
+                    .or_else(|| btf.find_base(name))
+                    .or_else(|| btf.find_struct(name))
+                {
                     return Some(from_btf(btf, id));
                 }
                 let near = nearest_name(name, btf.typedef_names()).map(str::to_owned);
@@ -119,7 +153,10 @@ impl Checker<'_> {
                 }
             }
             TypeExprKind::Pointer(to) => Some(CTy::Ptr(Box::new(self.c_type(to)?))),
-            TypeExprKind::Array(elem, len) => Some(CTy::Array { elem: Box::new(self.c_type(elem)?), len: u32::try_from(*len).unwrap_or(u32::MAX) }),
+            TypeExprKind::Array(elem, len) => Some(CTy::Array {
+                elem: Box::new(self.c_type(elem)?),
+                len: u32::try_from(*len).unwrap_or(u32::MAX),
+            }),
             TypeExprKind::Sized(..) | TypeExprKind::TypeOf(_) => {
                 self.error(Diagnostic::error("bad-type", ty.span, "this is not a C type"));
                 None
@@ -141,8 +178,12 @@ impl Checker<'_> {
         let btf = kernel.btf();
         if btf.is_none() {
             self.error(
-                Diagnostic::error("no-types", span, "this kernel has no type information (CONFIG_DEBUG_INFO_BTF is not set)")
-                    .help("use a `tracepoint`, whose arguments need none"),
+                Diagnostic::error(
+                    "no-types",
+                    span,
+                    "this kernel has no type information (CONFIG_DEBUG_INFO_BTF is not set)",
+                )
+                .help("use a `tracepoint`, whose arguments need none"),
             );
         }
         btf
@@ -165,20 +206,34 @@ impl Checker<'_> {
             Ty::Obj { ty, space } => (ty.clone(), *space),
             Ty::Error => return self.failed(span),
             other => {
-                let d = Diagnostic::error("no-members", base.span, format!("a value of type `{other}` has no member `{}`", name.name));
+                let d = Diagnostic::error(
+                    "no-members",
+                    base.span,
+                    format!("a value of type `{other}` has no member `{}`", name.name),
+                );
                 self.error(d);
                 return self.failed(span);
             }
         };
-        let CTy::Struct { id, name: type_name, union } = &to else {
-            let d = Diagnostic::error("no-members", base.span, format!("`{to}` has no member `{}`", name.name)).help("cast it to a pointer to its struct first");
+        let CTy::Struct {
+            id,
+            name: type_name,
+            union,
+        } = &to
+        else {
+            let d = Diagnostic::error("no-members", base.span, format!("`{to}` has no member `{}`", name.name))
+                .help("cast it to a pointer to its struct first");
             self.error(d);
             return self.failed(span);
         };
         let Some(btf) = self.kernel.btf() else { return self.failed(span) };
         let Some(field) = btf.member(TypeId(*id), &name.name) else {
             let word = if *union { "union" } else { "struct" };
-            let mut d = Diagnostic::error("unknown-member", name.span, format!("`{word} {type_name}` has no member `{}`", name.name));
+            let mut d = Diagnostic::error(
+                "unknown-member",
+                name.span,
+                format!("`{word} {type_name}` has no member `{}`", name.name),
+            );
             if let Some(near) = nearest_name(&name.name, btf.member_names(TypeId(*id))) {
                 d = d.help(format!("did you mean `{near}`?"));
             }
@@ -186,7 +241,14 @@ impl Checker<'_> {
             return self.failed(span);
         };
         let ty = from_btf(btf, field.ty);
-        let place = |offset| Expr { kind: ExprKind::Place { base: Box::new(base.clone()), offset }, ty: Ty::Obj { ty: ty.clone(), space }, span };
+        let place = |offset| Expr {
+            kind: ExprKind::Place {
+                base: Box::new(base.clone()),
+                offset,
+            },
+            ty: Ty::Obj { ty: ty.clone(), space },
+            span,
+        };
         if field.bitfield_size > 0 {
             let CTy::Int { bits, signed } = ty else { return self.failed(span) };
             // Read the whole unit of the declared type that the bits lie in.
@@ -194,8 +256,16 @@ impl Checker<'_> {
             let start = field.bit_offset / unit * unit;
             let shift = u8::try_from(field.bit_offset - start).unwrap_or(0);
             let width = u8::try_from(field.bitfield_size).unwrap_or(64);
-            let read = ExprKind::Read { place: Box::new(place(start / 8)), size: unit / 8, bits: Some((shift, width)) };
-            return Expr { kind: read, ty: Ty::Int { bits, signed }, span };
+            let read = ExprKind::Read {
+                place: Box::new(place(start / 8)),
+                size: unit / 8,
+                bits: Some((shift, width)),
+            };
+            return Expr {
+                kind: read,
+                ty: Ty::Int { bits, signed },
+                span,
+            };
         }
         let place = place(field.byte_offset());
         self.load(place)
@@ -205,27 +275,59 @@ impl Checker<'_> {
     pub(super) fn load(&mut self, place: Expr) -> Expr {
         let Ty::Obj { ty, space } = &place.ty else { return place };
         let (value_ty, size) = match ty {
-            CTy::Int { bits, signed } => (Ty::Int { bits: *bits, signed: *signed }, u32::from(*bits) / 8),
+            CTy::Int { bits, signed } => (
+                Ty::Int {
+                    bits: *bits,
+                    signed: *signed,
+                },
+                u32::from(*bits) / 8,
+            ),
             CTy::Char => (Ty::Int { bits: 8, signed: true }, 1),
             // What a kernel object points to is in the kernel unless the script says otherwise.
-            CTy::Ptr(to) => (Ty::Ptr { to: to.clone(), space: if *space == Space::User { Space::User } else { Space::Kernel } }, 8),
+            CTy::Ptr(to) => (
+                Ty::Ptr {
+                    to: to.clone(),
+                    space: if *space == Space::User { Space::User } else { Space::Kernel },
+                },
+                8,
+            ),
             CTy::Void | CTy::Struct { .. } | CTy::Array { .. } | CTy::Opaque(_) => return place,
         };
         let span = place.span;
-        Expr { kind: ExprKind::Read { place: Box::new(place), size, bits: None }, ty: value_ty, span }
+        Expr {
+            kind: ExprKind::Read {
+                place: Box::new(place),
+                size,
+                bits: None,
+            },
+            ty: value_ty,
+            span,
+        }
     }
 
     pub(super) fn failed(&self, span: Span) -> Expr {
-        Expr { kind: ExprKind::Error, ty: Ty::Error, span }
+        Expr {
+            kind: ExprKind::Error,
+            ty: Ty::Error,
+            span,
+        }
     }
 
     /// `args.name` in a tracepoint.
     pub(super) fn tracepoint_arg(&mut self, name: &ast::Ident, span: Span) -> Expr {
         self.site_dependent = true;
-        let Some((category, event)) = self.tracepoint.clone() else { return self.failed(span) };
-        let Some(fields) = self.kernel.tracepoint(&category, &event) else { return self.failed(span) };
+        let Some((category, event)) = self.tracepoint.clone() else {
+            return self.failed(span);
+        };
+        let Some(fields) = self.kernel.tracepoint(&category, &event) else {
+            return self.failed(span);
+        };
         let Some(field) = fields.iter().find(|f| f.name == name.name) else {
-            let mut d = Diagnostic::error("unknown-arg", name.span, format!("`tracepoint:{category}:{event}` has no argument `{}`", name.name));
+            let mut d = Diagnostic::error(
+                "unknown-arg",
+                name.span,
+                format!("`tracepoint:{category}:{event}` has no argument `{}`", name.name),
+            );
             let names = || fields.iter().map(|f| f.name.as_str()).filter(|n| !n.starts_with("common_"));
             d = match nearest_name(&name.name, names()) {
                 Some(near) => d.help(format!("did you mean `{near}`?")),
@@ -241,23 +343,64 @@ impl Checker<'_> {
 fn tracepoint_field(field: &TracepointField, syscall: bool, span: Span) -> Expr {
     let offset = field.offset;
     if field.data_loc {
-        let ty = Ty::Ptr { to: Box::new(CTy::Char), space: Space::Kernel };
-        return Expr { kind: ExprKind::DataLoc { offset }, ty, span };
+        let ty = Ty::Ptr {
+            to: Box::new(CTy::Char),
+            space: Space::Kernel,
+        };
+        return Expr {
+            kind: ExprKind::DataLoc { offset },
+            ty,
+            span,
+        };
     }
     if let Some(len) = field.array {
         let bits = u8::try_from(field.size / len.max(1) * 8).unwrap_or(8);
-        let elem = if field.ty.trim() == "char" { CTy::Char } else { CTy::Int { bits, signed: field.signed } };
-        let base = Expr { kind: ExprKind::Builtin(crate::tables::BuiltinKind::Ctx), ty: Ty::Ptr { to: Box::new(CTy::Void), space: Space::Context }, span };
-        let ty = Ty::Obj { ty: CTy::Array { elem: Box::new(elem), len }, space: Space::Context };
-        return Expr { kind: ExprKind::Place { base: Box::new(base), offset }, ty, span };
+        let elem = if field.ty.trim() == "char" {
+            CTy::Char
+        } else {
+            CTy::Int {
+                bits,
+                signed: field.signed,
+            }
+        };
+        let base = Expr {
+            kind: ExprKind::Builtin(crate::tables::BuiltinKind::Ctx),
+            ty: Ty::Ptr {
+                to: Box::new(CTy::Void),
+                space: Space::Context,
+            },
+            span,
+        };
+        let ty = Ty::Obj {
+            ty: CTy::Array { elem: Box::new(elem), len },
+            space: Space::Context,
+        };
+        return Expr {
+            kind: ExprKind::Place {
+                base: Box::new(base),
+                offset,
+            },
+            ty,
+            span,
+        };
     }
     let ty = if field.ty.contains('*') {
         let to = if field.ty.contains("char") { CTy::Char } else { CTy::Void };
-        Ty::Ptr { to: Box::new(to), space: if syscall { Space::User } else { Space::Kernel } }
+        Ty::Ptr {
+            to: Box::new(to),
+            space: if syscall { Space::User } else { Space::Kernel },
+        }
     } else if field.ty == "bool" {
         Ty::Bool
     } else {
-        Ty::Int { bits: u8::try_from(field.size * 8).unwrap_or(64), signed: field.signed }
+        Ty::Int {
+            bits: u8::try_from(field.size * 8).unwrap_or(64),
+            signed: field.signed,
+        }
     };
-    Expr { kind: ExprKind::CtxLoad { offset, size: field.size }, ty, span }
+    Expr {
+        kind: ExprKind::CtxLoad { offset, size: field.size },
+        ty,
+        span,
+    }
 }

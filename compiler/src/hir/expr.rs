@@ -16,7 +16,11 @@ impl Checker<'_> {
     pub(super) fn condition(&mut self, expr: &ast::Expr) -> Expr {
         let value = self.expr(expr);
         if !matches!(value.ty, Ty::Bool | Ty::Int { .. } | Ty::Ptr { .. } | Ty::Error) {
-            self.error(Diagnostic::error("condition-type", value.span, format!("a condition is an integer, a pointer or a bool, found `{}`", value.ty)));
+            self.error(Diagnostic::error(
+                "condition-type",
+                value.span,
+                format!("a condition is an integer, a pointer or a bool, found `{}`", value.ty),
+            ));
         }
         value
     }
@@ -33,7 +37,11 @@ impl Checker<'_> {
             ast::ExprKind::Str(s) => {
                 let cap = u32::try_from(s.len() + 1).unwrap_or(u32::MAX);
                 if cap > 512 {
-                    self.error(Diagnostic::error("string-too-long", span, format!("a string literal of {} bytes; 511 is the most", s.len())));
+                    self.error(Diagnostic::error(
+                        "string-too-long",
+                        span,
+                        format!("a string literal of {} bytes; 511 is the most", s.len()),
+                    ));
                     return self.failed(span);
                 }
                 Self::make(ExprKind::Str(s.clone()), Ty::Str { cap }, span)
@@ -62,7 +70,10 @@ impl Checker<'_> {
                 }
             },
             ast::ExprKind::Param(n) => {
-                let text = usize::try_from(*n).ok().and_then(|n| n.checked_sub(1)).and_then(|i| self.options.positional.get(i));
+                let text = usize::try_from(*n)
+                    .ok()
+                    .and_then(|n| n.checked_sub(1))
+                    .and_then(|i| self.options.positional.get(i));
                 let value = match text {
                     None => Some(0),
                     Some(text) => parse_int(text),
@@ -72,8 +83,12 @@ impl Checker<'_> {
                     None => {
                         let text = text.cloned().unwrap_or_default();
                         self.error(
-                            Diagnostic::error("param-type", span, format!("the parameter `${n}` is `{text}`, which is not an integer"))
-                                .help(format!("`str(${n})` takes it as text")),
+                            Diagnostic::error(
+                                "param-type",
+                                span,
+                                format!("the parameter `${n}` is `{text}`, which is not an integer"),
+                            )
+                            .help(format!("`str(${n})` takes it as text")),
                         );
                         self.failed(span)
                     }
@@ -94,13 +109,32 @@ impl Checker<'_> {
             ast::ExprKind::Ternary { cond, then, otherwise } => {
                 let cond = self.condition(cond);
                 let (then, otherwise) = (self.expr(then), self.expr(otherwise));
-                let Some(ty) = self.unify_or_error(&then, &otherwise, span) else { return self.failed(span) };
-                Self::make(ExprKind::Ternary { cond: Box::new(cond), then: Box::new(then), otherwise: Box::new(otherwise) }, ty, span)
+                let Some(ty) = self.unify_or_error(&then, &otherwise, span) else {
+                    return self.failed(span);
+                };
+                Self::make(
+                    ExprKind::Ternary {
+                        cond: Box::new(cond),
+                        then: Box::new(then),
+                        otherwise: Box::new(otherwise),
+                    },
+                    ty,
+                    span,
+                )
             }
             ast::ExprKind::Elvis { value, otherwise } => {
                 let (value, otherwise) = (self.expr(value), self.expr(otherwise));
-                let Some(ty) = self.unify_or_error(&value, &otherwise, span) else { return self.failed(span) };
-                Self::make(ExprKind::Elvis { value: Box::new(value), otherwise: Box::new(otherwise) }, ty, span)
+                let Some(ty) = self.unify_or_error(&value, &otherwise, span) else {
+                    return self.failed(span);
+                };
+                Self::make(
+                    ExprKind::Elvis {
+                        value: Box::new(value),
+                        otherwise: Box::new(otherwise),
+                    },
+                    ty,
+                    span,
+                )
             }
             ast::ExprKind::Cast { ty, expr } => {
                 let value = self.expr(expr);
@@ -148,7 +182,11 @@ impl Checker<'_> {
     }
 
     fn unsupported(&mut self, what: &str, span: Span) -> Expr {
-        self.error(Diagnostic::error("unsupported", span, format!("{what} is not supported by this version of weir")));
+        self.error(Diagnostic::error(
+            "unsupported",
+            span,
+            format!("{what} is not supported by this version of weir"),
+        ));
         self.failed(span)
     }
 
@@ -157,9 +195,13 @@ impl Checker<'_> {
             Some(ty) => Some(ty),
             None => {
                 self.error(
-                    Diagnostic::error("branch-types", span, format!("the two values have the types `{}` and `{}`", a.ty, b.ty))
-                        .with(a.span, format!("`{}`", a.ty))
-                        .with(b.span, format!("`{}`", b.ty)),
+                    Diagnostic::error(
+                        "branch-types",
+                        span,
+                        format!("the two values have the types `{}` and `{}`", a.ty, b.ty),
+                    )
+                    .with(a.span, format!("`{}`", a.ty))
+                    .with(b.span, format!("`{}`", b.ty)),
                 );
                 None
             }
@@ -191,8 +233,17 @@ impl Checker<'_> {
             return Self::make(ExprKind::Int(value), Ty::I64, span);
         }
         if tables::is_header_word(name) {
-            let header = if tables::header(name).is_some() { format!("`has({name})` asks whether the packet has it") } else { String::new() };
-            let fields: Vec<&str> = tables::FIELDS.iter().map(|f| f.name).filter(|f| f.split('.').next() == Some(name)).take(6).collect();
+            let header = if tables::header(name).is_some() {
+                format!("`has({name})` asks whether the packet has it")
+            } else {
+                String::new()
+            };
+            let fields: Vec<&str> = tables::FIELDS
+                .iter()
+                .map(|f| f.name)
+                .filter(|f| f.split('.').next() == Some(name))
+                .take(6)
+                .collect();
             let mut d = Diagnostic::error("header-alone", span, format!("`{name}` is a group of packet fields, not a value"))
                 .help(format!("name a field: `{}`", fields.join("`, `")));
             if !header.is_empty() {
@@ -202,14 +253,20 @@ impl Checker<'_> {
             return self.failed(span);
         }
         if let Some(function) = tables::function(name) {
-            self.error(Diagnostic::error("function-without-call", span, format!("`{name}` is a function")).help(format!("`{}`", function.signature)));
+            self.error(
+                Diagnostic::error("function-without-call", span, format!("`{name}` is a function"))
+                    .help(format!("`{}`", function.signature)),
+            );
             return self.failed(span);
         }
         if let Some((value, _)) = self.kernel.btf().and_then(|b| b.enumerator(name)) {
             return Self::make(ExprKind::Int(value), Ty::I64, span);
         }
         let d = Diagnostic::error("unknown-name", span, format!("unknown name `{name}`"));
-        let names = tables::BUILTINS.iter().map(|b| b.name).chain(crate::constants::CONSTANTS.iter().map(|(n, _)| *n));
+        let names = tables::BUILTINS
+            .iter()
+            .map(|b| b.name)
+            .chain(crate::constants::CONSTANTS.iter().map(|(n, _)| *n));
         let d = nearest(d, name, names.chain(tables::FUNCTIONS.iter().map(|f| f.name)));
         self.error(d);
         self.failed(span)
@@ -218,24 +275,47 @@ impl Checker<'_> {
     fn builtin(&mut self, builtin: &'static tables::Builtin, span: Span) -> Expr {
         if !builtin.hooks.contains(self.hook) {
             self.error(
-                Diagnostic::error("not-at-this-hook", span, format!("`{}` is not available in a `{}` block", builtin.name, self.hook.name()))
-                    .label(format!("available in {}", builtin.hooks))
-                    .help(builtin.instead),
+                Diagnostic::error(
+                    "not-at-this-hook",
+                    span,
+                    format!("`{}` is not available in {} block", builtin.name, self.hook.with_article()),
+                )
+                .label(format!("available in {}", builtin.hooks))
+                .help(builtin.instead),
             );
             return self.failed(span);
         }
         let ty = match builtin.kind {
-            BuiltinKind::Pid | BuiltinKind::Tid | BuiltinKind::Uid | BuiltinKind::Gid | BuiltinKind::Cpu | BuiltinKind::Ncpus | BuiltinKind::Rand => Ty::U32,
+            BuiltinKind::Pid
+            | BuiltinKind::Tid
+            | BuiltinKind::Uid
+            | BuiltinKind::Gid
+            | BuiltinKind::Cpu
+            | BuiltinKind::Ncpus
+            | BuiltinKind::Rand => Ty::U32,
             BuiltinKind::Nsecs | BuiltinKind::Jiffies | BuiltinKind::Cgroup | BuiltinKind::Retval | BuiltinKind::Arg(_) => Ty::U64,
             BuiltinKind::Comm => Ty::Str { cap: 16 },
             BuiltinKind::Curtask => {
                 let task = self.kernel.btf().and_then(|b| b.find_struct("task_struct"));
-                let to = task.map_or(CTy::Void, |id| CTy::Struct { name: "task_struct".to_owned(), id: id.0, union: false });
-                Ty::Ptr { to: Box::new(to), space: Space::Kernel }
+                let to = task.map_or(CTy::Void, |id| CTy::Struct {
+                    name: "task_struct".to_owned(),
+                    id: id.0,
+                    union: false,
+                });
+                Ty::Ptr {
+                    to: Box::new(to),
+                    space: Space::Kernel,
+                }
             }
-            BuiltinKind::Ctx => Ty::Ptr { to: Box::new(CTy::Void), space: Space::Context },
+            BuiltinKind::Ctx => Ty::Ptr {
+                to: Box::new(CTy::Void),
+                space: Space::Context,
+            },
             BuiltinKind::Args => {
-                self.error(Diagnostic::error("args-alone", span, "`args` is a group of arguments, not a value").help("name one: `args.field`; `weir -lv PROBE` lists them"));
+                self.error(
+                    Diagnostic::error("args-alone", span, "`args` is a group of arguments, not a value")
+                        .help("name one: `args.field`; `weir -lv PROBE` lists them"),
+                );
                 return self.failed(span);
             }
             BuiltinKind::Func | BuiltinKind::Probe => {
@@ -253,8 +333,12 @@ impl Checker<'_> {
         let field = &tables::FIELDS[index];
         if !field.hooks.contains(self.hook) {
             self.error(
-                Diagnostic::error("not-at-this-hook", span, format!("`{}` is not available in a `{}` block", field.name, self.hook.name()))
-                    .label(format!("available in {}", field.hooks)),
+                Diagnostic::error(
+                    "not-at-this-hook",
+                    span,
+                    format!("`{}` is not available in {} block", field.name, self.hook.with_article()),
+                )
+                .label(format!("available in {}", field.hooks)),
             );
             return self.failed(span);
         }
@@ -323,7 +407,10 @@ impl Checker<'_> {
             && self.alias(alias).is_some()
         {
             if self.map_argument(whole, "this").is_some() {
-                self.error(Diagnostic::error("map-as-value", span, "a native's map is not a value").help(format!("`print(@{alias}.{})`", name.name)));
+                self.error(
+                    Diagnostic::error("map-as-value", span, "a native's map is not a value")
+                        .help(format!("`print(@{alias}.{})`", name.name)),
+                );
             }
             return self.failed(span);
         }
@@ -336,8 +423,16 @@ impl Checker<'_> {
         let event = &instance.native.events[self.event];
         let Some(var) = event.vars.iter().find(|v| v.name == name.name) else {
             let names: Vec<String> = event.vars.iter().map(|v| format!("`{}.{}`", instance.alias, v.name)).collect();
-            let d = Diagnostic::error("unknown-event-var", name.span, format!("`{}:{}` has no variable `{}`", instance.alias, event.name, name.name));
-            let d = if names.is_empty() { d } else { d.help(format!("it has {}", names.join(", "))) };
+            let d = Diagnostic::error(
+                "unknown-event-var",
+                name.span,
+                format!("`{}:{}` has no variable `{}`", instance.alias, event.name, name.name),
+            );
+            let d = if names.is_empty() {
+                d
+            } else {
+                d.help(format!("it has {}", names.join(", ")))
+            };
             self.error(d);
             return self.failed(span);
         };
@@ -367,7 +462,12 @@ impl Checker<'_> {
         match self.maps[id].value.clone() {
             Some(MapValueTy::Plain(ty)) => Self::make(ExprKind::MapGet { map: id, key }, ty, span),
             Some(MapValueTy::Agg(agg)) => {
-                let d = Diagnostic::error("aggregate-as-value", span, format!("`@{name}` holds `{agg}`, which cannot be read here")).help(format!("`print(@{name})`"));
+                let d = Diagnostic::error(
+                    "aggregate-as-value",
+                    span,
+                    format!("`@{name}` holds `{agg}`, which cannot be read here"),
+                )
+                .help(format!("`print(@{name})`"));
                 self.error(d);
                 self.failed(span)
             }
@@ -385,11 +485,21 @@ impl Checker<'_> {
             Ty::Tuple(fields) => match fields.get(index) {
                 Some(ty) => {
                     let ty = ty.clone();
-                    Self::make(ExprKind::TupleGet { base: Box::new(base), index }, ty, span)
+                    Self::make(
+                        ExprKind::TupleGet {
+                            base: Box::new(base),
+                            index,
+                        },
+                        ty,
+                        span,
+                    )
                 }
                 None => {
                     let n = fields.len();
-                    self.error(Diagnostic::error("tuple-index", span, format!("the tuple has {n} fields, `.{index}` is not one")).help(format!("they are `.0` to `.{}`", n - 1)));
+                    self.error(
+                        Diagnostic::error("tuple-index", span, format!("the tuple has {n} fields, `.{index}` is not one"))
+                            .help(format!("they are `.0` to `.{}`", n - 1)),
+                    );
                     self.failed(span)
                 }
             },
@@ -406,7 +516,10 @@ impl Checker<'_> {
         let base = self.expr(base);
         let index = self.expr(index);
         let (elem, space) = match &base.ty {
-            Ty::Obj { ty: CTy::Array { elem, .. }, space } => (elem.clone(), *space),
+            Ty::Obj {
+                ty: CTy::Array { elem, .. },
+                space,
+            } => (elem.clone(), *space),
             Ty::Ptr { to, space } => (to.clone(), *space),
             Ty::Error => return self.failed(span),
             other => {
@@ -419,19 +532,34 @@ impl Checker<'_> {
             return self.failed(span);
         }
         if !matches!(index.ty, Ty::Int { .. }) {
-            self.error(Diagnostic::error("operand-type", index.span, format!("an index is an integer, found `{}`", index.ty)));
+            self.error(Diagnostic::error(
+                "operand-type",
+                index.span,
+                format!("an index is an integer, found `{}`", index.ty),
+            ));
             return self.failed(span);
         }
         let Some(size) = self.c_size(&elem) else {
-            self.error(Diagnostic::error("no-size", base.span, format!("the size of `{elem}` is not known")));
+            self.error(Diagnostic::error(
+                "no-size",
+                base.span,
+                format!("the size of `{elem}` is not known"),
+            ));
             return self.failed(span);
         };
-        if let Ty::Obj { ty: CTy::Array { len, .. }, .. } = &base.ty
+        if let Ty::Obj {
+            ty: CTy::Array { len, .. },
+            ..
+        } = &base.ty
             && let ExprKind::Int(n) = index.kind
             && *len > 0
             && !(0..i64::from(*len)).contains(&n)
         {
-            let d = Diagnostic::error("out-of-range", index.span, format!("the array has {len} elements, `[{n}]` is not one"));
+            let d = Diagnostic::error(
+                "out-of-range",
+                index.span,
+                format!("the array has {len} elements, `[{n}]` is not one"),
+            );
             self.error(d);
             return self.failed(span);
         }
@@ -439,9 +567,24 @@ impl Checker<'_> {
         let place = match index.kind {
             ExprKind::Int(n) if n >= 0 && u32::try_from(n).ok().and_then(|n| n.checked_mul(size)).is_some() => {
                 let offset = u32::try_from(n).unwrap_or(0) * size;
-                Self::make(ExprKind::Place { base: Box::new(base), offset }, ty, span)
+                Self::make(
+                    ExprKind::Place {
+                        base: Box::new(base),
+                        offset,
+                    },
+                    ty,
+                    span,
+                )
             }
-            _ => Self::make(ExprKind::Element { base: Box::new(base), index: Box::new(index), size }, ty, span),
+            _ => Self::make(
+                ExprKind::Element {
+                    base: Box::new(base),
+                    index: Box::new(index),
+                    size,
+                },
+                ty,
+                span,
+            ),
         };
         self.load(place)
     }
@@ -458,18 +601,33 @@ impl Checker<'_> {
             UnaryOp::Not => Self::make(ExprKind::Not(Box::new(value)), Ty::Bool, span),
             UnaryOp::Deref => match value.ty.clone() {
                 Ty::Ptr { to, space } if !matches!(*to, CTy::Void | CTy::Opaque(_)) => {
-                    let place = Self::make(ExprKind::Place { base: Box::new(value), offset: 0 }, Ty::Obj { ty: *to, space }, span);
+                    let place = Self::make(
+                        ExprKind::Place {
+                            base: Box::new(value),
+                            offset: 0,
+                        },
+                        Ty::Obj { ty: *to, space },
+                        span,
+                    );
                     self.load(place)
                 }
                 other => {
-                    self.error(Diagnostic::error("not-a-pointer", value.span, format!("`*` takes a pointer to something of known size, found `{other}`")));
+                    self.error(Diagnostic::error(
+                        "not-a-pointer",
+                        value.span,
+                        format!("`*` takes a pointer to something of known size, found `{other}`"),
+                    ));
                     self.failed(span)
                 }
             },
             UnaryOp::AddrOf => self.unsupported("`&`", span),
             UnaryOp::Plus | UnaryOp::Neg | UnaryOp::BitNot => {
                 if !matches!(value.ty, Ty::Int { .. }) {
-                    let d = Diagnostic::error("operand-type", value.span, format!("`{}` takes an integer, found `{}`", op.symbol(), value.ty));
+                    let d = Diagnostic::error(
+                        "operand-type",
+                        value.span,
+                        format!("`{}` takes an integer, found `{}`", op.symbol(), value.ty),
+                    );
                     self.error(d);
                     return self.failed(span);
                 }
@@ -482,7 +640,10 @@ impl Checker<'_> {
                         Self::make(ExprKind::Neg(Box::new(value)), Ty::I64, span)
                     }
                     _ => {
-                        let ty = Ty::Int { bits: 64, signed: value.ty.is_signed() };
+                        let ty = Ty::Int {
+                            bits: 64,
+                            signed: value.ty.is_signed(),
+                        };
                         Self::make(ExprKind::BitNot(Box::new(value)), ty, span)
                     }
                 }
@@ -512,7 +673,11 @@ impl Checker<'_> {
             }
             ast::ExprKind::Error => self.failed(span),
             _ => {
-                let d = Diagnostic::error("assign-target", target.span, format!("`{word}` changes a variable `$x` or a map `@x`"));
+                let d = Diagnostic::error(
+                    "assign-target",
+                    target.span,
+                    format!("`{word}` changes a variable `$x` or a map `@x`"),
+                );
                 self.error(d);
                 self.failed(span)
             }
@@ -524,11 +689,23 @@ impl Checker<'_> {
             return self.failed(span);
         }
         if !matches!(inner.ty, Ty::Int { .. }) {
-            self.error(Diagnostic::error("operand-type", inner.span, format!("`{word}` takes an integer, found `{}`", inner.ty)));
+            self.error(Diagnostic::error(
+                "operand-type",
+                inner.span,
+                format!("`{word}` takes an integer, found `{}`", inner.ty),
+            ));
             return self.failed(span);
         }
         let ty = inner.ty.clone();
-        Self::make(ExprKind::IncDec { target: Box::new(inner), increment, postfix }, ty, span)
+        Self::make(
+            ExprKind::IncDec {
+                target: Box::new(inner),
+                increment,
+                postfix,
+            },
+            ty,
+            span,
+        )
     }
 
     /// Makes a literal in quotes an address where the other operand is one.
@@ -542,14 +719,21 @@ impl Checker<'_> {
                     Self::make(ExprKind::Inet { bytes, v6 }, Ty::Inet, value.span)
                 }
                 Err(_) => {
-                    self.error(Diagnostic::error("bad-address", value.span, format!("`{text}` is not an IP address")));
+                    self.error(Diagnostic::error(
+                        "bad-address",
+                        value.span,
+                        format!("`{text}` is not an IP address"),
+                    ));
                     self.failed(value.span)
                 }
             },
             Ty::Mac => match parse_mac(&text) {
                 Some(mac) => Self::make(ExprKind::Mac(mac), Ty::Mac, value.span),
                 None => {
-                    self.error(Diagnostic::error("bad-address", value.span, format!("`{text}` is not a MAC address")).help("six bytes: \"02:42:ac:11:00:02\""));
+                    self.error(
+                        Diagnostic::error("bad-address", value.span, format!("`{text}` is not a MAC address"))
+                            .help("six bytes: \"02:42:ac:11:00:02\""),
+                    );
                     self.failed(value.span)
                 }
             },
@@ -582,11 +766,21 @@ impl Checker<'_> {
         }
         let ok = match (&value.ty, &ty) {
             (Ty::Int { .. } | Ty::Bool | Ty::Ptr { .. }, Ty::Int { .. } | Ty::Ptr { .. }) | (Ty::Int { .. } | Ty::Bool, Ty::Bool) => true,
-            (Ty::Obj { ty: CTy::Array { .. } | CTy::Struct { .. }, .. }, Ty::Ptr { .. }) => true,
+            (
+                Ty::Obj {
+                    ty: CTy::Array { .. } | CTy::Struct { .. },
+                    ..
+                },
+                Ty::Ptr { .. },
+            ) => true,
             _ => false,
         };
         if !ok {
-            self.error(Diagnostic::error("bad-cast", span, format!("`{}` cannot be cast to `{ty}`", value.ty)));
+            self.error(Diagnostic::error(
+                "bad-cast",
+                span,
+                format!("`{}` cannot be cast to `{ty}`", value.ty),
+            ));
             return self.failed(span);
         }
         let ty = match (&value.ty, ty) {
@@ -598,7 +792,10 @@ impl Checker<'_> {
 
     fn type_expr_c(&mut self, ty: &ast::TypeExpr) -> Option<CTy> {
         // A pointer to the type is always writable, so its target is what was meant.
-        let pointer = ast::TypeExpr { kind: ast::TypeExprKind::Pointer(Box::new(ty.clone())), span: ty.span };
+        let pointer = ast::TypeExpr {
+            kind: ast::TypeExprKind::Pointer(Box::new(ty.clone())),
+            span: ty.span,
+        };
         match self.type_expr(&pointer) {
             Ty::Ptr { to, .. } => Some(*to),
             _ => None,
@@ -611,7 +808,15 @@ impl Checker<'_> {
             if left.ty == Ty::Error || right.ty == Ty::Error {
                 return self.failed(span);
             }
-            return Self::make(ExprKind::Binary { op, left: Box::new(left), right: Box::new(right) }, Ty::Bool, span);
+            return Self::make(
+                ExprKind::Binary {
+                    op,
+                    left: Box::new(left),
+                    right: Box::new(right),
+                },
+                Ty::Bool,
+                span,
+            );
         }
         super::lints::byte_order(op, left, right, &mut self.diagnostics);
         let (l, r) = (self.expr(left), self.expr(right));
@@ -627,7 +832,11 @@ impl Checker<'_> {
             let is_text = |t: &Ty| matches!(t, Ty::Str { .. } | Ty::Obj { ty: CTy::Array { .. }, .. });
             let ok = both_int
                 || pointerish(&l.ty) && pointerish(&r.ty)
-                || equality && matches!((&l.ty, &r.ty), (Ty::Inet, Ty::Inet) | (Ty::Mac, Ty::Mac) | (Ty::Str { .. }, Ty::Str { .. }))
+                || equality
+                    && matches!(
+                        (&l.ty, &r.ty),
+                        (Ty::Inet, Ty::Inet) | (Ty::Mac, Ty::Mac) | (Ty::Str { .. }, Ty::Str { .. })
+                    )
                 || equality && is_text(&l.ty) && is_text(&r.ty) && l.ty.stored().is_some() && r.ty.stored().is_some();
             if !ok {
                 self.type_mismatch(op, &l, &r, span);
@@ -666,8 +875,24 @@ impl Checker<'_> {
                     };
                     let by = Self::make(ExprKind::Int(i64::from(size)), Ty::I64, r.span);
                     let r_span = r.span;
-                    let scaled = Self::make(ExprKind::Binary { op: BinaryOp::Mul, left: Box::new(r), right: Box::new(by) }, Ty::I64, r_span);
-                    return Self::make(ExprKind::Binary { op, left: Box::new(l), right: Box::new(scaled) }, Ty::Ptr { to, space }, span);
+                    let scaled = Self::make(
+                        ExprKind::Binary {
+                            op: BinaryOp::Mul,
+                            left: Box::new(r),
+                            right: Box::new(by),
+                        },
+                        Ty::I64,
+                        r_span,
+                    );
+                    return Self::make(
+                        ExprKind::Binary {
+                            op,
+                            left: Box::new(l),
+                            right: Box::new(scaled),
+                        },
+                        Ty::Ptr { to, space },
+                        span,
+                    );
                 }
                 _ => {
                     self.type_mismatch(op, &l, &r, span);
@@ -675,13 +900,25 @@ impl Checker<'_> {
                 }
             }
         };
-        Self::make(ExprKind::Binary { op, left: Box::new(l), right: Box::new(r) }, ty, span)
+        Self::make(
+            ExprKind::Binary {
+                op,
+                left: Box::new(l),
+                right: Box::new(r),
+            },
+            ty,
+            span,
+        )
     }
 
     fn type_mismatch(&mut self, op: BinaryOp, l: &Expr, r: &Expr, span: Span) {
-        let d = Diagnostic::error("operand-type", span, format!("`{}` cannot be applied to `{}` and `{}`", op.symbol(), l.ty, r.ty))
-            .with(l.span, format!("`{}`", l.ty))
-            .with(r.span, format!("`{}`", r.ty));
+        let d = Diagnostic::error(
+            "operand-type",
+            span,
+            format!("`{}` cannot be applied to `{}` and `{}`", op.symbol(), l.ty, r.ty),
+        )
+        .with(l.span, format!("`{}`", l.ty))
+        .with(r.span, format!("`{}`", r.ty));
         self.error(d);
     }
 
@@ -697,9 +934,19 @@ impl Checker<'_> {
                     if value.ty == Ty::Error {
                         return self.failed(span);
                     }
-                    return Self::make(ExprKind::HasKey { map: id, key: Box::new(value) }, Ty::Bool, span);
+                    return Self::make(
+                        ExprKind::HasKey {
+                            map: id,
+                            key: Box::new(value),
+                        },
+                        Ty::Bool,
+                        span,
+                    );
                 }
-                self.error(Diagnostic::error("not-a-set", expr.span, "`in` takes a list in parentheses or a map").help("`x in (1, 5-9)` or `x in @map`"));
+                self.error(
+                    Diagnostic::error("not-a-set", expr.span, "`in` takes a list in parentheses or a map")
+                        .help("`x in (1, 5-9)` or `x in @map`"),
+                );
                 return self.failed(span);
             }
             ast::InSet::List(elems) => elems,
@@ -708,25 +955,37 @@ impl Checker<'_> {
             return self.failed(span);
         }
         if elems.len() > 64 {
-            self.error(Diagnostic::error("set-too-large", span, format!("a set of {} elements; 64 is the most", elems.len())));
+            self.error(Diagnostic::error(
+                "set-too-large",
+                span,
+                format!("a set of {} elements; 64 is the most", elems.len()),
+            ));
             return self.failed(span);
         }
         let mut out = Vec::new();
         for elem in elems {
             let checked = match elem {
-                ast::SetElem::One(ast::Expr { kind: ast::ExprKind::Ipv4Prefix(bytes, len), .. }) if value.ty == Ty::Inet => {
+                ast::SetElem::One(ast::Expr {
+                    kind: ast::ExprKind::Ipv4Prefix(bytes, len),
+                    ..
+                }) if value.ty == Ty::Inet => {
                     let mut address = [0; 16];
                     address[..4].copy_from_slice(bytes);
                     Some(SetElem::Prefix(address, *len, false))
                 }
-                ast::SetElem::One(ast::Expr { kind: ast::ExprKind::Str(text), span }) if value.ty == Ty::Inet && text.contains(&b'/') => {
-                    self.prefix_text(text, *span)
-                }
+                ast::SetElem::One(ast::Expr {
+                    kind: ast::ExprKind::Str(text),
+                    span,
+                }) if value.ty == Ty::Inet && text.contains(&b'/') => self.prefix_text(text, *span),
                 ast::SetElem::One(e) => self.set_constant(e, &value).map(SetElem::One),
                 ast::SetElem::Range(a, b) => match (self.set_constant(a, &value), self.set_constant(b, &value)) {
                     (Some(a), Some(b)) => {
                         if !range_in_order(&a, &b) {
-                            self.error(Diagnostic::error("empty-range", a.span.to(b.span), "the range ends before it starts"));
+                            self.error(Diagnostic::error(
+                                "empty-range",
+                                a.span.to(b.span),
+                                "the range ends before it starts",
+                            ));
                         }
                         Some(SetElem::Range(a, b))
                     }
@@ -738,7 +997,14 @@ impl Checker<'_> {
                 None => return self.failed(span),
             }
         }
-        Self::make(ExprKind::In { value: Box::new(value), set: out }, Ty::Bool, span)
+        Self::make(
+            ExprKind::In {
+                value: Box::new(value),
+                set: out,
+            },
+            Ty::Bool,
+            span,
+        )
     }
 
     fn prefix_text(&mut self, text: &[u8], span: Span) -> Option<SetElem> {
@@ -761,7 +1027,10 @@ impl Checker<'_> {
         if e.ty == Ty::Error {
             return None;
         }
-        if !matches!(e.kind, ExprKind::Int(_) | ExprKind::Inet { .. } | ExprKind::Mac(_) | ExprKind::Str(_)) {
+        if !matches!(
+            e.kind,
+            ExprKind::Int(_) | ExprKind::Inet { .. } | ExprKind::Mac(_) | ExprKind::Str(_)
+        ) {
             self.error(Diagnostic::error("not-constant", elem.span, "elements of a set are constants").help("compare with `==` instead"));
             return None;
         }
@@ -771,7 +1040,11 @@ impl Checker<'_> {
             (a, b) => a == b,
         };
         if !fits {
-            self.error(Diagnostic::error("operand-type", elem.span, format!("the set is searched for `{}`, found `{}`", value.ty, e.ty)));
+            self.error(Diagnostic::error(
+                "operand-type",
+                elem.span,
+                format!("the set is searched for `{}`, found `{}`", value.ty, e.ty),
+            ));
             return None;
         }
         Some(e)
@@ -789,15 +1062,23 @@ impl Checker<'_> {
                 (a, b) => format!("{a} to {b} arguments"),
             };
             self.error(
-                Diagnostic::error("argument-count", span, format!("`{}` takes {expected}, found {}", name.name, args.len()))
-                    .help(format!("`{}`", function.signature)),
+                Diagnostic::error(
+                    "argument-count",
+                    span,
+                    format!("`{}` takes {expected}, found {}", name.name, args.len()),
+                )
+                .help(format!("`{}`", function.signature)),
             );
             return false;
         }
         if !function.hooks.contains(self.hook) {
             self.error(
-                Diagnostic::error("not-at-this-hook", name.span, format!("`{}` is not available in a `{}` block", name.name, self.hook.name()))
-                    .label(format!("available in {}", function.hooks)),
+                Diagnostic::error(
+                    "not-at-this-hook",
+                    name.span,
+                    format!("`{}` is not available in {} block", name.name, self.hook.with_article()),
+                )
+                .label(format!("available in {}", function.hooks)),
             );
             return false;
         }
@@ -825,23 +1106,52 @@ impl Checker<'_> {
                 let value = self.expr(&args[0].value);
                 match value.ty {
                     Ty::Int { bits: 8, .. } => value,
-                    Ty::Int { bits, .. } => Self::make(ExprKind::Bswap { value: Box::new(value), bits }, Ty::Int { bits, signed: false }, span),
+                    Ty::Int { bits, .. } => Self::make(
+                        ExprKind::Bswap {
+                            value: Box::new(value),
+                            bits,
+                        },
+                        Ty::Int { bits, signed: false },
+                        span,
+                    ),
                     Ty::Error => self.failed(span),
                     other => {
-                        self.error(Diagnostic::error("argument-type", value.span, format!("`bswap` takes an integer, found `{other}`")));
+                        self.error(Diagnostic::error(
+                            "argument-type",
+                            value.span,
+                            format!("`bswap` takes an integer, found `{other}`"),
+                        ));
                         self.failed(span)
                     }
                 }
             }
             FunctionKind::Kptr | FunctionKind::Uptr => {
                 let value = self.expr(&args[0].value);
-                let space = if function.kind == FunctionKind::Kptr { Space::Kernel } else { Space::User };
+                let space = if function.kind == FunctionKind::Kptr {
+                    Space::Kernel
+                } else {
+                    Space::User
+                };
                 match value.ty.clone() {
-                    Ty::Ptr { to, .. } => Expr { ty: Ty::Ptr { to, space }, ..value },
-                    Ty::Int { .. } => Self::make(ExprKind::Convert(Box::new(value)), Ty::Ptr { to: Box::new(CTy::Void), space }, span),
+                    Ty::Ptr { to, .. } => Expr {
+                        ty: Ty::Ptr { to, space },
+                        ..value
+                    },
+                    Ty::Int { .. } => Self::make(
+                        ExprKind::Convert(Box::new(value)),
+                        Ty::Ptr {
+                            to: Box::new(CTy::Void),
+                            space,
+                        },
+                        span,
+                    ),
                     Ty::Error => self.failed(span),
                     other => {
-                        self.error(Diagnostic::error("argument-type", value.span, format!("`{}` takes a pointer, found `{other}`", name.name)));
+                        self.error(Diagnostic::error(
+                            "argument-type",
+                            value.span,
+                            format!("`{}` takes a pointer, found `{other}`", name.name),
+                        ));
                         self.failed(span)
                     }
                 }
@@ -872,7 +1182,10 @@ impl Checker<'_> {
             | FunctionKind::Exit
             | FunctionKind::Time
             | FunctionKind::Verdict(_) => {
-                self.error(Diagnostic::error("no-value", span, format!("`{}` has no value", name.name)).help("let it stand as a statement of its own"));
+                self.error(
+                    Diagnostic::error("no-value", span, format!("`{}` has no value", name.name))
+                        .help("let it stand as a statement of its own"),
+                );
                 self.failed(span)
             }
         }
@@ -880,9 +1193,15 @@ impl Checker<'_> {
 
     fn map_call(&mut self, function: &'static tables::Function, args: &[ast::Arg], span: Span) -> Expr {
         // `delete(@m[key])` is the older form of `delete(@m, key)`.
-        let Some((map, key)) = self.map_argument(&args[0].value, function.name) else { return self.failed(span) };
+        let Some((map, key)) = self.map_argument(&args[0].value, function.name) else {
+            return self.failed(span);
+        };
         let super::EventMap::Own(map) = map else {
-            self.error(Diagnostic::error("read-only-map", args[0].value.span, format!("`{}` cannot be used with this map", function.name)));
+            self.error(Diagnostic::error(
+                "read-only-map",
+                args[0].value.span,
+                format!("`{}` cannot be used with this map", function.name),
+            ));
             return self.failed(span);
         };
         let key = match (key, args.get(1)) {
@@ -905,7 +1224,10 @@ impl Checker<'_> {
             return self.failed(span);
         }
         let kind = match (function.kind, key) {
-            (FunctionKind::Delete, key) => ExprKind::Delete { map, key: key.map(Box::new) },
+            (FunctionKind::Delete, key) => ExprKind::Delete {
+                map,
+                key: key.map(Box::new),
+            },
             (_, Some(key)) => ExprKind::HasKey { map, key: Box::new(key) },
             (_, None) => return self.failed(span),
         };
@@ -921,17 +1243,30 @@ impl Checker<'_> {
                     ExprKind::Int(n) if (1..=1024).contains(&n) => u32::try_from(n).unwrap_or(64) + 1,
                     ExprKind::Error => return self.failed(span),
                     _ => {
-                        self.error(Diagnostic::error("argument-type", arg.value.span, "the length of `str` is a constant from 1 to 1024"));
+                        self.error(Diagnostic::error(
+                            "argument-type",
+                            arg.value.span,
+                            "the length of `str` is a constant from 1 to 1024",
+                        ));
                         return self.failed(span);
                     }
                 }
             }
         };
         if let ast::ExprKind::Param(n) = args[0].value.kind {
-            let text = usize::try_from(n).ok().and_then(|n| n.checked_sub(1)).and_then(|i| self.options.positional.get(i)).cloned().unwrap_or_default();
+            let text = usize::try_from(n)
+                .ok()
+                .and_then(|n| n.checked_sub(1))
+                .and_then(|i| self.options.positional.get(i))
+                .cloned()
+                .unwrap_or_default();
             let cap = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
             if cap > 512 {
-                self.error(Diagnostic::error("string-too-long", span, format!("the parameter `${n}` has {} bytes; 511 is the most", text.len())));
+                self.error(Diagnostic::error(
+                    "string-too-long",
+                    span,
+                    format!("the parameter `${n}` has {} bytes; 511 is the most", text.len()),
+                ));
                 return self.failed(span);
             }
             return Self::make(ExprKind::Str(text.into_bytes()), Ty::Str { cap }, span);
@@ -941,15 +1276,30 @@ impl Checker<'_> {
             Ty::Error => return self.failed(span),
             Ty::Str { .. } => return ptr,
             Ty::Ptr { space, .. } => *space,
-            Ty::Obj { ty: CTy::Array { .. }, space } => *space,
+            Ty::Obj {
+                ty: CTy::Array { .. },
+                space,
+            } => *space,
             Ty::Int { bits: 64, .. } => Space::Kernel,
             other => {
-                self.error(Diagnostic::error("argument-type", ptr.span, format!("`str` takes a pointer, found `{other}`")));
+                self.error(Diagnostic::error(
+                    "argument-type",
+                    ptr.span,
+                    format!("`str` takes a pointer, found `{other}`"),
+                ));
                 return self.failed(span);
             }
         };
         let cap = cap.next_multiple_of(8);
-        Self::make(ExprKind::ReadStr { ptr: Box::new(ptr), cap, space }, Ty::Str { cap }, span)
+        Self::make(
+            ExprKind::ReadStr {
+                ptr: Box::new(ptr),
+                cap,
+                space,
+            },
+            Ty::Str { cap },
+            span,
+        )
     }
 
     fn ntop(&mut self, args: &[ast::Arg], span: Span) -> Expr {
@@ -957,7 +1307,12 @@ impl Checker<'_> {
         if let Some(family) = &family
             && !matches!(family.ty, Ty::Int { .. } | Ty::Error)
         {
-            let d = Diagnostic::error("argument-type", family.span, format!("the family of `ntop` is an integer, found `{}`", family.ty)).help("`AF_INET` or `AF_INET6`");
+            let d = Diagnostic::error(
+                "argument-type",
+                family.span,
+                format!("the family of `ntop` is an integer, found `{}`", family.ty),
+            )
+            .help("`AF_INET` or `AF_INET6`");
             self.error(d);
         }
         let Some(last) = args.last() else { return self.failed(span) };
@@ -970,20 +1325,39 @@ impl Checker<'_> {
             _ => false,
         };
         if !ok {
-            let d = Diagnostic::error("argument-type", addr.span, format!("`ntop` takes an integer or an array of 4 or 16 bytes, found `{}`", addr.ty));
+            let d = Diagnostic::error(
+                "argument-type",
+                addr.span,
+                format!("`ntop` takes an integer or an array of 4 or 16 bytes, found `{}`", addr.ty),
+            );
             self.error(d);
             return self.failed(span);
         }
         if addr.ty == Ty::Inet {
             return addr;
         }
-        if let Some(Expr { kind: ExprKind::Int(n), span: family_span, .. }) = &family
+        if let Some(Expr {
+            kind: ExprKind::Int(n),
+            span: family_span,
+            ..
+        }) = &family
             && !matches!(*n, 2 | 10)
         {
-            self.error(Diagnostic::error("out-of-range", *family_span, format!("`ntop` knows the families `AF_INET` (2) and `AF_INET6` (10), not {n}")));
+            self.error(Diagnostic::error(
+                "out-of-range",
+                *family_span,
+                format!("`ntop` knows the families `AF_INET` (2) and `AF_INET6` (10), not {n}"),
+            ));
             return self.failed(span);
         }
-        Self::make(ExprKind::Ntop { family: family.map(Box::new), addr: Box::new(addr) }, Ty::Inet, span)
+        Self::make(
+            ExprKind::Ntop {
+                family: family.map(Box::new),
+                addr: Box::new(addr),
+            },
+            Ty::Inet,
+            span,
+        )
     }
 }
 

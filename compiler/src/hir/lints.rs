@@ -5,12 +5,25 @@ use weir_parser::Diagnostic;
 use weir_parser::ast::{self, BinaryOp};
 
 /// Kernel fields in network byte order that people compare or shift as they are.
-const BIG_ENDIAN: &[&str] =
-    &["skc_dport", "inet_dport", "inet_sport", "sin_port", "sin6_port", "ir_rmt_port", "skc_daddr", "skc_rcv_saddr", "sin_addr", "protocol_be"];
+const BIG_ENDIAN: &[&str] = &[
+    "skc_dport",
+    "inet_dport",
+    "inet_sport",
+    "sin_port",
+    "sin6_port",
+    "ir_rmt_port",
+    "skc_daddr",
+    "skc_rcv_saddr",
+    "sin_addr",
+    "protocol_be",
+];
 
 /// Warns where a field in network byte order meets an operator that sees its number.
 pub(super) fn byte_order(op: BinaryOp, left: &ast::Expr, right: &ast::Expr, out: &mut Vec<Diagnostic>) {
-    let sees_number = matches!(op, BinaryOp::Shr | BinaryOp::Shl | BinaryOp::Eq | BinaryOp::Ne | BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge);
+    let sees_number = matches!(
+        op,
+        BinaryOp::Shr | BinaryOp::Shl | BinaryOp::Eq | BinaryOp::Ne | BinaryOp::Lt | BinaryOp::Le | BinaryOp::Gt | BinaryOp::Ge
+    );
     if !sees_number {
         return;
     }

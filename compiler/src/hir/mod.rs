@@ -121,13 +121,23 @@ pub enum Space {
 #[derive(Debug, Clone, PartialEq)]
 pub enum CTy {
     Void,
-    Int { bits: u8, signed: bool },
+    Int {
+        bits: u8,
+        signed: bool,
+    },
     /// `char`: an array of it is a string.
     Char,
     /// A struct or union of the kernel's BTF, by type id.
-    Struct { name: String, id: u32, union: bool },
+    Struct {
+        name: String,
+        id: u32,
+        union: bool,
+    },
     Ptr(Box<CTy>),
-    Array { elem: Box<CTy>, len: u32 },
+    Array {
+        elem: Box<CTy>,
+        len: u32,
+    },
     /// Something that cannot be used but may stand behind a pointer.
     Opaque(String),
 }
@@ -184,13 +194,20 @@ impl Ty {
         Some(match self {
             Ty::Bool => Type::Bool,
             Ty::Int { signed, .. } => Type::Int { bits: 64, signed: *signed },
-            Ty::Str { cap } => Type::Str { cap: cap.next_multiple_of(8) },
+            Ty::Str { cap } => Type::Str {
+                cap: cap.next_multiple_of(8),
+            },
             Ty::Inet => Type::Inet,
             Ty::Prefix => Type::Prefix,
             Ty::Mac => Type::Mac,
             Ty::Flow => Type::Flow,
             Ty::Ptr { to, .. } => Type::Ptr { pointee: to.to_string() },
-            Ty::Obj { ty: CTy::Array { elem, len }, .. } if **elem == CTy::Char => Type::Str { cap: len.next_multiple_of(8) },
+            Ty::Obj {
+                ty: CTy::Array { elem, len },
+                ..
+            } if **elem == CTy::Char => Type::Str {
+                cap: len.next_multiple_of(8),
+            },
             Ty::Tuple(fields) => Type::Tuple(fields.iter().map(Ty::stored).collect::<Option<_>>()?),
             Ty::Void | Ty::Obj { .. } | Ty::Error => return None,
         })
@@ -234,7 +251,10 @@ pub enum ExprKind {
     Int(i64),
     Str(Vec<u8>),
     /// Address bytes as in memory; `v6` tells the family.
-    Inet { bytes: [u8; 16], v6: bool },
+    Inet {
+        bytes: [u8; 16],
+        v6: bool,
+    },
     Mac([u8; 6]),
     Builtin(BuiltinKind),
     /// Index into [`crate::tables::FIELDS`].
@@ -244,41 +264,100 @@ pub enum ExprKind {
     /// Whether the expression has a value.
     Has(Box<Expr>),
     /// A variable of the native's event, at this offset of its event record.
-    EventVar { offset: u32, size: u32 },
+    EventVar {
+        offset: u32,
+        size: u32,
+    },
     Var(VarId),
-    MapGet { map: MapId, key: Option<Box<Expr>> },
-    HasKey { map: MapId, key: Box<Expr> },
-    Delete { map: MapId, key: Option<Box<Expr>> },
+    MapGet {
+        map: MapId,
+        key: Option<Box<Expr>>,
+    },
+    HasKey {
+        map: MapId,
+        key: Box<Expr>,
+    },
+    Delete {
+        map: MapId,
+        key: Option<Box<Expr>>,
+    },
     /// `@x++` and the like; the target is a variable or a map entry.
-    IncDec { target: Box<Expr>, increment: bool, postfix: bool },
+    IncDec {
+        target: Box<Expr>,
+        increment: bool,
+        postfix: bool,
+    },
     Not(Box<Expr>),
     BitNot(Box<Expr>),
     Neg(Box<Expr>),
-    Binary { op: weir_parser::ast::BinaryOp, left: Box<Expr>, right: Box<Expr> },
-    Ternary { cond: Box<Expr>, then: Box<Expr>, otherwise: Box<Expr> },
-    Elvis { value: Box<Expr>, otherwise: Box<Expr> },
+    Binary {
+        op: weir_parser::ast::BinaryOp,
+        left: Box<Expr>,
+        right: Box<Expr>,
+    },
+    Ternary {
+        cond: Box<Expr>,
+        then: Box<Expr>,
+        otherwise: Box<Expr>,
+    },
+    Elvis {
+        value: Box<Expr>,
+        otherwise: Box<Expr>,
+    },
     /// Any element matches.
-    In { value: Box<Expr>, set: Vec<SetElem> },
+    In {
+        value: Box<Expr>,
+        set: Vec<SetElem>,
+    },
     /// Integer to integer (or pointer) of the expression's type.
     Convert(Box<Expr>),
     /// A fixed part of the context: `size` bytes at `offset`.
-    CtxLoad { offset: u32, size: u32 },
+    CtxLoad {
+        offset: u32,
+        size: u32,
+    },
     /// The object at `base + offset`; `base` is a pointer or another object. The type is `Ty::Obj`.
-    Place { base: Box<Expr>, offset: u32 },
+    Place {
+        base: Box<Expr>,
+        offset: u32,
+    },
     /// Address of element `index` of the array `base`, whose elements take `size` bytes.
-    Element { base: Box<Expr>, index: Box<Expr>, size: u32 },
+    Element {
+        base: Box<Expr>,
+        index: Box<Expr>,
+        size: u32,
+    },
     /// A scalar read from the object `place`; `bits` is `(shift, width)` for a bitfield.
-    Read { place: Box<Expr>, size: u32, bits: Option<(u8, u8)> },
+    Read {
+        place: Box<Expr>,
+        size: u32,
+        bits: Option<(u8, u8)>,
+    },
     /// Text at a pointer, up to `cap` bytes with the NUL.
-    ReadStr { ptr: Box<Expr>, cap: u32, space: Space },
+    ReadStr {
+        ptr: Box<Expr>,
+        cap: u32,
+        space: Space,
+    },
     /// Address at a tracepoint's `__data_loc` field.
-    DataLoc { offset: u32 },
+    DataLoc {
+        offset: u32,
+    },
     /// IPv4 (from an integer in network order) or, from memory, `len` 4 or 16 bytes. `family` decides at run time when
     /// it is no constant.
-    Ntop { family: Option<Box<Expr>>, addr: Box<Expr> },
-    Bswap { value: Box<Expr>, bits: u8 },
+    Ntop {
+        family: Option<Box<Expr>>,
+        addr: Box<Expr>,
+    },
+    Bswap {
+        value: Box<Expr>,
+        bits: u8,
+    },
     Tuple(Vec<Expr>),
-    TupleGet { base: Box<Expr>, index: usize },
+    TupleGet {
+        base: Box<Expr>,
+        index: usize,
+    },
     /// Stands for something that had an error.
     Error,
 }
@@ -301,16 +380,42 @@ pub struct Stmt {
 #[derive(Debug, Clone)]
 pub enum StmtKind {
     Expr(Expr),
-    SetVar { var: VarId, value: Expr },
-    SetMap { map: MapId, key: Option<Expr>, value: Expr },
+    SetVar {
+        var: VarId,
+        value: Expr,
+    },
+    SetMap {
+        map: MapId,
+        key: Option<Expr>,
+        value: Expr,
+    },
     /// `@m[k] += n`: atomic add of the (possibly negated) value.
-    AddMap { map: MapId, key: Option<Expr>, value: Expr },
-    Aggregate { map: MapId, key: Option<Expr>, agg: AggKind, value: Option<Expr> },
+    AddMap {
+        map: MapId,
+        key: Option<Expr>,
+        value: Expr,
+    },
+    Aggregate {
+        map: MapId,
+        key: Option<Expr>,
+        agg: AggKind,
+        value: Option<Expr>,
+    },
     Event(Event),
-    If { cond: Expr, then: Vec<Stmt>, otherwise: Vec<Stmt> },
-    While { cond: Expr, body: Vec<Stmt> },
+    If {
+        cond: Expr,
+        then: Vec<Stmt>,
+        otherwise: Vec<Stmt>,
+    },
+    While {
+        cond: Expr,
+        body: Vec<Stmt>,
+    },
     /// The body is repeated in the code.
-    Unroll { count: u32, body: Vec<Stmt> },
+    Unroll {
+        count: u32,
+        body: Vec<Stmt>,
+    },
     Block(Vec<Stmt>),
     Break,
     Continue,
@@ -318,16 +423,28 @@ pub enum StmtKind {
     Return(Option<Expr>),
     Verdict(Verdict),
     /// Sends the event, then ends the block.
-    Exit { code: Option<Expr> },
+    Exit {
+        code: Option<Expr>,
+    },
 }
 
 /// Work for user space.
 #[derive(Debug, Clone)]
 pub enum Event {
-    Printf { format: Vec<crate::object::FormatPart>, args: Vec<Expr> },
+    Printf {
+        format: Vec<crate::object::FormatPart>,
+        args: Vec<Expr>,
+    },
     PrintValue(Expr),
-    PrintMap { map: EventMap, top: u32, div: u32 },
-    PrintMapKey { map: MapId, key: Expr },
+    PrintMap {
+        map: EventMap,
+        top: u32,
+        div: u32,
+    },
+    PrintMapKey {
+        map: MapId,
+        key: Expr,
+    },
     Clear(EventMap),
     Zero(EventMap),
     Time(String),

@@ -9,7 +9,10 @@ use weir_parser::{Diagnostic, Span};
 impl Checker<'_> {
     pub(super) fn printf(&mut self, args: &[ast::Arg], span: Span) -> Option<Event> {
         let ast::ExprKind::Str(format) = &args[0].value.kind else {
-            self.error(Diagnostic::error("format-literal", args[0].value.span, "the format of `printf` is a string literal").help("`printf(\"%s\\n\", x)`"));
+            self.error(
+                Diagnostic::error("format-literal", args[0].value.span, "the format of `printf` is a string literal")
+                    .help("`printf(\"%s\\n\", x)`"),
+            );
             return None;
         };
         let format_span = args[0].value.span;
@@ -21,12 +24,21 @@ impl Checker<'_> {
                 return None;
             }
         };
-        let specs: Vec<&FormatSpec> = parts.iter().filter_map(|p| if let FormatPart::Arg(spec) = p { Some(spec) } else { None }).collect();
+        let specs: Vec<&FormatSpec> = parts
+            .iter()
+            .filter_map(|p| if let FormatPart::Arg(spec) = p { Some(spec) } else { None })
+            .collect();
         if specs.len() != values.len() {
             let d = Diagnostic::error(
                 "format-count",
                 span,
-                format!("the format has {} conversion{}, {} argument{} given", specs.len(), plural(specs.len()), values.len(), if values.len() == 1 { " is" } else { "s are" }),
+                format!(
+                    "the format has {} conversion{}, {} argument{} given",
+                    specs.len(),
+                    plural(specs.len()),
+                    values.len(),
+                    if values.len() == 1 { " is" } else { "s are" }
+                ),
             );
             self.error(d);
             return None;
@@ -39,7 +51,11 @@ impl Checker<'_> {
             }
             if let Some(expected) = mismatch(spec, &value.ty) {
                 let conv: String = std::iter::once(spec.conv).chain(spec.conv2).collect();
-                let mut d = Diagnostic::error("format-type", value.span, format!("`%{conv}` prints {expected}, found `{}`", value.ty));
+                let mut d = Diagnostic::error(
+                    "format-type",
+                    value.span,
+                    format!("`%{conv}` prints {expected}, found `{}`", value.ty),
+                );
                 if let Some(better) = suggestion(&value.ty) {
                     d = d.help(format!("`{better}` prints it"));
                 }
@@ -47,7 +63,10 @@ impl Checker<'_> {
                 ok = false;
             }
         }
-        ok.then_some(Event::Printf { format: parts, args: values })
+        ok.then_some(Event::Printf {
+            format: parts,
+            args: values,
+        })
     }
 }
 
@@ -57,8 +76,10 @@ fn plural(n: usize) -> &'static str {
 
 /// Returns what the conversion prints when the type does not fit.
 fn mismatch(spec: &FormatSpec, ty: &Ty) -> Option<&'static str> {
-    let textual = matches!(ty, Ty::Str { .. } | Ty::Inet | Ty::Prefix | Ty::Mac | Ty::Flow | Ty::Bool | Ty::Tuple(_))
-        || matches!(ty, Ty::Obj { ty: CTy::Array { elem, .. }, .. } if **elem == CTy::Char);
+    let textual = matches!(
+        ty,
+        Ty::Str { .. } | Ty::Inet | Ty::Prefix | Ty::Mac | Ty::Flow | Ty::Bool | Ty::Tuple(_)
+    ) || matches!(ty, Ty::Obj { ty: CTy::Array { elem, .. }, .. } if **elem == CTy::Char);
     let number = matches!(ty, Ty::Int { .. } | Ty::Bool | Ty::Ptr { .. });
     match spec.conv {
         's' => (!textual).then_some("text"),
@@ -119,7 +140,11 @@ pub(super) fn parse_format(format: &str) -> Result<Vec<FormatPart>, String> {
             written.push(length);
             chars.next();
         }
-        let Some(conv) = chars.next() else { return Err(format!("`{written}` at the end of the format is no conversion; `%%` prints a percent sign")) };
+        let Some(conv) = chars.next() else {
+            return Err(format!(
+                "`{written}` at the end of the format is no conversion; `%%` prints a percent sign"
+            ));
+        };
         written.push(conv);
         spec.conv = conv;
         match conv {
@@ -130,7 +155,11 @@ pub(super) fn parse_format(format: &str) -> Result<Vec<FormatPart>, String> {
                     chars.next();
                 }
             }
-            _ => return Err(format!("`{written}` is no conversion; there are `%d %i %u %o %x %X %c %s %p %r %rx %rh`, and `%%` for a percent sign")),
+            _ => {
+                return Err(format!(
+                    "`{written}` is no conversion; there are `%d %i %u %o %x %X %c %s %p %r %rx %rh`, and `%%` for a percent sign"
+                ));
+            }
         }
         if !text.is_empty() {
             parts.push(FormatPart::Text(std::mem::take(&mut text)));
@@ -170,10 +199,34 @@ mod tests {
         let parts = parse_format("a %-8s|%08llx %% %5.2d\n").unwrap();
         assert_eq!(parts.len(), 7);
         assert_eq!(parts[0], FormatPart::Text("a ".to_owned()));
-        assert_eq!(parts[1], FormatPart::Arg(FormatSpec { minus: true, width: Some(8), conv: 's', ..FormatSpec::default() }));
-        assert_eq!(parts[3], FormatPart::Arg(FormatSpec { zero: true, width: Some(8), conv: 'x', ..FormatSpec::default() }));
+        assert_eq!(
+            parts[1],
+            FormatPart::Arg(FormatSpec {
+                minus: true,
+                width: Some(8),
+                conv: 's',
+                ..FormatSpec::default()
+            })
+        );
+        assert_eq!(
+            parts[3],
+            FormatPart::Arg(FormatSpec {
+                zero: true,
+                width: Some(8),
+                conv: 'x',
+                ..FormatSpec::default()
+            })
+        );
         assert_eq!(parts[4], FormatPart::Text(" % ".to_owned()));
-        assert_eq!(parts[5], FormatPart::Arg(FormatSpec { width: Some(5), precision: Some(2), conv: 'd', ..FormatSpec::default() }));
+        assert_eq!(
+            parts[5],
+            FormatPart::Arg(FormatSpec {
+                width: Some(5),
+                precision: Some(2),
+                conv: 'd',
+                ..FormatSpec::default()
+            })
+        );
         assert!(parse_format("100%").unwrap_err().contains("`%%` prints a percent sign"));
         assert!(parse_format("%y").unwrap_err().starts_with("`%y` is no conversion"));
         assert!(parse_format("%99999d").unwrap_err().contains("4096"));

@@ -31,8 +31,12 @@ impl Checker<'_> {
         }
         if out.len() > MAX_PROBES {
             self.error(
-                Diagnostic::error("too-many-probes", probe.span, format!("the attach points match {} places; {MAX_PROBES} is the most", out.len()))
-                    .help("narrow the pattern"),
+                Diagnostic::error(
+                    "too-many-probes",
+                    probe.span,
+                    format!("the attach points match {} places; {MAX_PROBES} is the most", out.len()),
+                )
+                .help("narrow the pattern"),
             );
             out.clear();
         }
@@ -53,7 +57,11 @@ impl Checker<'_> {
             let aliases: Vec<&str> = self.natives.iter().map(|n| n.alias.as_str()).collect();
             let d = nearest(d, first, names.chain(aliases));
             let native = weir_stdlib::native(first);
-            let d = if native.is_some() { d.help(format!("start an instance first: `use {first}(…) as x;`, then `x:EVENT`")) } else { d };
+            let d = if native.is_some() {
+                d.help(format!("start an instance first: `use {first}(…) as x;`, then `x:EVENT`"))
+            } else {
+                d
+            };
             return self.error(d);
         };
         let site = |hook: Hook, attach: AttachPoint| Site {
@@ -64,13 +72,22 @@ impl Checker<'_> {
             tracepoint: None,
             native: None,
         };
-        let wrong = |what: &str| Diagnostic::error("probe-form", span, format!("`{}` {what}", parts.join(":"))).help(format!("the form is `{}`", provider.form));
+        let wrong = |what: &str| {
+            Diagnostic::error("probe-form", span, format!("`{}` {what}", parts.join(":"))).help(format!("the form is `{}`", provider.form))
+        };
         match provider.name {
             "begin" | "end" => {
                 if parts.len() > 1 {
                     return self.error(wrong("has too many parts"));
                 }
-                out.push(site(Hook::RunOnce, if provider.name == "begin" { AttachPoint::Begin } else { AttachPoint::End }));
+                out.push(site(
+                    Hook::RunOnce,
+                    if provider.name == "begin" {
+                        AttachPoint::Begin
+                    } else {
+                        AttachPoint::End
+                    },
+                ));
             }
             "self" => match parts.get(1..).unwrap_or_default() {
                 [kind, name] if kind == "signal" && matches!(name.as_str(), "SIGUSR1" | "SIGUSR2") => {
@@ -82,7 +99,11 @@ impl Checker<'_> {
             "interval" | "profile" => match period(&parts[1..]) {
                 Ok(period) => out.push(site(
                     Hook::PerfEvent,
-                    if provider.name == "interval" { AttachPoint::Interval { period } } else { AttachPoint::Profile { period } },
+                    if provider.name == "interval" {
+                        AttachPoint::Interval { period }
+                    } else {
+                        AttachPoint::Profile { period }
+                    },
                 )),
                 Err(what) => self.error(wrong(what)),
             },
@@ -104,7 +125,9 @@ impl Checker<'_> {
                 }
             }
             "tc" => {
-                let [iface, direction] = parts.get(1..).unwrap_or_default() else { return self.error(wrong("has the wrong number of parts")) };
+                let [iface, direction] = parts.get(1..).unwrap_or_default() else {
+                    return self.error(wrong("has the wrong number of parts"));
+                };
                 let direction = match direction.as_str() {
                     "ingress" | "from_pod" => Direction::Ingress,
                     "egress" | "to_pod" => Direction::Egress,
@@ -160,24 +183,44 @@ impl Checker<'_> {
                 return None;
             }
         }
-        Some(IfacePattern { pattern: pattern.to_owned(), netns })
+        Some(IfacePattern {
+            pattern: pattern.to_owned(),
+            netns,
+        })
     }
 
     fn native_site(&mut self, point: &ast::AttachPoint, instance: usize, parts: &[String], out: &mut Vec<Site>) {
         let native = &self.natives[instance];
-        let names: Vec<String> = native.native.events.iter().map(|e| format!("`{}:{}`", native.alias, e.name)).collect();
+        let names: Vec<String> = native
+            .native
+            .events
+            .iter()
+            .map(|e| format!("`{}:{}`", native.alias, e.name))
+            .collect();
         let [_, name] = parts else {
-            let d = Diagnostic::error("probe-form", point.span, format!("`{}` must name one event of `{}`", point.text, native.native.name)).help(names.join(", "));
+            let d = Diagnostic::error(
+                "probe-form",
+                point.span,
+                format!("`{}` must name one event of `{}`", point.text, native.native.name),
+            )
+            .help(names.join(", "));
             return self.error(d);
         };
         let Some(event) = native.native.events.iter().position(|e| e.name == name) else {
-            let d = Diagnostic::error("unknown-event", point.parts[1].span, format!("`{}` has no event `{name}`", native.native.name))
-                .help(format!("its events are {}", names.join(", ")));
+            let d = Diagnostic::error(
+                "unknown-event",
+                point.parts[1].span,
+                format!("`{}` has no event `{name}`", native.native.name),
+            )
+            .help(format!("its events are {}", names.join(", ")));
             return self.error(d);
         };
         out.push(Site {
             hook: Hook::NativeXdp,
-            attach: Attach { point: AttachPoint::NativeEvent { instance, event }, span: point.span },
+            attach: Attach {
+                point: AttachPoint::NativeEvent { instance, event },
+                span: point.span,
+            },
             text: parts.join(":"),
             func: String::new(),
             tracepoint: None,
@@ -186,10 +229,18 @@ impl Checker<'_> {
     }
 
     fn tracepoint_site(&mut self, point: &ast::AttachPoint, parts: &[String], out: &mut Vec<Site>, wrong: impl Fn(&str) -> Diagnostic) {
-        let [_, category, name] = parts else { return self.error(wrong("has the wrong number of parts")) };
+        let [_, category, name] = parts else {
+            return self.error(wrong("has the wrong number of parts"));
+        };
         let make = |category: &str, name: &str| Site {
             hook: Hook::Tracepoint,
-            attach: Attach { point: AttachPoint::Tracepoint { category: category.to_owned(), name: name.to_owned() }, span: point.span },
+            attach: Attach {
+                point: AttachPoint::Tracepoint {
+                    category: category.to_owned(),
+                    name: name.to_owned(),
+                },
+                span: point.span,
+            },
             text: format!("tracepoint:{category}:{name}"),
             func: String::new(),
             tracepoint: Some((category.to_owned(), name.to_owned())),
@@ -212,7 +263,11 @@ impl Checker<'_> {
             return;
         }
         if let Support::No(why) | Support::Unknown(why) = self.kernel.feature(Feature::Tracefs) {
-            self.error(Diagnostic::error("no-tracefs", point.span, format!("tracepoints cannot be read: {why}")));
+            self.error(Diagnostic::error(
+                "no-tracefs",
+                point.span,
+                format!("tracepoints cannot be read: {why}"),
+            ));
             return;
         }
         let all: Vec<String> = self.kernel.tracepoints().into_iter().map(|(c, n)| format!("{c}:{n}")).collect();
@@ -227,7 +282,14 @@ impl Checker<'_> {
         self.missing(point, format!("there is no tracepoint `{wanted}`"), near);
     }
 
-    fn kprobe_site(&mut self, point: &ast::AttachPoint, parts: &[String], ret: bool, out: &mut Vec<Site>, wrong: impl Fn(&str) -> Diagnostic) {
+    fn kprobe_site(
+        &mut self,
+        point: &ast::AttachPoint,
+        parts: &[String],
+        ret: bool,
+        out: &mut Vec<Site>,
+        wrong: impl Fn(&str) -> Diagnostic,
+    ) {
         let (module, function) = match parts {
             [_, function] => (None, function.as_str()),
             [_, module, function] => (Some(module.clone()), function.as_str()),
@@ -251,7 +313,15 @@ impl Checker<'_> {
         let word = if ret { "kretprobe" } else { "kprobe" };
         let make = |function: &str| Site {
             hook,
-            attach: Attach { point: AttachPoint::Kprobe { module: module.clone(), function: function.to_owned(), offset, ret }, span: point.span },
+            attach: Attach {
+                point: AttachPoint::Kprobe {
+                    module: module.clone(),
+                    function: function.to_owned(),
+                    offset,
+                    ret,
+                },
+                span: point.span,
+            },
             text: format!("{word}:{function}"),
             func: function.to_owned(),
             tracepoint: None,
@@ -260,11 +330,17 @@ impl Checker<'_> {
         if let Support::No(why) = self.kernel.feature(Feature::Kprobe) {
             let mut d = Diagnostic::error("no-kprobes", point.span, format!("this kernel has no kprobes ({why})"));
             let all = self.kernel.tracepoints();
-            let same: Vec<String> = all.iter().filter(|(_, n)| n == function).map(|(c, n)| format!("`tracepoint:{c}:{n}`")).collect();
+            let same: Vec<String> = all
+                .iter()
+                .filter(|(_, n)| n == function)
+                .map(|(c, n)| format!("`tracepoint:{c}:{n}`"))
+                .collect();
             if !same.is_empty() {
                 d = d.help(format!("{} works here; its fields are `args.field`", same.join(" or ")));
             } else if let Some(near) = related_tracepoint(function, &all) {
-                d = d.help(format!("`tracepoint:{near}` works here and may answer the question; `weir -l 'tracepoint:*'` lists more"));
+                d = d.help(format!(
+                    "`tracepoint:{near}` works here and may answer the question; `weir -l 'tracepoint:*'` lists more"
+                ));
             } else {
                 d = d.help("tracepoints work here: `weir -l 'tracepoint:*'` lists them");
             }
@@ -310,7 +386,9 @@ impl Checker<'_> {
 fn related_tracepoint(function: &str, all: &[(String, String)]) -> Option<String> {
     let words: Vec<&str> = function.split('_').filter(|w| w.len() > 2).collect();
     let score = |name: &str| name.split('_').filter(|w| words.contains(w)).count();
-    let best = all.iter().max_by_key(|(c, n)| (score(n), std::cmp::Reverse((c.len() + n.len(), c.clone(), n.clone()))))?;
+    let best = all
+        .iter()
+        .max_by_key(|(c, n)| (score(n), std::cmp::Reverse((c.len() + n.len(), c.clone(), n.clone()))))?;
     (score(&best.1) >= 2).then(|| format!("{}:{}", best.0, best.1))
 }
 
@@ -327,10 +405,16 @@ pub fn glob_match(pattern: &str, text: &str) -> bool {
             Some(b'*') => (0..=t.len()).any(|i| go(&p[1..], &t[i..])),
             Some(b'?') => !t.is_empty() && go(&p[1..], &t[1..]),
             Some(b'[') => {
-                let Some(end) = p.iter().position(|&c| c == b']') else { return t.first() == Some(&b'[') && go(&p[1..], &t[1..]) };
+                let Some(end) = p.iter().position(|&c| c == b']') else {
+                    return t.first() == Some(&b'[') && go(&p[1..], &t[1..]);
+                };
                 let Some(&c) = t.first() else { return false };
                 let set = &p[1..end];
-                let (set, negate) = if set.first() == Some(&b'!') { (&set[1..], true) } else { (set, false) };
+                let (set, negate) = if set.first() == Some(&b'!') {
+                    (&set[1..], true)
+                } else {
+                    (set, false)
+                };
                 let mut found = false;
                 let mut i = 0;
                 while i < set.len() {
@@ -390,12 +474,20 @@ fn period(parts: &[String]) -> Result<Duration, &'static str> {
 }
 
 /// Checks `use NAME(…) as ALIAS;` against the declaration.
-pub(super) fn native_instance(item: &ast::Use, earlier: &[NativeInstance], options: &Options, out: &mut Vec<Diagnostic>) -> Option<NativeInstance> {
+pub(super) fn native_instance(
+    item: &ast::Use,
+    earlier: &[NativeInstance],
+    options: &Options,
+    out: &mut Vec<Diagnostic>,
+) -> Option<NativeInstance> {
     let Some(native) = weir_stdlib::native(&item.native.name) else {
         let d = Diagnostic::error("unknown-native", item.native.span, format!("unknown native `{}`", item.native.name));
         let d = match nearest_name(&item.native.name, weir_stdlib::NATIVES.iter().map(|n| n.name)) {
             Some(near) => d.help(format!("did you mean `{near}`?")),
-            None => d.help(format!("there are `{}`", weir_stdlib::NATIVES.iter().map(|n| n.name).collect::<Vec<_>>().join("`, `"))),
+            None => d.help(format!(
+                "there are `{}`",
+                weir_stdlib::NATIVES.iter().map(|n| n.name).collect::<Vec<_>>().join("`, `")
+            )),
         };
         out.push(d);
         return None;
@@ -403,7 +495,10 @@ pub(super) fn native_instance(item: &ast::Use, earlier: &[NativeInstance], optio
     let alias = item.alias.as_ref().unwrap_or(&item.native);
     let errors = out.len();
     if tables::provider(&alias.name).is_some() || tables::is_header_word(&alias.name) || alias.name == "args" {
-        out.push(Diagnostic::error("bad-alias", alias.span, format!("`{}` already has a meaning", alias.name)).help("`as bl`, or another name of your own"));
+        out.push(
+            Diagnostic::error("bad-alias", alias.span, format!("`{}` already has a meaning", alias.name))
+                .help("`as bl`, or another name of your own"),
+        );
     }
     if let Some(other) = earlier.iter().find(|n| n.alias == alias.name) {
         out.push(
@@ -417,7 +512,11 @@ pub(super) fn native_instance(item: &ast::Use, earlier: &[NativeInstance], optio
     for (name, value) in &item.params {
         let Some(index) = native.params.iter().position(|p| p.name == name.name) else {
             let list: Vec<&str> = native.params.iter().map(|p| p.name).collect();
-            let mut d = Diagnostic::error("unknown-param", name.span, format!("`{}` has no parameter `{}`", native.name, name.name));
+            let mut d = Diagnostic::error(
+                "unknown-param",
+                name.span,
+                format!("`{}` has no parameter `{}`", native.name, name.name),
+            );
             if let Some(near) = nearest_name(&name.name, list.iter().copied()) {
                 d = d.help(format!("did you mean `{near}`?"));
             }
@@ -425,7 +524,11 @@ pub(super) fn native_instance(item: &ast::Use, earlier: &[NativeInstance], optio
             continue;
         };
         if params[index].is_some() {
-            out.push(Diagnostic::error("param-twice", name.span, format!("`{}` is given twice", name.name)));
+            out.push(Diagnostic::error(
+                "param-twice",
+                name.span,
+                format!("`{}` is given twice", name.name),
+            ));
             continue;
         }
         match param_value(&native.params[index], value, options) {
@@ -439,15 +542,25 @@ pub(super) fn native_instance(item: &ast::Use, earlier: &[NativeInstance], optio
     for (decl, given) in native.params.iter().zip(&params) {
         if decl.required && given.is_none() && !item.params.iter().any(|(n, _)| n.name == decl.name) {
             out.push(
-                Diagnostic::error("param-missing", item.span, format!("`{}` needs the parameter `{}`", native.name, decl.name))
-                    .help(format!("`{}=…`: {}", decl.name, decl.doc)),
+                Diagnostic::error(
+                    "param-missing",
+                    item.span,
+                    format!("`{}` needs the parameter `{}`", native.name, decl.name),
+                )
+                .help(format!("`{}=…`: {}", decl.name, decl.doc)),
             );
         }
     }
     if out[errors..].iter().any(Diagnostic::is_error) {
         return None;
     }
-    Some(NativeInstance { native, alias: alias.name.clone(), params, span: item.span, param_spans: spans })
+    Some(NativeInstance {
+        native,
+        alias: alias.name.clone(),
+        params,
+        span: item.span,
+        param_spans: spans,
+    })
 }
 
 fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Options) -> Result<ParamValue, Box<Diagnostic>> {
@@ -461,10 +574,22 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
     };
     let wrong = || Box::new(Diagnostic::error("param-value", value.span, format!("`{}` takes {}", decl.name, expected())).help(decl.doc));
     // `$1` stands for its text.
-    let positional = |n: u32| usize::try_from(n).ok().and_then(|n| n.checked_sub(1)).and_then(|i| options.positional.get(i)).cloned();
+    let positional = |n: u32| {
+        usize::try_from(n)
+            .ok()
+            .and_then(|n| n.checked_sub(1))
+            .and_then(|i| options.positional.get(i))
+            .cloned()
+    };
     let text = match &value.kind {
         E::Str(s) => Some(String::from_utf8_lossy(s).into_owned()),
-        E::Param(n) => Some(positional(*n).ok_or_else(|| Box::new(Diagnostic::error("param-missing", value.span, format!("the parameter `${n}` is not given"))))?),
+        E::Param(n) => Some(positional(*n).ok_or_else(|| {
+            Box::new(Diagnostic::error(
+                "param-missing",
+                value.span,
+                format!("the parameter `${n}` is not given"),
+            ))
+        })?),
         E::Call { name, args } if name.name == "str" => match args.first().map(|a| &a.value.kind) {
             Some(E::Param(n)) => positional(*n),
             _ => None,
@@ -503,11 +628,19 @@ fn prefix_text(value: &ast::Expr) -> Result<String, Box<Diagnostic>> {
         ast::ExprKind::Ipv4([a, b, c, d]) => format!("{a}.{b}.{c}.{d}/32"),
         ast::ExprKind::Ipv4Prefix([a, b, c, d], len) => format!("{a}.{b}.{c}.{d}/{len}"),
         ast::ExprKind::Str(s) => String::from_utf8_lossy(s).into_owned(),
-        _ => return Err(Box::new(Diagnostic::error("bad-prefix", value.span, "expected an address or a prefix").help("`10.0.0.0/8` or `\"2001:db8::/32\"`"))),
+        _ => {
+            return Err(Box::new(
+                Diagnostic::error("bad-prefix", value.span, "expected an address or a prefix").help("`10.0.0.0/8` or `\"2001:db8::/32\"`"),
+            ));
+        }
     };
     match weir_stdlib::prefix::parse_prefix(&text) {
         Ok((address, len)) => Ok(format!("{address}/{len}")),
-        Err(why) => Err(Box::new(Diagnostic::error("bad-prefix", value.span, format!("`{text}` is not a prefix: {why}")))),
+        Err(why) => Err(Box::new(Diagnostic::error(
+            "bad-prefix",
+            value.span,
+            format!("`{text}` is not a prefix: {why}"),
+        ))),
     }
 }
 

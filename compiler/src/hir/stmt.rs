@@ -50,17 +50,28 @@ impl Checker<'_> {
                     ExprKind::Int(n @ 1..=100) => u32::try_from(n).unwrap_or(1),
                     ExprKind::Error => 1,
                     _ => {
-                        self.error(Diagnostic::error("bad-unroll", count_expr.span, "`unroll` takes a constant from 1 to 100"));
+                        self.error(Diagnostic::error(
+                            "bad-unroll",
+                            count_expr.span,
+                            "`unroll` takes a constant from 1 to 100",
+                        ));
                         1
                     }
                 };
-                StmtKind::Unroll { count, body: self.statements(body) }
+                StmtKind::Unroll {
+                    count,
+                    body: self.statements(body),
+                }
             }
             ast::StmtKind::For { .. } => return self.error(unsupported(span, "for")),
             ast::StmtKind::Limit { .. } => return self.error(unsupported(span, "limit")),
             ast::StmtKind::Block(block) => StmtKind::Block(self.statements(block)),
             ast::StmtKind::Break | ast::StmtKind::Continue => {
-                let word = if matches!(stmt.kind, ast::StmtKind::Break) { "break" } else { "continue" };
+                let word = if matches!(stmt.kind, ast::StmtKind::Break) {
+                    "break"
+                } else {
+                    "continue"
+                };
                 if self.loops == 0 {
                     return self.error(Diagnostic::error("outside-loop", span, format!("`{word}` stands outside a loop")));
                 }
@@ -70,13 +81,21 @@ impl Checker<'_> {
                 let value = value.as_ref().map(|v| self.expr(v));
                 if let Some(value) = &value {
                     if !matches!(value.ty, Ty::Int { .. } | Ty::Error) {
-                        self.error(Diagnostic::error("return-type", value.span, format!("`return` takes a verdict, found `{}`", value.ty)));
+                        self.error(Diagnostic::error(
+                            "return-type",
+                            value.span,
+                            format!("`return` takes a verdict, found `{}`", value.ty),
+                        ));
                     } else if self.hook == Hook::NativeXdp {
                         self.native_verdict(span, "return");
                     } else if !self.hook.has_packet() {
                         self.error(
-                            Diagnostic::error("return-value", value.span, format!("a value cannot be returned from a `{}` block", self.hook.name()))
-                                .help("write `return;`"),
+                            Diagnostic::error(
+                                "return-value",
+                                value.span,
+                                format!("a value cannot be returned from {} block", self.hook.with_article()),
+                            )
+                            .help("write `return;`"),
                         );
                     }
                 }
@@ -87,11 +106,20 @@ impl Checker<'_> {
     }
 
     fn native_verdict(&mut self, span: Span, what: &str) {
-        let Some(native) = self.native.and_then(|n| self.natives.get(n)) else { return };
+        let Some(native) = self.native.and_then(|n| self.natives.get(n)) else {
+            return;
+        };
         let event = &native.native.events[self.event];
         if !event.decides {
-            let d = Diagnostic::error("verdict-in-event", span, format!("`{what}` cannot change the verdict of `{}:{}`", native.alias, event.name))
-                .help(format!("the block ends with the verdict of `{}`; leave the verdict out", native.native.name));
+            let d = Diagnostic::error(
+                "verdict-in-event",
+                span,
+                format!("`{what}` cannot change the verdict of `{}:{}`", native.alias, event.name),
+            )
+            .help(format!(
+                "the block ends with the verdict of `{}`; leave the verdict out",
+                native.native.name
+            ));
             self.error(d);
         }
     }
@@ -118,7 +146,13 @@ impl Checker<'_> {
 
     /// Checks a call that stands as a statement. `None`: it is an expression like others; `Some(None)`: an error was given.
     #[allow(clippy::option_option, reason = "three outcomes, all local to the caller above")]
-    fn call_statement(&mut self, function: &'static tables::Function, name: &ast::Ident, args: &[ast::Arg], span: Span) -> Option<Option<StmtKind>> {
+    fn call_statement(
+        &mut self,
+        function: &'static tables::Function,
+        name: &ast::Ident,
+        args: &[ast::Arg],
+        span: Span,
+    ) -> Option<Option<StmtKind>> {
         let kind = match function.kind {
             FunctionKind::Printf
             | FunctionKind::Print
@@ -137,15 +171,25 @@ impl Checker<'_> {
             FunctionKind::Printf => self.printf(args, span).map(StmtKind::Event),
             FunctionKind::Print => self.print(args, span).map(StmtKind::Event),
             FunctionKind::Clear | FunctionKind::Zero => {
-                let Some((map, None)) = self.map_argument(&args[0].value, function.name) else { return Some(None) };
+                let Some((map, None)) = self.map_argument(&args[0].value, function.name) else {
+                    return Some(None);
+                };
                 if let EventMap::Native { instance, map } = map
                     && !self.natives[instance].native.maps[map].writable
                 {
-                    let d = Diagnostic::error("read-only-map", args[0].value.span, format!("`{}` cannot change this map", function.name));
+                    let d = Diagnostic::error(
+                        "read-only-map",
+                        args[0].value.span,
+                        format!("`{}` cannot change this map", function.name),
+                    );
                     self.error(d);
                     return Some(None);
                 }
-                Some(StmtKind::Event(if kind == FunctionKind::Clear { Event::Clear(map) } else { Event::Zero(map) }))
+                Some(StmtKind::Event(if kind == FunctionKind::Clear {
+                    Event::Clear(map)
+                } else {
+                    Event::Zero(map)
+                }))
             }
             FunctionKind::Exit => {
                 let code = args.first().map(|a| self.expr(&a.value));
@@ -162,7 +206,11 @@ impl Checker<'_> {
                     None => "%H:%M:%S\n".to_owned(),
                     Some(ast::ExprKind::Str(s)) => String::from_utf8_lossy(s).into_owned(),
                     Some(_) => {
-                        self.error(Diagnostic::error("argument-type", args[0].value.span, "`time` takes a string literal"));
+                        self.error(Diagnostic::error(
+                            "argument-type",
+                            args[0].value.span,
+                            "`time` takes a string literal",
+                        ));
                         return Some(None);
                     }
                 };
@@ -192,7 +240,11 @@ impl Checker<'_> {
             if let Some(key) = key {
                 let EventMap::Own(map) = map else { return None };
                 if args.len() > 1 {
-                    self.error(Diagnostic::error("argument-count", span, "`print` of one entry takes no further argument"));
+                    self.error(Diagnostic::error(
+                        "argument-count",
+                        span,
+                        "`print` of one entry takes no further argument",
+                    ));
                     return None;
                 }
                 return Some(Event::PrintMapKey { map, key });
@@ -204,15 +256,27 @@ impl Checker<'_> {
                     ExprKind::Int(n) if u32::try_from(n).is_ok() => *slot = u32::try_from(n).unwrap_or(0),
                     ExprKind::Error => {}
                     _ => {
-                        self.error(Diagnostic::error("argument-type", arg.value.span, "`print` takes constants for `top` and `div`"));
+                        self.error(Diagnostic::error(
+                            "argument-type",
+                            arg.value.span,
+                            "`print` takes constants for `top` and `div`",
+                        ));
                         return None;
                     }
                 }
             }
-            return Some(Event::PrintMap { map, top: numbers[0], div: numbers[1] });
+            return Some(Event::PrintMap {
+                map,
+                top: numbers[0],
+                div: numbers[1],
+            });
         }
         if args.len() > 1 {
-            self.error(Diagnostic::error("argument-count", span, "`top` and `div` are for maps; `print` of a value takes one argument"));
+            self.error(Diagnostic::error(
+                "argument-count",
+                span,
+                "`top` and `div` are for maps; `print` of a value takes one argument",
+            ));
             return None;
         }
         let value = self.expr(first);
@@ -220,7 +284,11 @@ impl Checker<'_> {
             return None;
         }
         if value.ty.stored().is_none() {
-            self.error(Diagnostic::error("argument-type", value.span, format!("a value of type `{}` cannot be printed", value.ty)));
+            self.error(Diagnostic::error(
+                "argument-type",
+                value.span,
+                format!("a value of type `{}` cannot be printed", value.ty),
+            ));
             return None;
         }
         Some(Event::PrintValue(value))
@@ -230,7 +298,9 @@ impl Checker<'_> {
     fn is_map_expr(&self, expr: &ast::Expr) -> bool {
         match &expr.kind {
             ast::ExprKind::Map { .. } => true,
-            ast::ExprKind::Field { base, .. } => matches!(&base.kind, ast::ExprKind::Map { name, keys: None } if self.alias(name).is_some()),
+            ast::ExprKind::Field { base, .. } => {
+                matches!(&base.kind, ast::ExprKind::Map { name, keys: None } if self.alias(name).is_some())
+            }
             _ => false,
         }
     }
@@ -248,8 +318,12 @@ impl Checker<'_> {
                 {
                     let native = &self.natives[instance];
                     let names: Vec<String> = native.native.maps.iter().map(|m| format!("`@{name}.{}`", m.name)).collect();
-                    let d = Diagnostic::error("native-map", expr.span, format!("`@{name}` is an instance of `{}`", native.native.name))
-                        .help(format!("its maps are {}", names.join(", ")));
+                    let d = Diagnostic::error(
+                        "native-map",
+                        expr.span,
+                        format!("`@{name}` is an instance of `{}`", native.native.name),
+                    )
+                    .help(format!("its maps are {}", names.join(", ")));
                     self.error(d);
                     return None;
                 }
@@ -264,15 +338,23 @@ impl Checker<'_> {
                 }
             }
             ast::ExprKind::Field { base, name, .. } => {
-                let ast::ExprKind::Map { name: alias, keys: None } = &base.kind else { return self.not_a_map(expr, function) };
-                let Some(instance) = self.alias(alias) else { return self.not_a_map(expr, function) };
+                let ast::ExprKind::Map { name: alias, keys: None } = &base.kind else {
+                    return self.not_a_map(expr, function);
+                };
+                let Some(instance) = self.alias(alias) else {
+                    return self.not_a_map(expr, function);
+                };
                 let native = &self.natives[instance];
                 match native.native.maps.iter().position(|m| m.name == name.name) {
                     Some(map) => Some((EventMap::Native { instance, map }, None)),
                     None => {
                         let names: Vec<&str> = native.native.maps.iter().map(|m| m.name).collect();
-                        let d = Diagnostic::error("unknown-map", name.span, format!("`{}` has no map `{}`", native.native.name, name.name))
-                            .help(format!("it has `{}`", names.join("`, `")));
+                        let d = Diagnostic::error(
+                            "unknown-map",
+                            name.span,
+                            format!("`{}` has no map `{}`", native.native.name, name.name),
+                        )
+                        .help(format!("it has `{}`", names.join("`, `")));
                         self.error(d);
                         None
                     }
@@ -298,7 +380,11 @@ impl Checker<'_> {
         }
         let ty = Ty::Tuple(parts.iter().map(|p| p.ty.clone()).collect());
         let span = parts.first().zip(parts.last()).map_or(span, |(a, b)| a.span.to(b.span));
-        Some(Expr { kind: ExprKind::Tuple(parts), ty, span })
+        Some(Expr {
+            kind: ExprKind::Tuple(parts),
+            ty,
+            span,
+        })
     }
 
     fn assignment(&mut self, target: &ast::Expr, op: Option<BinaryOp>, value: &ast::Expr, span: Span) -> Option<StmtKind> {
@@ -328,8 +414,12 @@ impl Checker<'_> {
                         }
                         None => {
                             let var = &self.vars[id];
-                            let d = Diagnostic::error("variable-type", value.span, format!("`${name}` is `{}` and cannot become `{}`", var.ty, value.ty))
-                                .with(var.span, format!("`{}` here", var.ty));
+                            let d = Diagnostic::error(
+                                "variable-type",
+                                value.span,
+                                format!("`${name}` is `{}` and cannot become `{}`", var.ty, value.ty),
+                            )
+                            .with(var.span, format!("`{}` here", var.ty));
                             self.error(d);
                             return None;
                         }
@@ -364,13 +454,25 @@ impl Checker<'_> {
                     Some(op @ (BinaryOp::Add | BinaryOp::Sub)) => {
                         let value = self.expr(value);
                         if !matches!(value.ty, Ty::Int { .. } | Ty::Error) {
-                            self.error(Diagnostic::error("operand-type", value.span, format!("`{}=` takes an integer, found `{}`", op.symbol(), value.ty)));
+                            self.error(Diagnostic::error(
+                                "operand-type",
+                                value.span,
+                                format!("`{}=` takes an integer, found `{}`", op.symbol(), value.ty),
+                            ));
                             return None;
                         }
                         self.map_value(id, MapValueTy::Plain(value.ty.clone()), value.span);
                         let ty = value.ty.clone();
                         let span = value.span;
-                        let value = if op == BinaryOp::Sub { Expr { kind: ExprKind::Neg(Box::new(value)), ty, span } } else { value };
+                        let value = if op == BinaryOp::Sub {
+                            Expr {
+                                kind: ExprKind::Neg(Box::new(value)),
+                                ty,
+                                span,
+                            }
+                        } else {
+                            value
+                        };
                         Some(StmtKind::AddMap { map: id, key, value })
                     }
                     Some(op) => {
@@ -386,7 +488,8 @@ impl Checker<'_> {
             }
             ast::ExprKind::Error => None,
             _ => {
-                let d = Diagnostic::error("assign-target", target.span, "this cannot be assigned to").help("assign to a variable `$x` or a map `@x`");
+                let d = Diagnostic::error("assign-target", target.span, "this cannot be assigned to")
+                    .help("assign to a variable `$x` or a map `@x`");
                 self.error(d);
                 None
             }
@@ -413,12 +516,18 @@ impl Checker<'_> {
                 return None;
             }
             if !value.ty.is_int() {
-                let d = Diagnostic::error("argument-type", value.span, format!("`{}` takes an integer, found `{}`", function.name, value.ty));
+                let d = Diagnostic::error(
+                    "argument-type",
+                    value.span,
+                    format!("`{}` takes an integer, found `{}`", function.name, value.ty),
+                );
                 self.error(d);
                 return None;
             }
         }
-        let signed = value.as_ref().is_some_and(|v| v.ty.is_signed() && !matches!(v.kind, ExprKind::Int(0..)));
+        let signed = value
+            .as_ref()
+            .is_some_and(|v| v.ty.is_signed() && !matches!(v.kind, ExprKind::Int(0..)));
         let kind = match agg {
             AggKind::Count => MapValue::Count,
             AggKind::Sum => MapValue::Sum { signed },
@@ -431,21 +540,31 @@ impl Checker<'_> {
                     None => 0,
                     Some(arg) => self.constant(&arg.value, 0..=5, "the second argument of `hist`")?,
                 };
-                MapValue::Hist { bits: u8::try_from(bits).unwrap_or(0) }
+                MapValue::Hist {
+                    bits: u8::try_from(bits).unwrap_or(0),
+                }
             }
             AggKind::LHist => {
                 let min = self.constant(&args[1].value, i64::MIN..=i64::MAX, "the minimum of `lhist`")?;
                 let max = self.constant(&args[2].value, i64::MIN..=i64::MAX, "the maximum of `lhist`")?;
                 let step = self.constant(&args[3].value, 1..=i64::MAX, "the step of `lhist`")?;
                 if max <= min {
-                    self.error(Diagnostic::error("lhist-range", args[2].value.span, format!("the maximum {max} is not above the minimum {min}")));
+                    self.error(Diagnostic::error(
+                        "lhist-range",
+                        args[2].value.span,
+                        format!("the maximum {max} is not above the minimum {min}"),
+                    ));
                     return None;
                 }
                 let buckets = (i128::from(max) - i128::from(min)) / i128::from(step);
                 if buckets > 1000 {
                     self.error(
-                        Diagnostic::error("lhist-range", span, format!("`lhist` would need {buckets} buckets; 1000 is the most"))
-                            .help("use a larger step"),
+                        Diagnostic::error(
+                            "lhist-range",
+                            span,
+                            format!("`lhist` would need {buckets} buckets; 1000 is the most"),
+                        )
+                        .help("use a larger step"),
                     );
                     return None;
                 }
@@ -472,7 +591,11 @@ impl Checker<'_> {
             }
         };
         if !range.contains(&n) {
-            self.error(Diagnostic::error("out-of-range", expr.span, format!("{what} must be from {} to {}, found {n}", range.start(), range.end())));
+            self.error(Diagnostic::error(
+                "out-of-range",
+                expr.span,
+                format!("{what} must be from {} to {}, found {n}", range.start(), range.end()),
+            ));
             return None;
         }
         Some(n)

@@ -1,6 +1,6 @@
 //! Text form of the typed tree, for `-d hir` and the stage tests.
 
-use super::{Block, EventMap, Event, Expr, ExprKind, MapValueTy, Program, SetElem, Stmt, StmtKind};
+use super::{Block, Event, EventMap, Expr, ExprKind, MapValueTy, Program, SetElem, Stmt, StmtKind};
 use crate::tables;
 use std::fmt::Write;
 
@@ -28,7 +28,11 @@ pub fn dump(program: &Program) -> String {
         }
     }
     for block in &program.blocks {
-        let mut printer = Printer { program, block, out: &mut out };
+        let mut printer = Printer {
+            program,
+            block,
+            out: &mut out,
+        };
         printer.block();
     }
     out
@@ -155,9 +159,17 @@ impl Printer<'_> {
             ExprKind::MapGet { map, key } => format!("get {}", self.map(*map, key.as_deref())),
             ExprKind::HasKey { map, key } => format!("has_key {}", self.map(*map, Some(key))),
             ExprKind::Delete { map, key } => format!("delete {}", self.map(*map, key.as_deref())),
-            ExprKind::IncDec { target, increment, postfix } => {
+            ExprKind::IncDec {
+                target,
+                increment,
+                postfix,
+            } => {
                 let op = if *increment { "++" } else { "--" };
-                if *postfix { format!("{}{op}", self.expr(target)) } else { format!("{op}{}", self.expr(target)) }
+                if *postfix {
+                    format!("{}{op}", self.expr(target))
+                } else {
+                    format!("{op}{}", self.expr(target))
+                }
             }
             ExprKind::Not(e) => format!("! {}", self.expr(e)),
             ExprKind::BitNot(e) => format!("~ {}", self.expr(e)),
@@ -181,7 +193,11 @@ impl Printer<'_> {
             ExprKind::Place { base, offset } => format!("place {} + {offset}", self.expr(base)),
             ExprKind::Element { base, index, size } => format!("element {} [{}] * {size}", self.expr(base), self.expr(index)),
             ExprKind::Read { place, size, bits: None } => format!("read {} {size}", self.expr(place)),
-            ExprKind::Read { place, size, bits: Some((shift, width)) } => format!("read {} {size} bits {shift} {width}", self.expr(place)),
+            ExprKind::Read {
+                place,
+                size,
+                bits: Some((shift, width)),
+            } => format!("read {} {size} bits {shift} {width}", self.expr(place)),
             ExprKind::ReadStr { ptr, cap, space } => format!("str {} {cap} {space:?}", self.expr(ptr)),
             ExprKind::DataLoc { offset } => format!("data_loc {offset}"),
             ExprKind::Ntop { family, addr } => match family {
@@ -198,5 +214,9 @@ impl Printer<'_> {
 }
 
 fn inet_text(bytes: &[u8; 16], v6: bool) -> String {
-    if v6 { std::net::Ipv6Addr::from(*bytes).to_string() } else { std::net::Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).to_string() }
+    if v6 {
+        std::net::Ipv6Addr::from(*bytes).to_string()
+    } else {
+        std::net::Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).to_string()
+    }
 }

@@ -80,7 +80,14 @@ pub fn children(e: &Expr, f: &mut dyn FnMut(&Expr)) {
         | ExprKind::ReadStr { ptr: e, .. }
         | ExprKind::Bswap { value: e, .. }
         | ExprKind::TupleGet { base: e, .. } => f(e),
-        ExprKind::Binary { left, right, .. } | ExprKind::Elvis { value: left, otherwise: right } | ExprKind::Element { base: left, index: right, .. } => {
+        ExprKind::Binary { left, right, .. }
+        | ExprKind::Elvis {
+            value: left,
+            otherwise: right,
+        }
+        | ExprKind::Element {
+            base: left, index: right, ..
+        } => {
             f(left);
             f(right);
         }

@@ -15,6 +15,8 @@ const BPF_PROG_TEST_RUN: libc::c_long = 10;
 pub const BPF_MAP_TYPE_ARRAY: u32 = 2;
 pub const BPF_MAP_TYPE_HASH: u32 = 1;
 pub const BPF_PROG_TYPE_XDP: u32 = 6;
+/// Makes the verifier remember a state at every jump, so that pruning happens in small programs too.
+pub const BPF_F_TEST_STATE_FREQ: u32 = 1 << 3;
 pub const BPF_PSEUDO_MAP_FD: u8 = 1;
 pub const BPF_PSEUDO_MAP_VALUE: u8 = 2;
 
@@ -74,17 +76,27 @@ struct ElemAttr {
 fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
     // SAFETY: `attr` is the `bpf_attr` of this command, and the addresses in it are those of live buffers.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result as i32)
+    }
 }
 
 /// Loads a program; the error has the verifier's log.
 pub fn load(prog_type: u32, insns: &[Insn]) -> Result<OwnedFd, (io::Error, String)> {
+    load_with_flags(prog_type, insns, 0)
+}
+
+/// The same with flags such as [`BPF_F_TEST_STATE_FREQ`].
+pub fn load_with_flags(prog_type: u32, insns: &[Insn], prog_flags: u32) -> Result<OwnedFd, (io::Error, String)> {
     let code: Vec<u8> = insns.iter().flat_map(|i| i.to_bytes()).collect();
     let mut attr = LoadAttr {
         prog_type,
         insn_cnt: insns.len() as u32,
         insns: code.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
+        prog_flags,
         ..LoadAttr::default()
     };
     if let Ok(fd) = bpf(BPF_PROG_LOAD, &mut attr) {
@@ -123,7 +135,13 @@ pub fn run(program: &OwnedFd, packet: &[u8]) -> io::Result<(u32, Vec<u8>)> {
 
 /// Creates a map with 4-byte keys.
 pub fn map(map_type: u32, value_size: u32, max_entries: u32) -> io::Result<OwnedFd> {
-    let mut attr = MapAttr { map_type, key_size: 4, value_size, max_entries, map_flags: 0 };
+    let mut attr = MapAttr {
+        map_type,
+        key_size: 4,
+        value_size,
+        max_entries,
+        map_flags: 0,
+    };
     let fd = bpf(BPF_MAP_CREATE, &mut attr)?;
     // SAFETY: the kernel has just given us this descriptor.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

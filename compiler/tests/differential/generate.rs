@@ -5,8 +5,8 @@
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
-    AbiParam, AtomicRmwOp, Block, BlockArg, ExtFuncData, ExternalName, FuncRef, Function, InstBuilder, JumpTableData, MemFlagsData, Signature,
-    SourceLoc, StackSlot, StackSlotData, StackSlotKind, Type, UserExternalName, UserFuncName, Value, types,
+    AbiParam, AtomicRmwOp, Block, BlockArg, ExtFuncData, ExternalName, FuncRef, Function, GlobalValueData, InstBuilder, JumpTableData,
+    MemFlagsData, Signature, SourceLoc, StackSlot, StackSlotData, StackSlotKind, Type, UserExternalName, UserFuncName, Value, types,
 };
 use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
@@ -14,6 +14,8 @@ use weir_compiler::backend::ns;
 
 /// Size of the packets that programs run on. Inputs come first, results go to the rest.
 pub const PACKET_BYTES: usize = 192;
+/// Size of the values of map 0.
+pub const ELEMENT_BYTES: usize = 64;
 const INPUT_BYTES: i32 = 64;
 const SLOT_BYTES: u32 = 32;
 
@@ -91,6 +93,7 @@ pub fn program(seed: u64) -> Program {
         pins: Vec::new(),
         constants: Vec::new(),
         load_bytes: None,
+        element: Value::from_u32(0),
         line: 1,
         loops: 0,
     };
@@ -120,6 +123,8 @@ struct Generator<'a> {
     pins: Vec<(Type, FuncRef)>,
     constants: Vec<FuncRef>,
     load_bytes: Option<FuncRef>,
+    /// Pointer to the value of map 0.
+    element: Value,
     line: u32,
     loops: u32,
 }
@@ -135,7 +140,12 @@ impl Generator<'_> {
         signature.returns.push(AbiParam::new(result));
         let signature = self.b.import_signature(signature);
         let name = self.b.func.declare_imported_user_function(UserExternalName { namespace, index });
-        self.b.import_function(ExtFuncData { name: ExternalName::User(name), signature, colocated: false, patchable: false })
+        self.b.import_function(ExtFuncData {
+            name: ExternalName::User(name),
+            signature,
+            colocated: false,
+            patchable: false,
+        })
     }
 
     fn whole(&mut self) {
@@ -165,9 +175,12 @@ impl Generator<'_> {
         let short = self.b.ins().icmp(IntCC::UnsignedGreaterThan, end, self.data_end);
         self.b.ins().brif(short, self.fail, &[], body, &[]);
         self.b.switch_to_block(body);
+        self.look_up();
 
         for _ in 0..1 + self.rng.below(2) {
-            let slot = self.b.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, SLOT_BYTES, 3));
+            let slot = self
+                .b
+                .create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, SLOT_BYTES, 3));
             self.slots.push(slot);
             for offset in (0..SLOT_BYTES as i32).step_by(8) {
                 let value = self.constant(types::I64);
@@ -210,6 +223,52 @@ impl Generator<'_> {
         self.b.seal_all_blocks();
     }
 
+    /// Finds the value of map 0, key 0.
+    fn look_up(&mut self) {
+        let map = self.b.func.declare_imported_user_function(UserExternalName {
+            namespace: ns::MAP,
+            index: 0,
+        });
+        let symbol = GlobalValueData::Symbol {
+            name: ExternalName::User(map),
+            offset: 0.into(),
+            colocated: false,
+            tls: false,
+        };
+        let symbol = self.b.create_global_value(symbol);
+        let function = self.import(ns::HELPER, 1, &[types::I64, types::I64], types::I64);
+        let key = self
+            .b
+            .create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, 4, 2));
+        let zero = self.b.ins().iconst(types::I32, 0);
+        let key = self.b.ins().stack_addr(types::I64, key, 0);
+        self.b.ins().store(Self::flags(), zero, key, 0);
+        let map = self.b.ins().symbol_value(types::I64, symbol);
+        let call = self.b.ins().call(function, &[map, key]);
+        let found = self.b.inst_results(call)[0];
+        let body = self.b.create_block();
+        self.b.ins().brif(found, body, &[], self.fail, &[]);
+        self.b.switch_to_block(body);
+        let pin = self.pin(types::I64);
+        let call = self.b.ins().call(pin, &[found]);
+        self.element = self.b.inst_results(call)[0];
+    }
+
+    fn pin(&self, ty: Type) -> FuncRef {
+        self.pins.iter().find(|(t, _)| *t == ty).expect("there is one for each type").1
+    }
+
+    /// Room for `bytes` bytes: base address and an offset, in a stack slot or in the map's value.
+    fn place(&mut self, bytes: u32) -> (Value, i32) {
+        if self.rng.below(2) == 0 {
+            let offset = (self.rng.below(ELEMENT_BYTES as u64 / u64::from(bytes)) * u64::from(bytes)) as i32;
+            return (self.element, offset);
+        }
+        let slot = self.slot();
+        let offset = (self.rng.below(u64::from(SLOT_BYTES / bytes)) * u64::from(bytes)) as i32;
+        (self.b.ins().stack_addr(types::I64, slot, 0), offset)
+    }
+
     fn statements(&mut self, budget: i32, depth: u32) {
         let scope = self.pool.len();
         for _ in 0..budget {
@@ -222,7 +281,7 @@ impl Generator<'_> {
                     self.keep(value);
                 }
                 9..=10 => self.assign(),
-                11 => self.slot_access(),
+                11 => self.memory_access(),
                 12 => self.packet_access(),
                 13 => self.atomic(),
                 14 => self.moving_packet_access(),
@@ -384,7 +443,11 @@ impl Generator<'_> {
             }
             15..=16 => {
                 let amount = self.value(ty);
-                if self.rng.below(2) == 0 { self.b.ins().rotl(a, amount) } else { self.b.ins().rotr(a, amount) }
+                if self.rng.below(2) == 0 {
+                    self.b.ins().rotl(a, amount)
+                } else {
+                    self.b.ins().rotr(a, amount)
+                }
             }
             17..=18 => self.division(a, ty),
             19 => {
@@ -420,10 +483,14 @@ impl Generator<'_> {
             32..=33 if ty == types::I8 => self.condition_value(),
             34 => {
                 let b = self.value(ty);
-                if self.rng.below(2) == 0 { self.b.ins().umulhi(a, b) } else { self.b.ins().smulhi(a, b) }
+                if self.rng.below(2) == 0 {
+                    self.b.ins().umulhi(a, b)
+                } else {
+                    self.b.ins().smulhi(a, b)
+                }
             }
             35 => {
-                let pin = self.pins.iter().find(|(t, _)| *t == ty).expect("there is one for each type").1;
+                let pin = self.pin(ty);
                 let call = self.b.ins().call(pin, &[a]);
                 self.b.inst_results(call)[0]
             }
@@ -500,21 +567,18 @@ impl Generator<'_> {
         self.rng.pick(&slots)
     }
 
-    fn slot_access(&mut self) {
-        let slot = self.slot();
+    fn memory_access(&mut self) {
         let ty = self.rng.pick(&TYPES);
-        let places = u64::from(SLOT_BYTES / ty.bytes());
-        let offset = (self.rng.below(places) * u64::from(ty.bytes())) as i32;
         let flags = Self::flags();
         match self.rng.below(5) {
             0..=1 => {
                 let value = self.value(ty);
-                let address = self.b.ins().stack_addr(types::I64, slot, offset);
-                self.b.ins().store(flags, value, address, 0);
+                let (address, offset) = self.place(ty.bytes());
+                self.b.ins().store(flags, value, address, offset);
             }
             2 => {
                 let value = self.value(types::I64);
-                let address = self.b.ins().stack_addr(types::I64, slot, 0);
+                let (address, offset) = self.place(ty.bytes());
                 match ty.bits() {
                     8 => self.b.ins().istore8(flags, value, address, offset),
                     16 => self.b.ins().istore16(flags, value, address, offset),
@@ -523,7 +587,7 @@ impl Generator<'_> {
                 };
             }
             3 => {
-                let address = self.b.ins().stack_addr(types::I64, slot, 0);
+                let (address, offset) = self.place(ty.bytes());
                 let value = self.b.ins().load(ty, flags, address, offset);
                 self.keep(value);
             }
@@ -532,7 +596,7 @@ impl Generator<'_> {
                 let index = self.value(types::I64);
                 let mask = self.b.ins().iconst(types::I64, i64::from(SLOT_BYTES) - 8);
                 let masked = self.b.ins().band(index, mask);
-                let base = self.b.ins().stack_addr(types::I64, slot, 0);
+                let (base, _) = self.place(SLOT_BYTES);
                 let address = self.b.ins().iadd(base, masked);
                 let value = self.b.ins().load(types::I64, flags, address, 0);
                 self.keep(value);
@@ -566,7 +630,11 @@ impl Generator<'_> {
         let index = self.value(index_ty);
         let mask = self.b.ins().iconst(index_ty, 63);
         let masked = self.b.ins().band(index, mask);
-        let wide = if index_ty == types::I64 { masked } else { self.b.ins().uextend(types::I64, masked) };
+        let wide = if index_ty == types::I64 {
+            masked
+        } else {
+            self.b.ins().uextend(types::I64, masked)
+        };
         let at = self.b.ins().iadd(self.data, wide);
         let size = self.b.ins().iconst(types::I64, 8);
         let end = self.b.ins().iadd(at, size);
@@ -579,16 +647,19 @@ impl Generator<'_> {
     }
 
     fn atomic(&mut self) {
-        let slot = self.slot();
         let ty = self.rng.pick(&[types::I32, types::I64]);
-        let places = u64::from(SLOT_BYTES / ty.bytes());
-        let offset = (self.rng.below(places) * u64::from(ty.bytes())) as i32;
         let value = self.value(ty);
-        let address = self.b.ins().stack_addr(types::I64, slot, offset);
+        let (base, offset) = self.place(ty.bytes());
+        let offset = self.b.ins().iconst(types::I64, i64::from(offset));
+        let address = self.b.ins().iadd(base, offset);
         let flags = Self::flags();
         let result = match self.rng.below(9) {
             0 => {
-                let expected = if self.rng.below(2) == 0 { self.b.ins().load(ty, flags, address, 0) } else { self.value(ty) };
+                let expected = if self.rng.below(2) == 0 {
+                    self.b.ins().load(ty, flags, address, 0)
+                } else {
+                    self.value(ty)
+                };
                 self.b.ins().atomic_cas(flags, address, expected, value)
             }
             1 => self.b.ins().atomic_load(ty, flags, address),
@@ -667,8 +738,16 @@ impl Generator<'_> {
         let index = self.value(ty);
         let mask = self.b.ins().iconst(ty, 7);
         let index = self.b.ins().band(index, mask);
-        let index = if ty.bits() > 32 { self.b.ins().ireduce(types::I32, index) } else { index };
-        let index = if ty.bits() < 32 { self.b.ins().uextend(types::I32, index) } else { index };
+        let index = if ty.bits() > 32 {
+            self.b.ins().ireduce(types::I32, index)
+        } else {
+            index
+        };
+        let index = if ty.bits() < 32 {
+            self.b.ins().uextend(types::I32, index)
+        } else {
+            index
+        };
         let after = self.b.create_block();
         let arms: Vec<Block> = (0..1 + self.rng.below(4)).map(|_| self.b.create_block()).collect();
         let result_ty = self.rng.pick(&TYPES);

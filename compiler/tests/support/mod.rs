@@ -12,12 +12,24 @@ pub struct FixtureKernel {
 
 impl Default for FixtureKernel {
     fn default() -> Self {
-        Self { kprobes: true, tcx: true, btf: true }
+        Self {
+            kprobes: true,
+            tcx: true,
+            btf: true,
+        }
     }
 }
 
 fn field(name: &str, ty: &str, offset: u32, size: u32, signed: bool, array: Option<u32>) -> TracepointField {
-    TracepointField { name: name.to_owned(), ty: ty.to_owned(), offset, size, signed, array, data_loc: ty.starts_with("__data_loc") }
+    TracepointField {
+        name: name.to_owned(),
+        ty: ty.to_owned(),
+        offset,
+        size,
+        signed,
+        array,
+        data_loc: ty.starts_with("__data_loc"),
+    }
 }
 
 const TRACEPOINTS: &[(&str, &str)] = &[
@@ -69,7 +81,10 @@ impl KernelInfo for FixtureKernel {
             ],
             ("tcp", "tcp_send_reset") => vec![],
             ("sched", "sched_process_exec") => {
-                vec![field("filename", "__data_loc char[]", 8, 4, true, None), field("pid", "pid_t", 12, 4, true, None)]
+                vec![
+                    field("filename", "__data_loc char[]", 8, 4, true, None),
+                    field("pid", "pid_t", 12, 4, true, None),
+                ]
             }
             _ => return None,
         })
@@ -84,7 +99,9 @@ impl KernelInfo for FixtureKernel {
     }
 
     fn functions(&self) -> Vec<String> {
-        ["tcp_connect", "tcp_recvmsg", "tcp_retransmit_skb", "tcp_sendmsg", "vfs_read"].map(str::to_owned).to_vec()
+        ["tcp_connect", "tcp_recvmsg", "tcp_retransmit_skb", "tcp_sendmsg", "vfs_read"]
+            .map(str::to_owned)
+            .to_vec()
     }
 
     fn interfaces(&self) -> Vec<String> {

@@ -1,6 +1,8 @@
 //! The blocklist in the kernel (`BPF_PROG_TEST_RUN`, nothing is attached) against an oracle that shares no code with it.
 //! Needs root; without it every test says that it was skipped.
 
+#![allow(clippy::unwrap_used, reason = "a failed test may panic; its helpers too")]
+
 mod oracle;
 mod packet;
 mod random;
@@ -237,7 +239,7 @@ fn all_cpus_count() {
                     libc::CPU_SET(cpu, &mut set);
                     libc::sched_setaffinity(0, size_of_val(&set), &set);
                 }
-                assert_eq!(rig.try_run(bytes, None, PACKETS).unwrap(), XDP_DROP);
+                assert_eq!(rig.run_many(bytes, PACKETS), XDP_DROP);
             });
         }
     });
@@ -267,15 +269,30 @@ fn multi_buffer() {
 /// Headers that are not in the first buffer, as some drivers leave them.
 #[test]
 fn headers_in_a_fragment() {
-    let settings = Settings::default();
+    // The chained program returns the length of the first buffer: shows whether the kernel does as it is asked.
+    let settings = Settings {
+        chain_next: true,
+        ..Settings::default()
+    };
     let Some(mut rig) = Rig::load(&settings, MAX_HITS) else { return };
+    let linear_length = [insn::load32(0, 1, 4), insn::load32(2, 1, 0), insn::sub_reg(0, 2), insn::EXIT];
+    rig.put(bl::CHAIN, 0, &rig::load_xdp(&linear_length));
+    let large = |packet: Packet| Packet { payload: 5000, ..packet };
+    if rig.run_short(&large(v4("192.0.2.1")).bytes(), 20) != Some(20) {
+        eprintln!("skipped: this kernel's BPF_PROG_TEST_RUN cannot make a short first buffer");
+        return;
+    }
+
     let lists = Lists {
         block: prefixes(&["10.0.0.0/8", "2001:db8::/32", "fe80::/10"]),
         allow: prefixes(&["10.0.0.1/32", "2001:db8::1/128"]),
     };
     rig.set(&lists);
-    let mut expected = Counters::default();
-    let mut probed = false;
+    let before = rig.counters();
+    let mut expected = Counters {
+        stats: before.stats,
+        ..Counters::default()
+    };
     for packet in [
         v4("10.0.0.1"),
         v4("10.0.0.2"),
@@ -287,22 +304,12 @@ fn headers_in_a_fragment() {
         v6("fe80::1", &[Extension::Options(0, 0)], Upper::Icmp6(135)),
         Packet::of(Body::Other(0x0806)).tagged(&[0x8100]),
     ] {
-        let packet = Packet { payload: 5000, ..packet };
+        let packet = large(packet);
         let bytes = packet.bytes();
         let outcome = judge(&packet, &settings, &lists);
         for linear in (packet::ETHERNET as u32)..80 {
-            // `struct xdp_md`; `data_end` says how long the first buffer is to be.
-            let context: Vec<u8> = [0, linear, 0, 0, 0, 0].iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
-            match rig.try_run(&bytes, Some(&context), 1) {
-                Ok(found) => assert_eq!(found, verdict(outcome, &settings), "first buffer {linear}: {packet:?}"),
-                // Kernels before 6.18 only take the whole length.
-                Err(_) if !probed => {
-                    eprintln!("skipped: this kernel's BPF_PROG_TEST_RUN cannot make a short first buffer");
-                    return;
-                }
-                Err(error) => panic!("{error}"),
-            }
-            probed = true;
+            let verdict = if outcome.stat == bl::STAT_DROPPED { XDP_DROP } else { linear };
+            assert_eq!(rig.run_short(&bytes, linear), Some(verdict), "first buffer {linear}: {packet:?}");
             expected.add(outcome, bytes.len());
         }
     }

@@ -72,11 +72,22 @@ impl Rig {
 
     /// Runs one packet and returns the verdict.
     pub fn run(&self, packet: &[u8]) -> u32 {
-        self.try_run(packet, None, 1).unwrap()
+        self.run_many(packet, 1)
     }
 
-    /// Runs a packet `repeat` times, with a context (`struct xdp_md`) if given; returns the last verdict.
-    pub fn try_run(&self, packet: &[u8], context: Option<&[u8]>, repeat: u32) -> Result<u32, ProgramError> {
+    /// Runs a packet whose first buffer has only `linear` bytes; `None` if the kernel cannot.
+    pub fn run_short(&self, packet: &[u8], linear: u32) -> Option<u32> {
+        // `struct xdp_md`; `data_end` says how long the first buffer is to be.
+        let context: Vec<u8> = [0, linear, 0, 0, 0, 0].iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
+        self.try_run(packet, Some(&context), 1).ok()
+    }
+
+    /// Runs a packet `repeat` times and returns the last verdict.
+    pub fn run_many(&self, packet: &[u8], repeat: u32) -> u32 {
+        self.try_run(packet, None, repeat).unwrap()
+    }
+
+    fn try_run(&self, packet: &[u8], context: Option<&[u8]>, repeat: u32) -> Result<u32, ProgramError> {
         let program: &Xdp = self.ebpf.program(bl::PROGRAM).unwrap().try_into().unwrap();
         let options = TestRunOptions {
             data_in: Some(packet),
@@ -277,6 +288,9 @@ pub mod insn {
     }
     pub const fn jump_if(dst: u8, not: bool, imm: i32, off: i16) -> u64 {
         raw(if not { 0x55 } else { 0x15 }, dst, 0, off, imm)
+    }
+    pub const fn sub_reg(dst: u8, src: u8) -> u64 {
+        raw(0x1f, dst, src, 0, 0)
     }
     pub const fn call(helper: i32) -> u64 {
         raw(0x85, 0, 0, 0, helper)

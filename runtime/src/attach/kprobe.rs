@@ -22,7 +22,11 @@ pub fn attach(attacher: &mut Attacher<'_>, program: BorrowedFd<'_>, target: &Kpr
     if let Support::No(reason) = attacher.kernel.feature(Feature::Kprobe) {
         return Err(Error::NoKprobes { point, reason, span });
     }
-    let attach_error = |source| Error::Attach { point: point.clone(), span, source };
+    let attach_error = |source| Error::Attach {
+        point: point.clone(),
+        span,
+        source,
+    };
     let cpu = proc::online_cpus().first().copied().unwrap_or(0);
     let event = perf::kprobe(target, KprobePmu::read(), cpu).map_err(attach_error)?;
     let link = link_create(program, LinkTarget::PerfEvent(event.as_fd()), &point).map_err(attach_error)?;

@@ -65,7 +65,13 @@ impl Attached {
 impl<'a> Attacher<'a> {
     #[must_use]
     pub fn new(kernel: &'a Kernel, observer: &'a Observer, reaper_args: &'a [OsString]) -> Self {
-        Self { kernel, observer, reaper_args, reaper: None, attached: Attached::default() }
+        Self {
+            kernel,
+            observer,
+            reaper_args,
+            reaper: None,
+            attached: Attached::default(),
+        }
     }
 
     pub(crate) fn push(&mut self, handle: Handle) {
@@ -89,7 +95,10 @@ impl<'a> Attacher<'a> {
                     Ok(()) => self.attached.probes += 1,
                     Err(e) if is_missing(&e) && object.config.missing_probes != MissingProbes::Error => {
                         if object.config.missing_probes == MissingProbes::Warn {
-                            (self.observer)(&Notice::MissingProbe { message: e.to_string(), span: attach.span });
+                            (self.observer)(&Notice::MissingProbe {
+                                message: e.to_string(),
+                                span: attach.span,
+                            });
                         }
                     }
                     Err(e) => return Err(e),
@@ -108,8 +117,18 @@ impl<'a> Attacher<'a> {
             AttachPoint::Interval { period } => perf::interval(self, program, *period, span),
             AttachPoint::Profile { period } => perf::profile(self, program, *period, span),
             AttachPoint::Tracepoint { category, name } => tracepoint::attach(self, program, category, name, span),
-            AttachPoint::Kprobe { module, function, offset, ret } => {
-                let target = crate::sys::perf::KprobeTarget { module: module.as_deref(), function, offset: *offset, ret: *ret };
+            AttachPoint::Kprobe {
+                module,
+                function,
+                offset,
+                ret,
+            } => {
+                let target = crate::sys::perf::KprobeTarget {
+                    module: module.as_deref(),
+                    function,
+                    offset: *offset,
+                    ret: *ret,
+                };
                 kprobe::attach(self, program, &target, span)
             }
             AttachPoint::Xdp { iface, mode } => xdp::attach(self, program, iface, *mode, span),
@@ -120,7 +139,10 @@ impl<'a> Attacher<'a> {
     /// Ends attaching.
     #[must_use]
     pub fn finish(self) -> Attached {
-        Attached { reaper: self.reaper, ..self.attached }
+        Attached {
+            reaper: self.reaper,
+            ..self.attached
+        }
     }
 }
 

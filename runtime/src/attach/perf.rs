@@ -30,7 +30,11 @@ pub fn profile(attacher: &mut Attacher<'_>, program: BorrowedFd<'_>, period: Dur
 
 fn one(attacher: &mut Attacher<'_>, program: BorrowedFd<'_>, period: Duration, cpu: u32, kind: &str, span: Span) -> Result<(), Error> {
     let point = format!("{kind}:{period:?}");
-    let attach_error = |source| Error::Attach { point: point.clone(), span, source };
+    let attach_error = |source| Error::Attach {
+        point: point.clone(),
+        span,
+        source,
+    };
     // The event is made running: linked first, it would miss nothing either, since it ticks only after a whole period.
     let event = perf::clock(period, cpu, &point).map_err(attach_error)?;
     let link = link_create(program, LinkTarget::PerfEvent(event.as_fd()), &point).map_err(attach_error)?;

@@ -78,7 +78,11 @@ impl Reaper {
 
     fn send(&mut self, line: &str) -> SysResult<()> {
         let error = |e| SysError::new("reach helper", "reaper", e);
-        let pipe = self.child.stdin.as_mut().ok_or_else(|| error(std::io::Error::from_raw_os_error(libc::EPIPE)))?;
+        let pipe = self
+            .child
+            .stdin
+            .as_mut()
+            .ok_or_else(|| error(std::io::Error::from_raw_os_error(libc::EPIPE)))?;
         pipe.write_all(line.as_bytes()).map_err(error)
     }
 }
@@ -98,7 +102,9 @@ pub fn reaper_main() {
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     let mut lines = std::io::stdin().lock().lines().map_while(Result::ok);
-    let Some(owner) = lines.next().as_deref().and_then(Tag::parse) else { return };
+    let Some(owner) = lines.next().as_deref().and_then(Tag::parse) else {
+        return;
+    };
     let mut watched: Vec<(Entry, Option<Netns>)> = Vec::new();
     for line in lines {
         let Some(entry) = Entry::parse(&line) else { break };
@@ -114,7 +120,12 @@ pub fn reaper_main() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     for (entry, netns) in &watched {
-        let link = Link { ifindex: entry.ifindex, name: entry.iface.clone(), arphrd: 0, xdp: XdpAttached::default() };
+        let link = Link {
+            ifindex: entry.ifindex,
+            name: entry.iface.clone(),
+            arphrd: 0,
+            xdp: XdpAttached::default(),
+        };
         let _ = match (netns, &entry.netns) {
             (Some(netns), _) => netns.run(|| clean_link(&link)),
             (None, None) => Ok(clean_link(&link)),
@@ -129,7 +140,12 @@ fn has_filters(entry: &Entry, netns: Option<&Netns>, owner: &Tag) -> bool {
     let look = || -> SysResult<bool> {
         let mut netlink = Netlink::open()?;
         for ingress in [true, false] {
-            if netlink.filters(entry.ifindex, ingress, &entry.iface)?.iter().filter_map(|f| Tag::parse(&f.name)).any(|t| t.is_same_owner(owner)) {
+            if netlink
+                .filters(entry.ifindex, ingress, &entry.iface)?
+                .iter()
+                .filter_map(|f| Tag::parse(&f.name))
+                .any(|t| t.is_same_owner(owner))
+            {
                 return Ok(true);
             }
         }
@@ -153,7 +169,9 @@ pub fn clean_link(link: &Link) -> SysResult<usize> {
     let mut made_clsact = false;
     for ingress in [true, false] {
         for filter in netlink.filters(link.ifindex, ingress, &link.name)? {
-            let Some(tag) = Tag::parse(&filter.name).filter(Tag::is_stale) else { continue };
+            let Some(tag) = Tag::parse(&filter.name).filter(Tag::is_stale) else {
+                continue;
+            };
             match netlink.filter_delete(&filter, &link.name) {
                 Ok(()) => removed += 1,
                 Err(e) if e.errno() == libc::ENOENT => {}
@@ -186,7 +204,11 @@ pub fn clean() -> SysResult<Vec<Stale>> {
         for link in Netlink::open()?.links()? {
             let filters = clean_link(&link)?;
             if filters > 0 {
-                all.push(Stale { netns: netns.map(str::to_owned), iface: link.name, filters });
+                all.push(Stale {
+                    netns: netns.map(str::to_owned),
+                    iface: link.name,
+                    filters,
+                });
             }
         }
         Ok(all)
@@ -208,7 +230,11 @@ mod tests {
     #[test]
     fn entries_survive_the_pipe() {
         for netns in [None, Some("blue".to_owned()), Some("/proc/7/ns/net".to_owned())] {
-            let entry = Entry { netns, ifindex: 3, iface: "veth0".to_owned() };
+            let entry = Entry {
+                netns,
+                ifindex: 3,
+                iface: "veth0".to_owned(),
+            };
             assert_eq!(Entry::parse(&entry.to_line()), Some(entry));
         }
         assert_eq!(Entry::parse("x"), None);

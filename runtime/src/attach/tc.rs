@@ -37,7 +37,12 @@ impl Tag {
     #[must_use]
     pub fn ours(made_clsact: bool) -> Self {
         let pid = std::process::id();
-        Self { pid, start: proc::start_time(pid).unwrap_or(0), pid_namespace: proc::pid_namespace(), made_clsact }
+        Self {
+            pid,
+            start: proc::start_time(pid).unwrap_or(0),
+            pid_namespace: proc::pid_namespace(),
+            made_clsact,
+        }
     }
 
     /// Reads a filter's name; `None` when it is not one of ours.
@@ -70,7 +75,14 @@ impl Tag {
 
 impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "weir:{}:{}:{}{}", self.pid, self.start, self.pid_namespace, if self.made_clsact { ":c" } else { "" })
+        write!(
+            f,
+            "weir:{}:{}:{}{}",
+            self.pid,
+            self.start,
+            self.pid_namespace,
+            if self.made_clsact { ":c" } else { "" }
+        )
     }
 }
 
@@ -143,9 +155,16 @@ fn point(link: &Link, direction: Direction) -> String {
 }
 
 fn attach_tcx(program: BorrowedFd<'_>, link: &Link, netns: Option<&str>, direction: Direction, span: Span) -> Result<Handle, Error> {
-    let target = LinkTarget::Tcx { ifindex: link.ifindex, ingress: direction == Direction::Ingress };
+    let target = LinkTarget::Tcx {
+        ifindex: link.ifindex,
+        ingress: direction == Direction::Ingress,
+    };
     let fd = netns::run_in(netns, || link_create(program, target, &link.name))?;
-    fd.map(Handle::Link).map_err(|source| Error::Attach { point: point(link, direction), span, source })
+    fd.map(Handle::Link).map_err(|source| Error::Attach {
+        point: point(link, direction),
+        span,
+        source,
+    })
 }
 
 fn attach_clsact(
@@ -156,7 +175,11 @@ fn attach_clsact(
     direction: Direction,
     span: Span,
 ) -> Result<Handle, Error> {
-    let attach_error = |source| Error::Attach { point: point(link, direction), span, source };
+    let attach_error = |source| Error::Attach {
+        point: point(link, direction),
+        span,
+        source,
+    };
     let ingress = direction == Direction::Ingress;
     if attacher.reaper.is_none() {
         attacher.reaper = Some(Reaper::start(attacher.reaper_args)?);
@@ -185,11 +208,19 @@ fn attach_clsact(
     // The reaper hears of it before it exists: killed in between, it finds nothing and that is fine.
     let reaper = attacher.reaper.as_mut();
     if let Some(reaper) = reaper {
-        reaper.watch(&Entry { netns: netns.map(str::to_owned), ifindex: link.ifindex, iface: link.name.clone() })?;
+        reaper.watch(&Entry {
+            netns: netns.map(str::to_owned),
+            ifindex: link.ifindex,
+            iface: link.name.clone(),
+        })?;
     }
     let made_clsact = netns::run_in(netns, ensure)?
         .map_err(attach_error)?
-        .map_err(|kind| Error::IngressQdisc { iface: link.name.clone(), kind, span })?;
+        .map_err(|kind| Error::IngressQdisc {
+            iface: link.name.clone(),
+            kind,
+            span,
+        })?;
     let wanted = Filter {
         ifindex: link.ifindex,
         ingress,
@@ -209,7 +240,12 @@ fn attach_clsact(
             return Err(attach_error(e));
         }
     };
-    Ok(Handle::Clsact(ClsactFilter { filter: Filter { ingress, ..filter }, iface: link.name.clone(), netns: netns.map(str::to_owned), made_clsact }))
+    Ok(Handle::Clsact(ClsactFilter {
+        filter: Filter { ingress, ..filter },
+        iface: link.name.clone(),
+        netns: netns.map(str::to_owned),
+        made_clsact,
+    }))
 }
 
 #[cfg(test)]
@@ -221,9 +257,28 @@ mod tests {
         let ours = Tag::ours(true);
         assert_eq!(Tag::parse(&ours.to_string()), Some(ours.clone()));
         assert!(!ours.is_stale());
-        assert!(Tag { pid: u32::MAX / 2, ..ours.clone() }.is_stale());
-        assert!(Tag { start: ours.start + 1, ..ours.clone() }.is_stale());
-        assert!(!Tag { pid_namespace: 1, start: 0, ..ours }.is_stale());
+        assert!(
+            Tag {
+                pid: u32::MAX / 2,
+                ..ours.clone()
+            }
+            .is_stale()
+        );
+        assert!(
+            Tag {
+                start: ours.start + 1,
+                ..ours.clone()
+            }
+            .is_stale()
+        );
+        assert!(
+            !Tag {
+                pid_namespace: 1,
+                start: 0,
+                ..ours
+            }
+            .is_stale()
+        );
         assert_eq!(Tag::parse("cil_from_container"), None);
         assert_eq!(Tag::parse("weir:x"), None);
     }

@@ -13,7 +13,11 @@ use weir_parser::Span;
 /// When the tracepoint does not exist, tracefs is not to be had, or the kernel refuses.
 pub fn attach(attacher: &mut Attacher<'_>, program: BorrowedFd<'_>, category: &str, name: &str, span: Span) -> Result<(), Error> {
     let point = format!("tracepoint:{category}:{name}");
-    let attach_error = |source| Error::Attach { point: point.clone(), span, source };
+    let attach_error = |source| Error::Attach {
+        point: point.clone(),
+        span,
+        source,
+    };
     let tracefs = attacher
         .kernel
         .tracefs()
@@ -21,7 +25,11 @@ pub fn attach(attacher: &mut Attacher<'_>, program: BorrowedFd<'_>, category: &s
     let id = tracefs
         .tracepoint_id(category, name)
         .map_err(attach_error)?
-        .ok_or_else(|| Error::NoTracepoint { category: category.to_owned(), name: name.to_owned(), span })?;
+        .ok_or_else(|| Error::NoTracepoint {
+            category: category.to_owned(),
+            name: name.to_owned(),
+            span,
+        })?;
     let cpu = proc::online_cpus().first().copied().unwrap_or(0);
     let event = perf::tracepoint(id, cpu, &point).map_err(attach_error)?;
     let link = link_create(program, LinkTarget::PerfEvent(event.as_fd()), &point).map_err(attach_error)?;

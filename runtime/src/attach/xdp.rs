@@ -18,7 +18,13 @@ const HW_MODE: u32 = 1 << 3;
 ///
 /// # Errors
 /// When there is none, somebody else's program is there, or the driver cannot and `mode` leaves no other way.
-pub fn attach(attacher: &mut Attacher<'_>, program: BorrowedFd<'_>, pattern: &IfacePattern, mode: XdpMode, span: Span) -> Result<(), Error> {
+pub fn attach(
+    attacher: &mut Attacher<'_>,
+    program: BorrowedFd<'_>,
+    pattern: &IfacePattern,
+    mode: XdpMode,
+    span: Span,
+) -> Result<(), Error> {
     for link in iface::resolve(pattern, span)? {
         attach_to(attacher, program, &link, pattern.netns.as_deref(), mode, span)?;
     }
@@ -39,7 +45,11 @@ pub fn attach_to(
 ) -> Result<(), Error> {
     // Asked first: a native attach over a generic program is refused with another errno than EBUSY.
     if let Some(id) = link.xdp.any() {
-        return Err(Error::ForeignXdp { iface: link.name.clone(), program: describe(id), span });
+        return Err(Error::ForeignXdp {
+            iface: link.name.clone(),
+            program: describe(id),
+            span,
+        });
     }
     let first = match mode {
         XdpMode::Auto | XdpMode::Native => DRV_MODE,
@@ -57,24 +67,52 @@ pub fn attach_to(
     if refused.errno() == libc::EBUSY
         && let Some(id) = current(link, netns).and_then(|l| l.xdp.any())
     {
-        return Err(Error::ForeignXdp { iface: link.name.clone(), program: describe(id), span });
+        return Err(Error::ForeignXdp {
+            iface: link.name.clone(),
+            program: describe(id),
+            span,
+        });
     }
     match mode {
         XdpMode::Auto => {
-            let fd = create(program, link, netns, SKB_MODE)?
-                .map_err(|source| Error::Attach { point: format!("xdp:{}", link.name), span, source })?;
+            let fd = create(program, link, netns, SKB_MODE)?.map_err(|source| Error::Attach {
+                point: format!("xdp:{}", link.name),
+                span,
+                source,
+            })?;
             attacher.push(Handle::Link(fd));
-            let reason = refused.source.to_string().split(" (os error").next().unwrap_or_default().to_lowercase();
-            (attacher.observer)(&Notice::XdpGeneric { iface: link.name.clone(), reason, span });
+            let reason = refused
+                .source
+                .to_string()
+                .split(" (os error")
+                .next()
+                .unwrap_or_default()
+                .to_lowercase();
+            (attacher.observer)(&Notice::XdpGeneric {
+                iface: link.name.clone(),
+                reason,
+                span,
+            });
             Ok(())
         }
-        XdpMode::Native => Err(Error::NoNativeXdp { iface: link.name.clone(), span, source: refused }),
-        _ => Err(Error::Attach { point: format!("xdp:{}", link.name), span, source: refused }),
+        XdpMode::Native => Err(Error::NoNativeXdp {
+            iface: link.name.clone(),
+            span,
+            source: refused,
+        }),
+        _ => Err(Error::Attach {
+            point: format!("xdp:{}", link.name),
+            span,
+            source: refused,
+        }),
     }
 }
 
 fn create(program: BorrowedFd<'_>, link: &Link, netns: Option<&str>, flags: u32) -> Result<Result<OwnedFd, SysError>, Error> {
-    let target = LinkTarget::Xdp { ifindex: link.ifindex, flags };
+    let target = LinkTarget::Xdp {
+        ifindex: link.ifindex,
+        flags,
+    };
     Ok(netns::run_in(netns, || link_create(program, target, &link.name))?)
 }
 
@@ -93,7 +131,12 @@ pub fn describe(id: u32) -> ForeignProgram {
         }
         Err(_) => (String::new(), None),
     };
-    ForeignProgram { id, name, age, owners: owners(id) }
+    ForeignProgram {
+        id,
+        name,
+        age,
+        owners: owners(id),
+    }
 }
 
 /// Finds the processes that hold a program open, as far as we may look into them.
@@ -101,7 +144,9 @@ fn owners(id: u32) -> Vec<(u32, String)> {
     let wanted = format!("prog_id:\t{id}");
     let mut found = Vec::new();
     for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(pid) = process.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let Ok(pid) = process.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
         let mut fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
         let holds = fds.any(|fd| {
             // Only descriptors of bpf objects are worth a look.

@@ -16,7 +16,9 @@ pub struct Bucket {
 /// Returns the buckets from the first to the last that is not empty; nothing for other kinds of maps.
 #[must_use]
 pub fn buckets(kind: &MapValue, counts: &[u64]) -> Vec<Bucket> {
-    let Some(first) = counts.iter().position(|c| *c != 0) else { return Vec::new() };
+    let Some(first) = counts.iter().position(|c| *c != 0) else {
+        return Vec::new();
+    };
     let last = counts.iter().rposition(|c| *c != 0).unwrap_or(first);
     (first..=last)
         .filter_map(|i| {
@@ -25,7 +27,11 @@ pub fn buckets(kind: &MapValue, counts: &[u64]) -> Vec<Bucket> {
                 MapValue::LHist { min, max, step } => lhist_range(i, *min, *max, *step),
                 _ => return None,
             };
-            Some(Bucket { low, high, count: counts[i] })
+            Some(Bucket {
+                low,
+                high,
+                count: counts[i],
+            })
         })
         .collect()
 }
@@ -158,19 +164,33 @@ mod tests {
 [16, 32)               1 |@@@@@@@@@@@@@@@@@@@@@@@@@@                          |
 "
         );
-        assert!(json.starts_with("[{\"max\": -1, \"count\": 1},{\"min\": 0, \"max\": 0, \"count\": 0},"), "{json}");
+        assert!(
+            json.starts_with("[{\"max\": -1, \"count\": 1},{\"min\": 0, \"max\": 0, \"count\": 0},"),
+            "{json}"
+        );
         assert!(json.ends_with("{\"min\": 16, \"max\": 31, \"count\": 1}]"), "{json}");
     }
 
     #[test]
     fn labels_have_binary_suffixes() {
-        let labels = |i: usize| show(&MapValue::Hist { bits: 0 }, &[(i, 1)], 66).0.split("  ").next().unwrap().trim().to_owned();
+        let labels = |i: usize| {
+            show(&MapValue::Hist { bits: 0 }, &[(i, 1)], 66)
+                .0
+                .split("  ")
+                .next()
+                .unwrap()
+                .trim()
+                .to_owned()
+        };
         assert_eq!(labels(2 + 9), "[512, 1K)");
         assert_eq!(labels(2 + 10), "[1K, 2K)");
         assert_eq!(labels(2 + 19), "[512K, 1M)");
         assert_eq!(labels(2 + 40), "[1T, 2T)");
         assert_eq!(labels(2 + 63), "[8E, 16E)");
-        assert_eq!(show(&MapValue::Hist { bits: 0 }, &[(65, 1)], 66).1, r#"[{"min": 9223372036854775808, "max": "18446744073709551615", "count": 1}]"#);
+        assert_eq!(
+            show(&MapValue::Hist { bits: 0 }, &[(65, 1)], 66).1,
+            r#"[{"min": 9223372036854775808, "max": "18446744073709551615", "count": 1}]"#
+        );
     }
 
     #[test]
@@ -196,7 +216,11 @@ mod tests {
         assert_eq!(labels, ["(..., 0)", "[0, 2)", "[2, 4)", "[4, 6)", "[6, 8)", "[8, 10)", "[10, ...)"]);
         assert!(json.starts_with(r#"[{"max": -1, "count": 1},{"min": 0, "max": 1, "count": 0}"#));
         assert!(json.ends_with(r#"{"min": 10, "count": 1}]"#));
-        let kib = MapValue::LHist { min: 0, max: 4096, step: 1024 };
+        let kib = MapValue::LHist {
+            min: 0,
+            max: 4096,
+            step: 1024,
+        };
         assert_eq!(show(&kib, &[(2, 1)], 6).0[..16].trim(), "[1K, 2K)");
     }
 

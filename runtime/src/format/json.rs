@@ -63,7 +63,9 @@ pub fn value(ty: &Type, data: &[u8], ctx: &Context, out: &mut Vec<u8>) {
             out.push(b'}');
         }
         Type::Array { elem, len } => {
-            array(0..*len, out, |i, out| value(elem, slice(data, i * elem.size(), elem.size()), ctx, out));
+            array(0..*len, out, |i, out| {
+                value(elem, slice(data, i * elem.size(), elem.size()), ctx, out)
+            });
         }
         // Addresses, names, stacks, times: their text.
         _ => {
@@ -115,12 +117,27 @@ mod tests {
         let tuple = Type::Tuple(vec![Type::I64, Type::I64, Type::Str { cap: 8 }]);
         let data = [&1i64.to_le_bytes()[..], &2i64.to_le_bytes(), b"string\0\0"].concat();
         assert_eq!(show(&tuple, &data), r#"[1,2,"string"]"#);
-        let record = Type::Record(vec![("a".into(), Type::I64), ("d".into(), Type::Array { elem: Box::new(Type::I64), len: 1 })]);
+        let record = Type::Record(vec![
+            ("a".into(), Type::I64),
+            (
+                "d".into(),
+                Type::Array {
+                    elem: Box::new(Type::I64),
+                    len: 1,
+                },
+            ),
+        ]);
         assert_eq!(show(&record, &data), r#"{"a": 1, "d": [2]}"#);
-        assert_eq!(show(&Type::Str { cap: 8 }, b"a\"\\\n\x01\xff\0\0"), "\"a\\\"\\\\\\n\\u0001\u{fffd}\"");
+        assert_eq!(
+            show(&Type::Str { cap: 8 }, b"a\"\\\n\x01\xff\0\0"),
+            "\"a\\\"\\\\\\n\\u0001\u{fffd}\""
+        );
         let buf = [&2u32.to_le_bytes()[..], &[7, 255, 0, 0]].concat();
         assert_eq!(show(&Type::Buf { cap: 4 }, &buf), "[7,255]");
-        let ty = Type::Enum { name: "e".into(), values: vec![("A".into(), 1)] };
+        let ty = Type::Enum {
+            name: "e".into(),
+            values: vec![("A".into(), 1)],
+        };
         assert_eq!(show(&ty, &1i64.to_le_bytes()), "1");
     }
 }

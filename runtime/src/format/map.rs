@@ -14,7 +14,11 @@ fn div(v: i128, by: u32) -> i128 {
 fn plain_div(ty: &Type, bytes: &[u8], by: u32) -> Option<i128> {
     match ty {
         Type::Int { signed, .. } if by > 1 => {
-            let v = if *signed { i128::from(super::sint(bytes)) } else { i128::from(super::uint(bytes)) };
+            let v = if *signed {
+                i128::from(super::sint(bytes))
+            } else {
+                i128::from(super::uint(bytes))
+            };
             Some(div(v, by))
         }
         _ => None,
@@ -135,7 +139,12 @@ mod tests {
     }
 
     fn scalar(value: MapValue, cell: Cell) -> Snapshot {
-        Snapshot { name: "@x".into(), key: None, value, rows: vec![Row { key: vec![], value: cell }] }
+        Snapshot {
+            name: "@x".into(),
+            key: None,
+            value,
+            rows: vec![Row { key: vec![], value: cell }],
+        }
     }
 
     #[test]
@@ -145,7 +154,10 @@ mod tests {
         let stats = scalar(MapValue::Stats { signed: true }, Cell::Stats { sum: 12, count: 2 });
         assert_eq!(
             show(&stats, 0, 0),
-            ("@x: { .count = 2, .average = 6, .total = 12 }\n".into(), r#"{"@x": {"count": 2, "average": 6, "total": 12}}"#.into())
+            (
+                "@x: { .count = 2, .average = 6, .total = 12 }\n".into(),
+                r#"{"@x": {"count": 2, "average": 6, "total": 12}}"#.into()
+            )
         );
         let avg = scalar(MapValue::Avg { signed: true }, Cell::Stats { sum: 7, count: 2 });
         assert_eq!(show(&avg, 0, 0), ("@x: 3\n".into(), r#"{"@x": 3}"#.into()));
@@ -159,15 +171,29 @@ mod tests {
             name: "@complex".into(),
             key: Some(key),
             value: MapValue::Count,
-            rows: vec![Row { key: bytes, value: Cell::Int(5) }],
+            rows: vec![Row {
+                key: bytes,
+                value: Cell::Int(5),
+            }],
         };
-        assert_eq!(show(&s, 0, 0), ("@complex[bpftrace, 2]: 5\n".into(), r#"{"@complex": {"bpftrace,2": 5}}"#.into()));
+        assert_eq!(
+            show(&s, 0, 0),
+            ("@complex[bpftrace, 2]: 5\n".into(), r#"{"@complex": {"bpftrace,2": 5}}"#.into())
+        );
     }
 
     #[test]
     fn top_and_div() {
-        let row = |k: i64, v: i128| Row { key: k.to_le_bytes().to_vec(), value: Cell::Int(v) };
-        let s = Snapshot { name: "@".into(), key: Some(Type::I64), value: MapValue::Count, rows: vec![row(1, 10), row(2, 25), row(3, 35)] };
+        let row = |k: i64, v: i128| Row {
+            key: k.to_le_bytes().to_vec(),
+            value: Cell::Int(v),
+        };
+        let s = Snapshot {
+            name: "@".into(),
+            key: Some(Type::I64),
+            value: MapValue::Count,
+            rows: vec![row(1, 10), row(2, 25), row(3, 35)],
+        };
         assert_eq!(show(&s, 2, 10), ("@[2]: 2\n@[3]: 3\n".into(), r#"{"@": {"2": 2, "3": 3}}"#.into()));
     }
 
@@ -179,7 +205,10 @@ mod tests {
             name: "@h".into(),
             key: Some(Type::I64),
             value: MapValue::Hist { bits: 0 },
-            rows: vec![Row { key: 1i64.to_le_bytes().to_vec(), value: Cell::Hist(counts) }],
+            rows: vec![Row {
+                key: 1i64.to_le_bytes().to_vec(),
+                value: Cell::Hist(counts),
+            }],
         };
         let (text, json) = show(&s, 0, 0);
         assert_eq!(text, format!("@h[1]:\n[2, 4)                 1 |{}|\n\n", "@".repeat(52)));
@@ -189,7 +218,12 @@ mod tests {
 
     #[test]
     fn an_empty_map_prints_nothing() {
-        let s = Snapshot { name: "@m".into(), key: Some(Type::I64), value: MapValue::Count, rows: vec![] };
+        let s = Snapshot {
+            name: "@m".into(),
+            key: Some(Type::I64),
+            value: MapValue::Count,
+            rows: vec![],
+        };
         assert_eq!(show(&s, 0, 0), (String::new(), r#"{"@m": {}}"#.into()));
     }
 }

@@ -21,7 +21,10 @@ pub struct Context {
 
 impl Default for Context {
     fn default() -> Self {
-        Self { symbols: Symbols::default(), trunc_trailer: "..".to_owned() }
+        Self {
+            symbols: Symbols::default(),
+            trunc_trailer: "..".to_owned(),
+        }
     }
 }
 

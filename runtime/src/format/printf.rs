@@ -48,11 +48,24 @@ fn convert(spec: &FormatSpec, ty: &Type, bytes: &[u8], ctx: &Context, out: &mut 
             let v = integer(ty, bytes) as u64;
             number(spec, false, format!("{v:X}"), if spec.alt && v != 0 { "0X" } else { "" }, out);
         }
-        'p' => number(&FormatSpec { zero: false, ..spec.clone() }, false, format!("{:x}", integer(ty, bytes) as u64), "0x", out),
+        'p' => number(
+            &FormatSpec {
+                zero: false,
+                ..spec.clone()
+            },
+            false,
+            format!("{:x}", integer(ty, bytes) as u64),
+            "0x",
+            out,
+        ),
         'c' => pad(spec, &[integer(ty, bytes) as u8], out),
         'r' => {
             let mut text = Vec::new();
-            let data = if matches!(ty, Type::Buf { .. }) { value::buffer(bytes) } else { bytes };
+            let data = if matches!(ty, Type::Buf { .. }) {
+                value::buffer(bytes)
+            } else {
+                bytes
+            };
             match spec.conv2 {
                 Some('x') => value::hex(data, false, true, &mut text),
                 Some('h') => value::hex(data, false, false, &mut text),
@@ -183,7 +196,13 @@ mod tests {
         let mut out = Vec::new();
         let ctx = Context::default();
         for format in ["%6s|", "%-6s|", "%.2s|"] {
-            convert(&spec(&format[..format.len() - 1]), &Type::Str { cap: 8 }, b"abc\0\0\0\0\0", &ctx, &mut out);
+            convert(
+                &spec(&format[..format.len() - 1]),
+                &Type::Str { cap: 8 },
+                b"abc\0\0\0\0\0",
+                &ctx,
+                &mut out,
+            );
             out.push(b'|');
         }
         assert_eq!(out, b"   abc|abc   |ab|");
@@ -211,7 +230,13 @@ mod tests {
             FormatPart::Arg(spec("%d")),
             FormatPart::Text("\n".into()),
         ];
-        let args = [EventField { offset: 8, ty: Type::Str { cap: 8 } }, EventField { offset: 16, ty: Type::I64 }];
+        let args = [
+            EventField {
+                offset: 8,
+                ty: Type::Str { cap: 8 },
+            },
+            EventField { offset: 16, ty: Type::I64 },
+        ];
         let record = [&[0u8; 8][..], b"hello\0\0\0", &42i64.to_le_bytes()].concat();
         let mut out = Vec::new();
         printf(&format, &args, &record, &Context::default(), &mut out);

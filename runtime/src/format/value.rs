@@ -101,8 +101,11 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
         }
         Type::Record(fields) if fields.is_empty() => out.extend_from_slice(b"{}"),
         Type::Record(fields) => {
-            let (open, equals, close): (&[u8], &[u8], &[u8]) =
-                if spacing == Spacing::Spaced { (b"{ ", b" = ", b" }") } else { (b"{", b"=", b"}") };
+            let (open, equals, close): (&[u8], &[u8], &[u8]) = if spacing == Spacing::Spaced {
+                (b"{ ", b" = ", b" }")
+            } else {
+                (b"{", b"=", b"}")
+            };
             out.extend_from_slice(open);
             for (i, ((name, field), offset)) in fields.iter().zip(ty.field_offsets()).enumerate() {
                 if i > 0 {
@@ -271,7 +274,15 @@ pub(super) mod tests {
         assert_eq!(show(&Type::Int { bits: 8, signed: true }, &[0xff]), "-1");
         assert_eq!(show(&Type::Int { bits: 16, signed: false }, &[0xff, 0xff]), "65535");
         assert_eq!(show(&Type::I64, &(-5i64).to_le_bytes()), "-5");
-        assert_eq!(show(&Type::Ptr { pointee: "struct sock".into() }, &0xffff_8880_u64.to_le_bytes()), "0xffff8880");
+        assert_eq!(
+            show(
+                &Type::Ptr {
+                    pointee: "struct sock".into()
+                },
+                &0xffff_8880_u64.to_le_bytes()
+            ),
+            "0xffff8880"
+        );
         assert_eq!(show(&Type::Mac, &[0x18, 0xc0, 0x4d, 0, 0xaa, 1, 0, 0]), "18:C0:4D:00:AA:01");
         assert_eq!(show(&Type::Strerror, &13u64.to_le_bytes()), "Permission denied");
     }
@@ -326,7 +337,10 @@ pub(super) mod tests {
         let record = Type::Record(vec![("a".into(), Type::I64), ("b".into(), str_type(8))]);
         assert_eq!(show(&record, &bytes), "{ .a = 1, .b = abc }");
         assert_eq!(show(&Type::Record(vec![]), &[]), "{}");
-        let array = Type::Array { elem: Box::new(Type::Int { bits: 8, signed: false }), len: 3 };
+        let array = Type::Array {
+            elem: Box::new(Type::Int { bits: 8, signed: false }),
+            len: 3,
+        };
         assert_eq!(show(&array, &[1, 2, 3]), "[1,2,3]");
         let mut key = Vec::new();
         key_text(&tuple, &bytes, &Context::default(), Spacing::Spaced, &mut key);
@@ -338,14 +352,24 @@ pub(super) mod tests {
 
     #[test]
     fn enums_by_name_or_number() {
-        let ty = Type::Enum { name: "e".into(), values: vec![("A".into(), 1)] };
+        let ty = Type::Enum {
+            name: "e".into(),
+            values: vec![("A".into(), 1)],
+        };
         assert_eq!(show(&ty, &1i64.to_le_bytes()), "A");
         assert_eq!(show(&ty, &7i64.to_le_bytes()), "7");
     }
 
     #[test]
     fn cut_off_bytes_are_not_a_panic() {
-        for ty in [Type::Inet, Type::Flow, Type::Prefix, Type::Mac, Type::Buf { cap: 9 }, Type::Tuple(vec![Type::I64, Type::Inet])] {
+        for ty in [
+            Type::Inet,
+            Type::Flow,
+            Type::Prefix,
+            Type::Mac,
+            Type::Buf { cap: 9 },
+            Type::Tuple(vec![Type::I64, Type::Inet]),
+        ] {
             show(&ty, &[]);
             show(&ty, &[1, 2, 3]);
         }

@@ -61,6 +61,10 @@ pub(super) fn setup(params: &Params<'_>, event_used: &dyn Fn(&str) -> bool, chai
             (object::HITS6, max_hits),
         ],
         // The value of an entry is its key.
-        fill: fill.into_iter().filter(|(_, keys)| !keys.is_empty()).map(|(map, keys)| (map, keys.clone(), keys)).collect(),
+        fill: fill
+            .into_iter()
+            .filter(|(_, keys)| !keys.is_empty())
+            .map(|(map, keys)| (map, keys.clone(), keys))
+            .collect(),
     })
 }

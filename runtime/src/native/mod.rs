@@ -94,7 +94,14 @@ fn load(object: &Object, index: usize, spec: &NativeInstance) -> Result<Instance
     let mut maps = HashMap::new();
     let names: Vec<String> = setup.elf.map_names().map(str::to_owned).collect();
     for name in names {
-        let mut made = Map { fd: placeholder()?, kind: MapKind::Array, symbol: name.clone(), key_size: 0, value_size: 0, max_entries: 0 };
+        let mut made = Map {
+            fd: placeholder()?,
+            kind: MapKind::Array,
+            symbol: name.clone(),
+            key_size: 0,
+            value_size: 0,
+            max_entries: 0,
+        };
         made.fd = setup.elf.create_map(&name, |attr| {
             if let Some((_, size)) = setup.sizes.iter().find(|(map, _)| *map == name) {
                 attr.max_entries = *size;
@@ -111,14 +118,24 @@ fn load(object: &Object, index: usize, spec: &NativeInstance) -> Result<Instance
     let fds = maps.iter().map(|(name, map)| (name.clone(), map.fd.as_fd())).collect();
     setup.elf.relocate(&fds)?;
     drop(fds);
-    let program = setup.elf.load_program(setup.program, ProgramKind::Xdp).map_err(|e| e.into_error(None, Some(spec.span)))?;
-    Ok(Instance { spec: spec.clone(), maps, program, iface: pattern, mode })
+    let program = setup
+        .elf
+        .load_program(setup.program, ProgramKind::Xdp)
+        .map_err(|e| e.into_error(None, Some(spec.span)))?;
+    Ok(Instance {
+        spec: spec.clone(),
+        maps,
+        program,
+        iface: pattern,
+        mode,
+    })
 }
 
 /// Any descriptor, until the real one is known.
 fn placeholder() -> Result<OwnedFd, Error> {
     let null = std::fs::File::open("/dev/null");
-    null.map(OwnedFd::from).map_err(|e| Error::Sys(crate::sys::SysError::new("open", "/dev/null", e)))
+    null.map(OwnedFd::from)
+        .map_err(|e| Error::Sys(crate::sys::SysError::new("open", "/dev/null", e)))
 }
 
 fn map_kind(kind: u32) -> MapKind {
@@ -151,7 +168,13 @@ fn iface_and_mode(params: &Params<'_>) -> Result<(IfacePattern, XdpMode), Error>
         Some("offload") => XdpMode::Offload,
         _ => XdpMode::Auto,
     };
-    Ok((IfacePattern { pattern: pattern.to_owned(), netns }, mode))
+    Ok((
+        IfacePattern {
+            pattern: pattern.to_owned(),
+            netns,
+        },
+        mode,
+    ))
 }
 
 /// Finds the script's XDP program that must run behind a native on the same interfaces.
@@ -163,7 +186,11 @@ fn chain_of(object: &Object, pattern: &IfacePattern, spec: &NativeInstance) -> R
         }
     }
     for (i, program) in object.programs.iter().enumerate() {
-        let xdp: Vec<_> = program.attach.iter().filter_map(|a| iface_of(&a.point).map(|iface| (iface, a.span))).collect();
+        let xdp: Vec<_> = program
+            .attach
+            .iter()
+            .filter_map(|a| iface_of(&a.point).map(|iface| (iface, a.span)))
+            .collect();
         if let [(iface, _)] = xdp[..]
             && iface == pattern
         {
@@ -174,10 +201,20 @@ fn chain_of(object: &Object, pattern: &IfacePattern, spec: &NativeInstance) -> R
             if other.netns != pattern.netns {
                 continue;
             }
-            let names = |p: &IfacePattern| iface::resolve(p, span).unwrap_or_default().into_iter().map(|l| l.name).collect::<Vec<_>>();
+            let names = |p: &IfacePattern| {
+                iface::resolve(p, span)
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|l| l.name)
+                    .collect::<Vec<_>>()
+            };
             let theirs = names(other);
             if let Some(both) = names(pattern).into_iter().find(|n| theirs.contains(n)) {
-                return Err(Error::ChainMismatch { alias: spec.alias.clone(), iface: both, span });
+                return Err(Error::ChainMismatch {
+                    alias: spec.alias.clone(),
+                    iface: both,
+                    span,
+                });
             }
         }
     }
@@ -206,7 +243,9 @@ impl Instance {
         let mut connected = Vec::new();
         for (i, (spec, program)) in object.programs.iter().zip(&loaded.programs).enumerate() {
             for attach in &spec.attach {
-                let AttachPoint::NativeEvent { instance, event } = &attach.point else { continue };
+                let AttachPoint::NativeEvent { instance, event } = &attach.point else {
+                    continue;
+                };
                 if *instance != index {
                     continue;
                 }
@@ -224,8 +263,11 @@ impl Instance {
 
     fn put(&self, array: &str, slot: u32, program: &OwnedFd, span: Span) -> Result<(), Error> {
         let map = self.maps.get(array).ok_or_else(|| Error::Object(format!("no map `{array}`")))?;
-        bpf::map_update(map.fd.as_fd(), &slot.to_ne_bytes(), &program.as_raw_fd().to_ne_bytes(), 0, array)
-            .map_err(|source| Error::Attach { point: format!("{}:{array}[{slot}]", self.spec.alias), span, source })
+        bpf::map_update(map.fd.as_fd(), &slot.to_ne_bytes(), &program.as_raw_fd().to_ne_bytes(), 0, array).map_err(|source| Error::Attach {
+            point: format!("{}:{array}[{slot}]", self.spec.alias),
+            span,
+            source,
+        })
     }
 
     /// Attaches the native itself. Returns the interfaces.
@@ -245,7 +287,12 @@ impl Instance {
     /// Names every map as scripts do: `@ALIAS.name`.
     #[must_use]
     pub fn map_names(&self) -> Vec<String> {
-        self.spec.native.maps.iter().map(|m| format!("@{}.{}", self.spec.alias, m.name)).collect()
+        self.spec
+            .native
+            .maps
+            .iter()
+            .map(|m| format!("@{}.{}", self.spec.alias, m.name))
+            .collect()
     }
 
     /// Reads a map by its index in the declaration.
@@ -253,7 +300,12 @@ impl Instance {
     /// # Errors
     /// What the kernel says.
     pub fn snapshot(&self, map: usize) -> Result<Snapshot, Error> {
-        let decl = self.spec.native.maps.get(map).ok_or_else(|| Error::Object(format!("native has no map {map}")))?;
+        let decl = self
+            .spec
+            .native
+            .maps
+            .get(map)
+            .ok_or_else(|| Error::Object(format!("native has no map {map}")))?;
         let name = format!("@{}.{}", self.spec.alias, decl.name);
         let maps = decl.symbols.iter().filter_map(|s| self.maps.get(*s));
         match decl.shape {
@@ -261,7 +313,10 @@ impl Instance {
                 let mut rows = Vec::new();
                 for map in maps {
                     for (key, value) in map.elements()?.iter() {
-                        rows.push(Row { key: prefix_key(key), value: Cell::Plain(sum_words(value, 2)) });
+                        rows.push(Row {
+                            key: prefix_key(key),
+                            value: Cell::Plain(sum_words(value, 2)),
+                        });
                     }
                 }
                 rows.sort_by_key(|r| match &r.value {
@@ -269,7 +324,12 @@ impl Instance {
                     _ => (0, Vec::new()),
                 });
                 let record = Type::Record(vec![("packets".to_owned(), Type::U64), ("bytes".to_owned(), Type::U64)]);
-                Ok(Snapshot { name, key: Some(Type::Prefix), value: MapValue::Plain(record), rows })
+                Ok(Snapshot {
+                    name,
+                    key: Some(Type::Prefix),
+                    value: MapValue::Plain(record),
+                    rows,
+                })
             }
             MapShape::Counters(names) => {
                 let mut rows = Vec::new();
@@ -278,11 +338,19 @@ impl Instance {
                         let raw = map.lookup(&(i as u32).to_ne_bytes())?.unwrap_or_default();
                         let mut key = counter.as_bytes().to_vec();
                         key.push(0);
-                        rows.push(Row { key, value: Cell::Int(i128::from(uint(&sum_words(&raw, 1)))) });
+                        rows.push(Row {
+                            key,
+                            value: Cell::Int(i128::from(uint(&sum_words(&raw, 1)))),
+                        });
                     }
                 }
                 // In the order of the declaration: it tells a story that sorting would not.
-                Ok(Snapshot { name, key: Some(Type::Str { cap: 64 }), value: MapValue::Count, rows })
+                Ok(Snapshot {
+                    name,
+                    key: Some(Type::Str { cap: 64 }),
+                    value: MapValue::Count,
+                    rows,
+                })
             }
         }
     }
@@ -302,7 +370,12 @@ impl Instance {
     /// # Errors
     /// What the kernel says.
     pub fn clear(&self, map: usize, zero: bool) -> Result<(), Error> {
-        let decl = self.spec.native.maps.get(map).ok_or_else(|| Error::Object(format!("native has no map {map}")))?;
+        let decl = self
+            .spec
+            .native
+            .maps
+            .get(map)
+            .ok_or_else(|| Error::Object(format!("native has no map {map}")))?;
         for map in decl.symbols.iter().filter_map(|s| self.maps.get(*s)) {
             if zero { map.zero()? } else { map.clear()? }
         }

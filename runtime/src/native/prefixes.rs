@@ -22,7 +22,9 @@ impl Prefixes {
     /// What is wrong with it, and what to write instead.
     pub fn add(&mut self, text: &str) -> Result<(), String> {
         let (addr, len) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
-        let addr: IpAddr = addr.parse().map_err(|_| format!("expected an address or a prefix, found `{text}`"))?;
+        let addr: IpAddr = addr
+            .parse()
+            .map_err(|_| format!("expected an address or a prefix, found `{text}`"))?;
         let max: u32 = if addr.is_ipv4() { 32 } else { 128 };
         let len_bits = match len {
             None => max,
@@ -34,11 +36,19 @@ impl Prefixes {
         };
         let network = mask(addr, len_bits);
         if network != addr {
-            return Err(format!("`{text}` has host bits beyond the prefix; write `{network}/{len_bits}` or `{addr}`"));
+            return Err(format!(
+                "`{text}` has host bits beyond the prefix; write `{network}/{len_bits}` or `{addr}`"
+            ));
         }
         match addr {
-            IpAddr::V4(a) => self.v4.push(Lpm4 { len_bits, addr: a.octets() }),
-            IpAddr::V6(a) => self.v6.push(Lpm6 { len_bits, addr: a.octets() }),
+            IpAddr::V4(a) => self.v4.push(Lpm4 {
+                len_bits,
+                addr: a.octets(),
+            }),
+            IpAddr::V6(a) => self.v6.push(Lpm6 {
+                len_bits,
+                addr: a.octets(),
+            }),
         }
         Ok(())
     }
@@ -70,13 +80,19 @@ impl Prefixes {
     /// Returns the elements of the IPv4 trie as bytes: keys, which are the values, too.
     #[must_use]
     pub fn bytes_v4(&self) -> Vec<u8> {
-        self.v4.iter().flat_map(|p| p.len_bits.to_ne_bytes().into_iter().chain(p.addr)).collect()
+        self.v4
+            .iter()
+            .flat_map(|p| p.len_bits.to_ne_bytes().into_iter().chain(p.addr))
+            .collect()
     }
 
     /// Returns the elements of the IPv6 trie as bytes.
     #[must_use]
     pub fn bytes_v6(&self) -> Vec<u8> {
-        self.v6.iter().flat_map(|p| p.len_bits.to_ne_bytes().into_iter().chain(p.addr)).collect()
+        self.v6
+            .iter()
+            .flat_map(|p| p.len_bits.to_ne_bytes().into_iter().chain(p.addr))
+            .collect()
     }
 }
 
@@ -92,9 +108,17 @@ fn mask(addr: IpAddr, len_bits: u32) -> IpAddr {
 /// # Errors
 /// When it cannot be read, or a line is bad: named as `file:line`.
 pub fn read_file(path: &Path, span: Span) -> Result<Prefixes, Error> {
-    let text = std::fs::read(path).map_err(|source| Error::ReadFile { path: path.to_owned(), span, source })?;
-    Prefixes::parse(&String::from_utf8_lossy(&text))
-        .map_err(|(line, message)| Error::PrefixFile { path: path.to_owned(), line, message, span })
+    let text = std::fs::read(path).map_err(|source| Error::ReadFile {
+        path: path.to_owned(),
+        span,
+        source,
+    })?;
+    Prefixes::parse(&String::from_utf8_lossy(&text)).map_err(|(line, message)| Error::PrefixFile {
+        path: path.to_owned(),
+        line,
+        message,
+        span,
+    })
 }
 
 /// Reads a parameter that is a list or a file; `None` when it is not given.
@@ -124,7 +148,13 @@ mod tests {
         let p = Prefixes::parse(text).unwrap();
         assert_eq!(p.v4.len(), 3);
         assert_eq!(p.v4[0], Lpm4 { len_bits: 0, addr: [0; 4] });
-        assert_eq!(p.v4[1], Lpm4 { len_bits: 32, addr: [10, 0, 0, 1] });
+        assert_eq!(
+            p.v4[1],
+            Lpm4 {
+                len_bits: 32,
+                addr: [10, 0, 0, 1]
+            }
+        );
         assert_eq!(p.v6[0].len_bits, 32);
         assert_eq!(p.bytes_v4().len(), 24);
         assert_eq!(p.bytes_v6().len(), 20);
@@ -133,12 +163,21 @@ mod tests {
     #[test]
     fn bad_lines_are_named_and_say_the_fix() {
         let error = |text: &str| Prefixes::parse(text).unwrap_err();
-        assert_eq!(error("10.0.0.1\nfoo\n"), (2, "expected an address or a prefix, found `foo`".to_owned()));
-        assert_eq!(error("10.0.0.0/33"), (1, "expected a prefix length from 0 to 32, found `33`".to_owned()));
+        assert_eq!(
+            error("10.0.0.1\nfoo\n"),
+            (2, "expected an address or a prefix, found `foo`".to_owned())
+        );
+        assert_eq!(
+            error("10.0.0.0/33"),
+            (1, "expected a prefix length from 0 to 32, found `33`".to_owned())
+        );
         assert_eq!(error("10.0.0.0/+8").0, 1);
         assert_eq!(
             error("10.1.2.3/8"),
-            (1, "`10.1.2.3/8` has host bits beyond the prefix; write `10.0.0.0/8` or `10.1.2.3`".to_owned())
+            (
+                1,
+                "`10.1.2.3/8` has host bits beyond the prefix; write `10.0.0.0/8` or `10.1.2.3`".to_owned()
+            )
         );
         assert!(error("2001:db8::1/32").1.contains("write `2001:db8::/32`"));
     }

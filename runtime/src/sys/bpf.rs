@@ -123,7 +123,9 @@ pub fn map_lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8], name: &str)
 /// What the kernel says; `E2BIG` when the map is full.
 pub fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64, name: &str) -> Result<()> {
     let mut attr = elem_attr(map, ptr(key), ptr(value), flags);
-    call(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop).map_err(|e| SysError::new("write map", name, e))
+    call(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr)
+        .map(drop)
+        .map_err(|e| SysError::new("write map", name, e))
 }
 
 /// Deletes one element. Returns false when there is no such key.
@@ -158,7 +160,9 @@ pub fn map_next_key(map: BorrowedFd<'_>, key: Option<&[u8]>, next: &mut [u8], na
 /// What the kernel says.
 pub fn map_freeze(map: BorrowedFd<'_>, name: &str) -> Result<()> {
     let mut attr = elem_attr(map, 0, 0, 0);
-    call(bpf_cmd::BPF_MAP_FREEZE, &mut attr).map(drop).map_err(|e| SysError::new("freeze map", name, e))
+    call(bpf_cmd::BPF_MAP_FREEZE, &mut attr)
+        .map(drop)
+        .map_err(|e| SysError::new("freeze map", name, e))
 }
 
 /// All elements of a map: keys and values one after the other.
@@ -173,7 +177,9 @@ pub struct Elements {
 impl Elements {
     /// Iterates over `(key, value)`.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.keys.chunks_exact(self.key_size.max(1)).zip(self.values.chunks_exact(self.value_size.max(1)))
+        self.keys
+            .chunks_exact(self.key_size.max(1))
+            .zip(self.values.chunks_exact(self.value_size.max(1)))
     }
 }
 
@@ -196,8 +202,14 @@ pub fn map_elements(map: BorrowedFd<'_>, key_size: usize, value_size: usize, max
 
 fn map_elements_batch(map: BorrowedFd<'_>, key_size: usize, value_size: usize, max_entries: u32, name: &str) -> Result<Elements> {
     // A hash bucket must fit in one batch, so not too small; 1 MiB of values at a time is plenty.
-    let chunk = (1024 * 1024 / value_size.max(1)).clamp(64, 4096).min((max_entries as usize).max(64));
-    let mut all = Elements { key_size, value_size, ..Elements::default() };
+    let chunk = (1024 * 1024 / value_size.max(1))
+        .clamp(64, 4096)
+        .min((max_entries as usize).max(64));
+    let mut all = Elements {
+        key_size,
+        value_size,
+        ..Elements::default()
+    };
     let mut keys = vec![0u8; chunk * key_size];
     let mut values = vec![0u8; chunk * value_size];
     // The cursor is a u32 for hashes and a key for tries.
@@ -230,7 +242,11 @@ fn map_elements_batch(map: BorrowedFd<'_>, key_size: usize, value_size: usize, m
 }
 
 fn map_elements_single(map: BorrowedFd<'_>, key_size: usize, value_size: usize, name: &str) -> Result<Elements> {
-    let mut all = Elements { key_size, value_size, ..Elements::default() };
+    let mut all = Elements {
+        key_size,
+        value_size,
+        ..Elements::default()
+    };
     let mut seen = std::collections::HashSet::new();
     let mut key: Option<Vec<u8>> = None;
     let mut next = vec![0u8; key_size];
@@ -342,7 +358,11 @@ pub fn prog_load(prog: &ProgAttr<'_>) -> std::result::Result<OwnedFd, ProgLoadEr
                     return Err(SysError::new("load program", prog.name, e).into());
                 }
                 let text = String::from_utf8_lossy(&log[..end]).into_owned();
-                return Err(ProgLoadError::Rejected { name: prog.name.to_owned(), log: text, source: e });
+                return Err(ProgLoadError::Rejected {
+                    name: prog.name.to_owned(),
+                    log: text,
+                    source: e,
+                });
             }
         }
     }
@@ -498,7 +518,12 @@ pub struct ProgInfo {
 /// What the kernel says.
 pub fn prog_info(prog: BorrowedFd<'_>) -> Result<ProgInfo> {
     let raw: bpf_prog_info = info(prog, "ask about program")?;
-    Ok(ProgInfo { id: raw.id, name: name_of(&raw.name), load_time_ns: raw.load_time, verified_insns: raw.verified_insns })
+    Ok(ProgInfo {
+        id: raw.id,
+        name: name_of(&raw.name),
+        load_time_ns: raw.load_time,
+        verified_insns: raw.verified_insns,
+    })
 }
 
 /// What the kernel says of a map.
@@ -551,7 +576,12 @@ mod tests {
 
     #[test]
     fn elements_pair_up() {
-        let e = Elements { keys: vec![1, 0, 2, 0], values: vec![9, 8], key_size: 2, value_size: 1 };
+        let e = Elements {
+            keys: vec![1, 0, 2, 0],
+            values: vec![9, 8],
+            key_size: 2,
+            value_size: 1,
+        };
         assert_eq!(e.iter().collect::<Vec<_>>(), [(&[1u8, 0][..], &[9u8][..]), (&[2, 0], &[8])]);
     }
 }

@@ -21,7 +21,11 @@ impl Mmap {
     /// # Errors
     /// What mmap(2) says.
     pub fn new(fd: BorrowedFd<'_>, len: usize, offset: usize, writable: bool, private: bool) -> io::Result<Self> {
-        let prot = if writable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_READ };
+        let prot = if writable {
+            libc::PROT_READ | libc::PROT_WRITE
+        } else {
+            libc::PROT_READ
+        };
         let flags = if private { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
         let offset = libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         // SAFETY: a new mapping at an address that the kernel chooses; arguments are checked by the kernel.

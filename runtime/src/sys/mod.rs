@@ -23,7 +23,11 @@ pub struct SysError {
 
 impl SysError {
     pub fn new(what: &'static str, object: impl Into<String>, source: io::Error) -> Self {
-        Self { what, object: object.into(), source }
+        Self {
+            what,
+            object: object.into(),
+            source,
+        }
     }
 
     /// Makes one from the calling thread's `errno`.

@@ -171,7 +171,9 @@ fn attrs(mut data: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 fn u32_at(data: &[u8], offset: usize) -> u32 {
-    data.get(offset..offset + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
+    data.get(offset..offset + 4)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u32::from_ne_bytes)
 }
 
 fn text(data: &[u8]) -> String {
@@ -250,8 +252,9 @@ impl Netlink {
     /// # Errors
     /// What the kernel says.
     pub fn links(&mut self) -> Result<Vec<Link>> {
-        let request =
-            Request::new(RTM_GETLINK, NLM_F_DUMP).ifinfo(0).attr(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+        let request = Request::new(RTM_GETLINK, NLM_F_DUMP)
+            .ifinfo(0)
+            .attr(IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
         let mut links = Vec::new();
         self.request(request, |kind, body| {
             if kind == RTM_NEWLINK
@@ -296,8 +299,15 @@ impl Netlink {
             if kind != RTM_NEWQDISC || u32_at(body, 4) != ifindex || u32_at(body, 12) != PARENT_CLSACT {
                 return;
             }
-            let name = attrs(&body[20..]).find(|(kind, _)| *kind == TCA_KIND).map(|(_, value)| text(value)).unwrap_or_default();
-            found = if name == "clsact" { IngressQdisc::Clsact } else { IngressQdisc::Other(name) };
+            let name = attrs(&body[20..])
+                .find(|(kind, _)| *kind == TCA_KIND)
+                .map(|(_, value)| text(value))
+                .unwrap_or_default();
+            found = if name == "clsact" {
+                IngressQdisc::Clsact
+            } else {
+                IngressQdisc::Other(name)
+            };
         })
         .map_err(|e| SysError::new("list the qdiscs of", iface, e))?;
         Ok(found)
@@ -311,7 +321,8 @@ impl Netlink {
         let request = Request::new(RTM_NEWQDISC, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL)
             .tc(ifindex, HANDLE_CLSACT, PARENT_CLSACT, 0)
             .str_attr(TCA_KIND, "clsact");
-        self.request(request, |_, _| {}).map_err(|e| SysError::new("add the clsact qdisc to", iface, e))
+        self.request(request, |_, _| {})
+            .map_err(|e| SysError::new("add the clsact qdisc to", iface, e))
     }
 
     /// Removes the clsact qdisc with everything in it.
@@ -319,9 +330,11 @@ impl Netlink {
     /// # Errors
     /// What the kernel says.
     pub fn clsact_delete(&mut self, ifindex: u32, iface: &str) -> Result<()> {
-        let request =
-            Request::new(RTM_DELQDISC, NLM_F_ACK).tc(ifindex, HANDLE_CLSACT, PARENT_CLSACT, 0).str_attr(TCA_KIND, "clsact");
-        self.request(request, |_, _| {}).map_err(|e| SysError::new("remove the clsact qdisc of", iface, e))
+        let request = Request::new(RTM_DELQDISC, NLM_F_ACK)
+            .tc(ifindex, HANDLE_CLSACT, PARENT_CLSACT, 0)
+            .str_attr(TCA_KIND, "clsact");
+        self.request(request, |_, _| {})
+            .map_err(|e| SysError::new("remove the clsact qdisc of", iface, e))
     }
 
     /// Adds a direct-action BPF filter for all protocols. Priority and handle 0 let the kernel choose; the filter as it
@@ -332,7 +345,12 @@ impl Netlink {
     pub fn filter_add(&mut self, filter: &Filter, prog: BorrowedFd<'_>, iface: &str) -> Result<Filter> {
         let info = (u32::from(filter.priority) << 16) | u32::from((libc::ETH_P_ALL as u16).to_be());
         let request = Request::new(RTM_NEWTFILTER, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO)
-            .tc(filter.ifindex, filter.handle, if filter.ingress { CLSACT_INGRESS } else { CLSACT_EGRESS }, info)
+            .tc(
+                filter.ifindex,
+                filter.handle,
+                if filter.ingress { CLSACT_INGRESS } else { CLSACT_EGRESS },
+                info,
+            )
             .str_attr(TCA_KIND, "bpf")
             .nested(TCA_OPTIONS, |r| {
                 r.attr(TCA_BPF_FD, &prog.as_raw_fd().to_ne_bytes())
@@ -363,9 +381,15 @@ impl Netlink {
     pub fn filter_delete(&mut self, filter: &Filter, iface: &str) -> Result<()> {
         let info = (u32::from(filter.priority) << 16) | u32::from(filter.protocol_be);
         let request = Request::new(RTM_DELTFILTER, NLM_F_ACK)
-            .tc(filter.ifindex, filter.handle, if filter.ingress { CLSACT_INGRESS } else { CLSACT_EGRESS }, info)
+            .tc(
+                filter.ifindex,
+                filter.handle,
+                if filter.ingress { CLSACT_INGRESS } else { CLSACT_EGRESS },
+                info,
+            )
             .str_attr(TCA_KIND, "bpf");
-        self.request(request, |_, _| {}).map_err(|e| SysError::new("delete a filter of", iface, e))
+        self.request(request, |_, _| {})
+            .map_err(|e| SysError::new("delete a filter of", iface, e))
     }
 
     /// Lists the BPF filters of one direction.
@@ -477,7 +501,9 @@ mod tests {
 
     #[test]
     fn attributes_nest_and_pad() {
-        let r = Request { buf: Vec::new() }.str_attr(1, "ab").nested(2, |r| r.attr(3, &[9]).attr(4, &[1, 2, 3, 4]));
+        let r = Request { buf: Vec::new() }
+            .str_attr(1, "ab")
+            .nested(2, |r| r.attr(3, &[9]).attr(4, &[1, 2, 3, 4]));
         let all: Vec<_> = attrs(&r.buf).collect();
         assert_eq!(all[0], (1, &b"ab\0"[..]));
         assert_eq!(all[1].0, 2);

@@ -25,7 +25,10 @@ impl Netns {
             format!("/run/netns/{name}")
         };
         let file = File::open(&path).map_err(|e| SysError::new("open network namespace", name, e))?;
-        Ok(Self { fd: file.into(), name: name.to_owned() })
+        Ok(Self {
+            fd: file.into(),
+            name: name.to_owned(),
+        })
     }
 
     /// Takes over a descriptor of one.

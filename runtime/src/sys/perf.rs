@@ -63,7 +63,9 @@ pub struct KprobeTarget<'a> {
 /// # Errors
 /// `kprobe_type` is `None`: `ENODEV`, the kernel has no kprobes; else what the kernel says.
 pub fn kprobe(target: &KprobeTarget<'_>, pmu: Option<KprobePmu>, cpu: u32) -> Result<OwnedFd> {
-    let symbol = target.module.map_or_else(|| target.function.to_owned(), |m| format!("{m}:{}", target.function));
+    let symbol = target
+        .module
+        .map_or_else(|| target.function.to_owned(), |m| format!("{m}:{}", target.function));
     let what = if target.ret { "open kretprobe" } else { "open kprobe" };
     let pmu = pmu.ok_or_else(|| SysError::new(what, &symbol, io::Error::from_raw_os_error(libc::ENODEV)))?;
     let name = CString::new(symbol.as_str()).map_err(|_| SysError::new(what, &symbol, io::Error::from_raw_os_error(libc::EINVAL)))?;

@@ -1,0 +1,619 @@
+//! Runs of hand-assembled objects on the running kernel. Needs root; touches only network namespaces of its own.
+
+#![allow(clippy::unwrap_used)] // A panic is the failure.
+
+mod common;
+
+use common::{Asm, Builder, Capture, Net, int_field, root, run, span};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use weir_compiler::kernel::{Feature, KernelInfo, Support};
+use weir_compiler::object::{
+    AttachPoint, CounterSpec, Direction, EventAction, FormatPart, FormatSpec, IfacePattern, MapKind, MapRef, NativeInstance, ProgramKind,
+    XdpMode,
+};
+use weir_runtime::{Error, Kernel, Outcome, OutputFormat, Reason, Session};
+use weir_stdlib::ParamValue;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn iface(net: &str, name: &str) -> IfacePattern {
+    IfacePattern {
+        pattern: name.to_owned(),
+        netns: Some(net.to_owned()),
+    }
+}
+
+/// `begin { printf("%s %d\n", …); exit(); }`: the smallest useful script.
+#[test]
+fn begin_prints_and_exits() {
+    if !root() {
+        return;
+    }
+    let capture = Capture::new();
+    let format = vec![
+        FormatPart::Text("answer ".into()),
+        FormatPart::Arg(FormatSpec {
+            conv: 'd',
+            ..FormatSpec::default()
+        }),
+        FormatPart::Text("\n".into()),
+    ];
+    let object = Builder::default()
+        .ring()
+        .event(
+            EventAction::Printf {
+                format,
+                args: vec![int_field(8)],
+            },
+            16,
+        )
+        .event(EventAction::Exit { code: Some(int_field(8)) }, 16)
+        .printf("never\n")
+        .program(
+            ProgramKind::RunOnce,
+            &[AttachPoint::Begin],
+            Asm::default().emit(0, 0, &[42]).emit(0, 1, &[3]).emit(0, 2, &[]).ret(0),
+        )
+        .build();
+    let session = Session::start(object, &Kernel::new(), capture.options(OutputFormat::Text)).unwrap();
+    assert_eq!(
+        session.run().unwrap(),
+        Outcome {
+            code: 3,
+            reason: Reason::Exit
+        }
+    );
+    assert_eq!(capture.text(), "answer 42\n\n\n");
+    assert_eq!(capture.notices(), ["Attached 1 probe"]);
+}
+
+/// A script of `begin` and `end` ends by itself; `end` may print after `exit()`, and maps come last.
+#[test]
+fn begin_and_end_alone_end_by_themselves() {
+    if !root() {
+        return;
+    }
+    let capture = Capture::new();
+    let object = Builder::default()
+        .ring()
+        .count("n")
+        .count("untouched")
+        .printf("begin\n")
+        .printf("end\n")
+        .program(
+            ProgramKind::RunOnce,
+            &[AttachPoint::Begin],
+            Asm::default().emit(0, 0, &[]).count(1).ret(0),
+        )
+        .program(
+            ProgramKind::RunOnce,
+            &[AttachPoint::End],
+            Asm::default().emit(0, 1, &[]).count(1).ret(0),
+        )
+        .build();
+    let session = Session::start(object, &Kernel::new(), capture.options(OutputFormat::Json)).unwrap();
+    assert_eq!(session.run().unwrap().reason, Reason::Nothing);
+    assert_eq!(
+        capture.text(),
+        "{\"type\": \"attached_probes\", \"count\": 2, \"data\": {\"probes\": 2}}\n\
+         {\"type\": \"printf\", \"data\": \"begin\\n\"}\n\
+         {\"type\": \"printf\", \"data\": \"end\\n\"}\n\
+         {\"type\": \"map\", \"data\": {\"@n\": 2}}\n"
+    );
+}
+
+/// A tracepoint counts exactly, an interval prints the map and ends the run.
+#[test]
+fn tracepoints_and_intervals() {
+    if !root() {
+        return;
+    }
+    let capture = Capture::new();
+    let object = Builder::default()
+        .ring()
+        .count("hits")
+        .event(
+            EventAction::PrintMap {
+                map: MapRef::Own(1),
+                top: 0,
+                div: 0,
+            },
+            8,
+        )
+        .exit()
+        .program(
+            ProgramKind::Tracepoint,
+            &[AttachPoint::Tracepoint {
+                category: "syscalls".into(),
+                name: "sys_enter_getpgid".into(),
+            }],
+            Asm::default().count(1).ret(0),
+        )
+        .program(
+            ProgramKind::PerfEvent,
+            &[AttachPoint::Interval { period: 200 * MS }],
+            Asm::default().emit(0, 0, &[]).emit(0, 1, &[]).ret(0),
+        )
+        .build();
+    let session = Session::start(object, &Kernel::new(), capture.options(OutputFormat::Text)).unwrap();
+    assert_eq!(session.probes(), 2);
+    for _ in 0..7 {
+        nix::unistd::getpgid(None).unwrap();
+    }
+    assert_eq!(session.run().unwrap().reason, Reason::Exit);
+    assert_eq!(capture.text(), "@hits: 7\n\n\n@hits: 7\n");
+}
+
+#[test]
+fn a_missing_tracepoint_is_named() {
+    if !root() {
+        return;
+    }
+    let object = Builder::default()
+        .program(
+            ProgramKind::Tracepoint,
+            &[AttachPoint::Tracepoint {
+                category: "tcp".into(),
+                name: "no_such".into(),
+            }],
+            Asm::default().ret(0),
+        )
+        .build();
+    let error = Session::start(object, &Kernel::new(), Capture::new().options(OutputFormat::Text))
+        .err()
+        .unwrap();
+    assert_eq!(error.to_string(), "no tracepoint `tcp:no_such` in this kernel");
+}
+
+#[test]
+fn the_timeout_ends_a_run() {
+    if !root() {
+        return;
+    }
+    let capture = Capture::new();
+    let object = Builder::default()
+        .count("ticks")
+        .program(
+            ProgramKind::PerfEvent,
+            &[AttachPoint::Profile { period: 10 * MS }],
+            Asm::default().count(0).ret(0),
+        )
+        .build();
+    let mut options = capture.options(OutputFormat::Text);
+    options.timeout = Some(150 * MS);
+    options.quiet = true;
+    let session = Session::start(object, &Kernel::new(), options).unwrap();
+    assert_eq!(session.run().unwrap().reason, Reason::Timeout);
+    let text = capture.text();
+    let ticks: u64 = text.trim().strip_prefix("@ticks: ").unwrap().parse().unwrap();
+    assert!(ticks > 3, "{text}");
+    assert!(capture.notices().is_empty());
+}
+
+/// A program that the verifier rejects comes back with its index, its log and the line.
+#[test]
+fn the_verifier_is_heard() {
+    if !root() {
+        return;
+    }
+    let good = Asm::default().ret(0);
+    // r0 = *(u64 *)(r2 + 0): r2 was never set.
+    let bad = Asm::default().push(0x79, 0, 2, 0, 0).push(0x95, 0, 0, 0, 0);
+    let object = Builder::default()
+        .program(ProgramKind::RunOnce, &[AttachPoint::Begin], good)
+        .program(ProgramKind::RunOnce, &[AttachPoint::End], bad)
+        .build();
+    let lines = weir_runtime::load::program_lines(&object, 1);
+    let error = Session::start(object, &Kernel::new(), Capture::new().options(OutputFormat::Text))
+        .err()
+        .unwrap();
+    let Error::Rejected { program, name, log, .. } = error else {
+        panic!("{error}")
+    };
+    assert_eq!((program, name.as_str()), (Some(1), "p1"));
+    let digest = weir_runtime::verifier::digest(&log, &lines);
+    assert_eq!(digest.message, ["R2 !read_ok"]);
+    assert_eq!(digest.insn, Some(0));
+    assert_eq!(digest.source.as_deref(), Some("the only line"));
+    assert_eq!(digest.place, Some((1, 1)));
+}
+
+/// Records that do not fit are counted by the program; the run says so as it happens and in the end.
+#[test]
+fn losses_are_reported() {
+    if !root() {
+        return;
+    }
+    let capture = Capture::new();
+    let object = Builder::default()
+        .counters(&[CounterSpec::LostEvents])
+        .program(ProgramKind::RunOnce, &[AttachPoint::Begin], Asm::default().count(0).count(0).ret(0))
+        .build();
+    let session = Session::start(object, &Kernel::new(), capture.options(OutputFormat::Text)).unwrap();
+    session.run().unwrap();
+    assert_eq!(
+        capture.notices(),
+        ["Attached 1 probe", "Lost 2 events", "Total lost event count: 2"]
+    );
+}
+
+/// Waits until the counts of a packet program arrive, without sleeping longer than needed.
+fn packets(object: weir_compiler::object::Object, kernel: &Kernel, net: &Net, count: usize) -> (String, Vec<String>) {
+    let capture = Capture::new();
+    let mut options = capture.options(OutputFormat::Text);
+    options.timeout = Some(300 * MS);
+    let session = Session::start(object, kernel, options).unwrap();
+    net.send(count);
+    session.run().unwrap();
+    (capture.text(), capture.notices())
+}
+
+/// `if ethertype == IPv4 and protocol == UDP then count`: ARP and neighbour discovery do not disturb the numbers.
+fn count_udp_xdp(map: u32, verdict: i32) -> Asm {
+    Asm::default()
+        .push(0x61, 2, 1, 0, 0) // r2 = data
+        .push(0x61, 3, 1, 4, 0) // r3 = data_end
+        .push(0xbf, 4, 2, 0, 0)
+        .push(0x07, 4, 0, 0, 34)
+        .push(0x2d, 4, 3, 13, 0) // data + 34 > data_end: pass
+        .push(0x69, 5, 2, 12, 0)
+        .push(0x55, 5, 0, 11, 0x0008)
+        .push(0x71, 5, 2, 23, 0)
+        .push(0x55, 5, 0, 9, 17)
+        .count(map) // 8 slots and a wide load: 9
+        .ret(verdict)
+        .fix_jumps()
+}
+
+/// `skb->protocol == IPv4 && len > 40`: good enough to tell our datagrams from the rest.
+fn count_udp_tc(map: u32) -> Asm {
+    let mut asm = Asm::default()
+        .push(0x61, 2, 1, 16, 0)
+        .push(0x55, 2, 0, 0, 0x0008)
+        .count(map)
+        .ret(-1)
+        .insns;
+    // Jump over the counting: to `r0 = -1`.
+    let target = asm.len() as i16 - 2;
+    asm[1][2..4].copy_from_slice(&(target - 2).to_le_bytes());
+    let relocs = Asm::default().push(0, 0, 0, 0, 0).push(0, 0, 0, 0, 0).count(map).relocs;
+    Asm { insns: asm, relocs }
+}
+
+trait FixJumps {
+    fn fix_jumps(self) -> Self;
+}
+
+impl FixJumps for Asm {
+    /// Lets the early exits of `count_udp_xdp` jump to a `return XDP_PASS` that is appended.
+    fn fix_jumps(mut self) -> Self {
+        let end = self.insns.len() as i16;
+        for i in [4, 6, 8] {
+            self.insns[i][2..4].copy_from_slice(&(end - i as i16 - 1).to_le_bytes());
+        }
+        self.ret(2)
+    }
+}
+
+#[test]
+fn xdp_counts_in_another_namespace_and_is_gone_after() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    let point = AttachPoint::Xdp {
+        iface: iface(&net.a, "a"),
+        mode: XdpMode::Auto,
+    };
+    let object = Builder::default()
+        .count("n")
+        .program(ProgramKind::Xdp, &[point], count_udp_xdp(0, 2))
+        .build();
+    let (text, notices) = packets(object, &Kernel::new(), &net, 25);
+    assert_eq!(text, "\n\n@n: 25\n");
+    assert_eq!(notices, ["Attached 1 probe"]);
+    assert!(!run(&format!("ip -n {} link show dev a", net.a)).contains("xdp"));
+}
+
+#[test]
+fn a_foreign_xdp_program_is_named_and_left_alone() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    let object = || {
+        let point = AttachPoint::Xdp {
+            iface: iface(&net.a, "a"),
+            mode: XdpMode::Generic,
+        };
+        Builder::default()
+            .program(ProgramKind::Xdp, &[point], Asm::default().ret(2))
+            .build()
+    };
+    let kernel = Kernel::new();
+    let first = Session::start(object(), &kernel, Capture::new().options(OutputFormat::Text)).unwrap();
+    let error = Session::start(object(), &kernel, Capture::new().options(OutputFormat::Text))
+        .err()
+        .unwrap();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("`a` already has an XDP program: `p0`, id ") && text.contains(", loaded "),
+        "{text}"
+    );
+    assert!(run(&format!("ip -n {} link show dev a", net.a)).contains("xdpgeneric"));
+    drop(first);
+}
+
+#[test]
+fn an_unknown_interface_says_which_there_are() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    let point = AttachPoint::Xdp {
+        iface: iface(&net.a, "eth*"),
+        mode: XdpMode::Auto,
+    };
+    let object = Builder::default()
+        .program(ProgramKind::Xdp, &[point], Asm::default().ret(2))
+        .build();
+    let error = Session::start(object, &Kernel::new(), Capture::new().options(OutputFormat::Text))
+        .err()
+        .unwrap();
+    assert_eq!(
+        error.to_string(),
+        format!("no network interface matches `eth*` in network namespace `{}`", net.a)
+    );
+    assert_eq!(error.help(), ["there are: lo, a"]);
+}
+
+fn tc_object(net: &Net) -> weir_compiler::object::Object {
+    let point = AttachPoint::Tc {
+        iface: iface(&net.a, "a"),
+        direction: Direction::Ingress,
+    };
+    Builder::default()
+        .count("n")
+        .program(ProgramKind::SchedCls, &[point], count_udp_tc(0))
+        .build()
+}
+
+#[test]
+fn tcx_counts_and_is_gone_after() {
+    if !root() {
+        return;
+    }
+    let kernel = Kernel::new();
+    if let Support::No(why) = kernel.feature(Feature::Tcx) {
+        assert!(
+            kernel.version() < weir_compiler::kernel::KernelVersion::new(6, 6, 0),
+            "a kernel of 6.6 should have tcx"
+        );
+        eprintln!("skipped: {why}");
+        return;
+    }
+    let net = Net::new();
+    let (text, _) = packets(tc_object(&net), &kernel, &net, 12);
+    assert_eq!(text, "\n\n@n: 12\n");
+    assert!(!run(&format!("tc -n {} qdisc show dev a", net.a)).contains("clsact"));
+}
+
+/// What a kernel without tcx gets; it works on newer ones, too.
+fn old_kernel() -> Kernel {
+    Kernel::new().assume(Feature::Tcx, Support::No("not here".to_owned()))
+}
+
+#[test]
+fn clsact_counts_and_the_qdisc_goes_with_us() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    let (text, _) = packets(tc_object(&net), &old_kernel(), &net, 12);
+    assert_eq!(text, "\n\n@n: 12\n");
+    assert!(!run(&format!("tc -n {} qdisc show dev a", net.a)).contains("clsact"));
+}
+
+#[test]
+fn a_clsact_qdisc_of_others_stays() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    run(&format!("tc -n {} qdisc add dev a clsact", net.a));
+    packets(tc_object(&net), &old_kernel(), &net, 1);
+    assert!(run(&format!("tc -n {} qdisc show dev a", net.a)).contains("clsact"));
+    assert!(!run(&format!("tc -n {} filter show dev a ingress", net.a)).contains("weir:"));
+}
+
+#[test]
+fn an_ingress_qdisc_in_the_way_is_named() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    run(&format!("tc -n {} qdisc add dev a ingress", net.a));
+    let error = Session::start(tc_object(&net), &old_kernel(), Capture::new().options(OutputFormat::Text))
+        .err()
+        .unwrap();
+    assert_eq!(error.to_string(), "`a` has a `ingress` qdisc where `clsact` must go");
+    assert!(run(&format!("tc -n {} qdisc show dev a", net.a)).contains("ingress"));
+}
+
+const OWNER_ENV: &str = "WEIR_TEST_OWNER_NETNS";
+
+/// Not a test: the process that a test kills. Attaches to the namespace in its environment and waits.
+#[test]
+fn owner_entry() {
+    let Ok(netns) = std::env::var(OWNER_ENV) else { return };
+    let net = Net {
+        a: netns,
+        b: String::new(),
+    };
+    let mut options = Capture::new().options(OutputFormat::Text);
+    options.reaper_args = ["--exact", "reaper_entry", "--nocapture"].map(Into::into).to_vec();
+    let session = Session::start(tc_object(&net), &old_kernel(), options).unwrap();
+    std::mem::forget(net);
+    println!("attached");
+    session.run().unwrap();
+}
+
+/// Not a test: what the killed process starts as its reaper.
+#[test]
+fn reaper_entry() {
+    if std::env::var(OWNER_ENV).is_ok() {
+        weir_runtime::reaper_main();
+    }
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..500 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(10 * MS);
+    }
+    panic!("waited in vain: {what}");
+}
+
+/// `kill -9`: the reaper removes the filter and our qdisc.
+#[test]
+fn a_killed_owner_leaves_nothing() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    let mut owner = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "owner_entry", "--nocapture"])
+        .env(OWNER_ENV, &net.a)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let filters = || run(&format!("tc -n {} filter show dev a ingress", net.a));
+    wait_for("the filter", || filters().contains("weir:"));
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    wait_for("the reaper", || !filters().contains("weir:"));
+    wait_for("the qdisc's end", || {
+        !run(&format!("tc -n {} qdisc show dev a", net.a)).contains("clsact")
+    });
+}
+
+fn blocklist(net: &Net, prefixes: ParamValue) -> NativeInstance {
+    let native = weir_stdlib::native("blocklist").unwrap();
+    let params = native
+        .params
+        .iter()
+        .map(|p| match p.name {
+            "iface" => Some(ParamValue::Str(format!("a@{}", net.a))),
+            "prefixes" => Some(prefixes.clone()),
+            _ => None,
+        })
+        .collect();
+    NativeInstance {
+        native,
+        alias: "bl".into(),
+        params,
+        span: span(),
+        param_spans: vec![None; native.params.len()],
+    }
+}
+
+/// The blocklist drops, counts by prefix, and a block on its drop event runs for each dropped packet.
+#[test]
+fn the_blocklist_with_a_block_on_its_event() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    let list = ParamValue::List(vec!["10.77.0.2".into(), "2001:db8::/32".into()]);
+    // The event's program ends with the native's verdict: XDP_DROP here.
+    let object = Builder::default()
+        .count("dropped")
+        .native(blocklist(&net, list))
+        .program(
+            ProgramKind::NativeEventXdp,
+            &[AttachPoint::NativeEvent { instance: 0, event: 0 }],
+            Asm::default().count(0).ret(1),
+        )
+        .build();
+    let (text, _) = packets(object, &Kernel::new(), &net, 9);
+    assert!(text.contains("@dropped: 9\n"), "{text}");
+    assert!(text.contains("@bl.hits[10.77.0.2/32]: { .packets = 9, .bytes = "), "{text}");
+    assert!(text.contains("@bl.stats[dropped]: 9\n"), "{text}");
+    assert!(!run(&format!("ip -n {} link show dev a", net.a)).contains("xdp"));
+}
+
+/// An `xdp:` block behind a native on the same interface sees what the native lets through.
+#[test]
+fn a_block_behind_a_native_is_chained() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    let point = AttachPoint::Xdp {
+        iface: iface(&net.a, "a"),
+        mode: XdpMode::Auto,
+    };
+    let list = ParamValue::List(vec!["192.0.2.0/24".into()]);
+    let object = Builder::default()
+        .count("seen")
+        .native(blocklist(&net, list))
+        .program(ProgramKind::Xdp, &[point], count_udp_xdp(0, 2))
+        .build();
+    let (text, _) = packets(object, &Kernel::new(), &net, 6);
+    assert!(text.contains("@seen: 6\n"), "{text}");
+}
+
+#[test]
+fn a_bad_line_of_a_prefix_file_is_named_before_anything_is_attached() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    let file = Capture::new();
+    std::fs::write(&file.path, "10.0.0.0/8\n10.1.2.3/8\n").unwrap();
+    let object = Builder::default()
+        .native(blocklist(&net, ParamValue::File(file.path.display().to_string())))
+        .build();
+    let error = Session::start(object, &Kernel::new(), Capture::new().options(OutputFormat::Text))
+        .err()
+        .unwrap();
+    let text = error.to_string();
+    assert_eq!(
+        text,
+        format!(
+            "{}:2: `10.1.2.3/8` has host bits beyond the prefix; write `10.0.0.0/8` or `10.1.2.3`",
+            file.path.display()
+        )
+    );
+}
+
+/// The event record of the native is reachable for the script's programs as a map.
+#[test]
+fn maps_of_a_native_stand_in_for_the_scripts() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    let object = Builder::default()
+        .native(blocklist(&net, ParamValue::List(vec!["10.77.0.2".into()])))
+        .native_map(0, "STATS", MapKind::PerCpuArray, (4, 8, 7))
+        .program(
+            ProgramKind::NativeEventXdp,
+            &[AttachPoint::NativeEvent { instance: 0, event: 0 }],
+            Asm::default().count(0).ret(1),
+        )
+        .build();
+    // The block adds to `passed` (element 0) once for each dropped packet.
+    let (text, _) = packets(object, &Kernel::new(), &net, 4);
+    assert!(text.contains("@bl.stats[dropped]: 4\n"), "{text}");
+    let passed: u64 = text
+        .lines()
+        .find_map(|l| l.strip_prefix("@bl.stats[passed]: "))
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(passed >= 4, "{text}");
+}

@@ -1,0 +1,394 @@
+//! The command line, as clap sees it. bpftrace's switches mean here what they mean there.
+//!
+//! A subcommand is one only as the first word; anything else is a script, so that `weir script.bt build` is a script with
+//! the argument `build`.
+
+use clap::{Parser, ValueEnum};
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::time::Duration;
+use weir_compiler::pipeline::Stage;
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Command {
+    Run(Box<Run>),
+    Build(Build),
+    Doc(Doc),
+    Clean,
+    Demo(Demo),
+}
+
+const AFTER_HELP: &str = "\
+Commands (as the first word):
+  weir build FILE -o x.bpf.o   compile to a BPF object that bpftool and libbpf load, too
+  weir doc [NAME]              what a native, builtin, function, packet field or probe type is
+  weir demo                    shows weir on traffic that it makes in network namespaces of its own
+  weir clean                   removes TC filters that a killed weir left on an old kernel
+
+Examples:
+  weir -e 'tracepoint:syscalls:sys_enter_openat { @[comm] = count(); }'
+  weir -e 'xdp:veth0 /tcp.dport == 22/ { @[ip.src] = count(); drop(); }'
+  weir -l 'tracepoint:tcp:*'";
+
+/// Runs a bpftrace or weir script.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weir",
+    version = concat!("v", env!("CARGO_PKG_VERSION")),
+    override_usage = "weir [OPTIONS] FILE [ARGS]\n       weir [OPTIONS] -e PROG [ARGS]\n       weir -l [PATTERN]",
+    after_help = AFTER_HELP
+)]
+pub struct Run {
+    /// Run this text instead of a file
+    #[arg(short = 'e', value_name = "PROG")]
+    pub program: Option<String>,
+    /// The script (`-` for standard input), then its arguments: `$1`, `$2`, …
+    #[arg(value_name = "FILE | ARGS", hide = true)]
+    pub rest: Vec<OsString>,
+    /// List probes; `-lv` with their arguments
+    #[arg(short = 'l', long = "list")]
+    pub list: bool,
+    /// Print stages of the compiler and stop: tokens, ast, hir, plan, clif, opt, lir, bpf, elf, all
+    #[arg(short = 'd', long = "debug", value_name = "STAGE[,STAGE]", value_parser = stages)]
+    pub debug: Option<Stages>,
+    /// Output format
+    #[arg(short = 'f', long = "format", value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+    /// Write output to a file
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// When output is handed on [default: when nothing more is waiting]
+    #[arg(short = 'B', value_name = "MODE")]
+    pub buffering: Option<Buffering>,
+    /// Say nothing but results, errors and losses
+    #[arg(short = 'q', long = "quiet")]
+    pub quiet: bool,
+    /// Say more
+    #[arg(short = 'v', long = "verbose")]
+    pub verbose: bool,
+    /// Warn when a helper of the kernel fails
+    #[arg(short = 'k', long = "warnings", conflicts_with = "no_warnings")]
+    pub warnings: bool,
+    /// No warnings at all
+    #[arg(long = "no-warnings")]
+    pub no_warnings: bool,
+    /// End after this time: 30s, 5m, 1h30m, or seconds
+    #[arg(long = "timeout", value_name = "DURATION", value_parser = duration)]
+    pub timeout: Option<Duration>,
+    /// Compile and load, but attach nothing
+    #[arg(long = "dry-run")]
+    pub dry_run: bool,
+    /// Say what this kernel can do
+    #[arg(long = "info")]
+    pub info: bool,
+    /// Accepted for bpftrace's sake
+    #[arg(long = "unsafe")]
+    pub allow_unsafe: bool,
+
+    /// Write the BPF object to a file and stop
+    #[arg(long = "emit-elf", value_name = "FILE", hide = true)]
+    pub emit_elf: Option<PathBuf>,
+    // Switches of bpftrace that mean nothing without LLVM and clang.
+    #[arg(long = "no-feature", value_name = "X", hide = true)]
+    pub no_feature: Vec<String>,
+    #[arg(long = "verify-llvm-ir", hide = true)]
+    pub verify_llvm_ir: bool,
+    #[arg(short = 'I', value_name = "DIR", hide = true)]
+    pub include_dirs: Vec<PathBuf>,
+    #[arg(long = "include", value_name = "FILE", hide = true)]
+    pub include: Vec<PathBuf>,
+    #[arg(long = "emit-llvm", value_name = "FILE", hide = true, value_parser = no_llvm)]
+    emit_llvm: Option<String>,
+    #[arg(long = "aot", value_name = "FILE", hide = true, value_parser = no_aot)]
+    aot: Option<String>,
+}
+
+/// Compiles a script to a BPF object file.
+#[derive(Debug, Parser)]
+#[command(name = "weir build", override_usage = "weir build FILE -o x.bpf.o [ARGS]")]
+pub struct Build {
+    /// Compile this text instead of a file
+    #[arg(short = 'e', value_name = "PROG")]
+    pub program: Option<String>,
+    /// The script (`-` for standard input), then its arguments
+    #[arg(value_name = "FILE | ARGS", hide = true)]
+    pub rest: Vec<OsString>,
+    /// Where to write the object
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub output: PathBuf,
+    /// No warnings
+    #[arg(short = 'q', long = "quiet", visible_alias = "no-warnings")]
+    pub quiet: bool,
+}
+
+/// Says what a name means: a native, builtin, function, packet field or probe type.
+#[derive(Debug, Parser)]
+#[command(name = "weir doc")]
+pub struct Doc {
+    /// Without a name: everything there is, one line each
+    pub name: Option<String>,
+}
+
+/// Shows weir on traffic that it makes in network namespaces of its own.
+#[derive(Debug, Parser)]
+#[command(name = "weir demo")]
+pub struct Demo {
+    /// Seconds for each of the scripts
+    #[arg(long = "seconds", value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub seconds: u64,
+}
+
+/// Removes TC filters whose weir was killed, from every interface of this and of all named network namespaces.
+#[derive(Debug, Parser)]
+#[command(name = "weir clean")]
+struct Clean {}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Buffering {
+    Line,
+    Full,
+    None,
+}
+
+/// The argument of `-d`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stages(pub Vec<Stage>);
+
+/// Reads the command line; the first argument is the program's own name.
+///
+/// # Errors
+/// What clap says, requests for help and version included.
+pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, clap::Error> {
+    let args: Vec<OsString> = args.collect();
+    match args.get(1).and_then(|a| a.to_str()) {
+        Some("build") => Build::try_parse_from(&args[1..]).map(Command::Build),
+        Some("doc") => Doc::try_parse_from(&args[1..]).map(Command::Doc),
+        Some("clean") => Clean::try_parse_from(&args[1..]).map(|_| Command::Clean),
+        Some("demo") => Demo::try_parse_from(&args[1..]).map(Command::Demo),
+        _ => Run::try_parse_from(args).map(|run| Command::Run(Box::new(run))),
+    }
+}
+
+/// Splits what is left of the command line: the script's file, unless the text was given, and the script's arguments.
+///
+/// # Errors
+/// An argument that is no UTF-8, in one line.
+pub fn split_rest<'a>(program: Option<&str>, rest: &'a [OsString]) -> Result<(Option<&'a OsStr>, Vec<String>), String> {
+    let (file, args) = match (program, rest) {
+        (None, [file, args @ ..]) => (Some(file.as_os_str()), args),
+        _ => (None, rest),
+    };
+    let text = |a: &OsString| {
+        a.to_str()
+            .map(str::to_owned)
+            .ok_or_else(|| format!("the argument `{}` is not UTF-8", a.display()))
+    };
+    Ok((file, args.iter().map(text).collect::<Result<_, _>>()?))
+}
+
+fn stages(text: &str) -> Result<Stages, String> {
+    let mut stages = Vec::new();
+    for name in text.split(',') {
+        match name {
+            "all" => stages.extend(Stage::ALL),
+            // bpftrace's names of the same things.
+            "parse" => stages.push(Stage::Ast),
+            "types" => stages.push(Stage::Hir),
+            "codegen" => stages.push(Stage::Clif),
+            "codegen-opt" => stages.push(Stage::Opt),
+            "dis" => stages.push(Stage::Bpf),
+            name => {
+                let known = || Stage::ALL.map(Stage::name).join(", ");
+                stages.push(
+                    Stage::ALL
+                        .into_iter()
+                        .find(|s| s.name() == name)
+                        .ok_or_else(|| format!("there are: {}, all", known()))?,
+                );
+            }
+        }
+    }
+    Ok(Stages(stages))
+}
+
+fn no_llvm(_: &str) -> Result<String, String> {
+    Err("weir has no LLVM; `-d clif` and `-d opt` print its intermediate code, before and after the optimiser".to_owned())
+}
+
+fn no_aot(_: &str) -> Result<String, String> {
+    Err(
+        "weir makes no executables of scripts: `weir build FILE -o x.bpf.o` writes the BPF object, and weir itself is one file to copy"
+            .to_owned(),
+    )
+}
+
+/// Parses `30`, `0.5`, `30s`, `5m`, `1h30m`, `250ms`. A number alone is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    const HOW: &str = "write a number with `ms`, `s`, `m`, `h` or `d`: `90`, `30s`, `1h30m`";
+    if let Ok(seconds) = text.parse::<f64>() {
+        return positive(Duration::try_from_secs_f64(seconds).map_err(|_| HOW.to_owned())?);
+    }
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or(HOW)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| HOW.to_owned())?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let ms = match &rest[..unit] {
+            "ms" => 1,
+            "s" => 1000,
+            "m" | "min" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(HOW.to_owned()),
+        };
+        total += Duration::from_millis(number.checked_mul(ms).ok_or_else(|| "that is too long".to_owned())?);
+        rest = &rest[unit..];
+    }
+    positive(total)
+}
+
+fn positive(time: Duration) -> Result<Duration, String> {
+    // A century is for ever, and adding it to a clock cannot overflow.
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+    match time {
+        Duration::ZERO => Err("it must be more than nothing".to_owned()),
+        time if time > CENTURY => Err("that is too long".to_owned()),
+        time => Ok(time),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(words: &[&str]) -> Result<Command, clap::Error> {
+        parse(std::iter::once("weir").chain(words.iter().copied()).map(OsString::from))
+    }
+
+    fn run(words: &[&str]) -> Run {
+        match parse_words(words) {
+            Ok(Command::Run(run)) => *run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn rest(run: &Run) -> (Option<&str>, Vec<String>) {
+        let (file, args) = split_rest(run.program.as_deref(), &run.rest).unwrap();
+        (file.map(|f| f.to_str().unwrap()), args)
+    }
+
+    #[test]
+    fn the_declaration_is_consistent() {
+        use clap::CommandFactory;
+        Run::command().debug_assert();
+        Build::command().debug_assert();
+        Doc::command().debug_assert();
+        Demo::command().debug_assert();
+        Clean::command().debug_assert();
+    }
+
+    #[test]
+    fn a_script_and_its_arguments() {
+        assert_eq!(rest(&run(&["x.bt", "1", "b"])), (Some("x.bt"), vec!["1".into(), "b".into()]));
+        assert_eq!(rest(&run(&["x.bt", "--", "-5"])), (Some("x.bt"), vec!["-5".into()]));
+        assert_eq!(rest(&run(&["-"])), (Some("-"), vec![]));
+        assert_eq!(rest(&run(&["-e", "BEGIN {}", "eth0"])), (None, vec!["eth0".into()]));
+    }
+
+    #[test]
+    fn subcommands_are_only_first_words() {
+        assert!(matches!(parse_words(&["clean"]), Ok(Command::Clean)));
+        assert!(matches!(parse_words(&["demo"]), Ok(Command::Demo(_))));
+        assert!(matches!(parse_words(&["doc", "blocklist"]), Ok(Command::Doc(Doc { name: Some(n) })) if n == "blocklist"));
+        let Ok(Command::Build(build)) = parse_words(&["build", "x.weir", "-o", "x.bpf.o"]) else {
+            panic!()
+        };
+        assert_eq!(build.output, PathBuf::from("x.bpf.o"));
+        assert_eq!(rest(&run(&["x.bt", "clean"])).0, Some("x.bt"));
+        assert_eq!(rest(&run(&["-q", "doc"])).0, Some("doc"));
+    }
+
+    #[test]
+    fn listing_takes_a_pattern_or_none() {
+        let args = run(&["-lv", "t:tcp:*"]);
+        assert!(args.list && args.verbose);
+        assert_eq!(rest(&args).0, Some("t:tcp:*"));
+        assert_eq!(rest(&run(&["-l"])).0, None);
+    }
+
+    #[test]
+    fn switches_of_bpftrace_are_taken() {
+        let args = run(&[
+            "--verify-llvm-ir",
+            "--no-feature",
+            "kprobe_multi",
+            "--unsafe",
+            "-B",
+            "line",
+            "-f",
+            "json",
+            "-k",
+            "x.bt",
+        ]);
+        assert_eq!((args.format, args.buffering), (Format::Json, Some(Buffering::Line)));
+        assert_eq!(rest(&args).0, Some("x.bt"));
+        for (switch, alternative) in [("--emit-llvm", "-d clif"), ("--aot", "weir build")] {
+            let error = parse_words(&[switch, "out", "x.bt"]).unwrap_err();
+            assert!(error.to_string().contains(alternative), "{error}");
+            assert!(error.use_stderr());
+        }
+    }
+
+    #[test]
+    fn stages_by_our_and_their_names() {
+        assert_eq!(run(&["-d", "ast,bpf", "x"]).debug, Some(Stages(vec![Stage::Ast, Stage::Bpf])));
+        assert_eq!(run(&["-d", "codegen-opt", "x"]).debug, Some(Stages(vec![Stage::Opt])));
+        assert_eq!(run(&["-d", "all", "x"]).debug, Some(Stages(Stage::ALL.to_vec())));
+        let error = parse_words(&["-d", "verifier", "x"]).unwrap_err().to_string();
+        assert!(error.contains("tokens, ast, hir"), "{error}");
+    }
+
+    #[test]
+    fn durations() {
+        let ms = |text: &str| duration(text).map(|d| d.as_millis());
+        assert_eq!(ms("30"), Ok(30_000));
+        assert_eq!(ms("0.5"), Ok(500));
+        assert_eq!(ms("30s"), Ok(30_000));
+        assert_eq!(ms("5m"), Ok(300_000));
+        assert_eq!(ms("1h30m"), Ok(5_400_000));
+        assert_eq!(ms("250ms"), Ok(250));
+        assert_eq!(ms("2d"), Ok(172_800_000));
+        for bad in [
+            "",
+            "s",
+            "5x",
+            "-1",
+            "1h30",
+            "inf",
+            "NaN",
+            "0",
+            "0s",
+            "99999999999999999999",
+            "1e300",
+            "99999999999999999d",
+        ] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_version_is_bpftraces_form() {
+        let error = parse_words(&["-V"]).unwrap_err();
+        assert!(!error.use_stderr());
+        assert_eq!(error.to_string(), concat!("weir v", env!("CARGO_PKG_VERSION"), "\n"));
+    }
+}

@@ -1,0 +1,90 @@
+//! Script to object, with the compiler's own bugs turned into messages.
+
+use crate::render::Renderer;
+use crate::{out, report};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::{Arc, Mutex, PoisonError};
+use weir_compiler::hir;
+use weir_compiler::object::Object;
+use weir_compiler::pipeline::{self, Source, Stage};
+use weir_parser::Diagnostic;
+use weir_runtime::Kernel;
+
+/// One compilation, with all that it takes.
+pub struct Job<'a> {
+    pub source: &'a Source,
+    pub kernel: &'a Kernel,
+    /// The script's arguments.
+    pub args: Vec<String>,
+    /// Whether warnings and lints are shown.
+    pub warnings: bool,
+}
+
+impl Job<'_> {
+    /// Compiles, prints the stages asked for, and tells the author what is to be told.
+    ///
+    /// Returns nothing when an error was shown.
+    pub fn compile(&self, renderer: &Renderer, optimise: bool, dump: &[Stage]) -> (Option<Object>, Vec<(Stage, String)>) {
+        let script = hir::Options {
+            positional: self.args.clone(),
+            config: config_from_env(),
+        };
+        let options = pipeline::Options {
+            script,
+            optimise,
+            dump: dump.to_vec(),
+        };
+        let output = guarded(|| pipeline::compile(self.source, self.kernel, &options));
+        let shown: Vec<Diagnostic> = output.diagnostics.into_iter().filter(|d| d.is_error() || self.warnings).collect();
+        out::stderr(&renderer.diagnostics(std::slice::from_ref(self.source), &shown));
+        if let Some((stage, message)) = &output.internal {
+            out::stderr(&report::internal(renderer, self.source, stage, message));
+            return (None, output.dumps);
+        }
+        (output.object, output.dumps)
+    }
+}
+
+/// Settings of the environment: `BPFTRACE_MAX_STRLEN=200` is `max_strlen = 200`.
+fn config_from_env() -> Vec<(String, String)> {
+    // bpftrace's variables that are no settings of the `config` block.
+    const OTHERS: &[&str] = &["color", "btf", "kernel_build", "kernel_source", "vmlinux"];
+    let setting = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        let name = name.to_str()?.strip_prefix("BPFTRACE_")?.to_ascii_lowercase();
+        (!OTHERS.contains(&name.as_str())).then_some(())?;
+        Some((name, value.into_string().ok()?))
+    };
+    std::env::vars_os().filter_map(setting).collect()
+}
+
+/// Runs the compiler; a panic in it is an internal error like any other.
+fn guarded(work: impl FnOnce() -> pipeline::Output) -> pipeline::Output {
+    let place = Arc::new(Mutex::new(String::new()));
+    let old = take_hook();
+    let theirs = Arc::clone(&place);
+    set_hook(Box::new(move |info| {
+        *theirs.lock().unwrap_or_else(PoisonError::into_inner) = info.to_string();
+    }));
+    let result = catch_unwind(AssertUnwindSafe(work));
+    set_hook(old);
+    result.unwrap_or_else(|_| {
+        let message = place.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        pipeline::Output {
+            internal: Some(("panic", message)),
+            ..pipeline::Output::default()
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_compiler_is_an_internal_error() {
+        let output = guarded(|| panic!("no such block"));
+        let (stage, message) = output.internal.unwrap();
+        assert_eq!(stage, "panic");
+        assert!(message.contains("no such block") && message.contains("compile.rs"), "{message}");
+    }
+}

@@ -1,0 +1,225 @@
+//! `weir FILE` and `weir -e PROG`: read, compile, load, run, report.
+
+use crate::args::{Buffering, Format, Run, split_rest};
+use crate::caps::Needs;
+use crate::compile::Job;
+use crate::render::{Failure, Kind, Message, Renderer};
+use crate::{build, info, list, out, report, source};
+use std::process::ExitCode;
+use std::sync::Arc;
+use weir_compiler::object::Object;
+use weir_compiler::pipeline::{Source, Stage};
+use weir_runtime::{Error, Kernel, Notice, Options, Output, OutputFormat, Session, load, native};
+
+pub fn main(args: &Run) -> Result<ExitCode, Failure> {
+    let kernel = Kernel::new();
+    if args.info {
+        return info::main(&kernel);
+    }
+    if args.list {
+        return list::main(args, &kernel);
+    }
+    let (file, script_args) = split_rest(args.program.as_deref(), &args.rest).map_err(Failure::new)?;
+    let source = source::read(args.program.as_deref(), file)?;
+    let renderer = Renderer::for_stderr();
+    let job = Job {
+        source: &source,
+        kernel: &kernel,
+        args: script_args,
+        warnings: !args.quiet && !args.no_warnings,
+    };
+
+    if let Some(stages) = &args.debug {
+        let (object, dumps) = job.compile(&renderer, true, &stages.0);
+        out::stdout(&dump_text(&dumps))?;
+        return Ok(if object.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let (Some(object), _) = job.compile(&renderer, true, &[]) else {
+        return Ok(ExitCode::FAILURE);
+    };
+    if let Some(path) = &args.emit_elf {
+        build::write(&object, path)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.verbose {
+        describe(&object);
+    }
+    let needs = Needs::of(&object);
+    match start_or_retry(args, &job, &renderer, object) {
+        Ok(Some(session)) => match session.run() {
+            // As the shell sees it: the low eight bits.
+            Ok(outcome) => Ok(ExitCode::from(outcome.code as u8)),
+            Err(error) => Ok(tell(&renderer, &source, &error, &needs)),
+        },
+        Ok(None) => Ok(ExitCode::SUCCESS),
+        Err(Refusal::Told) => Ok(ExitCode::FAILURE),
+        Err(Refusal::Error(error)) => Ok(tell(&renderer, &source, &error, &needs)),
+    }
+}
+
+enum Refusal {
+    /// The message is out.
+    Told,
+    Error(Box<Error>),
+}
+
+/// Starts the script; once more without the optimiser when the kernel rejects a program. `None`: a dry run that went well.
+fn start_or_retry(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object) -> Result<Option<Session>, Refusal> {
+    let first = match start(args, job, renderer, object) {
+        Err(error @ Error::Rejected { .. }) => error,
+        other => return other.map_err(|e| Refusal::Error(Box::new(e))),
+    };
+    let Error::Rejected { log: first_log, .. } = &first else {
+        return Err(Refusal::Told);
+    };
+    // The author has seen the messages of the first compilation.
+    let again = Job {
+        warnings: false,
+        args: job.args.clone(),
+        ..*job
+    };
+    let (Some(object), _) = again.compile(renderer, false, &[]) else {
+        return Err(Refusal::Told);
+    };
+    match start(args, job, renderer, object.clone()) {
+        Err(error) => match &error {
+            Error::Rejected { log, .. } => {
+                out::stderr(&report::rejected(renderer, job.source, &object, &error, &[first_log, log]));
+                Err(Refusal::Told)
+            }
+            _ => Err(Refusal::Error(Box::new(error))),
+        },
+        Ok(session) => {
+            if args.verbose {
+                let text = format!("{first}; the unoptimised one is taken instead");
+                out::stderr(&renderer.message(
+                    &[],
+                    &Message {
+                        kind: Kind::Note,
+                        text,
+                        ..Message::default()
+                    },
+                ));
+            }
+            Ok(session)
+        }
+    }
+}
+
+fn start(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object) -> Result<Option<Session>, Error> {
+    if args.dry_run {
+        let natives = native::load_all(&object)?;
+        load::load(&object, &|instance, symbol| natives.get(instance).and_then(|n| n.map_fd(symbol)))?;
+        return Ok(None);
+    }
+    let (sources, renderer) = ([job.source.clone()], renderer.clone());
+    let (quiet, warnings) = (args.quiet, !args.no_warnings);
+    let options = Options {
+        output: args.output.clone().map_or(Output::Stdout, Output::File),
+        format: match args.format {
+            Format::Text => OutputFormat::Text,
+            Format::Json => OutputFormat::Json,
+        },
+        buffering: match args.buffering {
+            None => weir_runtime::Buffering::Auto,
+            Some(Buffering::Line) => weir_runtime::Buffering::Line,
+            Some(Buffering::Full) => weir_runtime::Buffering::Full,
+            Some(Buffering::None) => weir_runtime::Buffering::None,
+        },
+        quiet,
+        timeout: args.timeout,
+        observer: Arc::new(move |notice| {
+            if wanted(notice, quiet, warnings) {
+                out::stderr(&renderer.notice(&sources, notice));
+            }
+        }),
+        ..Options::default()
+    };
+    Session::start(object, job.kernel, options).map(Some)
+}
+
+/// `-q` is for what is only good to know; a loss of data is not, and is silenced by `--no-warnings` alone.
+fn wanted(notice: &Notice, quiet: bool, warnings: bool) -> bool {
+    match notice {
+        Notice::LostEvents { .. } | Notice::LostEventsTotal { .. } | Notice::MapFull { .. } | Notice::ScratchExhausted { .. } => warnings,
+        _ if notice.is_warning() => warnings && !quiet,
+        _ => !quiet,
+    }
+}
+
+/// Shows an error of the run.
+fn tell(renderer: &Renderer, source: &Source, error: &Error, needs: &Needs) -> ExitCode {
+    let errno = match error {
+        Error::Sys(e) | Error::Attach { source: e, .. } => e.errno(),
+        _ => 0,
+    };
+    let help = if matches!(errno, libc::EPERM | libc::EACCES) {
+        vec![needs.help()]
+    } else {
+        error.help()
+    };
+    let message = Message {
+        code: error.code(),
+        text: error.to_string(),
+        span: error.span(),
+        help,
+        ..Message::default()
+    };
+    out::stderr(&renderer.message(std::slice::from_ref(source), &message));
+    ExitCode::FAILURE
+}
+
+/// The text forms asked for, under headings when there are several.
+fn dump_text(dumps: &[(Stage, String)]) -> String {
+    let mut text = String::new();
+    for (stage, dump) in dumps {
+        if dumps.len() > 1 {
+            text.push_str(&format!("=== {} ===\n", stage.name()));
+        }
+        text.push_str(dump);
+        if !dump.ends_with('\n') {
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// `-v`: what was made of the script.
+fn describe(object: &Object) {
+    let mut text = String::new();
+    for program in &object.programs {
+        let noun = if program.attach.len() == 1 {
+            "attach point"
+        } else {
+            "attach points"
+        };
+        text.push_str(&format!(
+            "program {} ({}): {} {noun}\n",
+            program.name,
+            program.section,
+            program.attach.len()
+        ));
+    }
+    text.push_str(&format!("{} maps, {} bytes of object\n", object.maps.len(), object.elf.len()));
+    out::stderr(&text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losses_are_not_good_to_know_only() {
+        let lost = Notice::LostEventsTotal { count: 1 };
+        let attached = Notice::Attached { probes: 1 };
+        assert!(wanted(&lost, true, true) && !wanted(&lost, false, false));
+        assert!(wanted(&attached, false, false) && !wanted(&attached, true, true));
+    }
+
+    #[test]
+    fn several_stages_have_headings() {
+        assert_eq!(dump_text(&[(Stage::Ast, "a".into())]), "a\n");
+        let two = dump_text(&[(Stage::Ast, "a\n".into()), (Stage::Hir, "b".into())]);
+        assert_eq!(two, "=== ast ===\na\n=== hir ===\nb\n");
+    }
+}

@@ -1,0 +1,100 @@
+//! What the declarations say about an object is in that object.
+
+#![allow(clippy::unwrap_used, reason = "a failed test may panic; its helpers too")]
+
+use aya_obj::{Map, Object};
+use weir_ebpf_builtins::{EventRecord, blocklist as object};
+use weir_stdlib::blocklist::{BLOCKLIST, MAX_DEFAULT, MAX_HITS_DEFAULT, STATS};
+use weir_stdlib::decl::{EventVarType, ParamType};
+use weir_stdlib::{MapShape, NATIVES, Native, ValueShape};
+
+/// The object of each native; a native without a line here fails every test.
+fn object_of(native: &Native) -> Object {
+    let bytes = match native.name {
+        "blocklist" => object::OBJECT,
+        other => panic!("no object for `{other}`"),
+    };
+    Object::parse(bytes).unwrap()
+}
+
+#[test]
+fn every_map_is_there_and_has_its_shape() {
+    for native in NATIVES {
+        let object = object_of(native);
+        for map in native.maps {
+            assert!(!map.symbols.is_empty());
+            for symbol in map.symbols {
+                let found: &Map = object
+                    .maps
+                    .get(*symbol)
+                    .unwrap_or_else(|| panic!("{}: no map {symbol}", native.name));
+                match map.shape {
+                    MapShape::ByPrefix(ValueShape::PacketsBytes) => {
+                        assert!(matches!((found.key_size(), found.value_size()), (8 | 20, 16)), "{symbol}");
+                    }
+                    MapShape::Counters(names) => {
+                        assert_eq!(
+                            (found.key_size(), found.value_size(), found.max_entries() as usize),
+                            (4, 8, names.len()),
+                            "{symbol}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_event_has_a_slot_and_its_variables_a_place() {
+    for native in NATIVES {
+        let object = object_of(native);
+        let mut slots: Vec<u32> = native.events.iter().map(|e| e.slot).collect();
+        slots.sort_unstable();
+        assert_eq!(
+            slots,
+            (0..object.maps["EVENTS"].max_entries()).collect::<Vec<u32>>(),
+            "{}",
+            native.name
+        );
+        assert_eq!(object.maps["EVENT"].value_size() as usize, size_of::<EventRecord>());
+        assert_eq!(object.maps["CHAIN"].max_entries(), 1);
+        for var in native.events.iter().flat_map(|e| e.vars) {
+            let (size, align) = match var.ty {
+                EventVarType::U32 => (4, 4),
+                EventVarType::U64 => (8, 8),
+                EventVarType::Prefix => (24, 8),
+            };
+            assert_eq!(var.offset % align, 0, "{}", var.name);
+            assert!((var.offset + size) as usize <= size_of::<EventRecord>(), "{}", var.name);
+        }
+    }
+}
+
+#[test]
+fn the_blocklists_declared_defaults_are_the_objects() {
+    let object = object_of(&BLOCKLIST);
+    let default = |name: &str| BLOCKLIST.params.iter().find(|p| p.name == name).unwrap().default;
+    assert_eq!(default("max"), MAX_DEFAULT.to_string());
+    assert_eq!(u64::from(object.maps[object::BLOCK4].max_entries()), MAX_DEFAULT);
+    assert_eq!(default("max_hits"), MAX_HITS_DEFAULT.to_string());
+    assert_eq!(u64::from(object.maps[object::HITS6].max_entries()), MAX_HITS_DEFAULT);
+    assert_eq!(default("match"), "\"src\"");
+    for param in BLOCKLIST.params {
+        if let ParamType::Choice(words) = param.ty {
+            let quoted: Vec<String> = words.iter().map(|w| format!("\"{w}\"")).collect();
+            assert!(param.required || quoted.iter().any(|w| w == param.default), "{}", param.name);
+        }
+    }
+    for (index, name) in [
+        (object::STAT_PASSED, "passed"),
+        (object::STAT_DROPPED, "dropped"),
+        (object::STAT_ALLOWED, "allowed"),
+        (object::STAT_MALFORMED, "malformed"),
+        (object::STAT_NON_IP, "non_ip"),
+        (object::STAT_NEIGHBOUR, "neighbour"),
+        (object::STAT_UNCOUNTED, "uncounted"),
+    ] {
+        assert_eq!(STATS[index as usize], name);
+    }
+}
