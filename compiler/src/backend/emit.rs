@@ -402,7 +402,7 @@ fn link(items: &[Placed], starts: &[usize], name: &str, isa: Isa) -> Result<Link
                 relocs.push(Reloc { insn: at, kind });
             }
             Item::Jump(mut insn, target) => {
-                let mut distance = distance(&places, index, starts[target]);
+                let distance = distance(&places, index, starts[target]);
                 if !long[index] {
                     insn.off = distance as i16;
                     insns.push(insn);
@@ -414,11 +414,9 @@ fn link(items: &[Placed], starts: &[usize], name: &str, isa: Isa) -> Result<Link
                         distance,
                     });
                 }
-                let unconditional = insn.code == class::JMP | jmp::JA;
-                if !unconditional {
+                if insn.code != class::JMP | jmp::JA {
                     insn.off = 1;
                     insns.extend([insn, Insn::new(class::JMP | jmp::JA, 0, 0, 1, 0)]);
-                    distance -= 2;
                 }
                 insns.push(Insn::new(class::JMP32 | jmp::JA, 0, 0, 0, distance as i32));
             }
@@ -444,7 +442,7 @@ fn place(items: &[Placed], long: &[bool]) -> Vec<i64> {
     places
 }
 
-/// Distance from the slot after the jump (short form) to the target.
+/// Distance from behind the jump, whose last slot is the one that jumps, to the target.
 fn distance(places: &[i64], from: usize, to: usize) -> i64 {
-    places[to] - (places[from] + 1)
+    places[to] - places[from + 1]
 }

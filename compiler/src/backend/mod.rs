@@ -19,7 +19,6 @@
 mod check;
 mod disasm;
 mod emit;
-mod expand;
 mod helpers;
 mod insn;
 mod isel;
@@ -88,7 +87,8 @@ pub struct Compiled {
     /// Relocated places hold what a compiler for BPF leaves there: `src_reg` 0 for addresses, the addend in `imm`.
     pub insns: Vec<Insn>,
     pub relocs: Vec<Reloc>,
-    /// Instruction index and source location, ascending, one entry where the location changes.
+    /// Instruction index and source location, ascending, one entry where the location changes. The first is for
+    /// instruction 0, as the kernel wants it.
     pub lines: Vec<(u32, u32)>,
     /// Bytes of stack below `r10`, stack slots and spills.
     pub stack_bytes: u32,

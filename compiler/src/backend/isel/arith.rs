@@ -1,11 +1,12 @@
 //! Arithmetic: one CLIF operation to one or a few BPF operations.
 //!
-//! Registers that come in hold zero-extended values, and so do those that go out (see [`super::isel`]). Operations on
+//! Registers that come in hold zero-extended values, and so do those that go out (see [`super`]). Operations on
 //! `i8` and `i16` work on 32 bits and cut the result off.
 
-use super::Isa;
-use super::isel::{Isel, Pick, mask, width};
-use super::lir::{AluOp, Op, Src, V, Width};
+use super::super::Isa;
+use super::super::lir::{AluOp, Op, Src, V, Width};
+use super::values::Pick;
+use super::{Isel, mask, sign_extend, width};
 use Width::{W32, W64};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{Opcode, Type, Value, types};
@@ -318,7 +319,7 @@ impl Isel<'_> {
             if bits < 32 { isel.sext(v, bits, W32) } else { v }
         };
         let a = extend(self, args[0]);
-        let constant = self.constant(args[1]).map(|c| super::isel::sign_extend(c, bits));
+        let constant = self.constant(args[1]).map(|c| sign_extend(c, bits));
         if self.isa == Isa::V4 {
             let rhs = match constant.map(i32::try_from) {
                 Some(Ok(imm)) if imm != 0 => Src::Imm(imm),
