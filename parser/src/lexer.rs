@@ -10,6 +10,7 @@ use std::collections::HashSet;
 
 use logos::Logos;
 
+use crate::ast::BinaryOp;
 use crate::attach;
 use crate::diag::{Diagnostic, SourceId, Span};
 use crate::directive::Conditional;
@@ -293,6 +294,13 @@ impl<'s> Lexer<'s> {
                 if item.kind != ItemKind::Rest && item.kind != ItemKind::Let {
                     self.lexed.incomplete = true;
                 }
+                // A `/` at the very end closes the predicate, though no `{` follows it.
+                if item.in_predicate
+                    && let Some(last) = item.tokens.last_mut()
+                    && last.tok == Tok::BinOp(BinaryOp::Div)
+                {
+                    last.tok = Tok::PredEnd;
+                }
                 if !item.open.is_empty() {
                     let index = item.open.last().copied().unwrap_or_default();
                     self.report_unclosed(item, index, None);
@@ -359,12 +367,10 @@ impl<'s> Lexer<'s> {
         if self.ends_line_item(item) || self.next_item_starts(item) {
             return true;
         }
-        let Some(tok) = self.next_tok(item.last()) else {
-            return false;
-        };
+        let tok = self.next_tok(item.last());
         let end = self.pos;
         match tok {
-            Tok::BinOp(crate::ast::BinaryOp::Div) if item.in_predicate && self.byte(self.after_trivia(end)) == Some(b'{') => {
+            Tok::BinOp(BinaryOp::Div) if item.in_predicate && self.byte(self.after_trivia(end)) == Some(b'{') => {
                 self.close_parens(item, start);
                 item.push(Tok::PredEnd, start, end);
                 item.in_predicate = false;
@@ -411,7 +417,8 @@ impl<'s> Lexer<'s> {
     /// Whether another item starts where a statement should: then the block before it was never closed.
     fn next_item_starts(&mut self, item: &mut ItemBuilder<'s>) -> bool {
         let at_statement = matches!(item.last(), Some(Tok::Semi | Tok::LBrace | Tok::RBrace));
-        if item.open.is_empty() || item.in_parens() || !at_statement || item.kind != ItemKind::Probe && item.kind != ItemKind::Braces {
+        if item.open.is_empty() || item.in_parens() || !at_statement || matches!(item.kind, ItemKind::Line | ItemKind::Let | ItemKind::Rest)
+        {
             return false;
         }
         let bytes = &self.text.as_bytes()[..self.end];
@@ -422,6 +429,8 @@ impl<'s> Lexer<'s> {
         let next = bytes.get(self.after_trivia(word_end)).copied();
         let starts = match &self.text[self.pos..word_end] {
             "begin" | "end" | "BEGIN" | "END" => next == Some(b'{'),
+            // `int a:4;`
+            _ if item.kind == ItemKind::TypeDef => false,
             "macro" | "fn" => next.is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_'),
             _ => bytes.get(word_end) == Some(&b':') && bytes.get(word_end + 1).is_some_and(|byte| !byte.is_ascii_whitespace()),
         };
@@ -553,8 +562,8 @@ impl<'s> Lexer<'s> {
         self.report(diagnostic);
     }
 
-    /// Reads the next token; `None` after characters that cannot be one (reported).
-    fn next_tok(&mut self, previous: Option<&Tok<'s>>) -> Option<Tok<'s>> {
+    /// Reads the next token; characters that cannot be one are reported and give `ErrorExpr`.
+    fn next_tok(&mut self, previous: Option<&Tok<'s>>) -> Tok<'s> {
         let start = self.pos;
         let rest = &self.text[start..self.end];
         let mut raw = Tok::lexer(rest);
@@ -564,7 +573,7 @@ impl<'s> Lexer<'s> {
         };
         self.pos = start + raw.span().end;
         let diagnostics = &mut self.lexed.diagnostics;
-        Some(match tok {
+        match tok {
             Tok::RawNumber(digits) => {
                 let address = if matches!(previous, Some(Tok::Dot | Tok::Arrow | Tok::RParen | Tok::RBracket)) {
                     None
@@ -596,11 +605,11 @@ impl<'s> Lexer<'s> {
                 tok
             }
             tok => tok,
-        })
+        }
     }
 
     /// Reports a run of characters that cannot start a token, and skips it.
-    fn bad_character(&mut self, start: usize) -> Option<Tok<'s>> {
+    fn bad_character(&mut self, start: usize) -> Tok<'s> {
         let rest = &self.text[start..self.end];
         let is_bad = |c: char| !c.is_ascii() || matches!(c, '\'' | '`' | '\\' | '$') || c.is_ascii_control() && !c.is_ascii_whitespace();
         let first = rest.chars().next().unwrap_or(' ');
@@ -615,7 +624,7 @@ impl<'s> Lexer<'s> {
                 Diagnostic::error("bad-character", span, "strings are written in double quotes")
                     .help(format!("write `\"{}\"`", &inner[..len])),
             );
-            return Some(Tok::Str(Cow::Borrowed(&inner.as_bytes()[..len])));
+            return Tok::Str(Cow::Borrowed(&inner.as_bytes()[..len]));
         }
         let len = rest.find(|c| !is_bad(c)).unwrap_or(rest.len()).max(first.len_utf8());
         self.pos = start + len;
@@ -632,7 +641,8 @@ impl<'s> Lexer<'s> {
             _ => {}
         }
         self.report(diagnostic);
-        None
+        // Reported: what cannot be understood around it is no second error.
+        Tok::ErrorExpr
     }
 
     /// Reads the value of a `#define` that ends at `end`, after the tokens that are there already.

@@ -49,3 +49,23 @@ impl<'s> LineIndex<'s> {
         self.starts.len() as u32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::LineIndex;
+
+    #[test]
+    fn lines_and_columns() {
+        let index = LineIndex::new("ab\n\u{e9}x\r\n\nend");
+        assert_eq!(index.line_count(), 4);
+        assert_eq!([0, 1, 2, 3].map(|at| index.line_col(at)), [(1, 1), (1, 2), (1, 3), (2, 1)]);
+        // Inside of a character counts as its start; columns count characters.
+        assert_eq!([4, 5, 6, 8].map(|at| index.line_col(at)), [(2, 1), (2, 2), (2, 3), (3, 1)]);
+        assert_eq!([9, 12, 99].map(|at| index.line_col(at)), [(4, 1), (4, 4), (4, 4)]);
+        assert_eq!(
+            [0, 1, 2, 3, 4, 5].map(|line| index.line_text(line)),
+            ["", "ab", "\u{e9}x", "", "end", ""]
+        );
+        assert_eq!(LineIndex::new("").line_col(0), (1, 1));
+    }
+}

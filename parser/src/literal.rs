@@ -188,6 +188,14 @@ pub(crate) fn string<'s>(source: SourceId, start: u32, rest: &'s str, diagnostic
             }
         }
     }
+    // What only closes brackets at the end of the line was not meant as text: `print("abc);`.
+    let line = &rest[..at];
+    let text = line.trim_end_matches([')', ']', '}', ';', ' ', '\t', '\r']);
+    let (cut, tail) = (text.len(), at - text.len());
+    if !line[cut..].trim().is_empty() && value.len() >= tail {
+        value.truncate(value.len() - tail);
+        at = cut;
+    }
     let span = Span::new(source, start, start + 1 + at as u32);
     diagnostics.push(Diagnostic::error("unterminated-string", span, "this string has no closing `\"`").help("add `\"` at its end"));
     (Tok::Str(Cow::Owned(value)), at)

@@ -77,21 +77,22 @@ pub(crate) fn is_value_name(name: &str, own: &HashSet<&str>) -> bool {
 /// Replaces tokens as LANGUAGE.md says. `own` holds the names that the script gave to values.
 pub(crate) fn mark<'s>(text: &'s str, tokens: &mut [Token<'s>], own: &HashSet<&str>) {
     let in_use = tokens.first().is_some_and(|first| first.tok == Tok::Use);
+    let pairs = Pairs::new(tokens);
     for at in 0..tokens.len() {
         let slice = &text[tokens[at].start as usize..tokens[at].end as usize];
         let previous = at.checked_sub(1).map(|index| &tokens[index].tok);
         let next = tokens.get(at + 1).map(|token| &token.tok);
         let replacement = match &tokens[at].tok {
-            tok if is_word(tok) && matches!(previous, Some(Tok::Dot | Tok::Arrow)) => Some(Tok::Name(slice)),
-            tok if is_word(tok) && next == Some(&Tok::Assign) && matches!(previous, Some(Tok::LParen | Tok::RecordOpen | Tok::Comma)) => {
+            tok if matches!(previous, Some(Tok::Dot | Tok::Arrow)) && is_word(tok) => Some(Tok::Name(slice)),
+            tok if next == Some(&Tok::Assign) && matches!(previous, Some(Tok::LParen | Tok::RecordOpen | Tok::Comma)) && is_word(tok) => {
                 Some(Tok::Name(slice))
             }
-            Tok::Name("in") if previous.is_some_and(Tok::ends_operand) || ends_block_expr(tokens, at) => Some(Tok::In),
+            Tok::Name("in") if previous.is_some_and(Tok::ends_operand) || ends_block_expr(tokens, &pairs, at) => Some(Tok::In),
             Tok::Name("as") if in_use && previous.is_some_and(Tok::ends_operand) => Some(Tok::As),
-            Tok::Name("limit") if starts_statement(previous) && limit_has_block(tokens, at) => Some(Tok::Limit),
+            Tok::Name("limit") if starts_statement(previous) && limit_has_block(tokens, &pairs, at) => Some(Tok::Limit),
             Tok::Name("comptime") if next.is_some_and(starts_operand) => Some(Tok::Comptime),
             Tok::If if previous.is_some_and(Tok::wants_operand) => Some(Tok::IfExpr),
-            Tok::LParen => mark_paren(tokens, at, own),
+            Tok::LParen => mark_paren(tokens, &pairs, at, own),
             _ => None,
         };
         if let Some(tok) = replacement {
@@ -105,23 +106,36 @@ fn is_word(tok: &Tok<'_>) -> bool {
     tok.kind_name() == "keyword" || matches!(tok, Tok::Bool(_))
 }
 
-/// Whether the token before `at` closes a block that is a value.
-fn ends_block_expr(tokens: &[Token<'_>], at: usize) -> bool {
-    if at.checked_sub(1).is_none_or(|last| tokens[last].tok != Tok::RBrace) {
-        return false;
-    }
-    let mut depth = 0usize;
-    for token in tokens[..at].iter().rev() {
-        if token.tok.is_closer() {
-            depth += 1;
-        } else if token.tok.closer().is_some() {
-            depth = depth.saturating_sub(1);
-            if depth == 0 {
-                return token.tok == Tok::BlockOpen;
+/// Which bracket belongs to which, by index; marking never changes it.
+struct Pairs(Vec<u32>);
+
+impl Pairs {
+    fn new(tokens: &[Token<'_>]) -> Self {
+        let mut pairs: Vec<u32> = vec![u32::MAX; tokens.len()];
+        let mut open: Vec<usize> = Vec::new();
+        for (at, token) in tokens.iter().enumerate() {
+            if token.tok.closer().is_some() {
+                open.push(at);
+            } else if token.tok.is_closer()
+                && let Some(start) = open.pop()
+            {
+                pairs[start] = at as u32;
+                pairs[at] = start as u32;
             }
         }
+        Self(pairs)
     }
-    false
+
+    fn other(&self, at: usize) -> Option<usize> {
+        self.0.get(at).filter(|other| **other != u32::MAX).map(|other| *other as usize)
+    }
+}
+
+/// Whether the token before `at` closes a block that is a value.
+fn ends_block_expr(tokens: &[Token<'_>], pairs: &Pairs, at: usize) -> bool {
+    let last = at.checked_sub(1).filter(|last| tokens[*last].tok == Tok::RBrace);
+    last.and_then(|last| pairs.other(last))
+        .is_some_and(|open| tokens[open].tok == Tok::BlockOpen)
 }
 
 fn starts_statement(previous: Option<&Tok<'_>>) -> bool {
@@ -129,9 +143,10 @@ fn starts_statement(previous: Option<&Tok<'_>>) -> bool {
 }
 
 /// `limit ( … ) {`
-fn limit_has_block(tokens: &[Token<'_>], at: usize) -> bool {
+fn limit_has_block(tokens: &[Token<'_>], pairs: &Pairs, at: usize) -> bool {
     tokens.get(at + 1).is_some_and(|token| token.tok == Tok::LParen)
-        && matching(tokens, at + 1)
+        && pairs
+            .other(at + 1)
             .and_then(|close| tokens.get(close + 1))
             .is_some_and(|token| token.tok == Tok::LBrace)
 }
@@ -153,11 +168,11 @@ pub(crate) fn matching(tokens: &[Token<'_>], open: usize) -> Option<usize> {
 }
 
 /// What the `(` at `at` is.
-fn mark_paren<'s>(tokens: &[Token<'s>], at: usize, own: &HashSet<&str>) -> Option<Tok<'s>> {
+fn mark_paren<'s>(tokens: &[Token<'s>], pairs: &Pairs, at: usize, own: &HashSet<&str>) -> Option<Tok<'s>> {
     let previous = at.checked_sub(1).map(|index| &tokens[index].tok);
     match previous {
         Some(Tok::In) => return Some(Tok::SetOpen),
-        Some(Tok::SizeOf | Tok::OffsetOf | Tok::TypeOf) => return is_type_argument(tokens, at, own).then_some(Tok::CastOpen),
+        Some(Tok::SizeOf | Tok::OffsetOf | Tok::TypeOf) => return is_type_argument(tokens, pairs, at, own).then_some(Tok::CastOpen),
         // `#define NAME (value)`
         _ if at == 2 && tokens[0].tok == Tok::Define => {}
         // The parentheses of a call or of a statement's head.
@@ -169,7 +184,10 @@ fn mark_paren<'s>(tokens: &[Token<'s>], at: usize, own: &HashSet<&str>) -> Optio
     if third == Some(&Tok::Assign) && second.is_some_and(|tok| matches!(tok, Tok::Name(_)) || is_word(tok)) {
         return Some(Tok::RecordOpen);
     }
-    let shape = scan_type(tokens, at + 1)?;
+    if matches!(second, Some(Tok::Struct | Tok::Union | Tok::Enum)) {
+        return Some(Tok::CastOpen);
+    }
+    let shape = scan_type(tokens, pairs, at + 1)?;
     if tokens.get(shape.end).map(|token| &token.tok) != Some(&Tok::RParen) {
         return None;
     }
@@ -210,8 +228,14 @@ fn starts_operand(tok: &Tok<'_>) -> bool {
 }
 
 /// Whether the argument of `sizeof`, `offsetof` or `typeof` is a type.
-fn is_type_argument(tokens: &[Token<'_>], at: usize, own: &HashSet<&str>) -> bool {
-    let Some(shape) = scan_type(tokens, at + 1) else {
+fn is_type_argument(tokens: &[Token<'_>], pairs: &Pairs, at: usize, own: &HashSet<&str>) -> bool {
+    if matches!(
+        tokens.get(at + 1).map(|token| &token.tok),
+        Some(Tok::Struct | Tok::Union | Tok::Enum)
+    ) {
+        return true;
+    }
+    let Some(shape) = scan_type(tokens, pairs, at + 1) else {
         return false;
     };
     matches!(tokens.get(shape.end).map(|token| &token.tok), Some(Tok::RParen | Tok::Comma))
@@ -228,7 +252,7 @@ struct TypeShape<'s> {
 }
 
 /// Scans the tokens of a type: base, then any number of `*` and `[n]`.
-fn scan_type<'s>(tokens: &[Token<'s>], from: usize) -> Option<TypeShape<'s>> {
+fn scan_type<'s>(tokens: &[Token<'s>], pairs: &Pairs, from: usize) -> Option<TypeShape<'s>> {
     let tok = |at: usize| tokens.get(at).map(|token| &token.tok);
     let mut name = None;
     let mut certain = true;
@@ -240,7 +264,7 @@ fn scan_type<'s>(tokens: &[Token<'s>], from: usize) -> Option<TypeShape<'s>> {
         }
         Tok::TypeOf => {
             matches!(tok(at + 1), Some(Tok::LParen | Tok::CastOpen)).then_some(())?;
-            at = matching(tokens, at + 1)? + 1;
+            at = pairs.other(at + 1)? + 1;
             certain = false;
         }
         Tok::Name(first) => {

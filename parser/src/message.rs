@@ -195,6 +195,9 @@ fn helps(text: &str, tokens: &[Token<'_>], at: usize, expected: &Expected<'_>) -
         }
         return helps;
     };
+    if tokens[0].tok == Tok::Let {
+        helps.push("at the top of a script `let` declares a map, for example `let @m = hash(1000);`".to_owned());
+    }
     match &token.tok {
         Tok::Assign if before.is_some_and(Tok::ends_operand) => {
             helps.push("`==` compares; an assignment is a statement of its own".to_owned())

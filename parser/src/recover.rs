@@ -179,7 +179,13 @@ fn replace_statement(tokens: &mut Vec<Token<'_>>, block: usize, at: usize) -> bo
     while index < at {
         let tok = &tokens[index].tok;
         if tok.closer().is_some() {
-            let ends_statement = *tok == Tok::LBrace;
+            // The block of `$x = if $y { 1 };` does not end it.
+            let first = &tokens[start].tok;
+            let headed = matches!(
+                first,
+                Tok::If | Tok::Else | Tok::While | Tok::For | Tok::Unroll | Tok::Limit | Tok::ErrorStmt | Tok::LBrace
+            );
+            let ends_statement = *tok == Tok::LBrace && headed;
             let open = index;
             match matching(tokens, index) {
                 Some(close) if close < at => index = close,

@@ -237,7 +237,7 @@ fn block(stmt: impl Strategy<Value = Stmt> + Clone) -> impl Strategy<Value = Blo
 
 fn stmt() -> impl Strategy<Value = Stmt> + Clone {
     let simple = prop_oneof![
-        3 => expr().prop_filter("a block or `limit(…)` starts a statement otherwise", |expr| plain_start(expr)).prop_map(StmtKind::Expr),
+        3 => expr().prop_filter("a block or `limit(…)` starts a statement otherwise", plain_start).prop_map(StmtKind::Expr),
         3 => ("[a-z]{0,4}", prop::collection::vec(expr(), 1..3), prop::option::of(assign_op()), expr()).prop_map(|(name, keys, op, value)| {
             StmtKind::Assign { target: expr_of(ExprKind::Map { name, keys: Some(keys) }), op, value }
         }),
