@@ -102,6 +102,10 @@ pub struct Run {
     emit_llvm: Option<String>,
     #[arg(long = "aot", value_name = "FILE", hide = true, value_parser = no_aot)]
     aot: Option<String>,
+    #[arg(short = 'c', long = "cmd", value_name = "CMD", hide = true, value_parser = no_command)]
+    command: Option<String>,
+    #[arg(short = 'p', long = "pid", value_name = "PID", hide = true, value_parser = no_pid)]
+    pid: Option<String>,
 }
 
 /// Compiles a script to a BPF object file.
@@ -229,6 +233,14 @@ fn no_aot(_: &str) -> Result<String, String> {
     )
 }
 
+fn no_command(_: &str) -> Result<String, String> {
+    Err("not in this version; start weir, then the command, and ask for its events with `/comm == \"NAME\"/`".to_owned())
+}
+
+fn no_pid(_: &str) -> Result<String, String> {
+    Err("not in this version; ask for the events of a process with `/pid == N/`".to_owned())
+}
+
 /// Parses `30`, `0.5`, `30s`, `5m`, `1h30m`, `250ms`. A number alone is seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     const HOW: &str = "write a number with `ms`, `s`, `m`, `h` or `d`: `90`, `30s`, `1h30m`";
@@ -341,7 +353,12 @@ mod tests {
         ]);
         assert_eq!((args.format, args.buffering), (Format::Json, Some(Buffering::Line)));
         assert_eq!(rest(&args).0, Some("x.bt"));
-        for (switch, alternative) in [("--emit-llvm", "-d clif"), ("--aot", "weir build")] {
+        for (switch, alternative) in [
+            ("--emit-llvm", "-d clif"),
+            ("--aot", "weir build"),
+            ("-c", "/comm =="),
+            ("-p", "/pid =="),
+        ] {
             let error = parse_words(&[switch, "out", "x.bt"]).unwrap_err();
             assert!(error.to_string().contains(alternative), "{error}");
             assert!(error.use_stderr());

@@ -110,11 +110,11 @@ impl Renderer {
         } else {
             annotate_snippets::Renderer::plain()
         };
-        match terminal_width() {
-            Some(width) if is_terminal => Self {
+        match is_terminal.then(terminal_width).flatten() {
+            Some(width) => Self {
                 inner: inner.term_width(width),
             },
-            _ => Self { inner },
+            None => Self { inner },
         }
     }
 
@@ -422,8 +422,8 @@ mod tests {
         let failure = Failure::new("cannot read `x.bt`: no such file").help("say where it is");
         expect![[r#"
             error: cannot read `x.bt`: no such file
-              |
-              = help: say where it is
+             |
+             = help: say where it is
         "#]]
         .assert_eq(&plain().failure(&failure));
     }

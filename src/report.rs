@@ -148,7 +148,8 @@ mod tests {
         assert_eq!(at(1, 1), Some((0, 1)));
         assert_eq!(at(2, 3), Some((10, 12)));
         assert_eq!(at(2, 4), Some((10, 12)));
-        assert_eq!(at(3, 99), Some((18, 19)));
+        // Behind the last character.
+        assert_eq!(at(3, 99), Some((19, 20)));
         assert_eq!(at(9, 1), None);
     }
 }

@@ -197,7 +197,7 @@ pub enum MapRole {
         value: MapValue,
         span: Span,
     },
-    /// The one ring buffer; the runtime chooses its size.
+    /// The one ring buffer; with `max_entries` 0 the runtime chooses its size by the machine's memory.
     Ring,
     /// Per-CPU working memory of the programs.
     Scratch,

@@ -38,6 +38,9 @@ pub struct Program {
     pub span: Span,
 }
 
+/// Ring buffer of a script that cannot send often, in bytes.
+const QUIET_RING_BYTES: u32 = 256 * 1024;
+
 /// `BPF_F_NO_PREALLOC`
 pub const NO_PREALLOC: u32 = 1;
 
@@ -193,18 +196,21 @@ impl Plan {
         }
     }
 
-    /// Returns the ring buffer, made at its first use.
-    pub fn ring(&mut self) -> usize {
+    /// Returns the ring buffer, made at its first use. A small one is enough while only blocks that run at most on an interval
+    /// send anything; with a `busy` sender the runtime takes what memory allows.
+    pub fn ring(&mut self, busy: bool) -> usize {
         if let Some(ring) = self.ring {
+            if busy {
+                self.maps[ring].max_entries = 0;
+            }
             return ring;
         }
-        // The runtime chooses the real size.
         let spec = MapSpec {
             name: "weir_ring".to_owned(),
             kind: MapKind::RingBuf,
             key_size: 0,
             value_size: 0,
-            max_entries: 256 * 1024,
+            max_entries: if busy { 0 } else { QUIET_RING_BYTES },
             flags: 0,
             role: MapRole::Ring,
         };

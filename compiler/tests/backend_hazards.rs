@@ -8,7 +8,7 @@ mod backend;
 use backend::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_PROG_TYPE_XDP, link, load, map, map_get, map_set, permitted, run};
 use cranelift_reader::parse_functions;
 use std::os::fd::OwnedFd;
-use weir_compiler::backend::{Compiled, Input, Isa, Options, compile, disassemble};
+use weir_compiler::backend::{Input, Isa, Options, compile, disassemble};
 
 /// Bytes of the values of map 0.
 const VALUE_BYTES: u32 = 64;
@@ -33,7 +33,7 @@ impl Kernel {
         })
     }
 
-    fn try_load(&self, clif: &str, isa: Isa, optimise: bool) -> Result<OwnedFd, (String, Compiled)> {
+    fn try_load(&self, clif: &str, isa: Isa, optimise: bool) -> Result<OwnedFd, String> {
         let func = parse_functions(clif).expect("the test's CLIF parses").remove(0);
         let compiled = compile(Input {
             func,
@@ -45,7 +45,7 @@ impl Kernel {
         let insns = link(&compiled, &[&self.map], Some(&self.rodata));
         load(BPF_PROG_TYPE_XDP, &insns).map_err(|(e, log)| {
             let bpf = disassemble(&compiled.insns, &compiled.relocs, &|kind| format!("{kind:?}"));
-            (format!("{e}\n{}\n{bpf}\n{log}", compiled.clif_text), compiled)
+            format!("{e}\n{}\n{bpf}\n{log}", compiled.clif_text)
         })
     }
 
@@ -55,7 +55,7 @@ impl Kernel {
         for isa in [Isa::V3, Isa::V4] {
             match self.try_load(clif, isa, true) {
                 Ok(program) => last = Some(program),
-                Err((log, _)) => panic!("{isa:?}: the kernel refuses:\n{log}"),
+                Err(log) => panic!("{isa:?}: the kernel refuses:\n{log}"),
             }
         }
         last.expect("two levels")
@@ -64,7 +64,7 @@ impl Kernel {
     fn refuses(&self, clif: &str, optimise: bool, reason: &str) {
         match self.try_load(clif, Isa::V3, optimise) {
             Ok(_) => panic!("the kernel accepts what it used to refuse (`{reason}`): the cure may be unnecessary"),
-            Err((log, _)) => assert!(log.contains(reason), "refused, but not because of `{reason}`:\n{log}"),
+            Err(log) => assert!(log.contains(reason), "refused, but not because of `{reason}`:\n{log}"),
         }
     }
 }

@@ -632,4 +632,108 @@ fn source_locations_come_out() {
         }";
     let compiled = build(clif, Isa::V3, false).expect("it compiles");
     assert_eq!(compiled.lines, vec![(0, 7), (1, 8), (3, 9)]);
+    // The kernel refuses a function without a line for its first instruction.
+    let late = clif.replace("@0007   v1", "v1");
+    assert_eq!(build(&late, Isa::V3, false).expect("it compiles").lines, vec![(0, 8), (3, 9)]);
+}
+
+#[test]
+fn cold_blocks_go_to_the_end() {
+    check(
+        "function u0:0(i64) -> i64 {
+            sig0 = () -> i64
+            fn0 = u0:5 sig0
+        block0(v0: i64):
+            v1 = load.i64 v0
+            brif v1, block2, block1
+        block1 cold:
+            v2 = call fn0()
+            jump block3(v2)
+        block2:
+            v3 = load.i64 v0+8
+            jump block3(v3)
+        block3(v4: i64):
+            return v4
+        }",
+        Isa::V3,
+        expect![[r#"
+            function test {
+            b0:
+              params v0
+              v1 = load64 [v0+0]
+              if v1 != 0 goto b1 else b2
+            b1:
+              v2 = load64 [v0+8]
+              goto b3(v2)
+            b2 cold:
+              v3 = call helper 5()
+              goto b3(v3)
+            b3(v4):
+              ret v4
+            }
+               0: (79) r2 = *(u64 *)(r1 +0)
+               1: (15) if r2 == 0x0 goto pc+2
+               2: (79) r0 = *(u64 *)(r1 +8)
+               3: (95) exit
+               4: (85) call bpf_ktime_get_ns#5
+               5: (05) goto pc-3
+            stack 0
+        "#]],
+    );
+}
+
+/// The way out of a loop is behind its body, whichever arm of the branch it is.
+#[test]
+fn loops_stay_together() {
+    check(
+        "function u0:0(i64) -> i64 {
+        block0(v0: i64):
+            v1 = iconst.i64 0
+            jump block1(v1)
+        block1(v2: i64):
+            v3 = iconst.i64 10
+            v4 = icmp ult v2, v3
+            brif v4, block2, block3
+        block2:
+            v5 = iadd v0, v2
+            v6 = iconst.i8 1
+            store v6, v5
+            v7 = iconst.i64 1
+            v8 = iadd v2, v7
+            jump block1(v8)
+        block3:
+            return v1
+        }",
+        Isa::V3,
+        expect![[r#"
+            function test {
+            b0:
+              params v0
+              v1 = 0
+              goto b1(v1)
+            b1(v2):
+              if v2 < 10 goto b2 else b3
+            b2:
+              v3 = add v0, v2
+              v4 = 1
+              store8 [v3+0], v4
+              v5 = add v2, 1
+              goto b1(v5)
+            b3:
+              v6 = 0
+              ret v6
+            }
+               0: (b7) r6 = 0
+               1: (35) if r6 >= 0xa goto pc+6
+               2: (bf) r7 = r1
+               3: (0f) r7 += r6
+               4: (b7) r9 = 1
+               5: (73) *(u8 *)(r7 +0) = r9
+               6: (07) r6 += 1
+               7: (05) goto pc-7
+               8: (b7) r0 = 0
+               9: (95) exit
+            stack 0
+        "#]],
+    );
 }

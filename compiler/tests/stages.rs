@@ -2,6 +2,8 @@
 //!
 //! `WEIR_BLESS=1 cargo test -p weir-compiler --test stages` writes what is printed now; read the diff.
 
+#![allow(clippy::unwrap_used)] // A panic is the failure.
+
 mod support;
 
 use std::fmt::Write;
@@ -74,7 +76,12 @@ fn check_folder(name: &str, stage: Option<Stage>) {
     for path in files {
         let content = std::fs::read_to_string(&path).unwrap();
         let (script, expected) = content.split_once(SEPARATOR).unwrap_or((content.trim_end(), ""));
-        let actual = text(script, &run(script, stage));
+        let output = run(script, stage);
+        if let Some((stage, message)) = &output.internal {
+            failures.push(format!("{}: internal error in {stage}: {message}", path.display()));
+            continue;
+        }
+        let actual = text(script, &output);
         if actual.trim_end() != expected.trim_end() {
             if std::env::var_os("WEIR_BLESS").is_some() {
                 std::fs::write(&path, format!("{script}{SEPARATOR}{}\n", actual.trim_end())).unwrap();

@@ -45,7 +45,7 @@ pub enum Error {
     },
     #[error("the driver of `{iface}` has no native XDP: {source}")]
     NoNativeXdp { iface: String, span: Span, source: SysError },
-    #[error("`{iface}` has a `{kind}` qdisc where `clsact` must go")]
+    #[error("`{iface}` has the qdisc `{kind}` where `clsact` must go")]
     IngressQdisc { iface: String, kind: String, span: Span },
     /// Two users of one XDP hook that cannot be put in one chain.
     #[error("`{alias}` and an `xdp:` block meet on `{iface}`, but not on all of their interfaces")]

@@ -200,7 +200,7 @@ pub fn parse_format(text: &str) -> Vec<TracepointField> {
         .collect()
 }
 
-/// `char comm[16];	offset:8;	size:16;	signed:0;`
+/// `char comm[16]; offset:8; size:16; signed:0;`, with tabs between the parts.
 fn parse_field(line: &str) -> Option<TracepointField> {
     let mut parts = line.split(';').map(str::trim);
     let declaration = parts.next()?;
@@ -351,7 +351,7 @@ print fmt: \"x\"
 ";
         let fields = parse_format(text);
         let find = |name: &str| fields.iter().find(|f| f.name == name).unwrap().clone();
-        assert_eq!(find("common_pid").signed, true);
+        assert!(find("common_pid").signed);
         assert_eq!(
             find("saddr"),
             TracepointField {

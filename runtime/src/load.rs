@@ -253,7 +253,11 @@ pub fn load(object: &Object, natives: &NativeMaps<'_>) -> Result<Loaded, Error> 
                 maps::dup(fd, map)?
             }
             MapRole::Ring => {
-                ring_size = ring::choose_size(proc::available_memory());
+                ring_size = if spec.max_entries == 0 {
+                    ring::choose_size(proc::available_memory())
+                } else {
+                    spec.max_entries
+                };
                 elf.create_map(&spec.name, |attr| attr.max_entries = ring_size)?
             }
             _ => elf.create_map(elf_name(spec), |_| {})?,

@@ -6,6 +6,7 @@
 use crate::attach::Observer;
 use crate::error::{Error, Notice};
 use crate::format::{Context, printf, sint, time, uint};
+use crate::load::Loaded;
 use crate::maps::Map;
 use crate::native::Instance;
 use crate::ring::Ring;
@@ -32,8 +33,7 @@ const COUNTERS_EVERY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Shared {
     pub object: Object,
-    /// In the order of the object's.
-    pub maps: Vec<Map>,
+    pub loaded: Loaded,
     pub natives: Vec<Instance>,
 }
 
@@ -67,7 +67,8 @@ pub enum Report {
 /// The control loop's end.
 #[derive(Debug)]
 pub struct Printer {
-    commands: Sender<Command>,
+    /// `None` only while being dropped.
+    commands: Option<Sender<Command>>,
     wake: Arc<EventFd>,
     pub reports: mpsc::UnboundedReceiver<Report>,
 }
@@ -103,12 +104,16 @@ impl Printer {
             .name("weir-print".to_owned())
             .spawn(move || worker.run(&receiver, &their_wake))
             .map_err(error)?;
-        Ok(Self { commands, wake, reports })
+        Ok(Self {
+            commands: Some(commands),
+            wake,
+            reports,
+        })
     }
 
     fn send(&self, command: Command) {
         // A thread that is gone cannot answer; the sender of the answer is dropped and the waiter sees that.
-        let _ = self.commands.send(command);
+        let _ = self.commands.as_ref().map(|c| c.send(command));
         let _ = self.wake.write(1);
     }
 
@@ -122,6 +127,14 @@ impl Printer {
     /// Lets records count again after `exit()`.
     pub fn resume(&self) {
         self.send(Command::Resume);
+    }
+}
+
+impl Drop for Printer {
+    /// Lets the thread end. It is not waited for: a terminal may block it.
+    fn drop(&mut self) {
+        drop(self.commands.take());
+        let _ = self.wake.write(1);
     }
 }
 
@@ -406,7 +419,7 @@ impl Shared {
         match map {
             MapRef::Own(i) => {
                 let (_, map) = self.own(i)?;
-                Ok(if zero { map.zero()? } else { map.clear()? })
+                if zero { map.zero() } else { map.clear() }.map_err(Error::Sys)
             }
             MapRef::Native { instance, map } => self.native(instance)?.clear(map, zero),
         }
@@ -416,7 +429,7 @@ impl Shared {
         self.object
             .maps
             .get(i)
-            .zip(self.maps.get(i))
+            .zip(self.loaded.maps.get(i))
             .ok_or_else(|| Error::Object(format!("no map {i}")))
     }
 
@@ -446,7 +459,7 @@ impl Shared {
     /// Reads one counter, all CPUs together.
     fn counter(&self, index: usize) -> Option<u64> {
         let i = self.object.maps.iter().position(|m| matches!(m.role, MapRole::Counters))?;
-        let raw = self.maps.get(i)?.lookup(&u32::try_from(index).ok()?.to_ne_bytes()).ok()??;
+        let raw = self.loaded.maps.get(i)?.lookup(&u32::try_from(index).ok()?.to_ne_bytes()).ok()??;
         debug_assert!(raw.len() <= 8 * possible_cpus() as usize);
         Some(raw.chunks_exact(8).map(uint).fold(0, u64::wrapping_add))
     }

@@ -5,8 +5,8 @@ use crate::attach::{Attached, Attacher, Observer, run_once};
 use crate::error::{Error, Notice};
 use crate::format::Context;
 use crate::kernel::Kernel;
-use crate::load::{self, Loaded};
-use crate::maps::{self, Map};
+use crate::load;
+use crate::maps;
 use crate::native;
 use crate::printer::{Command, Printer, Report, Shared};
 use crate::ring::Ring;
@@ -21,10 +21,15 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use weir_compiler::object::{AttachPoint, MapRole, Object};
+use weir_parser::Span;
+
+/// How often programs in clsact chains hear that we are alive; they give up after ten seconds.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Where output goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,37 +117,73 @@ pub struct Session {
     runtime: tokio::runtime::Runtime,
     signals: Signals,
     shared: Arc<Shared>,
-    loaded: Loaded,
     attached: Option<Attached>,
     printer: Printer,
-    /// `exit()` was called by `begin`.
+    /// `exit()` was called, with this code.
     exit: Option<i32>,
+    /// The reader of our output has gone, or writing failed.
+    output: Result<bool, io::Error>,
     options: Options,
     started: Instant,
 }
 
+/// What is listened to: what ends a run, and what the script has blocks for.
 struct Signals {
-    int: Signal,
-    term: Signal,
-    hup: Signal,
+    end: Vec<Signal>,
+    /// In the order of [`signal_names`].
+    script: Vec<Signal>,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    /// Must be called inside the runtime.
+    fn new(object: &Object) -> Result<Self, Error> {
+        let listen = |kind| signal(kind).map_err(|e| Error::Sys(crate::sys::SysError::new("handle", "signals", e)));
+        let mut script = Vec::new();
+        for (name, span) in signal_names(object) {
+            let full = if name.starts_with("SIG") {
+                name.to_owned()
+            } else {
+                format!("SIG{name}")
+            };
+            let number = full.parse::<nix::sys::signal::Signal>().map_err(|_| Error::Param {
+                message: format!("no signal `{name}`"),
+                help: Some("write a name such as `SIGUSR1`".to_owned()),
+                span,
+            })?;
+            script.push(listen(SignalKind::from_raw(number as i32))?);
+        }
+        let end = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(listen);
         Ok(Self {
-            int: signal(SignalKind::interrupt())?,
-            term: signal(SignalKind::terminate())?,
-            hup: signal(SignalKind::hangup())?,
+            end: end.into_iter().collect::<Result<_, _>>()?,
+            script,
         })
     }
 
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.int.recv() => {}
-            _ = self.term.recv() => {}
-            _ = self.hup.recv() => {}
+    /// Waits for any of them; returns its index.
+    async fn any(signals: &mut [Signal]) -> usize {
+        std::future::poll_fn(|cx| {
+            for (i, signal) in signals.iter_mut().enumerate() {
+                if signal.poll_recv(cx).is_ready() {
+                    return Poll::Ready(i);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Lists the signals that a script has blocks for, each once.
+fn signal_names(object: &Object) -> Vec<(&str, Span)> {
+    let mut names: Vec<(&str, Span)> = Vec::new();
+    for attach in object.programs.iter().flat_map(|p| &p.attach) {
+        if let AttachPoint::Signal { name } = &attach.point
+            && !names.iter().any(|(known, _)| known == name)
+        {
+            names.push((name, attach.span));
         }
     }
+    names
 }
 
 fn make_sink(options: &Options) -> Result<Box<dyn Sink>, Error> {
@@ -158,22 +199,6 @@ fn make_sink(options: &Options) -> Result<Box<dyn Sink>, Error> {
         OutputFormat::Text => Box::new(TextSink::new(file, options.buffering)),
         OutputFormat::Json => Box::new(JsonSink::new(file, options.buffering)),
     })
-}
-
-/// A second handle on every map: one side prints while the other attaches.
-fn duplicate(maps: &[Map]) -> Result<Vec<Map>, Error> {
-    maps.iter()
-        .map(|m| {
-            Ok(Map {
-                fd: maps::dup(m.fd.as_fd(), &m.symbol)?,
-                kind: m.kind,
-                symbol: m.symbol.clone(),
-                key_size: m.key_size,
-                value_size: m.value_size,
-                max_entries: m.max_entries,
-            })
-        })
-        .collect()
 }
 
 impl Session {
@@ -193,7 +218,7 @@ impl Session {
         // Before anything is attached, so that a signal never finds us without a handler.
         let signals = {
             let _guard = runtime.enter();
-            Signals::new().map_err(|e| Error::Sys(crate::sys::SysError::new("handle", "signals", e)))?
+            Signals::new(&object)?
         };
 
         let ring = match loaded.map_with(&object, |role| matches!(role, MapRole::Ring)) {
@@ -208,8 +233,7 @@ impl Session {
             symbols: Symbols::with_stacks(stacks),
             trunc_trailer: object.config.str_trunc_trailer.clone(),
         };
-        let maps = duplicate(&loaded.maps)?;
-        let shared = Arc::new(Shared { object, maps, natives });
+        let shared = Arc::new(Shared { object, loaded, natives });
         let printer = Printer::start(Arc::clone(&shared), ring, sink, ctx, Arc::clone(&options.observer))?;
 
         let started = Instant::now();
@@ -217,10 +241,10 @@ impl Session {
             runtime,
             signals,
             shared,
-            loaded,
             attached: None,
             printer,
             exit: None,
+            output: Ok(false),
             options,
             started,
         };
@@ -231,16 +255,31 @@ impl Session {
 
     fn begin(&mut self) -> Result<(), Error> {
         self.beat();
-        if run_once::run(&self.shared.object, &self.loaded, |p| *p == AttachPoint::Begin)? > 0 {
+        if run_once::run(&self.shared.object, &self.shared.loaded, |p| *p == AttachPoint::Begin)? > 0 {
             let drained = self.printer.ask(Command::Drain);
-            let _ = self.runtime.block_on(drained);
-            while let Ok(report) = self.printer.reports.try_recv() {
-                if let Report::Exit(code) = report {
-                    self.exit.get_or_insert(code);
-                }
+            if self.or_signal(drained) {
+                self.exit.get_or_insert(0);
             }
+            self.read_reports();
         }
         Ok(())
+    }
+
+    /// Takes in what the printing thread has said so far.
+    fn read_reports(&mut self) {
+        while let Ok(report) = self.printer.reports.try_recv() {
+            self.take_in(report);
+        }
+    }
+
+    fn take_in(&mut self, report: Report) {
+        match report {
+            Report::Exit(code) => {
+                self.exit.get_or_insert(code);
+            }
+            Report::Closed => self.output = Ok(true),
+            Report::Failed(e) => self.output = Err(e),
+        }
     }
 
     fn attach(&mut self, kernel: &Kernel) -> Result<(), Error> {
@@ -252,12 +291,12 @@ impl Session {
         } else {
             let mut skip = Vec::new();
             for (i, native) in shared.natives.iter().enumerate() {
-                skip.extend(native.connect(i, &shared.object, &self.loaded)?);
+                skip.extend(native.connect(i, &shared.object, &self.shared.loaded)?);
             }
             for native in &shared.natives {
                 native.attach(&mut attacher)?;
             }
-            attacher.attach_all(&shared.object, &self.loaded, &skip)?;
+            attacher.attach_all(&shared.object, &self.shared.loaded, &skip)?;
         }
         let attached = attacher.finish();
         let probes = attached.probes;
@@ -268,7 +307,9 @@ impl Session {
             (self.options.observer)(&Notice::Attached { probes });
         }
         let said = self.printer.ask(|done| Command::Attached { probes, test_hook, done });
-        let _ = self.runtime.block_on(said);
+        if self.or_signal(said) {
+            self.exit.get_or_insert(0);
+        }
         Ok(())
     }
 
@@ -280,7 +321,11 @@ impl Session {
 
     /// Tells programs in clsact chains that we are alive.
     fn beat(&self) {
-        if let Some(map) = self.loaded.map_with(&self.shared.object, |role| matches!(role, MapRole::Heartbeat)) {
+        if let Some(map) = self
+            .shared
+            .loaded
+            .map_with(&self.shared.object, |role| matches!(role, MapRole::Heartbeat))
+        {
             let now = proc::clock_ns(libc::CLOCK_MONOTONIC).to_ne_bytes();
             // Without a heartbeat the programs let everything pass: the safe side.
             let _ = bpf::map_update(map.fd.as_fd(), &0u32.to_ne_bytes(), &now, 0, &map.symbol);
@@ -293,44 +338,36 @@ impl Session {
     /// When output cannot be written (a closed pipe is no error), or an `end` block cannot be run.
     pub fn run(mut self) -> Result<Outcome, Error> {
         let deadline = self.options.timeout.map(|t| self.started + t);
-        let reason = match self.exit {
-            Some(_) => Reason::Exit,
-            None if run_once::only_runs_once(&self.shared.object) => Reason::Nothing,
-            None => self.wait(deadline)?,
+        let reason = if self.exit.is_none() && run_once::only_runs_once(&self.shared.object) {
+            Reason::Nothing
+        } else {
+            self.wait(deadline)?
         };
         if let Some(attached) = self.attached.take() {
             attached.detach();
         }
-        if reason == Reason::OutputClosed {
-            return Ok(Outcome { code: 0, reason });
+        if reason != Reason::OutputClosed {
+            self.printer.resume();
+            run_once::run(&self.shared.object, &self.shared.loaded, |p| *p == AttachPoint::End)?;
+            let print_maps = self.shared.object.config.print_maps_on_exit;
+            let finished = self.printer.ask(|done| Command::Finish { print_maps, done });
+            if self.or_signal(finished) {
+                return Ok(Outcome {
+                    code: 130,
+                    reason: Reason::Interrupted,
+                });
+            }
+            self.read_reports();
         }
         let code = self.exit.unwrap_or(0);
-        self.printer.resume();
-        run_once::run(&self.shared.object, &self.loaded, |p| *p == AttachPoint::End)?;
-        let print_maps = self.shared.object.config.print_maps_on_exit;
-        let finished = self.printer.ask(|done| Command::Finish { print_maps, done });
-        let interrupted = self.or_signal(finished);
-        if interrupted {
-            return Ok(Outcome {
-                code: 130,
-                reason: Reason::Interrupted,
-            });
+        match std::mem::replace(&mut self.output, Ok(false)) {
+            Ok(false) => Ok(Outcome { code, reason }),
+            Ok(true) => Ok(Outcome {
+                code,
+                reason: Reason::OutputClosed,
+            }),
+            Err(source) => Err(self.output_error(source)),
         }
-        let mut code = code;
-        while let Ok(report) = self.printer.reports.try_recv() {
-            match report {
-                Report::Exit(end_code) if reason != Reason::Exit => code = end_code,
-                Report::Exit(_) => {}
-                Report::Closed => {
-                    return Ok(Outcome {
-                        code,
-                        reason: Reason::OutputClosed,
-                    });
-                }
-                Report::Failed(source) => return Err(self.output_error(source)),
-            }
-        }
-        Ok(Outcome { code, reason })
     }
 
     fn output_error(&self, source: io::Error) -> Error {
@@ -343,53 +380,66 @@ impl Session {
 
     /// Waits for the printing thread; returns true when a signal came first.
     fn or_signal(&mut self, done: impl Future) -> bool {
-        let signals = &mut self.signals;
+        let signals = &mut self.signals.end;
         self.runtime.block_on(async {
             tokio::select! {
                 biased;
                 _ = done => false,
-                () = signals.next() => true,
+                _ = Signals::any(signals) => true,
             }
         })
     }
 
-    /// The control loop.
+    /// Runs the blocks of a signal.
+    fn run_signal(&mut self, index: usize) -> Result<(), Error> {
+        let shared = Arc::clone(&self.shared);
+        if let Some((wanted, _)) = signal_names(&shared.object).get(index) {
+            let is_it = |point: &AttachPoint| matches!(point, AttachPoint::Signal { name } if name == wanted);
+            run_once::run(&shared.object, &shared.loaded, is_it)?;
+        }
+        Ok(())
+    }
+
+    /// The control loop. What the printing thread has said before is taken into account.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<Reason, Error> {
         enum Wake {
+            Said(Report),
             End(Reason),
-            Failed(io::Error),
+            Signal(usize),
             Beat,
         }
         let heartbeat = self
+            .shared
             .loaded
             .map_with(&self.shared.object, |role| matches!(role, MapRole::Heartbeat))
             .is_some();
+        let mut next_beat = Instant::now() + HEARTBEAT;
         loop {
-            let signals = &mut self.signals;
+            if !matches!(self.output, Ok(false)) {
+                return Ok(Reason::OutputClosed);
+            }
+            if self.exit.is_some() {
+                return Ok(Reason::Exit);
+            }
+            let Signals { end, script } = &mut self.signals;
             let reports = &mut self.printer.reports;
-            let exit = &mut self.exit;
             let wake = self.runtime.block_on(async {
-                let mut ticks = interval(Duration::from_secs(1));
-                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                ticks.tick().await;
                 tokio::select! {
-                    report = reports.recv() => match report {
-                        Some(Report::Exit(code)) => {
-                            exit.get_or_insert(code);
-                            Wake::End(Reason::Exit)
-                        }
-                        Some(Report::Failed(e)) => Wake::Failed(e),
-                        Some(Report::Closed) | None => Wake::End(Reason::OutputClosed),
-                    },
-                    () = signals.next() => Wake::End(Reason::Signal),
+                    report = reports.recv() => report.map_or(Wake::End(Reason::OutputClosed), Wake::Said),
+                    _ = Signals::any(end) => Wake::End(Reason::Signal),
+                    i = Signals::any(script) => Wake::Signal(i),
                     () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Wake::End(Reason::Timeout),
-                    _ = ticks.tick(), if heartbeat => Wake::Beat,
+                    () = sleep_until(next_beat), if heartbeat => Wake::Beat,
                 }
             });
             match wake {
+                Wake::Said(report) => self.take_in(report),
                 Wake::End(reason) => return Ok(reason),
-                Wake::Failed(e) => return Err(self.output_error(e)),
-                Wake::Beat => self.beat(),
+                Wake::Signal(i) => self.run_signal(i)?,
+                Wake::Beat => {
+                    self.beat();
+                    next_beat = Instant::now() + HEARTBEAT;
+                }
             }
         }
     }

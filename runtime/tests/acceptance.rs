@@ -3,6 +3,8 @@
 //! Seeds are fixed and printed; `WEIR_ACCEPT_COUNT` changes the number of scripts, `WEIR_ACCEPT_SEED` the first seed. A script that the
 //! verifier refuses once and accepts without the optimiser is counted and shown; one refused twice is a failure.
 
+#![allow(clippy::unwrap_used)] // A panic is the failure.
+
 use std::fmt::Write;
 use weir_compiler::kernel::{Feature, KernelInfo, Support};
 use weir_compiler::pipeline::{Options, Output, Source, compile};
@@ -61,18 +63,34 @@ impl Script {
             }
         }
         ints.extend(tracepoint_args.iter().map(|a| format!("args.{a}")));
-        Self { random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1), hook, ints, bools, inets, texts, vars: 0, depth: 0 }
+        Self {
+            random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            hook,
+            ints,
+            bools,
+            inets,
+            texts,
+            vars: 0,
+            depth: 0,
+        }
     }
 
     fn int(&mut self) -> String {
         self.depth += 1;
-        let choice = if self.depth > 4 { self.random.below(4) } else { self.random.below(12) };
+        let choice = if self.depth > 4 {
+            self.random.below(4)
+        } else {
+            self.random.below(12)
+        };
         let text = match choice {
             0 | 1 => {
                 let i = self.random.below(self.ints.len());
                 self.ints[i].clone()
             }
-            2 => self.random.pick(&["0", "1", "7", "255", "65535", "4294967296", "AF_INET", "IPPROTO_TCP"]).to_owned(),
+            2 => self
+                .random
+                .pick(&["0", "1", "7", "255", "65535", "4294967296", "AF_INET", "IPPROTO_TCP"])
+                .to_owned(),
             3 if self.vars > 0 => format!("$v{}", self.random.below(self.vars)),
             3 => "@si".to_owned(),
             4 => format!("@ki[{}]", self.key()),
@@ -84,7 +102,11 @@ impl Script {
                 let op = self.random.pick(&["+", "-", "*", "/", "%", "&", "|", "^", "<<", ">>"]);
                 let (left, right) = (self.int(), self.int());
                 // A constant zero there is an error of its own.
-                if matches!(op, "/" | "%") { format!("({left} {op} ({right} + @si))") } else { format!("({left} {op} {right})") }
+                if matches!(op, "/" | "%") {
+                    format!("({left} {op} ({right} + @si))")
+                } else {
+                    format!("({left} {op} {right})")
+                }
             }
         };
         self.depth -= 1;
@@ -110,7 +132,11 @@ impl Script {
 
     fn truth(&mut self) -> String {
         self.depth += 1;
-        let choice = if self.depth > 4 { self.random.below(2) } else { self.random.below(8) };
+        let choice = if self.depth > 4 {
+            self.random.below(2)
+        } else {
+            self.random.below(8)
+        };
         let text = match choice {
             0 => {
                 let op = self.random.pick(&["==", "!=", "<", ">=", ">"]);
@@ -139,7 +165,11 @@ impl Script {
 
     fn statement(&mut self, out: &mut String) {
         self.depth += 1;
-        let choice = if self.depth > 2 { self.random.below(12) } else { self.random.below(15) };
+        let choice = if self.depth > 2 {
+            self.random.below(12)
+        } else {
+            self.random.below(15)
+        };
         match choice {
             0 => {
                 let value = self.int();
@@ -158,8 +188,23 @@ impl Script {
                 let agg = self.random.pick(&["sum", "avg", "min", "max", "stats", "hist"]);
                 writeln!(out, "@k{agg}[{}] = {agg}((uint64)({}));", self.key(), self.int()).unwrap();
             }
-            6 => writeln!(out, "@sl[{}] = lhist({}, 0, 100, 10); @sh = hist({}, 2);", self.text(), self.int(), self.int()).unwrap(),
-            7 => writeln!(out, "printf(\"%d %s %s %x\\n\", {}, {}, {}, {});", self.int(), self.inet(), self.text(), self.int()).unwrap(),
+            6 => writeln!(
+                out,
+                "@sl[{}] = lhist({}, 0, 100, 10); @sh = hist({}, 2);",
+                self.text(),
+                self.int(),
+                self.int()
+            )
+            .unwrap(),
+            7 => writeln!(
+                out,
+                "printf(\"%d %s %s %x\\n\", {}, {}, {}, {});",
+                self.int(),
+                self.inet(),
+                self.text(),
+                self.int()
+            )
+            .unwrap(),
             8 => writeln!(out, "print(({}, {}));", self.int(), self.text()).unwrap(),
             9 => writeln!(out, "@c = count(); @kc[{}] = count();", self.key()).unwrap(),
             10 => writeln!(out, "delete(@ki, ({}));", self.key()).unwrap(),
@@ -204,8 +249,18 @@ impl Script {
 }
 
 fn compile_with(script: &str, kernel: &Kernel, optimise: bool) -> Output {
-    let source = Source { name: "generated".to_owned(), text: script.to_owned() };
-    compile(&source, kernel, &Options { optimise, ..Options::default() })
+    let source = Source {
+        name: "generated".to_owned(),
+        text: script.to_owned(),
+    };
+    compile(
+        &source,
+        kernel,
+        &Options {
+            optimise,
+            ..Options::default()
+        },
+    )
 }
 
 /// Loads a script; `Ok(true)` when only the unoptimised form was accepted.
@@ -213,12 +268,19 @@ fn accepted(script: &str, kernel: &Kernel) -> Result<bool, String> {
     let mut first_log = String::new();
     for optimise in [true, false] {
         let output = compile_with(script, kernel, optimise);
-        let errors: Vec<String> = output.diagnostics.iter().filter(|d| d.is_error()).map(|d| d.message.clone()).collect();
+        let errors: Vec<String> = output
+            .diagnostics
+            .iter()
+            .filter(|d| d.is_error())
+            .map(|d| d.message.clone())
+            .collect();
         // A block that needs more than the kernel's stack is the user's to split, and said so.
         if errors.iter().any(|e| e.contains("bytes of stack")) {
             return Ok(false);
         }
-        let Some(object) = output.object else { return Err(format!("{errors:?} {:?}", output.internal)) };
+        let Some(object) = output.object else {
+            return Err(format!("{errors:?} {:?}", output.internal));
+        };
         match load(&object, &|_, _| None) {
             Ok(_) => {
                 if !optimise {
@@ -226,7 +288,17 @@ fn accepted(script: &str, kernel: &Kernel) -> Result<bool, String> {
                 }
                 return Ok(!optimise);
             }
-            Err(Error::Rejected { log, .. }) => first_log = log.lines().rev().take(30).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n"),
+            Err(Error::Rejected { log, .. }) => {
+                first_log = log
+                    .lines()
+                    .rev()
+                    .take(30)
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .rev()
+                    .collect::<Vec<_>>()
+                    .join("\n")
+            }
             Err(other) => return Err(other.to_string()),
         }
     }
@@ -264,7 +336,11 @@ fn random_scripts_load() {
             2 | 3 => (Hook::Tc, "tc:lo:ingress", &[]),
             4 if kprobes => (Hook::Kprobe, "kprobe:tcp_sendmsg", &[]),
             4 => (Hook::PerfEvent, "interval:s:1", &[]),
-            _ => (Hook::Tracepoint, "tracepoint:sched:sched_switch", &["prev_pid", "next_pid", "prev_prio"]),
+            _ => (
+                Hook::Tracepoint,
+                "tracepoint:sched:sched_switch",
+                &["prev_pid", "next_pid", "prev_prio"],
+            ),
         };
         let script = Script::new(seed, hook, args).write(probe);
         match accepted(&script, &kernel) {
@@ -273,6 +349,14 @@ fn random_scripts_load() {
         }
     }
     eprintln!("{count} scripts, {fallbacks} accepted only without the optimiser");
-    assert!(failures.is_empty(), "{} of {count} failed\n{}", failures.len(), failures.into_iter().take(5).collect::<Vec<_>>().join("\n"));
-    assert!(u64::from(fallbacks) * 20 <= count, "{fallbacks} of {count} scripts needed the unoptimised form");
+    assert!(
+        failures.is_empty(),
+        "{} of {count} failed\n{}",
+        failures.len(),
+        failures.into_iter().take(5).collect::<Vec<_>>().join("\n")
+    );
+    assert!(
+        u64::from(fallbacks) * 20 <= count,
+        "{fallbacks} of {count} scripts needed the unoptimised form"
+    );
 }

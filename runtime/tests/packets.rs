@@ -2,6 +2,8 @@
 //! without the optimiser. Every sentence of the language's rules for absent values is a test here.
 //! Needs the right to load programs; without it every test says so and passes.
 
+#![allow(clippy::unwrap_used)] // A panic is the failure.
+
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use weir_compiler::kernel::KernelInfo;
 use weir_compiler::object::{MapRole, Object};

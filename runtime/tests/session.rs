@@ -96,8 +96,8 @@ fn begin_and_end_alone_end_by_themselves() {
     assert_eq!(session.run().unwrap().reason, Reason::Nothing);
     assert_eq!(
         capture.text(),
-        "{\"type\": \"attached_probes\", \"count\": 2, \"data\": {\"probes\": 2}}\n\
-         {\"type\": \"printf\", \"data\": \"begin\\n\"}\n\
+        "{\"type\": \"printf\", \"data\": \"begin\\n\"}\n\
+         {\"type\": \"attached_probes\", \"count\": 2, \"data\": {\"probes\": 2}}\n\
          {\"type\": \"printf\", \"data\": \"end\\n\"}\n\
          {\"type\": \"map\", \"data\": {\"@n\": 2}}\n"
     );
@@ -303,7 +303,7 @@ fn xdp_counts_in_another_namespace_and_is_gone_after() {
     }
     let net = Net::new();
     let point = AttachPoint::Xdp {
-        iface: iface(&net.a, "a"),
+        iface: iface(&net.a, "va"),
         mode: XdpMode::Auto,
     };
     let object = Builder::default()
@@ -313,7 +313,7 @@ fn xdp_counts_in_another_namespace_and_is_gone_after() {
     let (text, notices) = packets(object, &Kernel::new(), &net, 25);
     assert_eq!(text, "\n\n@n: 25\n");
     assert_eq!(notices, ["Attached 1 probe"]);
-    assert!(!run(&format!("ip -n {} link show dev a", net.a)).contains("xdp"));
+    assert!(!run(&format!("ip -n {} link show dev va", net.a)).contains("xdp"));
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn a_foreign_xdp_program_is_named_and_left_alone() {
     let net = Net::new();
     let object = || {
         let point = AttachPoint::Xdp {
-            iface: iface(&net.a, "a"),
+            iface: iface(&net.a, "va"),
             mode: XdpMode::Generic,
         };
         Builder::default()
@@ -338,10 +338,10 @@ fn a_foreign_xdp_program_is_named_and_left_alone() {
         .unwrap();
     let text = error.to_string();
     assert!(
-        text.starts_with("`a` already has an XDP program: `p0`, id ") && text.contains(", loaded "),
+        text.starts_with("`va` already has an XDP program: `p0`, id ") && text.contains(", loaded "),
         "{text}"
     );
-    assert!(run(&format!("ip -n {} link show dev a", net.a)).contains("xdpgeneric"));
+    assert!(run(&format!("ip -n {} link show dev va", net.a)).contains("xdpgeneric"));
     drop(first);
 }
 
@@ -365,12 +365,12 @@ fn an_unknown_interface_says_which_there_are() {
         error.to_string(),
         format!("no network interface matches `eth*` in network namespace `{}`", net.a)
     );
-    assert_eq!(error.help(), ["there are: lo, a"]);
+    assert_eq!(error.help(), ["there are: lo, va"]);
 }
 
 fn tc_object(net: &Net) -> weir_compiler::object::Object {
     let point = AttachPoint::Tc {
-        iface: iface(&net.a, "a"),
+        iface: iface(&net.a, "va"),
         direction: Direction::Ingress,
     };
     Builder::default()
@@ -396,7 +396,7 @@ fn tcx_counts_and_is_gone_after() {
     let net = Net::new();
     let (text, _) = packets(tc_object(&net), &kernel, &net, 12);
     assert_eq!(text, "\n\n@n: 12\n");
-    assert!(!run(&format!("tc -n {} qdisc show dev a", net.a)).contains("clsact"));
+    assert!(!run(&format!("tc -n {} qdisc show dev va", net.a)).contains("clsact"));
 }
 
 /// What a kernel without tcx gets; it works on newer ones, too.
@@ -412,7 +412,7 @@ fn clsact_counts_and_the_qdisc_goes_with_us() {
     let net = Net::new();
     let (text, _) = packets(tc_object(&net), &old_kernel(), &net, 12);
     assert_eq!(text, "\n\n@n: 12\n");
-    assert!(!run(&format!("tc -n {} qdisc show dev a", net.a)).contains("clsact"));
+    assert!(!run(&format!("tc -n {} qdisc show dev va", net.a)).contains("clsact"));
 }
 
 #[test]
@@ -421,10 +421,10 @@ fn a_clsact_qdisc_of_others_stays() {
         return;
     }
     let net = Net::new();
-    run(&format!("tc -n {} qdisc add dev a clsact", net.a));
+    run(&format!("tc -n {} qdisc add dev va clsact", net.a));
     packets(tc_object(&net), &old_kernel(), &net, 1);
-    assert!(run(&format!("tc -n {} qdisc show dev a", net.a)).contains("clsact"));
-    assert!(!run(&format!("tc -n {} filter show dev a ingress", net.a)).contains("weir:"));
+    assert!(run(&format!("tc -n {} qdisc show dev va", net.a)).contains("clsact"));
+    assert!(!run(&format!("tc -n {} filter show dev va ingress", net.a)).contains("weir:"));
 }
 
 #[test]
@@ -433,12 +433,12 @@ fn an_ingress_qdisc_in_the_way_is_named() {
         return;
     }
     let net = Net::new();
-    run(&format!("tc -n {} qdisc add dev a ingress", net.a));
+    run(&format!("tc -n {} qdisc add dev va ingress", net.a));
     let error = Session::start(tc_object(&net), &old_kernel(), Capture::new().options(OutputFormat::Text))
         .err()
         .unwrap();
-    assert_eq!(error.to_string(), "`a` has a `ingress` qdisc where `clsact` must go");
-    assert!(run(&format!("tc -n {} qdisc show dev a", net.a)).contains("ingress"));
+    assert_eq!(error.to_string(), "`va` has the qdisc `ingress` where `clsact` must go");
+    assert!(run(&format!("tc -n {} qdisc show dev va", net.a)).contains("ingress"));
 }
 
 const OWNER_ENV: &str = "WEIR_TEST_OWNER_NETNS";
@@ -451,18 +451,17 @@ fn owner_entry() {
         a: netns,
         b: String::new(),
     };
-    let mut options = Capture::new().options(OutputFormat::Text);
-    options.reaper_args = ["--exact", "reaper_entry", "--nocapture"].map(Into::into).to_vec();
+    let options = Capture::new().options(OutputFormat::Text);
     let session = Session::start(tc_object(&net), &old_kernel(), options).unwrap();
     std::mem::forget(net);
     println!("attached");
     session.run().unwrap();
 }
 
-/// Not a test: what the killed process starts as its reaper.
+/// Not a test: what runs on the clsact path start as their reaper (`common::REAPER`).
 #[test]
 fn reaper_entry() {
-    if std::env::var(OWNER_ENV).is_ok() {
+    if std::env::args().skip(1).eq(common::REAPER) {
         weir_runtime::reaper_main();
     }
 }
@@ -490,13 +489,13 @@ fn a_killed_owner_leaves_nothing() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let filters = || run(&format!("tc -n {} filter show dev a ingress", net.a));
+    let filters = || run(&format!("tc -n {} filter show dev va ingress", net.a));
     wait_for("the filter", || filters().contains("weir:"));
     owner.kill().unwrap();
     owner.wait().unwrap();
     wait_for("the reaper", || !filters().contains("weir:"));
     wait_for("the qdisc's end", || {
-        !run(&format!("tc -n {} qdisc show dev a", net.a)).contains("clsact")
+        !run(&format!("tc -n {} qdisc show dev va", net.a)).contains("clsact")
     });
 }
 
@@ -506,7 +505,7 @@ fn blocklist(net: &Net, prefixes: ParamValue) -> NativeInstance {
         .params
         .iter()
         .map(|p| match p.name {
-            "iface" => Some(ParamValue::Str(format!("a@{}", net.a))),
+            "iface" => Some(ParamValue::Str(format!("va@{}", net.a))),
             "prefixes" => Some(prefixes.clone()),
             _ => None,
         })
@@ -542,7 +541,7 @@ fn the_blocklist_with_a_block_on_its_event() {
     assert!(text.contains("@dropped: 9\n"), "{text}");
     assert!(text.contains("@bl.hits[10.77.0.2/32]: { .packets = 9, .bytes = "), "{text}");
     assert!(text.contains("@bl.stats[dropped]: 9\n"), "{text}");
-    assert!(!run(&format!("ip -n {} link show dev a", net.a)).contains("xdp"));
+    assert!(!run(&format!("ip -n {} link show dev va", net.a)).contains("xdp"));
 }
 
 /// An `xdp:` block behind a native on the same interface sees what the native lets through.
@@ -553,7 +552,7 @@ fn a_block_behind_a_native_is_chained() {
     }
     let net = Net::new();
     let point = AttachPoint::Xdp {
-        iface: iface(&net.a, "a"),
+        iface: iface(&net.a, "va"),
         mode: XdpMode::Auto,
     };
     let list = ParamValue::List(vec!["192.0.2.0/24".into()]);
@@ -616,4 +615,330 @@ fn maps_of_a_native_stand_in_for_the_scripts() {
         .parse()
         .unwrap();
     assert!(passed >= 4, "{text}");
+}
+
+/// Killed together with its reaper, an owner leaves its filter; `clean` finds it by its tag.
+#[test]
+fn clean_removes_what_a_dead_reaper_could_not() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    let mut owner = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "owner_entry", "--nocapture"])
+        .env(OWNER_ENV, &net.a)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let filters = || run(&format!("tc -n {} filter show dev va ingress", net.a));
+    wait_for("the filter", || filters().contains("weir:"));
+    // The reaper is the only child of any of the owner's threads.
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", owner.id())).unwrap();
+    let children: String = tasks
+        .map(|t| std::fs::read_to_string(t.unwrap().path().join("children")).unwrap_or_default())
+        .collect();
+    let reaper: i32 = children.trim().parse().unwrap();
+    assert!(
+        weir_runtime::clean().unwrap().iter().all(|s| s.netns.as_ref() != Some(&net.a)),
+        "the owner lives"
+    );
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(reaper), nix::sys::signal::SIGKILL).unwrap();
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    assert!(filters().contains("weir:"));
+    let cleaned = weir_runtime::clean().unwrap();
+    assert!(
+        cleaned
+            .iter()
+            .any(|s| s.netns.as_ref() == Some(&net.a) && s.iface == "va" && s.filters == 1),
+        "{cleaned:?}"
+    );
+    assert!(!run(&format!("tc -n {} qdisc show dev va", net.a)).contains("clsact"));
+}
+
+/// Two scripts in one clsact qdisc: it goes with the last of them, whoever made it.
+#[test]
+fn the_last_of_two_removes_the_qdisc() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    let kernel = old_kernel();
+    let capture = Capture::new();
+    let first = Session::start(tc_object(&net), &kernel, capture.options(OutputFormat::Text)).unwrap();
+    let second = Session::start(tc_object(&net), &kernel, capture.options(OutputFormat::Text)).unwrap();
+    let qdiscs = || run(&format!("tc -n {} qdisc show dev va", net.a));
+    drop(first);
+    assert!(qdiscs().contains("clsact"));
+    drop(second);
+    assert!(!qdiscs().contains("clsact"));
+}
+
+/// The loopback device has no native XDP: generic is taken, and said.
+#[test]
+fn generic_xdp_comes_with_a_warning() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    let object = |mode| {
+        let point = AttachPoint::Xdp {
+            iface: iface(&net.a, "lo"),
+            mode,
+        };
+        Builder::default()
+            .program(ProgramKind::Xdp, &[point], Asm::default().ret(2))
+            .build()
+    };
+    let kernel = Kernel::new();
+    let capture = Capture::new();
+    let error = Session::start(object(XdpMode::Native), &kernel, capture.options(OutputFormat::Text))
+        .err()
+        .unwrap();
+    assert!(error.to_string().starts_with("the driver of `lo` has no native XDP: "), "{error}");
+    let session = Session::start(object(XdpMode::Auto), &kernel, capture.options(OutputFormat::Text)).unwrap();
+    let notices = capture.notices();
+    assert!(
+        notices[0].starts_with("`lo` runs XDP in generic mode: its driver refused native XDP ("),
+        "{notices:?}"
+    );
+    assert!(run(&format!("ip -n {} link show dev lo", net.a)).contains("xdpgeneric"));
+    drop(session);
+    assert!(!run(&format!("ip -n {} link show dev lo", net.a)).contains("xdp"));
+}
+
+/// Programs can read from the heartbeat that their owner is alive.
+#[test]
+fn the_heart_beats_before_anything_runs() {
+    if !root() {
+        return;
+    }
+    let capture = Capture::new();
+    let format = vec![FormatPart::Arg(FormatSpec {
+        conv: 'd',
+        ..FormatSpec::default()
+    })];
+    // A record of id 0 and the first word of the heartbeat.
+    let mut asm = Asm::default()
+        .push(0x7a, 10, 0, -16, 0)
+        .push(0x7a, 10, 0, -8, 0)
+        .push(0x62, 10, 0, -20, 0)
+        .map(1, 1)
+        .push(0xbf, 2, 10, 0, 0)
+        .push(0x07, 2, 0, 0, -20)
+        .call(1)
+        .push(0x15, 0, 0, 2, 0)
+        .push(0x79, 1, 0, 0, 0)
+        .push(0x7b, 10, 1, -8, 0);
+    asm = asm
+        .map(1, 0)
+        .push(0xbf, 2, 10, 0, 0)
+        .push(0x07, 2, 0, 0, -16)
+        .mov(3, 16)
+        .mov(4, 0)
+        .call(130)
+        .ret(0);
+    let object = Builder::default()
+        .ring()
+        .heartbeat()
+        .event(
+            EventAction::Printf {
+                format,
+                args: vec![int_field(8)],
+            },
+            16,
+        )
+        .program(ProgramKind::RunOnce, &[AttachPoint::Begin], asm)
+        .build();
+    let before = weir_runtime::sys::proc::clock_ns(libc::CLOCK_MONOTONIC);
+    let session = Session::start(object, &Kernel::new(), capture.options(OutputFormat::Text)).unwrap();
+    session.run().unwrap();
+    let beat: u64 = capture.text().trim().parse().unwrap();
+    assert!(beat >= before, "{beat} {before}");
+}
+
+/// A full map is named with the cure.
+#[test]
+fn a_full_map_is_named() {
+    if !root() {
+        return;
+    }
+    let capture = Capture::new();
+    let object = Builder::default()
+        .counters(&[CounterSpec::MapFull { map: 1, span: span() }])
+        .count("flows")
+        .program(ProgramKind::RunOnce, &[AttachPoint::Begin], Asm::default().count(0).ret(0))
+        .build();
+    let session = Session::start(object, &Kernel::new(), capture.options(OutputFormat::Text)).unwrap();
+    session.run().unwrap();
+    assert_eq!(capture.notices()[1], "map `@flows` is full (1 keys): 1 updates were refused");
+}
+
+/// A kprobe counts where the kernel has them; elsewhere the error says what is missing.
+#[test]
+fn kprobes_count_or_say_what_is_missing() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    let kernel = Kernel::new();
+    let point = |ret| AttachPoint::Kprobe {
+        module: None,
+        function: "udp_sendmsg".into(),
+        offset: 0,
+        ret,
+    };
+    let object = Builder::default()
+        .count("calls")
+        .count("returns")
+        .program(ProgramKind::Kprobe, &[point(false)], Asm::default().count(0).ret(0))
+        .program(ProgramKind::Kprobe, &[point(true)], Asm::default().count(1).ret(0))
+        .build();
+    if kernel.feature(Feature::Kprobe) == Support::Yes {
+        assert!(kernel.has_function("udp_sendmsg") && !kernel.has_function("no_such_function"));
+        let (text, notices) = packets(object, &kernel, &net, 5);
+        // Other tests send datagrams at the same time.
+        let count = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).unwrap().parse::<u64>().unwrap();
+        assert!(count("@calls: ") >= 5 && count("@returns: ") >= 5, "{text}");
+        assert_eq!(notices, ["Attached 2 probes"]);
+    } else {
+        let error = Session::start(object, &kernel, Capture::new().options(OutputFormat::Text))
+            .err()
+            .unwrap();
+        assert_eq!(
+            error.to_string(),
+            "this kernel has no kprobes (CONFIG_KPROBES is not set): cannot attach to `kprobe:udp_sendmsg`"
+        );
+    }
+}
+
+/// Blocks of a script on its own signals, what ends it, and what comes then: run in a process of its own.
+const SIGNAL_ENV: &str = "WEIR_TEST_SIGNAL_OUTPUT";
+
+/// Not a test: a script with a block on SIGUSR1, one on `end`, and output every millisecond when asked for.
+#[test]
+fn signal_entry() {
+    let Ok(path) = std::env::var(SIGNAL_ENV) else { return };
+    let capture = Capture::new();
+    let mut options = capture.options(OutputFormat::Text);
+    options.output = weir_runtime::Output::File(path.into());
+    options.notify_attached = true;
+    let mut builder = Builder::default()
+        .ring()
+        .count("signals")
+        .printf("usr1\n")
+        .printf("end\n")
+        .printf(&"noise ".repeat(1000))
+        .program(
+            ProgramKind::RunOnce,
+            &[AttachPoint::Signal { name: "SIGUSR1".into() }],
+            Asm::default().emit(0, 0, &[]).count(1).ret(0),
+        )
+        .program(ProgramKind::RunOnce, &[AttachPoint::End], Asm::default().emit(0, 1, &[]).ret(0));
+    if std::env::var("WEIR_TEST_SIGNAL_NOISE").is_ok() {
+        builder = builder.program(
+            ProgramKind::PerfEvent,
+            &[AttachPoint::Interval { period: MS }],
+            Asm::default().emit(0, 2, &[]).ret(0),
+        );
+    }
+    let session = Session::start(builder.build(), &Kernel::new(), options).unwrap();
+    let outcome = session.run().unwrap();
+    std::process::exit(if outcome.reason == Reason::Interrupted { 77 } else { outcome.code });
+}
+
+fn signal_child(path: &std::path::Path, noise: bool) -> std::process::Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "signal_entry", "--nocapture"])
+        .env(SIGNAL_ENV, path)
+        .stdout(Stdio::null());
+    if noise {
+        command.env("WEIR_TEST_SIGNAL_NOISE", "1");
+    }
+    command.spawn().unwrap()
+}
+
+fn kill(child: &std::process::Child, signal: nix::sys::signal::Signal) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
+}
+
+#[test]
+fn signals_run_their_blocks_and_the_first_sigterm_ends_in_order() {
+    if !root() {
+        return;
+    }
+    let capture = Capture::new();
+    let mut child = signal_child(&capture.path, false);
+    let text = || std::fs::read_to_string(&capture.path).unwrap_or_default();
+    wait_for("attached", || text().contains("__BPFTRACE_NOTIFY_PROBES_ATTACHED\n"));
+    kill(&child, nix::sys::signal::SIGUSR1);
+    wait_for("the block", || text().contains("usr1\n"));
+    kill(&child, nix::sys::signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(text(), "__BPFTRACE_NOTIFY_PROBES_ATTACHED\nusr1\nend\n\n\n@signals: 1\n");
+}
+
+/// Nobody reads the pipe: the first signal cannot be finished, the second ends the run at once.
+#[test]
+fn a_blocked_reader_does_not_block_the_second_signal() {
+    use std::os::unix::fs::OpenOptionsExt;
+    if !root() {
+        return;
+    }
+    let fifo = Capture::new();
+    nix::unistd::mkfifo(&fifo.path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let reader = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(&fifo.path)
+        .unwrap();
+    let mut child = signal_child(&fifo.path, true);
+    // 6000 bytes every millisecond fill the pipe of 64 KiB, then the printing thread blocks.
+    wait_for("a full pipe", || {
+        let mut waiting: libc::c_int = 0;
+        // SAFETY: FIONREAD writes one int.
+        unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&reader), libc::FIONREAD, &raw mut waiting) };
+        waiting >= 60_000
+    });
+    kill(&child, nix::sys::signal::SIGINT);
+    std::thread::sleep(200 * MS);
+    assert!(child.try_wait().unwrap().is_none(), "the maps cannot have been printed");
+    kill(&child, nix::sys::signal::SIGINT);
+    assert_eq!(child.wait().unwrap().code(), Some(77));
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    if !root() {
+        return;
+    }
+    let fifo = Capture::new();
+    nix::unistd::mkfifo(&fifo.path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let path = fifo.path.clone();
+    let reader = std::thread::spawn(move || {
+        use std::io::Read;
+        let mut first = [0u8; 4];
+        std::fs::File::open(path).unwrap().read_exact(&mut first).unwrap();
+        first
+    });
+    let object = Builder::default()
+        .ring()
+        .printf("tick\n")
+        .program(
+            ProgramKind::PerfEvent,
+            &[AttachPoint::Interval { period: 10 * MS }],
+            Asm::default().emit(0, 0, &[]).ret(0),
+        )
+        .build();
+    let session = Session::start(object, &Kernel::new(), fifo.options(OutputFormat::Text)).unwrap();
+    assert_eq!(
+        session.run().unwrap(),
+        Outcome {
+            code: 0,
+            reason: Reason::OutputClosed
+        }
+    );
+    assert_eq!(&reader.join().unwrap(), b"tick");
+    assert_eq!(fifo.notices(), ["Attached 1 probe"]);
 }

@@ -119,6 +119,7 @@ fn print_table(pair: &Pair<'_>, rows: &[Row], runs: usize) -> Result<ExitCode> {
             row.what, row.weir, row.unit, row.bpftrace, row.unit
         );
     }
+    println!("\n\"Program\" is the kernel's own figure and includes its reading the clock: compare with `{{}}`.");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,9 +1,9 @@
 //! `cargo xtask test`: every check and test of the project, and one line that says how it went.
 //!
 //! Order: what is missing is installed; formatting, lints, documentation, the committed BPF objects; unit, stage and
-//! differential tests of all crates; the system tests on this kernel; the same test programs on each Debian kernel, booted once. A failure does not stop the rest, a build
-//! that fails does. Output: each tool's own, a closing line per runner, the skipped tests by name, and
-//! `weir: N passed, N failed, N skipped`. Fails if anything failed, or if no test ran.
+//! differential tests of all crates; the system tests on this kernel; the test programs that touch the kernel on each Debian
+//! kernel, booted once. A failure does not stop the rest, a build that fails does. Output: each tool's own, a closing line per
+//! runner, the skipped tests by name, and `weir: N passed, N failed, N skipped`. Fails if anything failed, or if no test ran.
 
 use crate::{apt, proc, vm};
 use anyhow::{Context, Result, bail, ensure};
@@ -30,11 +30,15 @@ const KERNEL_TESTS: &[(&str, &str)] = &[
     ("weir-tests", "system"),
     ("weir-compiler", "differential"),
     ("weir-compiler", "backend_hazards"),
+    ("weir-runtime", "packets"),
+    ("weir-runtime", "acceptance"),
+    ("weir-runtime", "session"),
     ("weir-ebpf-builtins", "blocklist"),
 ];
 
 /// Random programs in the differential test on an emulated processor, where each takes ten times as long.
 const VM_DIFFERENTIAL_COUNT: &str = "60";
+const VM_ACCEPTANCE_COUNT: &str = "60";
 
 const VM_LIMIT: Duration = Duration::from_secs(600);
 
@@ -78,6 +82,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             ("WEIR_TEST_VM", "1"),
             ("WEIR_TEST_REQUIRE", required),
             ("WEIR_DIFF_COUNT", VM_DIFFERENTIAL_COUNT),
+            ("WEIR_ACCEPT_COUNT", VM_ACCEPTANCE_COUNT),
         ];
         env.extend(more.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let spec = vm::Spec {

@@ -45,16 +45,17 @@ pub(super) fn emit(lir: &Lir, allocated: &Allocated, name: &str, isa: Isa) -> Re
     let mut emitter = Emitter {
         lir,
         items: Vec::new(),
-        starts: Vec::new(),
+        starts: vec![0; lir.blocks.len()],
         loc: !0,
     };
     let forward = forwards(lir, allocated);
-    for (index, block) in lir.blocks.iter().enumerate() {
-        emitter.starts.push(emitter.items.len());
-        if forward[index] != index && index != 0 {
-            continue;
-        }
-        let next = next_block(&forward, index);
+    // Blocks that have code, the cold ones last. The entry is never passed through.
+    let mut order: Vec<usize> = (0..lir.blocks.len()).filter(|b| forward[*b] == *b).collect();
+    order.sort_by_key(|b| *b != 0 && lir.blocks[*b].cold);
+    for (at, &index) in order.iter().enumerate() {
+        emitter.starts[index] = emitter.items.len();
+        let block = &lir.blocks[index];
+        let next = order.get(at + 1).copied();
         for (inst, assigned) in block.insts.iter().zip(&allocated.blocks[index]) {
             emitter.loc = inst.loc;
             emitter.moves(&assigned.before);
@@ -69,7 +70,12 @@ pub(super) fn emit(lir: &Lir, allocated: &Allocated, name: &str, isa: Isa) -> Re
         }
     }
     let Emitter { items, starts, .. } = emitter;
-    link(&items, &starts, name, isa).map(|(insns, relocs, lines)| Code {
+    let (insns, relocs, mut lines) = link(&items, &starts, name, isa)?;
+    // The kernel wants a line for the first instruction of a function.
+    if let Some((insn, _)) = lines.first_mut() {
+        *insn = 0;
+    }
+    Ok(Code {
         insns,
         relocs,
         lines,
@@ -96,11 +102,6 @@ fn forwards(lir: &Lir, allocated: &Allocated) -> Vec<usize> {
             start
         })
         .collect()
-}
-
-/// The next block that has code, which a fall-through reaches.
-fn next_block(forward: &[usize], index: usize) -> Option<usize> {
-    (index + 1..forward.len()).find(|&b| forward[b] == b)
 }
 
 struct Emitter<'a> {

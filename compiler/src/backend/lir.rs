@@ -5,7 +5,8 @@
 //!
 //! Invariants: block 0 is the entry and has no parameters; the last instruction of a block, and only that, is a
 //! terminator; a block that ends in `Branch` passes no arguments and its successors have it as their only predecessor
-//! (critical edges are split); every virtual register has one definition.
+//! (critical edges are split); every virtual register has one definition. The blocks are in reverse postorder, which is
+//! what regalloc2 wants; the emitter puts the cold ones last.
 
 use std::fmt;
 
@@ -462,6 +463,8 @@ pub(super) struct Block {
     pub insts: Vec<Inst>,
     /// `Jump`: one; `Branch`: taken, not taken; `Ret`: none.
     pub succs: Vec<Edge>,
+    /// Rarely runs: emitted behind all others.
+    pub cold: bool,
 }
 
 pub(super) struct Lir {
@@ -629,9 +632,10 @@ impl fmt::Display for Lir {
             writeln!(f, "  slot{i} = r10{off:+}")?;
         }
         for (i, block) in self.blocks.iter().enumerate() {
+            let cold = if block.cold { " cold" } else { "" };
             match block.params.as_slice() {
-                [] => writeln!(f, "b{i}:")?,
-                params => writeln!(f, "b{i}({}):", List(params))?,
+                [] => writeln!(f, "b{i}{cold}:")?,
+                params => writeln!(f, "b{i}({}){cold}:", List(params))?,
             }
             for inst in &block.insts {
                 write!(f, "  {}", inst.op)?;

@@ -732,7 +732,7 @@ impl Generator<'_> {
                 let address = self.as_int(&value);
                 let bytes: u32 = if wide { 16 } else { 4 };
                 let (high, low) = if space == Space::Context {
-                    self.context_words(address, bytes)
+                    self.context_words(address, bytes, context_alignment(addr))
                 } else {
                     let slot = self.copy_memory(address, bytes, space);
                     let high = self.load(slot, 0, if wide { 8 } else { 4 });
@@ -782,20 +782,28 @@ impl Generator<'_> {
     }
 
     /// The context is loaded in pieces that are aligned for sure.
-    fn context_words(&mut self, address: Value, bytes: u32) -> (Value, Value) {
+    fn context_words(&mut self, address: Value, bytes: u32, piece: u32) -> (Value, Value) {
         let zero = self.int(0);
-        if bytes == 4 {
-            return (self.load(address, 0, 4), zero);
-        }
         let mut halves = [zero; 2];
-        for (i, half) in halves.iter_mut().enumerate() {
-            let at = i32::try_from(i).unwrap_or(0) * 8;
-            let low = self.load(address, at, 4);
-            let high = self.load(address, at + 4, 4);
-            let high = self.b.ins().ishl_imm_s(high, 32);
-            *half = self.b.ins().bor(low, high);
+        for at in (0..bytes).step_by(usize::try_from(piece).unwrap_or(1)) {
+            let part = self.load(address, i32::try_from(at).unwrap_or(0), piece);
+            let part = self.b.ins().ishl_imm_s(part, i64::from(at % 8 * 8));
+            let half = &mut halves[usize::from(at >= 8)];
+            *half = self.b.ins().bor(*half, part);
         }
         (halves[0], halves[1])
+    }
+}
+
+/// Largest piece, up to 4 bytes, in which a place in the context may be loaded: the kernel wants every load there aligned.
+fn context_alignment(place: &Expr) -> u32 {
+    match &place.kind {
+        ExprKind::Place { base, offset } if matches!(base.kind, ExprKind::Builtin(BuiltinKind::Ctx)) => match offset % 4 {
+            0 => 4,
+            2 => 2,
+            _ => 1,
+        },
+        _ => 1,
     }
 }
 

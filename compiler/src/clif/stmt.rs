@@ -335,7 +335,8 @@ impl Generator<'_> {
                 self.plan.events.len() - 1
             }
         };
-        let ring = self.plan.ring();
+        let busy = !matches!(self.hook, Hook::RunOnce | Hook::PerfEvent);
+        let ring = self.plan.ring(busy);
         let header = self.int(i64::try_from(id).unwrap_or(0));
         if size > MAX_RESERVED_BYTES {
             let record = self.memory_slot(size);

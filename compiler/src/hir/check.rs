@@ -541,7 +541,10 @@ pub(super) fn unify(a: &Ty, b: &Ty) -> Option<Ty> {
             bits: *x.max(y),
             signed: *s || *t,
         },
-        (Ty::Int { bits, signed }, Ty::Bool) | (Ty::Bool, Ty::Int { bits, signed }) => Ty::Int { bits: *bits, signed: *signed },
+        (Ty::Int { bits, signed }, Ty::Bool) | (Ty::Bool, Ty::Int { bits, signed }) => Ty::Int {
+            bits: *bits,
+            signed: *signed,
+        },
         (Ty::Str { cap: x }, Ty::Str { cap: y }) => Ty::Str { cap: *x.max(y) },
         (Ty::Ptr { space, .. }, Ty::Ptr { .. }) if a != b => Ty::Ptr {
             to: Box::new(super::CTy::Void),

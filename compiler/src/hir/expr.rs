@@ -764,17 +764,18 @@ impl Checker<'_> {
         if value.ty == Ty::Error || ty == Ty::Error {
             return self.failed(span);
         }
-        let ok = match (&value.ty, &ty) {
-            (Ty::Int { .. } | Ty::Bool | Ty::Ptr { .. }, Ty::Int { .. } | Ty::Ptr { .. }) | (Ty::Int { .. } | Ty::Bool, Ty::Bool) => true,
-            (
-                Ty::Obj {
-                    ty: CTy::Array { .. } | CTy::Struct { .. },
-                    ..
-                },
-                Ty::Ptr { .. },
-            ) => true,
-            _ => false,
-        };
+        let ok = matches!(
+            (&value.ty, &ty),
+            (Ty::Int { .. } | Ty::Bool | Ty::Ptr { .. }, Ty::Int { .. } | Ty::Ptr { .. })
+                | (Ty::Int { .. } | Ty::Bool, Ty::Bool)
+                | (
+                    Ty::Obj {
+                        ty: CTy::Array { .. } | CTy::Struct { .. },
+                        ..
+                    },
+                    Ty::Ptr { .. }
+                )
+        );
         if !ok {
             self.error(Diagnostic::error(
                 "bad-cast",

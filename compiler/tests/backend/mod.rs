@@ -1,6 +1,7 @@
 //! The kernel's side of the back end's tests: raw `bpf()`, without a loader library between the code and the verifier.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::print_stdout, reason = "a test says what it skipped")]
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

@@ -276,9 +276,11 @@ impl Generator<'_> {
             self.b.set_srcloc(SourceLoc::new(self.line));
             match self.rng.below(24) {
                 0..=8 => {
-                    let ty = self.rng.pick(&TYPES);
-                    let value = self.operation(ty);
-                    self.keep(value);
+                    for _ in 0..3 {
+                        let ty = self.rng.pick(&TYPES);
+                        let value = self.operation(ty);
+                        self.keep(value);
+                    }
                 }
                 9..=10 => self.assign(),
                 11 => self.memory_access(),
@@ -698,6 +700,10 @@ impl Generator<'_> {
         }
         let condition = self.condition();
         let (yes, no, after) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
+        if self.rng.below(4) == 0 {
+            let cold = self.rng.pick(&[yes, no]);
+            self.b.set_cold_block(cold);
+        }
         // A value that the arms pass to the join.
         let ty = self.rng.pick(&TYPES);
         let joined = self.b.append_block_param(after, ty);

@@ -1,5 +1,7 @@
 //! A kernel for tests: types from a checked-in extract of Linux 6.18, a few tracepoints, no I/O.
 
+#![allow(clippy::unwrap_used, dead_code)] // A panic is the failure; each test uses its part.
+
 use std::sync::OnceLock;
 use weir_compiler::btf::Btf;
 use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField};

@@ -41,8 +41,9 @@ pub struct Attacher<'a> {
     pub observer: &'a Observer,
     /// Arguments with which our own executable becomes the reaper.
     pub reaper_args: &'a [OsString],
-    pub reaper: Option<Reaper>,
+    /// Before the reaper: it is told to go only when the filters are gone.
     pub attached: Attached,
+    pub reaper: Option<Reaper>,
 }
 
 /// Everything that is attached.

@@ -16,6 +16,9 @@ use std::process::{Child, Command, Stdio};
 /// The argument with which the binary must call [`reaper_main`].
 pub const REAPER_ARG: &str = "__reap";
 
+/// The last line of an owner that has cleaned up itself.
+const DONE: &str = "done\n";
+
 /// An interface that has, or is about to have, a filter of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -89,6 +92,7 @@ impl Reaper {
 
 impl Drop for Reaper {
     fn drop(&mut self) {
+        let _ = self.send(DONE);
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
@@ -107,12 +111,15 @@ pub fn reaper_main() {
     };
     let mut watched: Vec<(Entry, Option<Netns>)> = Vec::new();
     for line in lines {
+        if line == DONE.trim_end() {
+            return;
+        }
         let Some(entry) = Entry::parse(&line) else { break };
         // Opened now: the name may be gone later, the namespace is not as long as we hold it.
         let netns = entry.netns.as_deref().and_then(|n| Netns::open(n).ok());
         watched.push((entry, netns));
     }
-    // The pipe ends while the owner is still dying, or when it has finished in order and waits for us.
+    // The pipe ends while the owner is still dying.
     while !owner.is_stale() {
         if !watched.iter().any(|(entry, netns)| has_filters(entry, netns.as_ref(), &owner)) {
             return;

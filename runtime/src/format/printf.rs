@@ -138,7 +138,7 @@ mod tests {
                 _ => s.zero = true,
             }
         }
-        let mut digits = |chars: &mut std::iter::Peekable<std::str::Chars<'_>>| {
+        let digits = |chars: &mut std::iter::Peekable<std::str::Chars<'_>>| {
             let mut n = None;
             while let Some(d) = chars.next_if(char::is_ascii_digit) {
                 n = Some(n.unwrap_or(0) * 10 + d.to_digit(10).unwrap());

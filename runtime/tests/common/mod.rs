@@ -160,6 +160,10 @@ impl Builder {
         self.map("counters", MapKind::PerCpuArray, (4, 8, counters.len() as u32), MapRole::Counters)
     }
 
+    pub fn heartbeat(self) -> Self {
+        self.map("heartbeat", MapKind::Array, (4, 8, 1), MapRole::Heartbeat)
+    }
+
     pub fn native_map(self, instance: usize, symbol: &str, kind: MapKind, sizes: (u32, u32, u32)) -> Self {
         self.map(
             symbol,
@@ -244,6 +248,9 @@ pub fn int_field(offset: u32) -> weir_compiler::object::EventField {
     weir_compiler::object::EventField { offset, ty: Type::I64 }
 }
 
+/// Arguments that make the test binary run the test `reaper_entry` alone.
+pub const REAPER: [&str; 3] = ["--exact", "reaper_entry", "--nocapture"];
+
 /// A file for output, removed in the end, and the notices of a run.
 pub struct Capture {
     pub path: PathBuf,
@@ -265,6 +272,7 @@ impl Capture {
         let notices = Arc::clone(&self.notices);
         Options {
             output: Output::File(self.path.clone()),
+            reaper_args: REAPER.map(Into::into).to_vec(),
             format,
             observer: Arc::new(move |n: &Notice| notices.lock().unwrap().push(n.to_string())),
             ..Options::default()
@@ -294,7 +302,7 @@ pub fn run(command: &str) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
-/// Two network namespaces joined by a veth pair: `a` (10.77.0.1) in `NAMEa`, `b` (10.77.0.2) in `NAMEb`.
+/// Two network namespaces joined by a veth pair: `va` (10.77.0.1) in `NAMEa`, `vb` (10.77.0.2) in `NAMEb`.
 pub struct Net {
     pub a: String,
     pub b: String,
@@ -309,8 +317,8 @@ impl Net {
         };
         run(&format!("ip netns add {}", net.a));
         run(&format!("ip netns add {}", net.b));
-        run(&format!("ip -n {} link add a type veth peer name b netns {}", net.a, net.b));
-        for (ns, dev, addr) in [(&net.a, "a", "10.77.0.1"), (&net.b, "b", "10.77.0.2")] {
+        run(&format!("ip -n {} link add name va type veth peer name vb netns {}", net.a, net.b));
+        for (ns, dev, addr) in [(&net.a, "va", "10.77.0.1"), (&net.b, "vb", "10.77.0.2")] {
             run(&format!("ip -n {ns} addr add {addr}/24 dev {dev}"));
             run(&format!("ip -n {ns} link set {dev} up"));
             run(&format!("ip -n {ns} link set lo up"));
@@ -318,7 +326,7 @@ impl Net {
         net
     }
 
-    /// Sends UDP datagrams from `b` to `a`; each is one packet.
+    /// Sends UDP datagrams from `vb` to `va`; each is one packet.
     pub fn send(&self, count: usize) {
         let netns = weir_runtime::sys::netns::Netns::open(&self.b).unwrap();
         netns

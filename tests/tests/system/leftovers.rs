@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     Test::new("nothing_is_left_after_sigterm", || after_signal(Signal::SIGTERM)).alone(),
     Test::new("nothing_is_left_after_sighup", || after_signal(Signal::SIGHUP)).alone(),
     Test::new("nothing_is_left_after_kill_9", after_kill).alone(),
+    Test::new("nothing_is_left_of_a_native", native).alone(),
     Test::new("a_closed_pipe_ends_quietly", closed_pipe).alone(),
     Test::new("a_clsact_of_others_stays", foreign_clsact).alone(),
 ];
@@ -75,6 +76,21 @@ fn after_kill() -> Result<()> {
         // Filters in clsact have no owner that the kernel knows: the next start removes those of the dead.
         started(&lab)?.stop()?.clean()?;
     }
+    before.assert_same(Some(&lab.node))
+}
+
+fn native() -> Result<()> {
+    const SCRIPT: &str = r#"use blocklist(iface="veth0", prefixes=file("bad.txt")) as bl; bl:drop { @[ip.src] = count(); }"#;
+    let lab = Lab::new()?;
+    lab.dir.write("bad.txt", "10.66.0.0/16\n2001:db8:bad::/48\n")?;
+    let before = KernelState::now(Some(&lab.node))?;
+    Weir::script(SCRIPT).at(&lab).start()?.stop()?.clean()?;
+    before.assert_same(Some(&lab.node))?;
+    Weir::script(SCRIPT).at(&lab).start()?.end_with(Signal::SIGKILL)?.nothing_left()?;
+    before.assert_same(Some(&lab.node))?;
+    // A malformed list is refused before anything is attached, and the line is named.
+    lab.dir.write("bad.txt", "10.66.0.0/16\nnot an address\n")?;
+    Weir::script(SCRIPT).at(&lab).run()?.refused(&["bad.txt", "2", "not an address"])?;
     before.assert_same(Some(&lab.node))
 }
 

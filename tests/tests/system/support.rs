@@ -82,15 +82,12 @@ fn leftovers() -> Result<()> {
     let map = kernel::make_map()?;
     let mine = kernel::held_by(std::process::id());
     ensure!(!mine.is_empty(), "a map that we hold is not seen");
-    let changes = before.changes(Some(&lab.node))?;
+    let (objects, changes) = before.changes(Some(&lab.node))?;
     ensure!(
         changes.iter().any(|c| c.starts_with("left: qdisc clsact")),
         "a qdisc was not seen: {changes:?}"
     );
-    ensure!(
-        changes.iter().any(|c| c.starts_with("left: Map ")),
-        "a map was not seen: {changes:?}"
-    );
+    ensure!(objects.iter().any(|o| mine.contains(o)), "a map was not seen: {objects:?}");
     drop(map);
     kernel::assert_gone(&mine)?;
     lab.node.tc(&["qdisc", "del", "dev", NODE_IF, "clsact"])?;

@@ -78,11 +78,8 @@ impl Isel<'_> {
         self.push(Op::Jump);
         let insts = std::mem::replace(&mut self.cur, saved);
         let id = self.extra_block(index);
-        self.blocks[id] = LirBlock {
-            params: Vec::new(),
-            insts,
-            succs: vec![edge],
-        };
+        self.blocks[id].insts = insts;
+        self.blocks[id].succs = vec![edge];
         Edge {
             block: id,
             args: Vec::new(),

@@ -8,35 +8,34 @@
 //! 32-bit load of `ctx->data` stays a packet pointer for the kernel verifier.
 //!
 //! Here: which instructions, in which order, and the finished function. [`values`]: registers and constants.
-//! [`cond`]: conditions. [`arith`]: arithmetic. [`memory`]: loads, stores, atomics. [`control`]: branches.
+//! [`order`]: the order of blocks. [`cond`]: conditions. [`arith`]: arithmetic. [`memory`]: loads, stores, atomics. [`control`]: branches.
 
 mod arith;
 mod cond;
 mod control;
 mod memory;
+mod order;
 mod values;
 
 use super::lir::{Block as LirBlock, Callee, Inst as LirInst, Lir, Op, Size, V, Width};
 use super::{BackendError, Isa, check, ns};
-use cranelift_codegen::dominator_tree::DominatorTree;
 use cranelift_codegen::entity::{EntityRef, SecondaryMap};
-use cranelift_codegen::flowgraph::ControlFlowGraph;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{Block, BlockArg, BlockCall, Function, Inst, InstructionData, Opcode, Type, Value, ValueDef, types};
+use order::Order;
 use values::Pick;
 
 /// Selects instructions for `func`, which has no unreachable blocks.
 pub(super) fn select(func: &Function, name: &str, consts: &[i64], isa: Isa) -> Result<Lir, BackendError> {
     check::check(func, name, consts)?;
-    let cfg = ControlFlowGraph::with_function(func);
-    let domtree = DominatorTree::with_function(func, &cfg);
-    let rpo: Vec<Block> = domtree.cfg_postorder().iter().rev().copied().collect();
-    let mut isel = Isel::new(func, consts, isa, &rpo);
-    isel.mark_live(&rpo);
-    for (index, &block) in rpo.iter().enumerate().rev() {
+    let Order { blocks, cold } = order::order(func);
+    let mut isel = Isel::new(func, consts, isa, &blocks);
+    isel.mark_live(&blocks);
+    for (index, &block) in blocks.iter().enumerate().rev() {
         isel.block(index, block);
     }
-    Ok(isel.finish(name, rpo.len()))
+    let cold: Vec<bool> = blocks.iter().map(|b| cold[*b]).collect();
+    Ok(isel.finish(name, &cold))
 }
 
 pub(super) struct Isel<'a> {
@@ -258,7 +257,8 @@ impl<'a> Isel<'a> {
     }
 
     /// Puts the blocks in order, renumbers registers in order of definition and lays out the stack slots.
-    fn finish(self, name: &str, num_clif_blocks: usize) -> Lir {
+    /// `cold` is for the blocks of the CLIF.
+    fn finish(self, name: &str, cold: &[bool]) -> Lir {
         // A branch on a constant (possible without the mid-end) has left blocks that nothing jumps to.
         let mut reachable = vec![false; self.blocks.len()];
         let mut work = vec![0];
@@ -268,17 +268,26 @@ impl<'a> Isel<'a> {
             }
         }
         let mut order: Vec<usize> = Vec::with_capacity(self.blocks.len());
-        for index in 0..num_clif_blocks {
+        for index in 0..cold.len() {
             order.push(index);
             order.extend(&self.extras[index]);
         }
         order.retain(|index| reachable[*index]);
+        // A block on an edge to a cold one is cold too.
+        let is_cold = |index: usize| match cold.get(index) {
+            Some(cold) => *cold,
+            None => self.blocks[index].succs.iter().all(|edge| cold.get(edge.block).is_some_and(|c| *c)),
+        };
+        let cold: Vec<bool> = order.iter().map(|index| is_cold(*index)).collect();
         let mut position = vec![0; self.blocks.len()];
         for (new, &old) in order.iter().enumerate() {
             position[old] = new;
         }
         let mut taken: Vec<Option<LirBlock>> = self.blocks.into_iter().map(Some).collect();
         let mut blocks: Vec<LirBlock> = order.iter().filter_map(|&old| taken[old].take()).collect();
+        for (block, cold) in blocks.iter_mut().zip(cold) {
+            block.cold = cold;
+        }
         let root = |mut v: V| {
             while let Some(next) = self.rename[v.0 as usize] {
                 v = next;
