@@ -28,6 +28,8 @@ use tokio::time::{Instant, sleep_until};
 use weir_compiler::object::{AttachPoint, MapRole, Object};
 use weir_parser::Span;
 
+/// A second signal this soon is the first one again: `timeout` and terminals send it to the process and to its group.
+const SIGNAL_GRACE: Duration = Duration::from_millis(100);
 /// How often programs in clsact chains hear that we are alive; they give up after ten seconds.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -351,7 +353,7 @@ impl Session {
             run_once::run(&self.shared.object, &self.shared.loaded, |p| *p == AttachPoint::End)?;
             let print_maps = self.shared.object.config.print_maps_on_exit;
             let finished = self.printer.ask(|done| Command::Finish { print_maps, done });
-            if self.or_signal(finished) {
+            if self.or_second_signal(finished) {
                 return Ok(Outcome {
                     code: 130,
                     reason: Reason::Interrupted,
@@ -386,6 +388,30 @@ impl Session {
                 biased;
                 _ = done => false,
                 _ = Signals::any(signals) => true,
+            }
+        })
+    }
+
+    /// As [`Self::or_signal`], deaf to what arrives within [`SIGNAL_GRACE`].
+    fn or_second_signal(&mut self, done: impl Future) -> bool {
+        let signals = &mut self.signals.end;
+        let second = async {
+            tokio::time::sleep(SIGNAL_GRACE).await;
+            std::future::poll_fn(|cx| {
+                for signal in &mut *signals {
+                    // Registers for the next one, too.
+                    let _ = signal.poll_recv(cx);
+                }
+                Poll::Ready(())
+            })
+            .await;
+            Signals::any(signals).await
+        };
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                _ = done => false,
+                _ = second => true,
             }
         })
     }

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -166,13 +167,15 @@ fn run_step(step: &Step, cable: &Cable, traffic: &Traffic, seconds: u64) -> Resu
     traffic.set_flood(step.flood);
     // What was under way when the probes came belongs to neither side.
     let begin = Instant::now();
-    let before = { traffic.counts() };
+    let before = traffic.counts();
     let end = begin + Duration::from_secs(seconds).saturating_sub(MARGIN);
     while !seen.ended && !interrupted() && Instant::now() < end {
         seen.read(&lines, end.saturating_duration_since(Instant::now()).min(Duration::from_millis(50)));
     }
-    let counts = traffic.counts().since(before);
     traffic.set_flood(false);
+    // Longer than the flood takes to notice, so that all of it is counted on both sides.
+    std::thread::sleep(MARGIN / 4);
+    let counts = traffic.counts().since(before);
     while !seen.ended && Instant::now() < patience {
         if interrupted() {
             // Ctrl-C reaches the child as well; a signal to us alone does not.
@@ -237,7 +240,9 @@ fn reader(stdout: ChildStdout) -> Receiver<String> {
 }
 
 fn spawn(step: &Step, cable: &Cable, seconds: u64) -> Result<Child> {
-    let mut command = Command::new("/proc/self/exe");
+    // By its path, so that its name is the usual one in the output; the file may have been replaced since.
+    let exe = std::env::current_exe().ok().filter(|path| path.exists());
+    let mut command = Command::new(exe.as_deref().unwrap_or(Path::new("/proc/self/exe")));
     command.arg0("weir").arg("-q");
     if !step.ends {
         command.arg("--timeout").arg(seconds.to_string());

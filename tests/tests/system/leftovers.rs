@@ -17,6 +17,8 @@ pub const TESTS: &[Test] = &[
     Test::new("nothing_is_left_after_sigterm", || after_signal(Signal::SIGTERM)).alone(),
     Test::new("nothing_is_left_after_sighup", || after_signal(Signal::SIGHUP)).alone(),
     Test::new("nothing_is_left_after_kill_9", after_kill).alone(),
+    Test::new("two_signals_at_once_are_one", two_signals).alone(),
+    Test::new("the_demo_runs_and_leaves_nothing", demo).alone(),
     Test::new("nothing_is_left_of_a_native", native).alone(),
     Test::new("a_closed_pipe_ends_quietly", closed_pipe).alone(),
     Test::new("a_clsact_of_others_stays", foreign_clsact).alone(),
@@ -65,6 +67,23 @@ fn after_signal(signal: Signal) -> Result<()> {
     // It ends as if by `exit()`: the maps are printed.
     ensure!(done.map("@i").contains_key(&lab.peer4().to_string()), "{done}");
     before.assert_same(Some(&lab.node))
+}
+
+/// `timeout` signals the process and then its group: the maps must be printed all the same.
+fn two_signals() -> Result<()> {
+    let lab = Lab::new()?;
+    let running = started(&lab)?;
+    running.signal(Signal::SIGINT)?;
+    let done = running.end_with(Signal::SIGINT)?.clean()?;
+    ensure!(done.map("@i").contains_key(&lab.peer4().to_string()), "{done}");
+    Ok(())
+}
+
+fn demo() -> Result<()> {
+    let before = KernelState::now(None)?;
+    let done = Weir::new(["demo", "--seconds", "1"]).run()?;
+    ensure!(done.status.success(), "{done}");
+    before.assert_same(None)
 }
 
 fn after_kill() -> Result<()> {
