@@ -82,7 +82,7 @@ pub struct Run {
     /// Say what this kernel can do
     #[arg(long = "info")]
     pub info: bool,
-    /// Accepted for bpftrace's sake
+    /// Allow functions that act on the system
     #[arg(long = "unsafe")]
     pub allow_unsafe: bool,
 

@@ -17,6 +17,8 @@ pub fn main(args: &Build) -> Result<ExitCode, Failure> {
         source: &source,
         kernel: &Kernel::new(),
         args: script_args,
+        // Building runs nothing.
+        allow_unsafe: true,
         warnings: !args.quiet,
     };
     let (Some(object), _) = job.compile(&renderer, true, &[]) else {

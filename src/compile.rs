@@ -16,6 +16,8 @@ pub struct Job<'a> {
     pub kernel: &'a Kernel,
     /// The script's arguments.
     pub args: Vec<String>,
+    /// `--unsafe`
+    pub allow_unsafe: bool,
     /// Whether warnings and lints are shown.
     pub warnings: bool,
 }
@@ -25,9 +27,13 @@ impl Job<'_> {
     ///
     /// Returns nothing when an error was shown.
     pub fn compile(&self, renderer: &Renderer, optimise: bool, dump: &[Stage]) -> (Option<Object>, Vec<(Stage, String)>) {
+        let (named, positional) = split_named(&self.args);
         let script = hir::Options {
-            positional: self.args.clone(),
+            positional,
+            named,
+            child: None,
             config: config_from_env(),
+            unsafe_functions: self.allow_unsafe,
         };
         let options = pipeline::Options {
             script,
@@ -43,6 +49,21 @@ impl Job<'_> {
         }
         (output.object, output.dumps)
     }
+}
+
+/// Takes `--name=value` and `--name` out of the script's arguments.
+fn split_named(args: &[String]) -> (Vec<(String, Option<String>)>, Vec<String>) {
+    let (mut named, mut positional) = (Vec::new(), Vec::new());
+    for arg in args {
+        match arg.strip_prefix("--").filter(|name| !name.is_empty()) {
+            Some(name) => named.push(match name.split_once('=') {
+                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+                None => (name.to_owned(), None),
+            }),
+            None => positional.push(arg.clone()),
+        }
+    }
+    (named, positional)
 }
 
 /// Settings of the environment: `BPFTRACE_MAX_STRLEN=200` is `max_strlen = 200`.

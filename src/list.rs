@@ -5,12 +5,12 @@ use crate::render::{Failure, Renderer};
 use crate::{out, source};
 use std::fmt::Write;
 use std::process::ExitCode;
+use weir_compiler::hir::glob_match;
 use weir_compiler::kernel::{Feature, KernelInfo, Support, TracepointField};
 use weir_compiler::object::Direction;
 use weir_compiler::tables::{PROVIDERS, Provider, provider};
 use weir_parser::{SourceId, ast};
 use weir_runtime::Kernel;
-use weir_runtime::attach::iface::glob;
 
 pub fn main(args: &Run, kernel: &Kernel) -> Result<ExitCode, Failure> {
     let (search, _) = split_rest(args.program.as_deref(), &args.rest).map_err(Failure::new)?;
@@ -78,7 +78,7 @@ fn normalise(pattern: &str) -> (String, Vec<&'static Provider>) {
         return (full, vec![known]);
     }
     // Every kretprobe is a kprobe, too: a pattern that names neither lists them once.
-    let wanted = |p: &&Provider| p.name != "kretprobe" && (rest.is_none() || glob(first, p.name));
+    let wanted = |p: &&Provider| p.name != "kretprobe" && (rest.is_none() || glob_match(first, p.name));
     (pattern.to_owned(), PROVIDERS.iter().filter(wanted).collect())
 }
 
@@ -86,7 +86,7 @@ fn list(pattern: &str, kernel: &Kernel, verbose: bool, text: &mut String) -> Res
     let (pattern, providers) = normalise(pattern);
     let only = providers.len() == 1;
     let mut add = |name: String, fields: &dyn Fn() -> Vec<TracepointField>| {
-        if glob(&pattern, &name) {
+        if glob_match(&pattern, &name) {
             // Writing to a `String` cannot fail.
             let _ = writeln!(text, "{name}");
             if verbose {

@@ -140,7 +140,11 @@ impl Renderer {
         self.message(
             sources,
             &Message {
-                kind: if notice.is_warning() { Kind::Warning } else { Kind::Note },
+                kind: match notice {
+                    Notice::Script { error: true, .. } => Kind::Error,
+                    _ if notice.is_warning() => Kind::Warning,
+                    _ => Kind::Note,
+                },
                 text: notice.to_string(),
                 span: notice.span(),
                 help: notice.help().into_iter().collect(),

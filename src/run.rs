@@ -26,6 +26,7 @@ pub fn main(args: &Run) -> Result<ExitCode, Failure> {
         source: &source,
         kernel: &kernel,
         args: script_args,
+        allow_unsafe: args.allow_unsafe,
         warnings: !args.quiet && !args.no_warnings,
     };
 

@@ -79,6 +79,10 @@ pub trait KernelInfo {
     fn interfaces(&self) -> Vec<String>;
     /// Returns the id of a cgroup v2 directory.
     fn cgroup_id(&self, path: &str) -> Option<u64>;
+    /// Returns the address of a symbol of the kernel, `None` where there is none or addresses are hidden.
+    fn symbol_address(&self, _name: &str) -> Option<u64> {
+        None
+    }
     /// Number of possible CPUs.
     fn cpus(&self) -> u32;
     /// Reads a file that the script names with `file("…")`.

@@ -3,7 +3,7 @@
 //! The ELF alone is loadable by libbpf, bpftool and aya. The description says what no ELF can: where programs
 //! attach, how records of the ring buffer are laid out, what the maps mean to the person who wrote the script.
 
-use crate::types::{MapValue, Type};
+use crate::types::{MapValue, StackMode, Type};
 use std::time::Duration;
 use weir_parser::Span;
 
@@ -31,6 +31,8 @@ pub struct Config {
     pub print_maps_on_exit: bool,
     pub missing_probes: MissingProbes,
     pub str_trunc_trailer: String,
+    /// How stacks are printed unless the call says otherwise.
+    pub stack_mode: StackMode,
 }
 
 impl Default for Config {
@@ -41,6 +43,7 @@ impl Default for Config {
             print_maps_on_exit: true,
             missing_probes: MissingProbes::Error,
             str_trunc_trailer: "..".to_owned(),
+            stack_mode: StackMode::Bpftrace,
         }
     }
 }
@@ -204,18 +207,18 @@ pub enum MapRole {
     /// Per-CPU array of `u64`, one element for each of [`Object::counters`].
     Counters,
     /// Read-only constants (`.rodata`) with their content.
-    Rodata {
-        data: Vec<u8>,
-    },
+    Rodata { data: Vec<u8> },
     /// Array with one `u64`: `CLOCK_MONOTONIC` nanoseconds, written once a second by the owner. Programs in a
     /// clsact chain pass everything when it is older than ten seconds.
     Heartbeat,
+    /// Stacks of one depth: `value_size / 8` frames.
     Stacks,
+    /// Array with one `u64`: nanoseconds of the boot clock when the script started, written before anything runs.
+    Started,
+    /// A constant set: every key has the value 0, put there before anything runs.
+    Set { keys: Vec<Vec<u8>> },
     /// Stands for a map of a native: the runtime puts that map's file descriptor in its place.
-    Native {
-        instance: usize,
-        map: String,
-    },
+    Native { instance: usize, map: String },
 }
 
 /// Names a map for [`EventAction`]s.
@@ -245,6 +248,17 @@ pub enum EventAction {
         format: Vec<FormatPart>,
         args: Vec<EventField>,
     },
+    /// `errorf`, `warnf`, `cat`, `system`: formatted text that is not simply printed.
+    Text {
+        what: TextKind,
+        format: Vec<FormatPart>,
+        args: Vec<EventField>,
+    },
+    /// `join`: texts up to the first empty one.
+    Join {
+        separator: String,
+        args: Vec<EventField>,
+    },
     /// `print(x)` of anything that is not a map.
     PrintValue(EventField),
     /// `print(@m[, top[, div]])`; 0 means not given.
@@ -268,6 +282,21 @@ pub enum EventAction {
     Time {
         format: String,
     },
+}
+
+/// What becomes of formatted text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextKind {
+    /// `printf`
+    Print,
+    /// `errorf`: a message with its place in the script.
+    Error,
+    /// `warnf`
+    Warning,
+    /// `cat`: the name of a file to print.
+    Cat,
+    /// `system`: a command to run.
+    System,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -306,6 +335,8 @@ pub enum CounterSpec {
     LostEvents,
     /// An update of the map with this index was refused because it was full.
     MapFull { map: usize, span: Span },
+    /// `limit` kept its body from running.
+    Limited { span: Span },
     /// A program found no free working memory and did nothing.
     ScratchExhausted,
 }

@@ -3,9 +3,12 @@
 use crate::backend::{self, Isa};
 use crate::elf;
 use crate::kernel::{Feature, KernelInfo, Support};
-use crate::object::Object;
+use crate::object::{MapRole, Object};
 use crate::{clif, hir, plan};
 use weir_parser::{Diagnostic, LineIndex, SourceId, Span};
+
+/// Largest value of a per-CPU map (`PCPU_MIN_UNIT_SIZE`).
+const MAX_SCRATCH_BYTES: u32 = 32768;
 
 /// A point of the pipeline whose text form can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,15 +122,34 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
         out.dumps.push((Stage::Hir, hir::text::dump(&program)));
     }
     let mut plan = plan::plan(&program, kernel);
-    let functions = clif::generate(&program, &mut plan);
+    let clif::Code {
+        programs: functions,
+        subprograms,
+    } = clif::generate(&program, &mut plan);
+    for map in &plan.maps {
+        if matches!(map.role, MapRole::Scratch) && map.value_size > MAX_SCRATCH_BYTES {
+            let program = plan.programs.iter().find(|p| map.name.ends_with(&p.name));
+            let message = format!(
+                "this block needs {} bytes of working memory, the kernel allows {MAX_SCRATCH_BYTES}",
+                map.value_size
+            );
+            let d = Diagnostic::error("memory-too-large", program.map(|p| p.span).unwrap_or_default(), message);
+            out.diagnostics
+                .push(d.help("read shorter strings: `str(p, 100)`, or lower `max_strlen` in the `config` block"));
+        }
+    }
+    if out.failed() {
+        return out;
+    }
     if wants(Stage::Plan) {
         out.dumps.push((Stage::Plan, plan::dump(&plan)));
     }
     if wants(Stage::Clif) {
-        let text: Vec<String> = functions
-            .iter()
-            .zip(&plan.programs)
-            .map(|(f, p)| format!("; {}\n{}", p.name, clif::dump(f)))
+        let programs = functions.iter().zip(&plan.programs).map(|(f, p)| (p.name.as_str(), f));
+        let bodies = subprograms.iter().map(|s| (s.name.as_str(), &s.function));
+        let text: Vec<String> = programs
+            .chain(bodies)
+            .map(|(name, f)| format!("; {name}\n{}", clif::dump(f)))
             .collect();
         out.dumps.push((Stage::Clif, text.join("\n")));
     }
@@ -139,25 +161,32 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
         isa,
         optimise: options.optimise,
     };
+    // Programs first, then the bodies of their loops.
+    let bodies: Vec<Body> = subprograms
+        .iter()
+        .map(|s| Body {
+            name: s.name.clone(),
+            params: s.params,
+            program: s.program,
+            parent: s.parent,
+        })
+        .collect();
+    let named = plan.programs.iter().map(|p| (p.name.clone(), p.span)).zip(functions);
+    let named_bodies = subprograms
+        .into_iter()
+        .map(|s| ((s.name, plan.programs[s.program].span), s.function));
     let mut compiled = Vec::new();
-    for (function, program) in functions.into_iter().zip(&plan.programs) {
+    for ((name, span), function) in named.chain(named_bodies) {
         let input = backend::Input {
             func: function.func,
-            name: &program.name,
+            name: &name,
             consts: &function.consts,
             opts,
         };
         match backend::compile(input) {
             Ok(code) => compiled.push((code, function.spans)),
             Err(backend::BackendError::StackTooLarge { bytes, .. }) => {
-                out.diagnostics.push(
-                    Diagnostic::error(
-                        "stack-too-large",
-                        program.span,
-                        format!("this block needs {bytes} bytes of stack, the kernel allows 512"),
-                    )
-                    .help("split the block, or use fewer keys and variables at once"),
-                );
+                out.diagnostics.push(stack_too_large(span, bytes));
                 return out;
             }
             Err(error) => {
@@ -166,8 +195,16 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
             }
         }
     }
-    backend_dumps(&mut out, options, &compiled, &plan);
-    match write_object(source, program, plan, &compiled) {
+    let (code, body_code) = compiled.split_at(plan.programs.len());
+    for (i, body) in bodies.iter().enumerate() {
+        let bytes = chain_bytes(i, &bodies, body_code, &code[body.program].0);
+        if bytes > backend::MAX_STACK_BYTES {
+            out.diagnostics.push(stack_too_large(plan.programs[body.program].span, bytes));
+            return out;
+        }
+    }
+    backend_dumps(&mut out, options, &compiled, &plan, &bodies);
+    match write_object(source, program, plan, &compiled, &bodies) {
         Ok(object) => {
             if wants(Stage::Elf) {
                 out.dumps.push((Stage::Elf, elf::dump(&object.elf)));
@@ -181,15 +218,40 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
 
 type Code = (backend::Compiled, Vec<Span>);
 
-fn backend_dumps(out: &mut Output, options: &Options, compiled: &[Code], plan: &plan::Plan) {
+/// What is known of a loop's body besides its code.
+struct Body {
+    name: String,
+    params: u8,
+    program: usize,
+    parent: Option<usize>,
+}
+
+/// Stack of a loop's body and all that call it; the kernel rounds each up to 32 bytes.
+fn chain_bytes(body: usize, bodies: &[Body], code: &[Code], program: &backend::Compiled) -> u32 {
+    let round = |bytes: u32| bytes.max(1).next_multiple_of(32);
+    let mut sum = round(program.stack_bytes);
+    let mut at = Some(body);
+    while let Some(i) = at {
+        sum += round(code[i].0.stack_bytes);
+        at = bodies[i].parent;
+    }
+    sum
+}
+
+fn stack_too_large(span: Span, bytes: u32) -> Diagnostic {
+    let message = format!("this block needs {bytes} bytes of stack, the kernel allows 512");
+    Diagnostic::error("stack-too-large", span, message).help("split the block, or use fewer keys and variables at once")
+}
+
+fn backend_dumps(out: &mut Output, options: &Options, compiled: &[Code], plan: &plan::Plan, bodies: &[Body]) {
     for stage in [Stage::Opt, Stage::Lir, Stage::Bpf] {
         if !options.dump.contains(&stage) {
             continue;
         }
         let texts: Vec<String> = compiled
             .iter()
-            .zip(&plan.programs)
-            .map(|((code, _), program)| {
+            .zip(plan.programs.iter().map(|p| &p.name).chain(bodies.iter().map(|b| &b.name)))
+            .map(|((code, _), name)| {
                 let text = match stage {
                     Stage::Opt => code.clif_text.clone(),
                     Stage::Lir => code.lir_text.clone(),
@@ -197,7 +259,7 @@ fn backend_dumps(out: &mut Output, options: &Options, compiled: &[Code], plan: &
                 };
                 format!(
                     "; {} ({} instructions, {} bytes of stack)\n{text}",
-                    program.name,
+                    name,
                     code.insns.len(),
                     code.stack_bytes
                 )
@@ -218,7 +280,13 @@ fn reloc_name(kind: backend::RelocKind, plan: &plan::Plan) -> String {
     }
 }
 
-fn write_object(source: &Source, program: hir::Program, plan: plan::Plan, compiled: &[Code]) -> Result<Object, elf::ElfError> {
+fn write_object(
+    source: &Source,
+    program: hir::Program,
+    plan: plan::Plan,
+    compiled: &[Code],
+    bodies: &[Body],
+) -> Result<Object, elf::ElfError> {
     let index = LineIndex::new(&source.text);
     let mut parts = Vec::new();
     for (code, spans) in compiled {
@@ -264,9 +332,18 @@ fn write_object(source: &Source, program: hir::Program, plan: plan::Plan, compil
             code: elf::Code { insns, relocs, lines },
         })
         .collect();
+    let subprograms: Vec<elf::Subprogram<'_>> = bodies
+        .iter()
+        .zip(&parts[plan.programs.len()..])
+        .map(|(body, (insns, relocs, lines))| elf::Subprogram {
+            name: &body.name,
+            params: body.params,
+            code: elf::Code { insns, relocs, lines },
+        })
+        .collect();
     let bytes = elf::write(&elf::Input {
         programs: &programs,
-        subprograms: &[],
+        subprograms: &subprograms,
         maps: &plan.maps,
     })?;
     let programs = plan

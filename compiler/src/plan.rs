@@ -83,7 +83,7 @@ pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo) -> Plan {
         plan.add_program(program, blocks, attach);
     }
     let tc = plan.programs.iter().any(|p| p.kind == ProgramKind::SchedCls);
-    if tc && matches!(kernel.feature(Feature::Tcx), Support::No(_)) {
+    if tc && kernel.feature(Feature::Tcx) != Support::Yes {
         plan.maps.push(MapSpec {
             name: "weir_heartbeat".to_owned(),
             kind: MapKind::Array,
@@ -114,12 +114,20 @@ fn user_map(map: &hir::Map, max_map_keys: u32) -> MapSpec {
         MapValueTy::Plain(ty) => MapValue::Plain(ty.stored().unwrap_or(crate::types::Type::I64)),
         MapValueTy::Agg(agg) => agg.clone(),
     };
-    let kind = match (scalar, value.is_per_cpu()) {
-        (true, false) => MapKind::Array,
-        (true, true) => MapKind::PerCpuArray,
-        (false, false) => MapKind::Hash,
-        (false, true) => MapKind::PerCpuHash,
+    let lru = map
+        .declared
+        .is_some_and(|d| matches!(d.kind, hir::DeclaredKind::LruHash | hir::DeclaredKind::PerCpuLruHash));
+    // What is counted is counted for each CPU, whatever word declared the map.
+    let kind = match (scalar, value.is_per_cpu(), lru) {
+        (true, false, _) => MapKind::Array,
+        (true, true, _) => MapKind::PerCpuArray,
+        (false, false, false) => MapKind::Hash,
+        (false, true, false) => MapKind::PerCpuHash,
+        (false, false, true) => MapKind::LruHash,
+        (false, true, true) => MapKind::LruPerCpuHash,
     };
+    let lpm = map.declared.is_some_and(|d| d.kind == hir::DeclaredKind::Lpm) && !scalar;
+    let kind = if lpm { MapKind::LpmTrie } else { kind };
     // Plain values are written in whole words.
     let value_size = value.size(scalar).next_multiple_of(8);
     MapSpec {
@@ -127,8 +135,12 @@ fn user_map(map: &hir::Map, max_map_keys: u32) -> MapSpec {
         kind,
         key_size: key.as_ref().map_or(4, crate::types::Type::size),
         value_size,
-        max_entries: if scalar { 1 } else { map.max_entries.unwrap_or(max_map_keys) },
-        flags: 0,
+        max_entries: if scalar {
+            1
+        } else {
+            map.declared.map_or(max_map_keys, |d| d.max_entries)
+        },
+        flags: if lpm { NO_PREALLOC } else { 0 },
         role: MapRole::User {
             name: map.name.clone(),
             key,
@@ -313,6 +325,7 @@ pub fn dump(plan: &Plan) -> String {
         match counter {
             CounterSpec::LostEvents => writeln!(out, "counter {i} lost events"),
             CounterSpec::MapFull { map, .. } => writeln!(out, "counter {i} map {map} full"),
+            CounterSpec::Limited { .. } => writeln!(out, "counter {i} limited"),
             CounterSpec::ScratchExhausted => writeln!(out, "counter {i} no working memory"),
         }
         .ok();

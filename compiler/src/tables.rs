@@ -3,6 +3,7 @@
 //! Each thing a script can name is declared once, here; type checker, code generator, `-l`, completion and the
 //! reference manual are derived from it. Natives are declared in `weir-stdlib`, constants in [`crate::constants`].
 
+use crate::object::TextKind;
 use crate::types::Type;
 use std::fmt;
 
@@ -76,6 +77,9 @@ impl Hooks {
     /// Hooks in which the current task is the one that caused the event.
     pub const PROCESS: Hooks = Hooks::of(&[Hook::RunOnce, Hook::PerfEvent, Hook::Tracepoint, Hook::Kprobe, Hook::Kretprobe]);
 
+    /// Hooks in which a signal reaches the task that caused the event.
+    pub const SIGNAL: Hooks = Hooks::of(&[Hook::PerfEvent, Hook::Tracepoint, Hook::Kprobe, Hook::Kretprobe]);
+
     #[must_use]
     pub const fn of(hooks: &[Hook]) -> Hooks {
         let mut bits = 0;
@@ -120,7 +124,13 @@ pub mod helper {
     pub const GET_CURRENT_PID_TGID: u32 = 14;
     pub const GET_CURRENT_UID_GID: u32 = 15;
     pub const GET_CURRENT_COMM: u32 = 16;
+    pub const GET_STACKID: u32 = 27;
     pub const GET_CURRENT_TASK: u32 = 35;
+    pub const GET_NUMA_NODE_ID: u32 = 42;
+    pub const OVERRIDE_RETURN: u32 = 58;
+    pub const SEND_SIGNAL: u32 = 109;
+    pub const SEND_SIGNAL_THREAD: u32 = 117;
+    pub const KTIME_GET_TAI_NS: u32 = 208;
     pub const SKB_PULL_DATA: u32 = 39;
     pub const GET_CURRENT_CGROUP_ID: u32 = 80;
     pub const PROBE_READ_USER: u32 = 112;
@@ -133,6 +143,11 @@ pub mod helper {
     pub const RINGBUF_SUBMIT: u32 = 132;
     pub const RINGBUF_OUTPUT: u32 = 130;
     pub const KTIME_GET_COARSE_NS: u32 = 160;
+    /// All fragments of the buffer; Linux 5.18.
+    pub const XDP_GET_BUFF_LEN: u32 = 188;
+    pub const FOR_EACH_MAP_ELEM: u32 = 164;
+    pub const LOOP: u32 = 181;
+    pub const MAP_LOOKUP_PERCPU_ELEM: u32 = 195;
 }
 
 /// A word of the language that stands for a value.
@@ -168,6 +183,14 @@ pub enum BuiltinKind {
     Retval,
     Func,
     Probe,
+    Kstack,
+    Ustack,
+    Username,
+    Elapsed,
+    Ppid,
+    Pcomm,
+    Cpid,
+    NumaId,
 }
 
 const SOFTIRQ: &str = "packets are handled in softirq, where the current task is a bystander; count by `ip.src` or `port.dst` instead";
@@ -188,6 +211,14 @@ builtins! {
     "comm" BuiltinKind::Comm, Hooks::PROCESS, SOFTIRQ, "name of the current task, at most 15 bytes";
     "cgroup" BuiltinKind::Cgroup, Hooks::PROCESS, SOFTIRQ, "cgroup v2 id of the current task";
     "curtask" BuiltinKind::Curtask, Hooks::PROCESS, SOFTIRQ, "address of the current `struct task_struct`";
+    "username" BuiltinKind::Username, Hooks::PROCESS, SOFTIRQ, "name of the current task's user";
+    "ppid" BuiltinKind::Ppid, Hooks::PROCESS, SOFTIRQ, "process id of the current task's parent";
+    "pcomm" BuiltinKind::Pcomm, Hooks::PROCESS, SOFTIRQ, "name of the current task's parent";
+    "kstack" BuiltinKind::Kstack, Hooks::PROCESS, SOFTIRQ, "the kernel's stack";
+    "ustack" BuiltinKind::Ustack, Hooks::PROCESS, SOFTIRQ, "the current task's stack";
+    "cpid" BuiltinKind::Cpid, Hooks::ALL, "", "process id of the command that was started with `-c`";
+    "numaid" BuiltinKind::NumaId, Hooks::ALL, "", "number of the NUMA node";
+    "elapsed" BuiltinKind::Elapsed, Hooks::ALL, "", "nanoseconds since the script started";
     "nsecs" BuiltinKind::Nsecs, Hooks::ALL, "", "nanoseconds since boot";
     "cpu" BuiltinKind::Cpu, Hooks::ALL, "", "number of the CPU that runs the block";
     "ncpus" BuiltinKind::Ncpus, Hooks::ALL, "", "number of possible CPUs";
@@ -229,6 +260,35 @@ pub enum FunctionKind {
     Exit,
     Time,
     Str,
+    Buf,
+    Strncmp,
+    Strcontains,
+    Strlen,
+    /// `kstack`, `ustack`
+    Stack {
+        user: bool,
+    },
+    Ksym,
+    Usym,
+    Kaddr,
+    Strftime,
+    Macaddr,
+    Pton,
+    Join,
+    /// `errorf`, `warnf`, `cat`, `system`
+    Text(TextKind),
+    /// `signal`, `signal_thread`
+    Signal {
+        thread: bool,
+    },
+    Override,
+    Reg,
+    Cgroupid,
+    CgroupPath,
+    Strerror,
+    Len,
+    Nsecs,
+    Getopt,
     Ntop,
     Bswap,
     Kptr,
@@ -292,7 +352,34 @@ functions! {
     "has_key" FunctionKind::HasKey, 2..=2, Hooks::ALL, "has_key(@map, key)", "whether the map has the key";
     "exit" FunctionKind::Exit, 0..=1, Hooks::ALL, "exit([code])", "ends the script";
     "time" FunctionKind::Time, 0..=1, Hooks::ALL, "time([format])", "prints the time of day, `%H:%M:%S` and a line break unless said otherwise";
-    "str" FunctionKind::Str, 1..=2, Hooks::PROCESS, "str(pointer[, length])", "reads a NUL-terminated string from memory";
+    "str" FunctionKind::Str, 1..=2, Hooks::ALL, "str(pointer[, length])", "reads a NUL-terminated string from memory, at most `max_strlen` bytes";
+    "buf" FunctionKind::Buf, 1..=2, Hooks::ALL, "buf(pointer[, length])", "reads bytes from memory, at most `max_strlen`; an array needs no length";
+    "strncmp" FunctionKind::Strncmp, 3..=3, Hooks::ALL, "strncmp(a, b, n)", "0 when the first n bytes of two strings agree";
+    "strcontains" FunctionKind::Strcontains, 2..=2, Hooks::ALL, "strcontains(text, part)", "whether a string contains another of at most 63 bytes";
+    "strlen" FunctionKind::Strlen, 1..=1, Hooks::ALL, "strlen(text)", "length of a string in bytes";
+    "kstack" FunctionKind::Stack { user: false }, 0..=2, Hooks::PROCESS, "kstack([mode][, frames])", "the kernel's stack; modes are `bpftrace`, `perf`, `raw`";
+    "ustack" FunctionKind::Stack { user: true }, 0..=2, Hooks::PROCESS, "ustack([mode][, frames])", "the current task's stack; modes are `bpftrace`, `perf`, `raw`";
+    "ksym" FunctionKind::Ksym, 1..=1, Hooks::ALL, "ksym(address)", "the kernel's symbol at an address";
+    "usym" FunctionKind::Usym, 1..=1, Hooks::PROCESS, "usym(address)", "the current process's symbol at an address";
+    "kaddr" FunctionKind::Kaddr, 1..=1, Hooks::ALL, "kaddr(\"symbol\")", "the address of a symbol of the kernel";
+    "strftime" FunctionKind::Strftime, 2..=2, Hooks::ALL, "strftime(format, nsecs)", "a time of the boot clock as text; `%f` is microseconds";
+    "macaddr" FunctionKind::Macaddr, 1..=1, Hooks::ALL, "macaddr(bytes)", "makes a MAC address of six bytes";
+    "pton" FunctionKind::Pton, 1..=1, Hooks::ALL, "pton(\"address\")", "an IPv4 or IPv6 address from text";
+    "join" FunctionKind::Join, 1..=2, Hooks::PROCESS, "join(argv[, separator])", "prints up to 16 strings of an array of pointers";
+    "errorf" FunctionKind::Text(TextKind::Error), 1..=128, Hooks::ALL, "errorf(format, ...)", "prints an error with its place in the script";
+    "warnf" FunctionKind::Text(TextKind::Warning), 1..=128, Hooks::ALL, "warnf(format, ...)", "prints a warning with its place in the script";
+    "cat" FunctionKind::Text(TextKind::Cat), 1..=128, Hooks::ALL, "cat(format, ...)", "prints the file of this name";
+    "system" FunctionKind::Text(TextKind::System), 1..=128, Hooks::ALL, "system(format, ...)", "runs a command (`--unsafe`)";
+    "signal" FunctionKind::Signal { thread: false }, 1..=1, Hooks::SIGNAL, "signal(number or \"NAME\")", "sends a signal to the current process (`--unsafe`)";
+    "signal_thread" FunctionKind::Signal { thread: true }, 1..=1, Hooks::SIGNAL, "signal_thread(number or \"NAME\")", "sends a signal to the current thread (`--unsafe`)";
+    "override" FunctionKind::Override, 1..=1, FUNC_HOOKS, "override(value)", "makes the function return this without running (`--unsafe`)";
+    "reg" FunctionKind::Reg, 1..=1, Hooks::of(&[Hook::Kprobe, Hook::Kretprobe, Hook::PerfEvent]), "reg(\"name\")", "a register of the CPU: `ip`, `sp`, `ax`, …";
+    "cgroupid" FunctionKind::Cgroupid, 1..=1, Hooks::ALL, "cgroupid(\"/path\")", "id of a cgroup v2 directory";
+    "cgroup_path" FunctionKind::CgroupPath, 1..=2, Hooks::ALL, "cgroup_path(id)", "path of a cgroup by its id";
+    "strerror" FunctionKind::Strerror, 1..=1, Hooks::ALL, "strerror(errno)", "text of an error number";
+    "len" FunctionKind::Len, 1..=1, Hooks::ALL, "len(@map)", "number of entries of a map";
+    "nsecs" FunctionKind::Nsecs, 0..=1, Hooks::ALL, "nsecs([clock])", "nanoseconds; clocks are `boot`, `monotonic`, `tai`";
+    "getopt" FunctionKind::Getopt, 1..=3, Hooks::ALL, "getopt(\"name\"[, default[, \"description\"]])", "a named argument of the script: `--name=value` after `--`";
     "ntop" FunctionKind::Ntop, 1..=2, Hooks::ALL, "ntop([family, ]address)", "makes an IPv4 or IPv6 address of its bytes";
     "bswap" FunctionKind::Bswap, 1..=1, Hooks::ALL, "bswap(n)", "reverses the bytes of an integer of 16, 32 or 64 bits";
     "kptr" FunctionKind::Kptr, 1..=1, Hooks::ALL, "kptr(p)", "says that a pointer is to kernel memory";
@@ -393,7 +480,7 @@ pub enum FieldKind {
     Parsed(Parsed),
     /// `bytes` bytes at `offset` of the context, in host order (`struct xdp_md`, `struct __sk_buff`).
     Context { xdp: Option<(u16, u8)>, skb: Option<(u16, u8)> },
-    /// `data_end - data` in XDP (plus nothing for frags), `skb->len` at TC.
+    /// All fragments of the buffer.
     PacketLen,
     /// `max(1, gso_segs)`
     Segments,

@@ -47,9 +47,11 @@ pub enum Type {
     /// 64-bit id in the stack map: `u32` stack id (negative errno when none), `u32` pid (0 for a kernel stack).
     KStack {
         depth: u32,
+        mode: StackMode,
     },
     UStack {
         depth: u32,
+        mode: StackMode,
     },
     /// `u64` user id, printed by name.
     Username,
@@ -71,6 +73,30 @@ pub enum Type {
         elem: Box<Type>,
         len: u32,
     },
+}
+
+/// How the frames of a stack are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StackMode {
+    /// `symbol+offset`
+    Bpftrace,
+    /// `address symbol+offset (module)`
+    Perf,
+    /// `address`
+    Raw,
+}
+
+impl StackMode {
+    /// Finds a mode by the word of the language.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "bpftrace" => StackMode::Bpftrace,
+            "perf" => StackMode::Perf,
+            "raw" => StackMode::Raw,
+            _ => return None,
+        })
+    }
 }
 
 impl Type {
@@ -116,11 +142,9 @@ impl Type {
     #[must_use]
     pub fn align(&self) -> u32 {
         match self {
-            Type::Bool | Type::Str { .. } => 1,
+            Type::Bool => 1,
             Type::Int { bits, .. } => u32::from(*bits) / 8,
-            Type::Buf { .. } => 4,
             Type::Tuple(_) | Type::Record(_) => self.fields().iter().map(|f| f.align()).max().unwrap_or(1),
-            Type::Array { elem, .. } => elem.align(),
             _ => 8,
         }
     }

@@ -496,7 +496,10 @@ fn script_types_of_maps() {
         Type::Mac,
         Type::Prefix,
         Type::USym,
-        Type::KStack { depth: 8 },
+        Type::KStack {
+            depth: 8,
+            mode: weir_compiler::types::StackMode::Bpftrace,
+        },
         Type::Buf { cap: 6 },
         Type::Bool,
         Type::Int { bits: 16, signed: true },

@@ -37,6 +37,8 @@ pub enum Error {
         known: Vec<String>,
         span: Span,
     },
+    #[error("`{iface}` is not an Ethernet interface, and packet fields are read from the Ethernet header on")]
+    NotEthernet { iface: String, span: Span },
     #[error("`{iface}` already has an XDP program: {program}")]
     ForeignXdp {
         iface: String,
@@ -122,6 +124,7 @@ impl Error {
             | Error::Attach { span, .. }
             | Error::NoKprobes { span, .. }
             | Error::NoInterface { span, .. }
+            | Error::NotEthernet { span, .. }
             | Error::ForeignXdp { span, .. }
             | Error::NoNativeXdp { span, .. }
             | Error::IngressQdisc { span, .. }
@@ -143,6 +146,7 @@ impl Error {
             Error::Attach { .. } => "attach",
             Error::NoKprobes { .. } => "no-kprobes",
             Error::NoInterface { .. } => "no-interface",
+            Error::NotEthernet { .. } => "not-ethernet",
             Error::ForeignXdp { .. } => "foreign-xdp",
             Error::NoNativeXdp { .. } => "no-native-xdp",
             Error::IngressQdisc { .. } => "ingress-qdisc",
@@ -200,6 +204,10 @@ pub enum Notice {
     MissingProbe { message: String, span: Span },
     /// Filters of dead owners were removed at start.
     RemovedStale { count: usize },
+    /// What `limit` held back since the last such notice.
+    Limited { count: u64, span: Span },
+    /// `errorf` or `warnf` of the script.
+    Script { message: String, error: bool, span: Span },
     /// Anything else, with what to do about it.
     Other { message: String, span: Option<Span> },
 }
@@ -208,14 +216,21 @@ impl Notice {
     /// Returns whether it is a warning, not only information.
     #[must_use]
     pub fn is_warning(&self) -> bool {
-        !matches!(self, Notice::Attached { .. } | Notice::RemovedStale { .. })
+        !matches!(
+            self,
+            Notice::Attached { .. } | Notice::RemovedStale { .. } | Notice::Limited { .. } | Notice::Script { error: true, .. }
+        )
     }
 
     /// Returns the place in the script that it is about.
     #[must_use]
     pub fn span(&self) -> Option<Span> {
         match self {
-            Notice::MapFull { span, .. } | Notice::XdpGeneric { span, .. } | Notice::MissingProbe { span, .. } => Some(*span),
+            Notice::MapFull { span, .. }
+            | Notice::XdpGeneric { span, .. }
+            | Notice::MissingProbe { span, .. }
+            | Notice::Limited { span, .. }
+            | Notice::Script { span, .. } => Some(*span),
             Notice::Other { span, .. } => *span,
             _ => None,
         }
@@ -250,6 +265,8 @@ impl fmt::Display for Notice {
             } => {
                 write!(f, "map `{map}` is full ({max_entries} keys): {refused} updates were refused")
             }
+            Notice::Limited { count, .. } => write!(f, "`limit` held back {count} runs"),
+            Notice::Script { message, .. } => f.write_str(message),
             Notice::ScratchExhausted { count } => {
                 write!(f, "{count} program runs were skipped because their working memory was in use")
             }

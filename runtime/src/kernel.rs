@@ -206,7 +206,8 @@ fn parse_field(line: &str) -> Option<TracepointField> {
     let declaration = parts.next()?;
     let mut number = |name: &str| -> Option<u32> { parts.next()?.strip_prefix(name)?.strip_prefix(':')?.parse().ok() };
     let (offset, size, signed) = (number("offset")?, number("size")?, number("signed").unwrap_or(0) != 0);
-    let data_loc = declaration.starts_with("__data_loc") || declaration.starts_with("__rel_loc");
+    // `__rel_loc` counts from the end of its field and stays the plain number that it is.
+    let data_loc = declaration.starts_with("__data_loc");
     let (ty, name) = match declaration.rfind([' ', '*']) {
         Some(at) => (declaration[..=at].trim(), &declaration[at + 1..]),
         None => ("", declaration),
@@ -310,6 +311,15 @@ impl KernelInfo for Kernel {
             format!("{mount}/{}", path.trim_start_matches('/'))
         };
         std::fs::metadata(full).ok().filter(|m| m.is_dir()).map(|m| m.ino())
+    }
+
+    fn symbol_address(&self, name: &str) -> Option<u64> {
+        let text = std::fs::read_to_string("/proc/kallsyms").ok()?;
+        text.lines().find_map(|line| {
+            let mut words = line.split_ascii_whitespace();
+            let addr = u64::from_str_radix(words.next()?, 16).ok().filter(|a| *a != 0)?;
+            (words.nth(1)? == name).then_some(addr)
+        })
     }
 
     fn cpus(&self) -> u32 {

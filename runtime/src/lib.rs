@@ -16,6 +16,7 @@ pub mod session;
 pub mod sink;
 pub mod symbols;
 pub mod sys;
+mod usym;
 pub mod verifier;
 
 pub use attach::Observer;

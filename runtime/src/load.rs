@@ -260,6 +260,13 @@ pub fn load(object: &Object, natives: &NativeMaps<'_>) -> Result<Loaded, Error> 
                 };
                 elf.create_map(&spec.name, |attr| attr.max_entries = ring_size)?
             }
+            MapRole::Set { keys } => {
+                let fd = elf.create_map(elf_name(spec), |_| {})?;
+                for key in keys {
+                    bpf::map_update(fd.as_fd(), key, &[0; 8], 0, &spec.name)?;
+                }
+                fd
+            }
             _ => elf.create_map(elf_name(spec), |_| {})?,
         };
         maps.push(Map {

@@ -117,10 +117,7 @@ impl Map {
     pub fn zero(&self) -> Result<()> {
         let zeros = vec![0; self.lookup_size()];
         if self.is_array() {
-            for i in 0..self.max_entries {
-                bpf::map_update(self.borrow(), &i.to_ne_bytes(), &zeros, 0, &self.symbol)?;
-            }
-            return Ok(());
+            return self.reset(true);
         }
         for key in self.keys()? {
             // BPF_EXIST: a key that has gone meanwhile must not come back.
@@ -138,10 +135,26 @@ impl Map {
     /// What the kernel says.
     pub fn clear(&self) -> Result<()> {
         if self.is_array() {
-            return self.zero();
+            return self.reset(false);
         }
         for key in self.keys()? {
             bpf::map_delete(self.borrow(), &key, &self.symbol)?;
+        }
+        Ok(())
+    }
+
+    /// Zeroes an array. The last word of a plain scalar says that it was assigned; `still_assigned` keeps it.
+    fn reset(&self, still_assigned: bool) -> Result<()> {
+        for i in 0..self.max_entries {
+            let mut value = vec![0; self.lookup_size()];
+            if still_assigned
+                && self.kind == MapKind::Array
+                && let Some(old) = self.lookup(&i.to_ne_bytes())?
+                && let Some(at) = value.len().checked_sub(8)
+            {
+                value[at..].copy_from_slice(&old[at..]);
+            }
+            bpf::map_update(self.borrow(), &i.to_ne_bytes(), &value, 0, &self.symbol)?;
         }
         Ok(())
     }
@@ -174,9 +187,10 @@ impl Map {
             }
             Some(_) => {
                 for (key, raw) in self.elements()?.iter() {
-                    snapshot
-                        .rows
-                        .extend(self.combine(value, raw, false).map(|value| Row { key: key.to_vec(), value }));
+                    snapshot.rows.extend(self.combine(value, raw, false).map(|value| Row {
+                        key: self.shown_key(key),
+                        value,
+                    }));
                 }
             }
         }
@@ -193,7 +207,7 @@ impl Map {
         let cell = raw.and_then(|raw| self.combine(value, &raw, false));
         let rows = cell
             .map(|value| Row {
-                key: bytes.to_vec(),
+                key: self.shown_key(bytes),
                 value,
             })
             .into_iter()
@@ -204,6 +218,17 @@ impl Map {
             value: value.clone(),
             rows,
         })
+    }
+
+    /// A key as it is printed: the kernel counts the bits of the address family into the length of a prefix.
+    fn shown_key(&self, key: &[u8]) -> Vec<u8> {
+        let mut key = key.to_vec();
+        if self.kind == MapKind::LpmTrie
+            && let Some(len) = key.first_chunk_mut::<4>()
+        {
+            *len = u32::from_ne_bytes(*len).saturating_sub(32).to_ne_bytes();
+        }
+        key
     }
 
     /// Combines the parts of the CPUs into one value. `None` for a plain scalar that was never assigned.

@@ -5,7 +5,7 @@
 
 use crate::attach::Observer;
 use crate::error::{Error, Notice};
-use crate::format::{Context, printf, sint, time, uint};
+use crate::format::{Context, printf, sint, time, uint, value};
 use crate::load::Loaded;
 use crate::maps::Map;
 use crate::native::Instance;
@@ -15,14 +15,18 @@ use crate::sys::proc::possible_cpus;
 use crate::sys::{Result as SysResult, SysError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use std::io;
+use std::ffi::OsStr;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use weir_compiler::object::{CounterSpec, EventAction, EventField, MapRef, MapRole, Object};
+use weir_compiler::object::{CounterSpec, EventAction, EventField, MapRef, MapRole, Object, TextKind};
 use weir_compiler::types::Type;
+use weir_parser::Span;
 
 /// Bytes of records between two looks at the commands.
 const BATCH: usize = 1 << 20;
@@ -48,7 +52,7 @@ pub enum Command {
         done: oneshot::Sender<()>,
     },
     /// Records count again after `exit()`: the `end` programs come.
-    Resume,
+    Resume(oneshot::Sender<()>),
     /// Print the rest, the maps if wanted, and end.
     Finish { print_maps: bool, done: oneshot::Sender<()> },
 }
@@ -123,11 +127,6 @@ impl Printer {
         self.send(command(done));
         answer
     }
-
-    /// Lets records count again after `exit()`.
-    pub fn resume(&self) {
-        self.send(Command::Resume);
-    }
 }
 
 impl Drop for Printer {
@@ -171,9 +170,10 @@ impl Worker {
                         self.attached(probes, test_hook);
                         let _ = done.send(());
                     }
-                    Ok(Command::Resume) => {
+                    Ok(Command::Resume(done)) => {
                         self.drain(usize::MAX);
                         self.exited = false;
+                        let _ = done.send(());
                     }
                     Ok(Command::Finish { print_maps, done }) => {
                         self.finish(print_maps);
@@ -256,6 +256,21 @@ impl Worker {
                 self.write(|sink, _| sink.printf(&text));
                 self.buf = text;
             }
+            EventAction::Text { what, format, args } => {
+                let mut text = Vec::new();
+                printf::printf(format, args, record, &self.ctx, &mut text);
+                self.text(*what, &text, event.span);
+            }
+            EventAction::Join { separator, args } => {
+                let texts: Vec<Vec<u8>> = args
+                    .iter()
+                    .map(|a| value::string(field(a), &self.ctx))
+                    .take_while(|t| !t.is_empty())
+                    .collect();
+                let mut line = texts.join(separator.as_bytes());
+                line.push(b'\n');
+                self.write(|sink, _| sink.text("join", &line));
+            }
             EventAction::PrintValue(value) => self.write(|sink, ctx| sink.value(&value.ty, field(value), ctx)),
             EventAction::PrintMap { map, top, div } => self.print_map(*map, *top, *div),
             EventAction::PrintMapKey { map, key } => {
@@ -280,6 +295,53 @@ impl Worker {
                 let _ = self.reporter.send(Report::Exit(code));
             }
             EventAction::Time { format } => self.write(|sink, _| sink.time(&time::now(format))),
+        }
+    }
+
+    /// Does what `errorf`, `warnf`, `cat` and `system` ask for.
+    fn text(&mut self, what: TextKind, text: &[u8], span: Span) {
+        match what {
+            TextKind::Print => self.write(|sink, _| sink.printf(text)),
+            TextKind::Error | TextKind::Warning => (self.observer)(&Notice::Script {
+                message: String::from_utf8_lossy(text).trim_end_matches('\n').to_owned(),
+                error: what == TextKind::Error,
+                span,
+            }),
+            TextKind::Cat => {
+                let path = String::from_utf8_lossy(text).into_owned();
+                match read_start(&path) {
+                    Ok(content) => self.write(|sink, _| sink.text("cat", &content)),
+                    Err(e) => (self.observer)(&Notice::Other {
+                        message: format!("cannot read `{path}`: {e}"),
+                        span: Some(span),
+                    }),
+                }
+            }
+            TextKind::System => {
+                // What the script has printed so far comes first.
+                self.write(|sink, _| sink.flush());
+                let command = OsStr::from_bytes(text);
+                match std::process::Command::new("/bin/sh")
+                    .arg("-c")
+                    .arg(command)
+                    .stdin(Stdio::null())
+                    .output()
+                {
+                    Ok(output) => {
+                        self.write(|sink, _| sink.text("syscall", &output.stdout));
+                        if !output.stderr.is_empty() {
+                            (self.observer)(&Notice::Other {
+                                message: String::from_utf8_lossy(&output.stderr).trim_end().to_owned(),
+                                span: Some(span),
+                            });
+                        }
+                    }
+                    Err(e) => (self.observer)(&Notice::Other {
+                        message: format!("cannot run a shell: {e}"),
+                        span: Some(span),
+                    }),
+                }
+            }
         }
     }
 
@@ -363,6 +425,7 @@ impl Worker {
                         span: *span,
                     });
                 }
+                CounterSpec::Limited { span } => (self.observer)(&Notice::Limited { count: new, span: *span }),
                 CounterSpec::ScratchExhausted => (self.observer)(&Notice::ScratchExhausted { count: new }),
             }
         }
@@ -373,6 +436,15 @@ fn slice<'a>(record: &'a [u8], field: &EventField) -> &'a [u8] {
     let start = (field.offset as usize).min(record.len());
     let end = (start + field.ty.size() as usize).min(record.len());
     &record[start..end]
+}
+
+/// `cat` prints so much of a file at most (`max_cat_bytes` of bpftrace).
+const MAX_CAT_BYTES: u64 = 10240;
+
+fn read_start(path: &str) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    std::fs::File::open(path)?.take(MAX_CAT_BYTES).read_to_end(&mut content)?;
+    Ok(content)
 }
 
 /// Names a map as the script does, with the `@`.

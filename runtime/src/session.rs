@@ -227,13 +227,16 @@ impl Session {
             Some(map) => Some(Ring::new(maps::dup(map.fd.as_fd(), "ring buffer")?, loaded.ring_size)?),
             None => None,
         };
-        let stacks: Option<OwnedFd> = match loaded.map_with(&object, |role| matches!(role, MapRole::Stacks)) {
-            Some(map) => Some(maps::dup(map.fd.as_fd(), "stacks")?),
-            None => None,
-        };
+        let mut stacks: Vec<OwnedFd> = Vec::new();
+        for (spec, map) in object.maps.iter().zip(&loaded.maps) {
+            if matches!(spec.role, MapRole::Stacks) {
+                stacks.push(maps::dup(map.fd.as_fd(), "stacks")?);
+            }
+        }
         let ctx = Context {
             symbols: Symbols::with_stacks(stacks),
             trunc_trailer: object.config.str_trunc_trailer.clone(),
+            max_strlen: object.config.max_strlen,
         };
         let shared = Arc::new(Shared { object, loaded, natives });
         let printer = Printer::start(Arc::clone(&shared), ring, sink, ctx, Arc::clone(&options.observer))?;
@@ -257,6 +260,14 @@ impl Session {
 
     fn begin(&mut self) -> Result<(), Error> {
         self.beat();
+        if let Some(map) = self
+            .shared
+            .loaded
+            .map_with(&self.shared.object, |role| matches!(role, MapRole::Started))
+        {
+            let now = proc::clock_ns(libc::CLOCK_BOOTTIME).to_ne_bytes();
+            bpf::map_update(map.fd.as_fd(), &0u32.to_ne_bytes(), &now, 0, &map.symbol)?;
+        }
         if run_once::run(&self.shared.object, &self.shared.loaded, |p| *p == AttachPoint::Begin)? > 0 {
             let drained = self.printer.ask(Command::Drain);
             if self.or_signal(drained) {
@@ -349,7 +360,14 @@ impl Session {
             attached.detach();
         }
         if reason != Reason::OutputClosed {
-            self.printer.resume();
+            // Answered before `end` runs: what it sends must not be taken for records behind `exit()`.
+            let resumed = self.printer.ask(Command::Resume);
+            if self.or_second_signal(resumed) {
+                return Ok(Outcome {
+                    code: 130,
+                    reason: Reason::Interrupted,
+                });
+            }
             run_once::run(&self.shared.object, &self.shared.loaded, |p| *p == AttachPoint::End)?;
             let print_maps = self.shared.object.config.print_maps_on_exit;
             let finished = self.printer.ask(|done| Command::Finish { print_maps, done });

@@ -27,6 +27,8 @@ pub trait Sink: Send {
     fn printf(&mut self, text: &[u8]) -> io::Result<()>;
     /// `time`
     fn time(&mut self, text: &[u8]) -> io::Result<()>;
+    /// `join`, `cat`, `system` (`syscall`): text with the name of its kind.
+    fn text(&mut self, kind: &str, text: &[u8]) -> io::Result<()>;
     /// `print` of a value.
     fn value(&mut self, ty: &Type, bytes: &[u8], ctx: &Context) -> io::Result<()>;
     /// `print` of a map, and every map at exit.
@@ -99,6 +101,10 @@ impl<W: Write + Send> Sink for TextSink<W> {
     }
 
     fn time(&mut self, text: &[u8]) -> io::Result<()> {
+        self.out.put(text)
+    }
+
+    fn text(&mut self, _kind: &str, text: &[u8]) -> io::Result<()> {
         self.out.put(text)
     }
 
@@ -177,6 +183,10 @@ impl<W: Write + Send> Sink for JsonSink<W> {
 
     fn time(&mut self, text: &[u8]) -> io::Result<()> {
         self.line("time", |out| json::bytes(text, out))
+    }
+
+    fn text(&mut self, kind: &str, text: &[u8]) -> io::Result<()> {
+        self.line(kind, |out| json::bytes(text, out))
     }
 
     fn value(&mut self, ty: &Type, bytes: &[u8], ctx: &Context) -> io::Result<()> {

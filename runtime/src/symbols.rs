@@ -1,9 +1,11 @@
 //! Names for numbers: kernel symbols, user names, cgroup paths, stacks. Everything is read at the first need.
 
 use crate::sys::bpf;
+use crate::usym::Process;
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use weir_compiler::types::StackMode;
 
 /// Resolves what only user space can. One for each printing thread.
 #[derive(Debug, Default)]
@@ -11,15 +13,17 @@ pub struct Symbols {
     kernel: OnceCell<Vec<(u64, Box<str>)>>,
     users: OnceCell<HashMap<u64, String>>,
     cgroups: RefCell<HashMap<u64, String>>,
-    stacks: Option<OwnedFd>,
+    /// One map for each depth: a value holds that many frames.
+    stacks: Vec<OwnedFd>,
+    processes: RefCell<HashMap<u32, Process>>,
     /// Offset of the boot clock to the time of day, nanoseconds.
     boot_offset: OnceCell<i128>,
 }
 
 impl Symbols {
-    /// Uses this stack-trace map for `KStack` and `UStack` ids.
+    /// Uses these stack-trace maps for `KStack` and `UStack` ids.
     #[must_use]
-    pub fn with_stacks(stacks: Option<OwnedFd>) -> Self {
+    pub fn with_stacks(stacks: Vec<OwnedFd>) -> Self {
         Self { stacks, ..Self::default() }
     }
 
@@ -36,6 +40,22 @@ impl Symbols {
         match index.checked_sub(1).map(|i| &table[i]) {
             Some((start, name)) if offset => format!("{name}+{}", addr - start),
             Some((_, name)) => name.to_string(),
+            None => format!("0x{addr:x}"),
+        }
+    }
+
+    /// Names an address of a process: `malloc+12`, with the file for [`StackMode::Perf`], or the number where nothing is
+    /// known of it. For [`StackMode::Raw`] the symbol stands alone, as `usym` prints it.
+    #[must_use]
+    pub fn usym(&self, pid: u32, addr: u64, mode: StackMode) -> String {
+        let mut processes = self.processes.borrow_mut();
+        let process = processes.entry(pid).or_insert_with(|| Process::open(pid));
+        match process.find(addr) {
+            Some(found) => match mode {
+                StackMode::Raw => found.name,
+                StackMode::Bpftrace => format!("{}+{}", found.name, found.offset),
+                StackMode::Perf => format!("{}+{} ({})", found.name, found.offset, found.file),
+            },
             None => format!("0x{addr:x}"),
         }
     }
@@ -65,12 +85,13 @@ impl Symbols {
     /// Reads the addresses of a stack from the stack map, innermost first.
     #[must_use]
     pub fn stack(&self, id: u32, depth: u32) -> Option<Vec<u64>> {
-        let map = self.stacks.as_ref()?;
         if id.cast_signed() < 0 {
             return None;
         }
-        let info = bpf::map_info(map.as_fd()).ok()?;
-        let mut value = vec![0u8; info.value_size as usize];
+        let bytes = depth as usize * 8;
+        let fits = |map: &&OwnedFd| bpf::map_info(map.as_fd()).is_ok_and(|info| info.value_size as usize == bytes);
+        let map = self.stacks.iter().find(fits)?;
+        let mut value = vec![0u8; bytes];
         if !bpf::map_lookup(map.as_fd(), &id.to_ne_bytes(), &mut value, "stacks").ok()? {
             return None;
         }

@@ -40,17 +40,22 @@ struct Script {
     bools: Vec<String>,
     inets: Vec<String>,
     texts: Vec<String>,
+    /// Values that only user space can read.
+    kept: Vec<String>,
     vars: usize,
     depth: usize,
 }
 
 impl Script {
     fn new(seed: u64, hook: Hook, tracepoint_args: &[&str]) -> Self {
+        let mut kept = vec!["strerror(13)".to_owned(), "(a=1, b=\"x\")".to_owned()];
         let (mut ints, mut bools, mut inets, mut texts) = (Vec::new(), vec!["true".to_owned()], Vec::new(), Vec::new());
         for builtin in BUILTINS.iter().filter(|b| b.hooks.contains(hook)) {
             match builtin.kind {
-                BuiltinKind::Comm | BuiltinKind::Func | BuiltinKind::Probe => texts.push(builtin.name.to_owned()),
-                BuiltinKind::Ctx | BuiltinKind::Curtask | BuiltinKind::Args => {}
+                BuiltinKind::Comm | BuiltinKind::Pcomm | BuiltinKind::Func | BuiltinKind::Probe => texts.push(builtin.name.to_owned()),
+                BuiltinKind::Kstack | BuiltinKind::Ustack | BuiltinKind::Username => kept.push(builtin.name.to_owned()),
+                // No numbers, or only with more than a script.
+                BuiltinKind::Ctx | BuiltinKind::Curtask | BuiltinKind::Args | BuiltinKind::Cpid => {}
                 _ => ints.push(builtin.name.to_owned()),
             }
         }
@@ -70,6 +75,7 @@ impl Script {
             bools,
             inets,
             texts,
+            kept,
             vars: 0,
             depth: 0,
         }
@@ -80,9 +86,13 @@ impl Script {
         let choice = if self.depth > 4 {
             self.random.below(4)
         } else {
-            self.random.below(12)
+            self.random.below(16)
         };
         let text = match choice {
+            12 => format!("strlen({})", self.text()),
+            13 => format!("strncmp({}, {}, {})", self.text(), self.text(), self.random.below(20)),
+            14 => "(int64)@kc[1, 10.0.0.1, \"x\"]".to_owned(),
+            15 => "len(@kc)".to_owned(),
             0 | 1 => {
                 let i = self.random.below(self.ints.len());
                 self.ints[i].clone()
@@ -166,9 +176,9 @@ impl Script {
     fn statement(&mut self, out: &mut String) {
         self.depth += 1;
         let choice = if self.depth > 2 {
-            self.random.below(12)
+            self.random.below(13)
         } else {
-            self.random.below(15)
+            self.random.below(19)
         };
         match choice {
             0 => {
@@ -209,7 +219,46 @@ impl Script {
             9 => writeln!(out, "@c = count(); @kc[{}] = count();", self.key()).unwrap(),
             10 => writeln!(out, "delete(@ki, ({}));", self.key()).unwrap(),
             11 => writeln!(out, "@st = {};", self.text()).unwrap(),
-            12 | 13 => {
+            12 => {
+                let i = self.random.below(self.kept.len());
+                let kept = self.kept[i].clone();
+                writeln!(
+                    out,
+                    "@kept{i}[{kept}] = count(); print(({kept}, {})); print(strcontains({}, \"ab\"));",
+                    self.int(),
+                    self.text()
+                )
+                .unwrap();
+            }
+            13 => {
+                let vars = self.vars;
+                writeln!(
+                    out,
+                    "for ($i : 0..({} & 255)) {{ if {} {{ {}; }}",
+                    self.int(),
+                    self.truth(),
+                    self.random.pick(&["break", "continue", "return"])
+                )
+                .unwrap();
+                self.statement(out);
+                self.vars = vars;
+                out.push_str("}\n");
+            }
+            14 => {
+                let vars = self.vars;
+                writeln!(out, "for ($kv : {}) {{ @si += $kv.1 + $kv.0.0;", self.random.pick(&["@kc", "@ki"])).unwrap();
+                self.statement(out);
+                self.vars = vars;
+                out.push_str("}\n");
+            }
+            15 => {
+                let vars = self.vars;
+                writeln!(out, "while {} {{ if {} {{ break; }}", self.truth(), self.truth()).unwrap();
+                self.statement(out);
+                self.vars = vars;
+                out.push_str("}\n");
+            }
+            16 | 17 => {
                 let vars = self.vars;
                 writeln!(out, "if {} {{", self.truth()).unwrap();
                 self.statement(out);
@@ -232,7 +281,7 @@ impl Script {
 
     fn write(mut self, probe: &str) -> String {
         // What other statements read is assigned first.
-        let mut out = format!("begin {{ @si = 1; @ki[1, 10.0.0.1, \"x\"] = 1; }}\n{probe} ");
+        let mut out = format!("begin {{ @si = 1; @ki[1, 10.0.0.1, \"x\"] = 1; @kc[1, 10.0.0.1, \"x\"] = count(); }}\n{probe} ");
         if self.random.below(2) == 0 {
             write!(out, "/{}/ ", self.truth()).unwrap();
         }

@@ -468,6 +468,9 @@ fn elvis_gives_the_other_value_for_an_absent_one() {
     if !allowed() {
         return;
     }
+    // An assignment with an inner effect is skipped as a whole, and the variable is absent all the same.
+    let r = both("{ $x = 7; $x = tcp.dport + @n++; @kept[$x] = count(); }", &[udp4(1)]);
+    assert_eq!(r.maps, "");
     let r = both("{ @[tcp.dport ?: udp.dport ?: 7] = count(); }", &[tcp4(22), udp4(53), arp()]);
     assert_eq!(r.maps, "@[7]: 1 @[22]: 1 @[53]: 1");
 }
@@ -514,6 +517,87 @@ fn blocks_on_one_hook_run_in_order_and_the_first_verdict_wins() {
     assert_eq!(r.verdicts, [TC_UNSPEC]);
     let r = run("tc:lo:ingress { return TC_ACT_SHOT; }", &[arp()]);
     assert_eq!(r.verdicts, [TC_SHOT]);
+}
+
+#[test]
+fn loops_see_the_packet_and_can_decide() {
+    if !allowed() {
+        return;
+    }
+    let frames = [tcp4(22), udp4(53), arp()];
+    let r = both(
+        "{ $p = 0; for ($i : 0..3) { @[tcp.dport, $i] = count(); @s[ip.src] = count(); if (has(udp)) { @u = count(); } $p = tcp.dport; } @p[$p] = count(); }",
+        &frames,
+    );
+    assert_eq!(r.maps, "@[22, 0]: 1 @[22, 1]: 1 @[22, 2]: 1 @s[10.0.0.1]: 6 @u: 3 @p[22]: 1");
+    let r = both("{ for ($i : 20..30) { if (tcp.dport == $i) { drop(); } @n++; } }", &frames);
+    assert_eq!(r.verdicts, [XDP_DROP, XDP_PASS, XDP_PASS]);
+    assert_eq!(r.maps, "@n: 22");
+    // An absent bound: no iteration.
+    let r = both("{ for ($i : 0..tcp.dport) { @n++; } }", &frames);
+    assert_eq!(r.maps, "@n: 22");
+}
+
+#[test]
+fn long_sets_and_files_are_searched_in_maps() {
+    if !allowed() {
+        return;
+    }
+    let frames = [tcp4(22), tcp6(80), udp4(53), arp()];
+    // More than are compared one by one: ports with a range, prefixes of both families, whole addresses.
+    let ports: Vec<String> = (1000..1070).map(|p| p.to_string()).collect();
+    assert_eq!(
+        drops(&format!("port.dst in ({}, 20-30, 53)", ports.join(", ")), &frames),
+        [true, false, true, false]
+    );
+    let prefixes: Vec<String> = (0..70).map(|i| format!("192.0.{i}.0/24")).collect();
+    let prefixes = prefixes.join(", ");
+    assert_eq!(
+        drops(&format!("ip.src in ({prefixes}, 10.0.0.0/31)"), &frames),
+        [true, false, true, false]
+    );
+    assert_eq!(
+        drops(&format!("ip.src in ({prefixes}, \"2001:db8::/32\")"), &frames),
+        [false, true, false, false]
+    );
+    assert_eq!(drops(&format!("ip.src in ({prefixes}, 10.0.0.0/32)"), &frames), [false; 4]);
+    let addresses: Vec<String> = (0..70).map(|i| format!("192.0.2.{i}")).collect();
+    assert_eq!(
+        drops(&format!("ip.src in ({}, 10.0.0.1)", addresses.join(", ")), &frames),
+        [true, false, true, false]
+    );
+    let path = std::env::temp_dir().join(format!("weir-set-{}", std::process::id()));
+    std::fs::write(&path, "# bad ones\n10.0.0.0/24   # ours\n\n192.0.2.7\n").unwrap();
+    let short = drops(&format!("ip.src in file(\"{}\")", path.display()), &frames);
+    std::fs::write(&path, format!("{}\n10.0.0.0/24\n2001:db8::1\n", addresses.join("\n"))).unwrap();
+    let long = drops(&format!("ip.src in (198.51.100.1, file(\"{}\"))", path.display()), &frames);
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(short, [true, false, true, false]);
+    assert_eq!(long, [true, true, true, false]);
+}
+
+#[test]
+fn maps_keyed_by_prefix_find_the_longest() {
+    if !allowed() {
+        return;
+    }
+    let frames = [tcp4(22), tcp6(80), udp4(53), arp()];
+    let script = |body: &str| {
+        format!(
+            "let @p = lpm(100); xdp:lo {{ @p[10.0.0.0/8] = 1; @p[10.0.0.0/24] = 2; @p[\"2001:db8::/32\"] = 3; @p[0.0.0.0/0] = 4; {body} }}"
+        )
+    };
+    let maps = "@p[10.0.0.0/8]: 1 @p[10.0.0.0/24]: 2 @p[2001:db8::/32]: 3 @p[0.0.0.0/0]: 4";
+    let r = run(&script("@found[ip.src, @p[ip.src]] = count();"), &frames);
+    assert_eq!(r.maps, format!("{maps} @found[2001:db8::1, 3]: 1 @found[10.0.0.1, 2]: 2"));
+    let r = run(
+        &script(
+            "delete(@p, 10.0.0.0/24); delete(@p, 0.0.0.0/0); @f[@p[ip.src]] = count(); if (11.0.0.1 in @p || has_key(@p, \"2001:db9::1\")) { drop(); }",
+        ),
+        &frames,
+    );
+    assert_eq!(r.maps, "@p[10.0.0.0/8]: 1 @p[2001:db8::/32]: 3 @f[3]: 1 @f[1]: 2");
+    assert_eq!(r.verdicts, [XDP_PASS; 4]);
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     apt::install(apt::BENCH)?;
     let weir = match &args.weir {
         Some(path) => path.clone(),
-        None => test::built(&["build", "--release", "--package", "weir", "--bin", "weir"], "weir")?,
+        None => test::program(test::built(&["build", "--release", "--package", "weir", "--bin", "weir"])?, "weir")?.into(),
     };
     let bpftrace = proc::which("bpftrace").context("bpftrace is not installed")?;
     private_tracefs()?;

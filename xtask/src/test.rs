@@ -8,7 +8,7 @@
 use crate::{apt, proc, vm};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -25,16 +25,10 @@ pub struct Args {
 /// The kernels to boot and what they must have: a probe that says "no" there is a failure, not a reason to skip.
 const KERNELS: &[(&str, &str)] = &[("6.1", "kprobe,netem"), ("6.12", "kprobe,netem,tcx")];
 
-/// The test programs that ask the kernel something, so that each kernel must answer: package and target.
-const KERNEL_TESTS: &[(&str, &str)] = &[
-    ("weir-tests", "system"),
-    ("weir-compiler", "differential"),
-    ("weir-compiler", "backend_hazards"),
-    ("weir-runtime", "packets"),
-    ("weir-runtime", "acceptance"),
-    ("weir-runtime", "session"),
-    ("weir-ebpf-builtins", "blocklist"),
-];
+/// The folders whose integration tests all ask the kernel something, so that each kernel must answer, and single such tests
+/// elsewhere. All but `system`, which needs weir itself, run with the crates on this kernel.
+const KERNEL_FOLDERS: &[&str] = &["tests", "runtime", "ebpf-builtins"];
+const KERNEL_TESTS: &[&str] = &["system", "differential", "backend_hazards"];
 
 /// Random programs in the differential test on an emulated processor, where each takes ten times as long.
 const VM_DIFFERENTIAL_COUNT: &str = "60";
@@ -56,15 +50,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         objects.args(["builtins", "--check"]);
         report.check("prebuilt BPF objects", objects);
     }
-    let weir = built(&["build", "--package", "weir", "--bin", "weir"], "weir")?;
-    let env = vec![("WEIR_BIN".to_owned(), path_text(&weir)?)];
-    let mut programs = Vec::new();
-    for (package, target) in KERNEL_TESTS {
-        programs.push(path_text(&built(
-            &["test", "--package", package, "--test", target, "--no-run"],
-            target,
-        )?)?);
-    }
+    // Always the whole workspace: with fewer packages cargo picks other features, and builds everything again.
+    let weir = program(built(&["build", "--workspace", "--bin", "weir"])?, "weir")?;
+    let env = vec![("WEIR_BIN".to_owned(), weir)];
+    let programs = kernel_tests(built(&["test", "--workspace", "--no-run", "--tests", "--test", "system"])?)?;
 
     let mut crates = cargo(&["test", "--workspace", "--no-fail-fast"]);
     crates.args(&args.filter);
@@ -116,8 +105,18 @@ fn cargo(args: &[&str]) -> Command {
     c
 }
 
-/// Builds something and returns the file that cargo made for the target of that name.
-pub fn built(args: &[&str], target: &str) -> Result<PathBuf> {
+/// A program that cargo has built.
+pub struct Built {
+    target: String,
+    /// Whether it is an integration test.
+    test: bool,
+    /// The folder of its package, below the top of the repository.
+    folder: String,
+    pub path: String,
+}
+
+/// Builds something and returns its programs.
+pub fn built(args: &[&str]) -> Result<Vec<Built>> {
     let mut command = cargo(args);
     command
         .args(["--message-format", "json-render-diagnostics"])
@@ -125,22 +124,35 @@ pub fn built(args: &[&str], target: &str) -> Result<PathBuf> {
         .stderr(Stdio::inherit());
     let out = command.output().context("cannot start cargo")?;
     ensure!(out.status.success(), "`{}` failed", proc::shown(&command));
-    let messages = String::from_utf8_lossy(&out.stdout);
-    let artifacts = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    // Messages come in the order of the build: the last one is the target itself.
-    let mut files = artifacts
-        .filter(|m| m["target"]["name"] == target)
-        .filter_map(|m| m["executable"].as_str().map(PathBuf::from));
-    let file = files.next_back();
-    file.with_context(|| format!("cargo built no `{target}`"))
+    Ok(String::from_utf8_lossy(&out.stdout).lines().filter_map(program_of).collect())
 }
 
-fn path_text(path: &Path) -> Result<String> {
-    path.to_str()
-        .map(str::to_owned)
-        .with_context(|| format!("{} is not UTF-8", path.display()))
+/// The program that a message of cargo announces, if it announces one.
+fn program_of(message: &str) -> Option<Built> {
+    let message: serde_json::Value = serde_json::from_str(message).ok()?;
+    let folder = Path::new(message["manifest_path"].as_str()?).parent()?;
+    Some(Built {
+        target: message["target"]["name"].as_str()?.to_owned(),
+        test: message["target"]["kind"][0] == "test",
+        folder: folder.strip_prefix(proc::repo()).ok()?.to_str()?.to_owned(),
+        path: message["executable"].as_str()?.to_owned(),
+    })
+}
+
+/// The file of the program of that name.
+pub fn program(all: Vec<Built>, target: &str) -> Result<String> {
+    let found = all.into_iter().find(|b| b.target == target);
+    found.map(|b| b.path).with_context(|| format!("cargo built no `{target}`"))
+}
+
+/// Those of the tests that ask the kernel something, `system` first.
+fn kernel_tests(mut all: Vec<Built>) -> Result<Vec<String>> {
+    all.retain(|b| b.test && (KERNEL_FOLDERS.contains(&b.folder.as_str()) || KERNEL_TESTS.contains(&b.target.as_str())));
+    for name in KERNEL_TESTS {
+        ensure!(all.iter().any(|b| b.target == *name), "there is no test `{name}`");
+    }
+    all.sort_by_key(|b| (b.target != "system", b.target.clone()));
+    Ok(all.into_iter().map(|b| b.path).collect())
 }
 
 fn release() -> Result<String> {
@@ -313,6 +325,23 @@ mod tests {
         text.lines().for_each(|l| tally.line(l));
         assert_eq!((tally.passed, tally.failed, tally.ignored), (15, 2, 2));
         assert_eq!(tally.skipped, ["b: this kernel has no kprobes", "src/lib.rs - x (line 3)"]);
+    }
+
+    #[test]
+    fn cargo_s_messages_name_the_programs() {
+        let manifest = proc::repo().join("runtime/Cargo.toml");
+        let message = serde_json::json!({
+            "manifest_path": manifest.to_str().unwrap(),
+            "target": {"name": "session", "kind": ["test"]},
+            "executable": "/t/session-1",
+        });
+        let built = program_of(&message.to_string()).unwrap();
+        assert_eq!(
+            (built.target.as_str(), built.test, built.folder.as_str()),
+            ("session", true, "runtime")
+        );
+        assert!(program_of(r#"{"reason":"build-finished","success":true}"#).is_none());
+        assert!(kernel_tests(vec![built]).is_err(), "the named ones must be there");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Expressions.
 
-use super::value::{Repr, Val, VarSlot};
-use super::{Generator, plain};
+use super::Generator;
+use super::value::{Repr, Room, Val, VarSlot};
 use crate::hir::{CTy, Expr, ExprKind, SetElem, Space, Ty};
 use crate::tables::{BuiltinKind, helper};
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -15,8 +15,8 @@ const ARG_OFFSETS: [i32; 6] = [112, 104, 96, 88, 72, 64];
 const RETVAL_OFFSET: i32 = 80;
 const AF_INET6: i64 = 10;
 
-impl Generator<'_> {
-    pub fn expr(&mut self, e: &Expr) -> Val {
+impl<'h> Generator<'_, 'h> {
+    pub fn expr(&mut self, e: &'h Expr) -> Val {
         match &e.kind {
             ExprKind::Int(n) => Val::int(self.int(*n)),
             ExprKind::Str(text) => {
@@ -39,13 +39,18 @@ impl Generator<'_> {
                 bytes[..6].copy_from_slice(mac);
                 Val::int(self.int(i64::from_le_bytes(bytes)))
             }
+            ExprKind::Prefix(bytes, len, v6) => {
+                let mut words = self.inet_const(bytes, *v6);
+                words[0] = self.int(lpm_head(if *v6 { AF_INET6 } else { 2 }, *len));
+                Val {
+                    repr: Repr::Words(words),
+                    present: None,
+                }
+            }
             ExprKind::Builtin(kind) => self.builtin(*kind),
             ExprKind::Field(field) => self.field_value(*field),
             ExprKind::HasHeader(header) => {
-                let value = match self.headers.get(header).copied() {
-                    Some(var) => self.b.use_var(var),
-                    None => self.b.ins().iconst(I8, 0),
-                };
+                let value = self.header_present(*header);
                 Val::int(self.bool_to_int(value))
             }
             ExprKind::Has(inner) => {
@@ -62,6 +67,7 @@ impl Generator<'_> {
                 self.read_slot(&slot, &ty)
             }
             ExprKind::MapGet { map, key } => self.map_get(*map, key.as_deref()),
+            ExprKind::AggGet { map, key } => self.map_aggregate(*map, key.as_deref()),
             ExprKind::HasKey { map, key } => self.map_has(*map, key),
             ExprKind::Delete { map, key } => self.map_delete(*map, key.as_deref()),
             ExprKind::IncDec {
@@ -82,9 +88,27 @@ impl Generator<'_> {
             ExprKind::Ternary { cond, then, otherwise } => self.ternary(cond, then, otherwise, &e.ty),
             ExprKind::Elvis { value, otherwise } => self.elvis(value, otherwise, &e.ty),
             ExprKind::In { value, set } => self.in_set(value, set),
+            ExprKind::InMap { value, set } => self.in_map(value, *set),
             ExprKind::Convert(inner) => {
                 let value = self.expr(inner);
+                if let (Ty::Prefix, Repr::Words(words)) = (&e.ty, &value.repr) {
+                    let mut words = words.clone();
+                    let family = self.b.ins().ishl_imm_s(words[0], 32);
+                    words[0] = self.b.ins().iadd_imm_s(family, lpm_head(0, 128));
+                    return Val {
+                        repr: Repr::Words(words),
+                        present: value.present,
+                    };
+                }
                 let n = self.as_int(&value);
+                if e.ty == Ty::Kept(crate::types::Type::USym) {
+                    let both = self.helper(helper::GET_CURRENT_PID_TGID, &[]);
+                    let pid = self.b.ins().ushr_imm_s(both, 32);
+                    return Val {
+                        repr: Repr::Words(vec![n, pid]),
+                        present: value.present,
+                    };
+                }
                 let n = self.normalise(n, &e.ty);
                 Val {
                     repr: Repr::Int(n),
@@ -121,22 +145,19 @@ impl Generator<'_> {
                 }
             }
             ExprKind::Read { place, size, bits } => self.read(place, *size, *bits, &e.ty),
-            ExprKind::ReadStr { ptr, cap, space } => {
-                let pointer = self.expr(ptr);
-                let from = self.as_int(&pointer);
-                let to = self.memory_slot(*cap);
-                self.zero(to, 0, *cap);
-                let size = self.int(i64::from(*cap));
-                let number = if *space == Space::User {
-                    helper::PROBE_READ_USER_STR
-                } else {
-                    helper::PROBE_READ_KERNEL_STR
-                };
-                self.helper(number, &[to, size, from]);
-                Val {
-                    repr: Repr::Mem { pointer: to, size: *cap },
-                    present: pointer.present,
-                }
+            ExprKind::ReadStr { ptr, cap, space } => self.read_str(ptr, *cap, *space),
+            ExprKind::ReadBuf { ptr, len, cap, space } => self.read_buf(ptr, len, *cap, *space),
+            ExprKind::ReadArray { place, size } => self.read_array(place, *size),
+            ExprKind::Strncmp { left, right, n } => self.strncmp(left, right, *n),
+            ExprKind::Strcontains { text, part } => self.strcontains(text, part),
+            ExprKind::Strlen(text) => self.strlen(text),
+            ExprKind::Stack { user, depth } => self.stack(*user, *depth),
+            ExprKind::Len(map) => Val::int(self.map_len(*map)),
+            ExprKind::Elapsed => self.elapsed(),
+            ExprKind::Helper { number, args } => self.helper_call(*number, args),
+            ExprKind::Block { body, value } => {
+                self.statements(body);
+                self.expr(value)
             }
             ExprKind::DataLoc { offset } => {
                 let word = self.load(self.ctx, i32::try_from(*offset).unwrap_or(0), 4);
@@ -215,7 +236,7 @@ impl Generator<'_> {
         }
     }
 
-    fn map_int(&mut self, inner: &Expr, f: impl FnOnce(&mut Self, Value) -> Value) -> Val {
+    fn map_int(&mut self, inner: &'h Expr, f: impl FnOnce(&mut Self, Value) -> Value) -> Val {
         let value = self.expr(inner);
         let n = self.as_int(&value);
         Val {
@@ -274,7 +295,21 @@ impl Generator<'_> {
                 low(self, n)
             }
             BuiltinKind::Jiffies => self.helper(helper::JIFFIES64, &[]),
-            BuiltinKind::Ctx | BuiltinKind::Args | BuiltinKind::Ncpus => self.ctx,
+            BuiltinKind::NumaId => {
+                let n = self.helper(helper::GET_NUMA_NODE_ID, &[]);
+                low(self, n)
+            }
+            // These became other expressions when they were checked.
+            BuiltinKind::Args
+            | BuiltinKind::Ncpus
+            | BuiltinKind::Kstack
+            | BuiltinKind::Ustack
+            | BuiltinKind::Username
+            | BuiltinKind::Elapsed
+            | BuiltinKind::Ppid
+            | BuiltinKind::Pcomm
+            | BuiltinKind::Cpid
+            | BuiltinKind::Ctx => self.ctx,
             BuiltinKind::Arg(n) => self.load(self.ctx, ARG_OFFSETS[usize::from(n).min(5)], 8),
             BuiltinKind::Retval => self.load(self.ctx, RETVAL_OFFSET, 8),
             BuiltinKind::Func | BuiltinKind::Probe => {
@@ -313,13 +348,23 @@ impl Generator<'_> {
         Val::int(self.load(record, at, size))
     }
 
+    /// Whether a variable or field has a value; `None` for what always has one.
+    pub fn slot_present(&mut self, slot: &VarSlot) -> Option<Value> {
+        if let Some(at) = slot.present_at {
+            let frame = self.memory.frame();
+            return Some(self.b.ins().load(I8, super::plain(), frame, i32::try_from(at).unwrap_or(0)));
+        }
+        slot.present.map(|p| self.b.use_var(p))
+    }
+
     pub fn read_slot(&mut self, slot: &VarSlot, ty: &Ty) -> Val {
-        let present = slot.present.map(|p| self.b.use_var(p));
-        if let Some((pointer, size)) = slot.memory {
-            return Val {
-                repr: Repr::Mem { pointer, size },
-                present,
-            };
+        let present = self.slot_present(slot);
+        if let Some(room) = slot.memory {
+            let pointer = self.room(room);
+            let stored = ty.stored().unwrap_or(crate::types::Type::U64);
+            let mut value = self.load_value(&stored, pointer, 0);
+            value.present = present;
+            return value;
         }
         let words: Vec<Value> = slot.words.iter().map(|w| self.b.use_var(*w)).collect();
         Val {
@@ -328,15 +373,11 @@ impl Generator<'_> {
         }
     }
 
-    pub fn write_slot(&mut self, slot: &VarSlot, value: &Val) {
-        if let Some((pointer, size)) = slot.memory {
-            if let Repr::Mem {
-                pointer: from,
-                size: from_size,
-            } = value.repr
-            {
-                self.when(value.present, |g| g.copy_text(from, from_size, pointer, 0, size));
-            }
+    pub fn write_slot(&mut self, slot: &VarSlot, ty: &Ty, value: &Val) {
+        if let Some(room) = slot.memory {
+            let pointer = self.room(room);
+            let stored = ty.stored().unwrap_or(crate::types::Type::U64);
+            self.when(value.present, |g| g.store_value(value, &stored, pointer, 0));
         } else {
             let words = self.flatten(value);
             for (var, word) in slot.words.iter().zip(words) {
@@ -350,9 +391,17 @@ impl Generator<'_> {
             };
             self.b.def_var(var, present);
         }
+        if let Some(at) = slot.present_at {
+            let present = match value.present {
+                Some(present) => present,
+                None => self.b.ins().iconst(I8, 1),
+            };
+            let frame = self.memory.frame();
+            self.b.ins().store(super::plain(), present, frame, i32::try_from(at).unwrap_or(0));
+        }
     }
 
-    fn inc_dec(&mut self, target: &Expr, increment: bool, postfix: bool) -> Val {
+    fn inc_dec(&mut self, target: &'h Expr, increment: bool, postfix: bool) -> Val {
         let by = self.int(if increment { 1 } else { -1 });
         let old = match &target.kind {
             ExprKind::MapGet { map, key } => self.map_add(*map, key.as_deref(), &Val::int(by)),
@@ -363,6 +412,7 @@ impl Generator<'_> {
                 let slot = self.vars[*id].clone();
                 self.write_slot(
                     &slot,
+                    &target.ty,
                     &Val {
                         repr: Repr::Int(new),
                         present: old.present,
@@ -383,7 +433,7 @@ impl Generator<'_> {
         }
     }
 
-    fn binary(&mut self, op: BinaryOp, left: &Expr, right: &Expr, ty: &Ty) -> Val {
+    fn binary(&mut self, op: BinaryOp, left: &'h Expr, right: &'h Expr, ty: &Ty) -> Val {
         if matches!(op, BinaryOp::And | BinaryOp::Or) {
             return self.short_circuit(op, left, right);
         }
@@ -398,7 +448,7 @@ impl Generator<'_> {
                 &l,
                 &r,
                 signed,
-                !matches!(left.ty, Ty::Int { .. } | Ty::Bool | Ty::Ptr { .. } | Ty::Mac),
+                !(left.ty.is_int() || matches!(left.ty, Ty::Ptr { .. } | Ty::Mac)),
             );
             // With an absent operand every comparison is false.
             let truth = match present {
@@ -430,7 +480,7 @@ impl Generator<'_> {
     }
 
     /// Division by zero gives 0, remainder by zero the dividend, as the kernel's BPF does.
-    fn divide(&mut self, op: BinaryOp, a: Value, b: Value, signed: bool, constant: bool) -> Value {
+    pub fn divide(&mut self, op: BinaryOp, a: Value, b: Value, signed: bool, constant: bool) -> Value {
         let one = self.int(1);
         let (divisor, is_zero) = if constant {
             (b, None)
@@ -455,7 +505,7 @@ impl Generator<'_> {
         }
     }
 
-    fn short_circuit(&mut self, op: BinaryOp, left: &Expr, right: &Expr) -> Val {
+    fn short_circuit(&mut self, op: BinaryOp, left: &'h Expr, right: &'h Expr) -> Val {
         let result = self.b.declare_var(I8);
         let l = self.expr(left);
         let l = self.truth(&l);
@@ -512,17 +562,15 @@ impl Generator<'_> {
                 }
                 self.compare_imm(IntCC::Equal, difference, 0)
             }
-            (Repr::Mem { pointer: a, size: x }, Repr::Mem { pointer: b, size: y }) => {
-                // Text ends with a zero within the shorter one, or the longer one cannot be equal to it.
-                let n = (*x).min(*y) / 8;
-                let mut difference = self.int(0);
-                for i in 0..n {
-                    let at = i32::try_from(i * 8).unwrap_or(0);
-                    let (p, q) = (self.b.ins().load(I64, plain(), *a, at), self.b.ins().load(I64, plain(), *b, at));
-                    let d = self.b.ins().bxor(p, q);
-                    difference = self.b.ins().bor(difference, d);
+            (Repr::Mem { pointer: a, size: x }, Repr::Mem { pointer: b, size: y }) => self.text_equal(*a, *x, *b, *y),
+            (Repr::Tuple(a), Repr::Tuple(b)) => {
+                let pairs: Vec<(Val, Val)> = a.iter().cloned().zip(b.iter().cloned()).collect();
+                let mut all = self.b.ins().iconst(I8, 1);
+                for (a, b) in &pairs {
+                    let same = self.equal(a, b);
+                    all = self.b.ins().band(all, same);
                 }
-                self.compare_imm(IntCC::Equal, difference, 0)
+                all
             }
             _ => {
                 let (a, b) = (self.as_int(l), self.as_int(r));
@@ -538,29 +586,27 @@ impl Generator<'_> {
         self.b.ins().brif(cond, yes, &[], no, &[]);
         self.b.switch_to_block(yes);
         let value = then(self);
-        self.write_slot(&slot, &value);
+        self.write_slot(&slot, ty, &value);
         self.b.ins().jump(done, &[]);
         self.b.switch_to_block(no);
         let value = otherwise(self);
-        self.write_slot(&slot, &value);
+        self.write_slot(&slot, ty, &value);
         self.b.ins().jump(done, &[]);
         self.b.switch_to_block(done);
         self.read_slot(&slot, ty)
     }
 
-    fn ternary(&mut self, cond: &Expr, then: &Expr, otherwise: &Expr, ty: &Ty) -> Val {
+    fn ternary(&mut self, cond: &'h Expr, then: &'h Expr, otherwise: &'h Expr, ty: &Ty) -> Val {
         let cond = self.expr(cond);
         let cond = self.truth(&cond);
         self.branches(cond, ty, |g| g.expr(then), |g| g.expr(otherwise))
     }
 
     /// `a ?: b`: b where a is absent, or, for a value that can be asked for its truth, false.
-    fn elvis(&mut self, value: &Expr, otherwise: &Expr, ty: &Ty) -> Val {
+    fn elvis(&mut self, value: &'h Expr, otherwise: &'h Expr, ty: &Ty) -> Val {
         let first = self.expr(value);
-        let take = match first.present {
-            Some(present) => present,
-            None => self.truth(&first),
-        };
+        // Numbers as in bpftrace: zero takes the other value, too.
+        let take = self.truth(&first);
         let kept = Val {
             repr: first.repr.clone(),
             present: None,
@@ -570,21 +616,24 @@ impl Generator<'_> {
 
     /// Makes storage for a value of the type.
     pub fn new_slot(&mut self, ty: &Ty, may_be_absent: bool) -> VarSlot {
-        let stored = ty.stored();
-        let memory = match (ty, stored) {
-            (Ty::Str { .. }, Some(stored)) => {
-                let size = stored.size();
-                Some((self.memory_slot(size), size))
-            }
-            _ => None,
+        let memory = if ty.in_memory() {
+            let size = ty.stored().map_or(8, |t| t.size());
+            Some(Room::At(self.memory_slot(size)))
+        } else {
+            None
         };
-        let n = super::value::words(ty);
+        let n = if memory.is_some() { 0 } else { super::value::words(ty) };
         let words = (0..n).map(|_| self.b.declare_var(I64)).collect();
         let present = (may_be_absent && self.hook.has_packet()).then(|| self.b.declare_var(I8));
-        VarSlot { words, present, memory }
+        VarSlot {
+            words,
+            present,
+            memory,
+            present_at: None,
+        }
     }
 
-    fn in_set(&mut self, value: &Expr, set: &[SetElem]) -> Val {
+    fn in_set(&mut self, value: &'h Expr, set: &'h [SetElem]) -> Val {
         let v = self.expr(value);
         let signed = value.ty.is_signed();
         let mut found = self.b.ins().iconst(I8, 0);
@@ -659,7 +708,7 @@ impl Generator<'_> {
     }
 
     /// Reads `size` bytes of kernel or user memory, or of the context, into a slot and returns its address.
-    fn copy_memory(&mut self, address: Value, size: u32, space: Space) -> Value {
+    pub fn copy_memory(&mut self, address: Value, size: u32, space: Space) -> Value {
         let slot = self.memory_slot(size);
         if size < 8 || !size.is_multiple_of(8) {
             self.zero(slot, 0, size.next_multiple_of(8));
@@ -674,7 +723,7 @@ impl Generator<'_> {
         slot
     }
 
-    fn read(&mut self, place: &Expr, size: u32, bits: Option<(u8, u8)>, ty: &Ty) -> Val {
+    fn read(&mut self, place: &'h Expr, size: u32, bits: Option<(u8, u8)>, ty: &Ty) -> Val {
         let value = self.expr(place);
         let address = self.as_int(&value);
         let Ty::Obj { space, .. } = place.ty else { return value };
@@ -702,7 +751,7 @@ impl Generator<'_> {
         }
     }
 
-    fn ntop(&mut self, family: Option<&Expr>, addr: &Expr) -> Val {
+    fn ntop(&mut self, family: Option<&'h Expr>, addr: &'h Expr) -> Val {
         let constant = match family.map(|f| &f.kind) {
             None => None,
             Some(ExprKind::Int(n)) => Some(*n),
@@ -805,6 +854,11 @@ fn context_alignment(place: &Expr) -> u32 {
         },
         _ => 1,
     }
+}
+
+/// First word of an LPM map's key: the number of bits that count, those of the family included, then the family.
+pub(super) fn lpm_head(family: i64, len: u8) -> i64 {
+    family << 32 | i64::from(32 + u32::from(len))
 }
 
 /// The two 8-byte halves as a little-endian load sees them.

@@ -3,7 +3,7 @@
 use super::value::{Repr, Val};
 use super::{Generator, plain};
 use crate::hir::{Expr, MapValueTy};
-use crate::object::{CounterSpec, MapRole};
+use crate::object::{CounterSpec, MapKind, MapRole, MapSpec};
 use crate::tables::{AggKind, helper};
 use crate::types::{MapValue, Type};
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -13,7 +13,7 @@ use cranelift_codegen::ir::{AtomicRmwOp, BlockArg, InstBuilder, Value};
 /// `BPF_NOEXIST`
 const NO_EXIST: i64 = 1;
 
-impl Generator<'_> {
+impl<'h> Generator<'_, 'h> {
     /// Key and value type of one of the script's maps.
     fn map_types(&self, map: usize) -> (Option<Type>, MapValue) {
         match &self.plan.maps[map].role {
@@ -23,7 +23,7 @@ impl Generator<'_> {
     }
 
     /// Puts the key into memory. Returns its address and whether all of it is there.
-    pub fn map_key(&mut self, map: usize, key: Option<&Expr>) -> (Value, Option<Value>) {
+    pub fn map_key(&mut self, map: usize, key: Option<&'h Expr>) -> (Value, Option<Value>) {
         let (ty, _) = self.map_types(map);
         let (Some(ty), Some(key)) = (ty, key) else {
             let slot = self.index_slot();
@@ -109,9 +109,10 @@ impl Generator<'_> {
         }
     }
 
-    pub fn map_set(&mut self, map: usize, key: Option<&Expr>, value: &Expr) {
-        let (slot, key_present) = self.map_key(map, key);
+    pub fn map_set(&mut self, map: usize, key: Option<&'h Expr>, value: &'h Expr) {
+        // The value first: the key of a scalar lies in memory that evaluating the value may use, too.
         let value = self.expr(value);
+        let (slot, key_present) = self.map_key(map, key);
         let present = self.both(key_present, value.present);
         let (key_ty, ty) = self.map_types(map);
         let MapValue::Plain(ty) = ty else { return };
@@ -143,7 +144,7 @@ impl Generator<'_> {
     }
 
     /// `@m[k] += n`, atomically. Returns the old value (0 where nothing was added).
-    pub fn map_add(&mut self, map: usize, key: Option<&Expr>, amount: &Val) -> Val {
+    pub fn map_add(&mut self, map: usize, key: Option<&'h Expr>, amount: &Val) -> Val {
         let (slot, key_present) = self.map_key(map, key);
         let present = self.both(key_present, amount.present);
         let n = self.as_int(amount);
@@ -165,7 +166,7 @@ impl Generator<'_> {
     }
 
     /// Reads an entry; a missing one is zero, as in bpftrace.
-    pub fn map_get(&mut self, map: usize, key: Option<&Expr>) -> Val {
+    pub fn map_get(&mut self, map: usize, key: Option<&'h Expr>) -> Val {
         let (slot, present) = self.map_key(map, key);
         let MapValueTy::Plain(hir_ty) = self.hir.maps[map].value.clone() else {
             return Val::int(slot);
@@ -187,7 +188,137 @@ impl Generator<'_> {
         value
     }
 
-    pub fn map_has(&mut self, map: usize, key: &Expr) -> Val {
+    /// Whether a constant set has the value.
+    pub fn in_map(&mut self, value: &'h Expr, set: usize) -> Val {
+        let hir = self.hir;
+        let set_map = &hir.sets[set];
+        let ty = set_map.ty.stored().unwrap_or(Type::U64);
+        let size = ty.size().next_multiple_of(8);
+        let map = self.plan.map(MapSpec {
+            name: format!("weir_set_{set}"),
+            kind: if set_map.lpm { MapKind::LpmTrie } else { MapKind::Hash },
+            key_size: size,
+            value_size: 8,
+            max_entries: u32::try_from(set_map.keys.len()).unwrap_or(u32::MAX),
+            flags: if set_map.lpm { crate::plan::NO_PREALLOC } else { 0 },
+            role: MapRole::Set {
+                keys: set_map.keys.clone(),
+            },
+        });
+        let mut value = self.expr(value);
+        if set_map.lpm
+            && let Repr::Words(words) = &mut value.repr
+        {
+            // All bits count: those of the family and the longest address.
+            let family = self.b.ins().ishl_imm_s(words[0], 32);
+            words[0] = self.b.ins().iadd_imm_s(family, super::expr::lpm_head(0, 128));
+        }
+        let slot = self.memory_slot(size);
+        if ty == Type::Bool {
+            value.repr = Repr::Int(self.as_int(&value));
+            self.store_value(&value, &Type::U64, slot, 0);
+        } else {
+            self.store_value(&value, &ty, slot, 0);
+        }
+        let entry = self.lookup(map, slot);
+        let mut found = self.compare_imm(IntCC::NotEqual, entry, 0);
+        if let Some(present) = value.present {
+            found = self.b.ins().band(found, present);
+        }
+        Val::int(self.b.ins().uextend(I64, found))
+    }
+
+    /// Reads an aggregation, all CPUs together.
+    pub fn map_aggregate(&mut self, map: usize, key: Option<&'h Expr>) -> Val {
+        let (slot, present) = self.map_key(map, key);
+        // The loop over the CPUs reads the key again and again: it must not lie where anything else writes.
+        let own = match self.map_types(map).0 {
+            None => {
+                let own = self.memory_slot(8);
+                let zero = self.int(0);
+                self.b.ins().store(plain(), zero, own, 0);
+                own
+            }
+            Some(_) => slot,
+        };
+        let mut value = self.combine_cpus(map, own);
+        value.present = present;
+        value
+    }
+
+    /// Combines the parts of all CPUs of the entry with this key; 0 where there is none.
+    pub fn combine_cpus(&mut self, map: usize, key: Value) -> Val {
+        let (_, kind) = self.map_types(map);
+        let cpus = i64::from(self.hir.cpus.max(1));
+        let (head, inside, found, next, done) = (
+            self.b.create_block(),
+            self.b.create_block(),
+            self.b.create_block(),
+            self.b.create_block(),
+            self.b.create_block(),
+        );
+        let cpu = self.b.append_block_param(head, I64);
+        let (first, second) = (self.b.declare_var(I64), self.b.declare_var(I64));
+        let zero = self.int(0);
+        self.b.def_var(first, zero);
+        self.b.def_var(second, zero);
+        self.b.ins().jump(head, &[BlockArg::Value(zero)]);
+        self.b.switch_to_block(head);
+        let more = self.compare_imm(IntCC::UnsignedLessThan, cpu, cpus);
+        self.b.ins().brif(more, inside, &[], done, &[]);
+        self.b.switch_to_block(inside);
+        let address = self.map_address(map);
+        let part = self.helper(helper::MAP_LOOKUP_PERCPU_ELEM, &[address, key, cpu]);
+        self.b.ins().brif(part, found, &[], next, &[]);
+        self.b.switch_to_block(found);
+        let part = self.pin(part);
+        let word = self.b.ins().load(I64, plain(), part, 0);
+        let sofar = self.b.use_var(first);
+        match kind {
+            MapValue::Min { signed } | MapValue::Max { signed } => {
+                let cc = match (matches!(kind, MapValue::Min { .. }), signed) {
+                    (true, true) => IntCC::SignedLessThan,
+                    (true, false) => IntCC::UnsignedLessThan,
+                    (false, true) => IntCC::SignedGreaterThan,
+                    (false, false) => IntCC::UnsignedGreaterThan,
+                };
+                let updates = self.b.ins().load(I64, plain(), part, 8);
+                let seen = self.b.use_var(second);
+                let fresh = self.compare_imm(IntCC::Equal, seen, 0);
+                let better = self.b.ins().icmp(cc, word, sofar);
+                let take = self.b.ins().bor(fresh, better);
+                let some = self.compare_imm(IntCC::NotEqual, updates, 0);
+                let take = self.b.ins().band(take, some);
+                let new = self.b.ins().select(take, word, sofar);
+                self.b.def_var(first, new);
+                let seen = self.b.ins().bor(seen, updates);
+                self.b.def_var(second, seen);
+            }
+            _ => {
+                let sum = self.b.ins().iadd(sofar, word);
+                self.b.def_var(first, sum);
+                if let MapValue::Avg { .. } = kind {
+                    let n = self.b.ins().load(I64, plain(), part, 8);
+                    let seen = self.b.use_var(second);
+                    let n = self.b.ins().iadd(seen, n);
+                    self.b.def_var(second, n);
+                }
+            }
+        }
+        self.b.ins().jump(next, &[]);
+        self.b.switch_to_block(next);
+        let cpu = self.b.ins().iadd_imm_s(cpu, 1);
+        self.b.ins().jump(head, &[BlockArg::Value(cpu)]);
+        self.b.switch_to_block(done);
+        let mut n = self.b.use_var(first);
+        if let MapValue::Avg { signed } = kind {
+            let count = self.b.use_var(second);
+            n = self.divide(weir_parser::ast::BinaryOp::Div, n, count, signed, false);
+        }
+        Val::int(n)
+    }
+
+    pub fn map_has(&mut self, map: usize, key: &'h Expr) -> Val {
         let (slot, present) = self.map_key(map, Some(key));
         let entry = self.lookup(map, slot);
         let there = self.compare_imm(IntCC::NotEqual, entry, 0);
@@ -199,7 +330,13 @@ impl Generator<'_> {
         Val::int(self.b.ins().uextend(I64, there))
     }
 
-    pub fn map_delete(&mut self, map: usize, key: Option<&Expr>) -> Val {
+    pub fn map_delete(&mut self, map: usize, key: Option<&'h Expr>) -> Val {
+        if key.is_none() && self.plan.maps[map].kind.is_per_cpu() {
+            // Only user space reaches the values of all CPUs.
+            let span = self.hir.maps[map].span;
+            self.send(&[], span, |_| crate::object::EventAction::Clear(crate::object::MapRef::Own(map)));
+            return Val::int(self.int(1));
+        }
         let (slot, present) = self.map_key(map, key);
         let done_flag = self.b.declare_var(I64);
         let zero = self.int(0);
@@ -227,10 +364,10 @@ impl Generator<'_> {
         Val::int(result)
     }
 
-    pub fn aggregate(&mut self, map: usize, key: Option<&Expr>, agg: AggKind, value: Option<&Expr>) {
-        let (slot, key_present) = self.map_key(map, key);
+    pub fn aggregate(&mut self, map: usize, key: Option<&'h Expr>, agg: AggKind, value: Option<&'h Expr>) {
         let signed = value.is_some_and(|v| v.ty.is_signed());
         let value = value.map(|v| self.expr(v));
+        let (slot, key_present) = self.map_key(map, key);
         let present = self.both(key_present, value.as_ref().and_then(|v| v.present));
         let n = match &value {
             Some(value) => self.as_int(value),

@@ -11,10 +11,13 @@
 //! - Arguments of an event are computed before its record is reserved, so no path can leak the reservation.
 
 mod expr;
+mod loops;
 mod maps;
 mod memory;
 mod packet;
 mod stmt;
+mod system;
+mod text;
 mod value;
 
 use crate::backend::ns;
@@ -43,25 +46,90 @@ pub struct Function {
     pub spans: Vec<Span>,
 }
 
-/// Generates all programs. `optimised` is told to code that only the optimiser endangers.
-pub fn generate(program: &hir::Program, plan: &mut Plan) -> Vec<Function> {
-    (0..plan.programs.len()).map(|index| generate_one(program, plan, index)).collect()
+/// The body of a loop, called by the kernel.
+pub struct Subprogram {
+    /// A C identifier, unique in the object.
+    pub name: String,
+    /// Number of arguments.
+    pub params: u8,
+    pub function: Function,
+    /// Index of the program it belongs to.
+    pub program: usize,
+    /// Index of the subprogram whose loop it is the body of; `None` for a loop of the program itself.
+    pub parent: Option<usize>,
 }
 
-fn generate_one(program: &hir::Program, plan: &mut Plan, index: usize) -> Function {
+/// Everything that becomes machine code.
+pub struct Code {
+    /// In the order of the plan's programs.
+    pub programs: Vec<Function>,
+    pub subprograms: Vec<Subprogram>,
+}
+
+/// Generates all programs.
+pub fn generate(program: &hir::Program, plan: &mut Plan) -> Code {
+    let mut code = Code {
+        programs: Vec::new(),
+        subprograms: Vec::new(),
+    };
+    for index in 0..plan.programs.len() {
+        generate_one(program, plan, index, &mut code);
+    }
+    code
+}
+
+fn generate_one(program: &hir::Program, plan: &mut Plan, index: usize, code: &mut Code) {
+    let name = plan.programs[index].name.clone();
+    let mut next_subprogram = code.subprograms.len();
+    let (function, mut queue, mut peak) = {
+        let mut func = new_function(index, 1);
+        let mut context = FunctionBuilderContext::new();
+        let builder = FunctionBuilder::new(&mut func, &mut context);
+        let mut generator = Generator::new(program, plan, index, builder, next_subprogram);
+        generator.program();
+        let peak = generator.memory.scratch_peak();
+        let queue = std::mem::take(&mut generator.pending);
+        let (consts, spans) = generator.finish();
+        (Function { func, consts, spans }, queue, peak)
+    };
+    code.programs.push(function);
+    next_subprogram += queue.len();
+    // The bodies' own loops come behind all that wait already, in the order of their numbers.
+    let mut at = 0;
+    while at < queue.len() {
+        let number = code.subprograms.len();
+        let body = queue[at].clone();
+        let params = body.params();
+        let mut func = new_function(number, usize::from(params));
+        let mut context = FunctionBuilderContext::new();
+        let builder = FunctionBuilder::new(&mut func, &mut context);
+        let mut generator = Generator::new(program, plan, index, builder, next_subprogram);
+        generator.loop_body(&body);
+        peak = peak.max(generator.memory.scratch_peak());
+        let more: Vec<_> = std::mem::take(&mut generator.pending);
+        next_subprogram += more.len();
+        queue.extend(more.into_iter().map(|p| p.inside(number)));
+        let (consts, spans) = generator.finish();
+        code.subprograms.push(Subprogram {
+            name: format!("{name}_loop{at}"),
+            params,
+            function: Function { func, consts, spans },
+            program: index,
+            parent: body.parent,
+        });
+        at += 1;
+    }
+    if let Some(map) = plan.maps.iter_mut().find(|m| m.name == format!("scratch_{name}")) {
+        map.value_size = map.value_size.max(peak);
+    }
+}
+
+fn new_function(index: usize, params: usize) -> ir::Function {
     let mut signature = Signature::new(CallConv::SystemV);
-    signature.params.push(AbiParam::new(I64));
+    signature.params.extend(std::iter::repeat_n(AbiParam::new(I64), params));
     signature.returns.push(AbiParam::new(I64));
     let name = ir::UserFuncName::user(0, u32::try_from(index).unwrap_or(0));
-    let mut func = ir::Function::with_name_signature(name, signature);
-    let mut context = FunctionBuilderContext::new();
-    let builder = FunctionBuilder::new(&mut func, &mut context);
-    let (consts, spans) = {
-        let mut generator = Generator::new(program, plan, index, builder);
-        generator.program();
-        generator.finish()
-    };
-    Function { func, consts, spans }
+    ir::Function::with_name_signature(name, signature)
 }
 
 /// Memory access without promises: the optimiser may move or merge nothing.
@@ -70,8 +138,8 @@ pub(crate) fn plain() -> MemFlagsData {
 }
 
 /// Working state of one program's generation.
-pub(crate) struct Generator<'a> {
-    pub hir: &'a hir::Program,
+pub(crate) struct Generator<'a, 'h> {
+    pub hir: &'h hir::Program,
     pub plan: &'a mut Plan,
     pub index: usize,
     pub hook: Hook,
@@ -90,13 +158,21 @@ pub(crate) struct Generator<'a> {
     pub vars: Vec<value::VarSlot>,
     pub fields: HashMap<usize, value::VarSlot>,
     pub headers: HashMap<crate::tables::Header, Variable>,
+    /// Presence of headers where that lies in the frame.
+    pub header_rooms: HashMap<crate::tables::Header, u32>,
+    /// Bodies of loops that are still to be generated.
+    pub pending: Vec<loops::Pending<'h>>,
+    /// The number of the first of them.
+    pub first_subprogram: usize,
+    /// Whether the program has such loops: then variables lie where the bodies can reach them.
+    pub has_loops: bool,
     /// `(continue, break)` targets.
     pub loops: Vec<(Block, Block)>,
     pub memory: memory::Memory,
 }
 
-impl<'a> Generator<'a> {
-    fn new(program: &'a hir::Program, plan: &'a mut Plan, index: usize, mut b: FunctionBuilder<'a>) -> Self {
+impl<'a, 'h> Generator<'a, 'h> {
+    fn new(program: &'h hir::Program, plan: &'a mut Plan, index: usize, mut b: FunctionBuilder<'a>, first_subprogram: usize) -> Self {
         let entry = b.create_block();
         b.append_block_params_for_function_params(entry);
         b.switch_to_block(entry);
@@ -108,6 +184,15 @@ impl<'a> Generator<'a> {
         let body = b.create_block();
         let scratch = b.append_block_param(body, I64);
         let hook = plan.programs[index].hook;
+        let has_loops = plan.programs[index]
+            .blocks
+            .iter()
+            .any(|b| hir::visit::has_loop(&program.blocks[*b]));
+        let budget = if has_loops {
+            memory::LOOP_STACK_BUDGET_BYTES
+        } else {
+            memory::STACK_BUDGET_BYTES
+        };
         let next = body;
         Self {
             hir: program,
@@ -126,8 +211,12 @@ impl<'a> Generator<'a> {
             vars: Vec::new(),
             fields: HashMap::new(),
             headers: HashMap::new(),
+            header_rooms: HashMap::new(),
+            pending: Vec::new(),
+            first_subprogram,
+            has_loops,
             loops: Vec::new(),
-            memory: memory::Memory::new(entry, body, scratch),
+            memory: memory::Memory::new(entry, body, scratch, budget),
         }
     }
 
@@ -167,7 +256,7 @@ impl<'a> Generator<'a> {
 
     /// Fills the entry block: working memory is looked up once, if anything turned out to need it.
     fn enter_scratch(&mut self) {
-        let (entry, body, size) = (self.memory.entry, self.memory.body, self.memory.scratch_bytes());
+        let (entry, body, size) = (self.memory.entry, self.memory.body, self.memory.scratch_peak());
         self.b.switch_to_block(entry);
         self.b.set_srcloc(SourceLoc::default());
         if size == 0 {
@@ -297,7 +386,7 @@ impl<'a> Generator<'a> {
         self.b.set_srcloc(SourceLoc::new(u32::try_from(id).unwrap_or(0)));
     }
 
-    fn external(&mut self, namespace: u32, index: u32, params: usize) -> FuncRef {
+    pub fn external(&mut self, namespace: u32, index: u32, params: usize) -> FuncRef {
         // Variadic use is not needed: every helper is called with one number of arguments.
         if let Some(func) = self.helpers.get(&(namespace, index)) {
             return *func;

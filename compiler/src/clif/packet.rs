@@ -4,7 +4,7 @@
 //! plain values, content and presence. Headers that nothing names are only stepped over. At TC, a header outside the
 //! linear part of the buffer is pulled in once and parsing starts again: a filter must not be passed by fragmenting memory.
 
-use super::value::{Repr, Val, VarSlot, words};
+use super::value::{Val, VarSlot, words};
 use super::{Generator, plain};
 use crate::hir::{ExprKind, Ty, visit};
 use crate::tables::{FIELDS, Field, FieldKind, FieldType, Header, Hook, Parsed, helper};
@@ -70,7 +70,7 @@ fn header_of(field: &Field) -> Option<Header> {
     })
 }
 
-fn field_ty(ty: FieldType) -> Ty {
+pub(super) fn field_ty(ty: FieldType) -> Ty {
     match ty {
         FieldType::Bool => Ty::Bool,
         FieldType::U8 | FieldType::U16 | FieldType::U32 | FieldType::U64 => Ty::U64,
@@ -90,7 +90,7 @@ struct Cursor {
     done: Block,
 }
 
-impl Generator<'_> {
+impl Generator<'_, '_> {
     /// Generates the parser for what these blocks name; leaves the insertion point behind it.
     pub fn parse_packet(&mut self, blocks: &[usize]) {
         let mut demand = Demand::default();
@@ -111,6 +111,7 @@ impl Generator<'_> {
                 words: (0..n).map(|_| self.b.declare_var(I64)).collect(),
                 present: header_of(&FIELDS[field]).map(|_| self.b.declare_var(I8)),
                 memory: None,
+                present_at: None,
             };
             self.fields.insert(field, slot);
         }
@@ -130,14 +131,19 @@ impl Generator<'_> {
         let Some(slot) = self.fields.get(&field).cloned() else {
             return Val::int(self.ctx);
         };
-        let values: Vec<Value> = slot.words.iter().map(|v| self.b.use_var(*v)).collect();
-        let present = slot.present.map(|p| self.b.use_var(p));
-        let repr = if values.len() == 1 {
-            Repr::Int(values[0])
-        } else {
-            Repr::Words(values)
-        };
-        Val { repr, present }
+        self.read_slot(&slot, &field_ty(FIELDS[field].ty))
+    }
+
+    /// Whether the packet has a header, as the parser found it; an `i8`.
+    pub fn header_present(&mut self, header: Header) -> Value {
+        if let Some(at) = self.header_rooms.get(&header).copied() {
+            let frame = self.memory.frame();
+            return self.b.ins().load(I8, plain(), frame, i32::try_from(at).unwrap_or(0));
+        }
+        match self.headers.get(&header).copied() {
+            Some(var) => self.b.use_var(var),
+            None => self.b.ins().iconst(I8, 0),
+        }
     }
 
     fn context_fields(&mut self, demand: &Demand) {
@@ -150,11 +156,7 @@ impl Generator<'_> {
                     self.load(self.ctx, i32::from(offset), u32::from(bytes))
                 }
                 FieldKind::PacketLen if self.hook == Hook::Tc => self.load(self.ctx, 0, 4),
-                FieldKind::PacketLen => {
-                    let data = self.load(self.ctx, 0, 4);
-                    let end = self.load(self.ctx, 4, 4);
-                    self.b.ins().isub(end, data)
-                }
+                FieldKind::PacketLen => self.helper(helper::XDP_GET_BUFF_LEN, &[self.ctx]),
                 FieldKind::Segments if self.hook == Hook::Tc => {
                     let segments = self.load(self.ctx, 164, 4);
                     let one = self.int(1);

@@ -1,9 +1,9 @@
 //! Statements and events.
 
-use super::value::{Repr, Val, VarSlot};
+use super::value::{Val, VarSlot};
 use super::{Generator, plain};
-use crate::hir::{Event, EventMap, Expr, ExprKind, Stmt, StmtKind, visit};
-use crate::object::{CounterSpec, EventAction, EventField, EventSpec, MapRef};
+use crate::hir::{Event, EventMap, Expr, ExprKind, Stmt, StmtKind, Ty, visit};
+use crate::object::{CounterSpec, EventAction, EventField, EventSpec, MapRef, TextKind};
 use crate::tables::{FIELDS, Hook, helper};
 use crate::types::Type;
 use cranelift_codegen::ir::types::I8;
@@ -13,18 +13,28 @@ use weir_parser::Span;
 /// Records up to this size are reserved in the ring; larger ones are built in scratch and copied.
 const MAX_RESERVED_BYTES: u32 = 256;
 
-impl Generator<'_> {
+impl<'h> Generator<'_, 'h> {
     /// One block of the script: predicate, body; goes on behind it when there is no verdict.
     pub fn script_block(&mut self, index: usize) {
         self.block = index;
-        let block = &self.hir.blocks[index];
+        let hir: &'h crate::hir::Program = self.hir;
+        let block = &hir.blocks[index];
         self.at(block.span);
         let next = self.b.create_block();
         self.next = next;
         let types: Vec<_> = block.vars.iter().map(|v| v.ty.clone()).collect();
-        self.vars = types.iter().map(|ty| self.new_slot(ty, true)).collect();
-        for slot in self.vars.clone() {
-            self.clear_slot(&slot);
+        self.vars = types
+            .iter()
+            .map(|ty| {
+                if self.has_loops {
+                    self.frame_slot(ty)
+                } else {
+                    self.new_slot(ty, true)
+                }
+            })
+            .collect();
+        for (slot, ty) in self.vars.clone().iter().zip(&types) {
+            self.clear_slot(slot, ty);
         }
         if let Some(predicate) = &block.predicate {
             self.at(predicate.span);
@@ -40,12 +50,18 @@ impl Generator<'_> {
     }
 
     /// Before it is assigned a variable is absent, or zero where nothing can be absent.
-    fn clear_slot(&mut self, slot: &VarSlot) {
+    fn clear_slot(&mut self, slot: &VarSlot, ty: &Ty) {
         let zero = self.int(0);
         for word in &slot.words {
             self.b.def_var(*word, zero);
         }
-        if let Some((pointer, size)) = slot.memory {
+        if let Some(at) = slot.present_at {
+            let frame = self.memory.frame();
+            self.b.ins().store(plain(), zero, frame, i32::try_from(at).unwrap_or(0));
+        }
+        if let Some(room) = slot.memory {
+            let pointer = self.room(room);
+            let size = ty.stored().map_or(8, |t| t.size().next_multiple_of(8));
             self.zero(pointer, 0, size);
         }
         if let Some(present) = slot.present {
@@ -54,9 +70,9 @@ impl Generator<'_> {
         }
     }
 
-    fn statements(&mut self, stmts: &[Stmt]) {
+    pub fn statements(&mut self, stmts: &'h [Stmt]) {
         for stmt in stmts {
-            self.statement(stmt);
+            self.with_memory(|g| g.statement(stmt));
         }
     }
 
@@ -88,19 +104,25 @@ impl Generator<'_> {
         for leaf in leaves {
             let value = match leaf {
                 Leaf::Field(field) => self.field_value(field).present,
-                Leaf::Var(var) => self.vars[var].present.map(|p| self.b.use_var(p)),
+                Leaf::Var(var) => {
+                    let slot = self.vars[var].clone();
+                    self.slot_present(&slot)
+                }
             };
             present = self.both(present, value);
         }
         present
     }
 
-    fn statement(&mut self, stmt: &Stmt) {
+    fn statement(&mut self, stmt: &'h Stmt) {
         self.at(stmt.span);
         match &stmt.kind {
             StmtKind::If { .. }
             | StmtKind::While { .. }
+            | StmtKind::ForRange { .. }
+            | StmtKind::ForMap { .. }
             | StmtKind::Unroll { .. }
+            | StmtKind::Limit { .. }
             | StmtKind::Block(_)
             | StmtKind::Break
             | StmtKind::Continue => {
@@ -108,12 +130,30 @@ impl Generator<'_> {
             }
             _ => {
                 let required = self.required(stmt);
+                if let (StmtKind::SetVar { var, .. }, Some(present)) = (&stmt.kind, required) {
+                    return self.set_var_if(present, *var, stmt);
+                }
                 self.when(required, |g| g.simple(stmt));
             }
         }
     }
 
-    fn control(&mut self, stmt: &Stmt) {
+    /// An assignment of which a part may be absent: the variable is absent then, whatever it was.
+    fn set_var_if(&mut self, present: Value, var: usize, stmt: &'h Stmt) {
+        let (yes, no, done) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
+        self.b.ins().brif(present, yes, &[], no, &[]);
+        self.b.switch_to_block(yes);
+        self.simple(stmt);
+        self.b.ins().jump(done, &[]);
+        self.b.switch_to_block(no);
+        let slot = self.vars[var].clone();
+        let ty = self.hir.blocks[self.block].vars[var].ty.clone();
+        self.clear_slot(&slot, &ty);
+        self.b.ins().jump(done, &[]);
+        self.b.switch_to_block(done);
+    }
+
+    fn control(&mut self, stmt: &'h Stmt) {
         match &stmt.kind {
             StmtKind::If { cond, then, otherwise } => {
                 let value = self.expr(cond);
@@ -128,20 +168,9 @@ impl Generator<'_> {
                 self.b.ins().jump(done, &[]);
                 self.b.switch_to_block(done);
             }
-            StmtKind::While { cond, body } => {
-                let (head, inside, done) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
-                self.b.ins().jump(head, &[]);
-                self.b.switch_to_block(head);
-                let value = self.expr(cond);
-                let truth = self.truth(&value);
-                self.b.ins().brif(truth, inside, &[], done, &[]);
-                self.b.switch_to_block(inside);
-                self.loops.push((head, done));
-                self.statements(body);
-                self.loops.pop();
-                self.b.ins().jump(head, &[]);
-                self.b.switch_to_block(done);
-            }
+            StmtKind::While { cond, body } => self.while_loop(cond, body),
+            StmtKind::ForRange { var, start, end, body } => self.for_range(*var, start, end, body),
+            StmtKind::ForMap { var, map, body } => self.for_map(*var, *map, body),
             StmtKind::Unroll { count, body } => {
                 let done = self.b.create_block();
                 for _ in 0..*count {
@@ -155,6 +184,7 @@ impl Generator<'_> {
                 self.b.ins().jump(done, &[]);
                 self.b.switch_to_block(done);
             }
+            StmtKind::Limit { number, rate, per, body } => self.limit(*number, *rate, *per, body, stmt.span),
             StmtKind::Block(body) => self.statements(body),
             StmtKind::Break | StmtKind::Continue => {
                 let Some((next, done)) = self.loops.last().copied() else { return };
@@ -172,7 +202,7 @@ impl Generator<'_> {
         self.b.switch_to_block(dead);
     }
 
-    fn simple(&mut self, stmt: &Stmt) {
+    fn simple(&mut self, stmt: &'h Stmt) {
         match &stmt.kind {
             StmtKind::Expr(e) => {
                 self.expr(e);
@@ -180,7 +210,8 @@ impl Generator<'_> {
             StmtKind::SetVar { var, value } => {
                 let value = self.expr(value);
                 let slot = self.vars[*var].clone();
-                self.write_slot(&slot, &value);
+                let ty = self.hir.blocks[self.block].vars[*var].ty.clone();
+                self.write_slot(&slot, &ty, &value);
             }
             StmtKind::SetMap { map, key, value } => self.map_set(*map, key.as_ref(), value),
             StmtKind::AddMap { map, key, value } => {
@@ -226,7 +257,7 @@ impl Generator<'_> {
         }
     }
 
-    fn event(&mut self, event: &Event, span: Span) {
+    fn event(&mut self, event: &'h Event, span: Span) {
         let map_ref = |map: &EventMap| match map {
             EventMap::Own(map) => MapRef::Own(*map),
             EventMap::Native { instance, map } => MapRef::Native {
@@ -235,9 +266,16 @@ impl Generator<'_> {
             },
         };
         match event {
-            Event::Printf { format, args } => {
-                let format = format.clone();
-                self.send_exprs(args, span, |args| EventAction::Printf { format, args });
+            Event::Printf { what, format, args } => {
+                let (what, format) = (*what, format.clone());
+                self.send_exprs(args, span, |args| match what {
+                    TextKind::Print => EventAction::Printf { format, args },
+                    _ => EventAction::Text { what, format, args },
+                });
+            }
+            Event::Join { separator, args } => {
+                let separator = separator.clone();
+                self.send_exprs(args, span, |args| EventAction::Join { separator, args });
             }
             Event::PrintValue(e) => {
                 self.send_exprs(std::slice::from_ref(e), span, |mut fields| {
@@ -286,20 +324,11 @@ impl Generator<'_> {
         }
     }
 
-    fn send_exprs(&mut self, exprs: &[Expr], span: Span, action: impl FnOnce(Vec<EventField>) -> EventAction) {
+    fn send_exprs(&mut self, exprs: &'h [Expr], span: Span, action: impl FnOnce(Vec<EventField>) -> EventAction) {
         let mut present = None;
         let mut values = Vec::new();
         for e in exprs {
-            let mut value = self.expr(e);
-            // A character array of the kernel is read as text.
-            if let (Repr::Place(address), Some(Type::Str { cap })) = (&value.repr, e.ty.stored()) {
-                let address = *address;
-                let pointer = self.memory_slot(cap);
-                self.zero(pointer, 0, cap);
-                let size = self.int(i64::from(cap));
-                self.helper(helper::PROBE_READ_KERNEL_STR, &[pointer, size, address]);
-                value.repr = Repr::Mem { pointer, size: cap };
-            }
+            let value = self.expr(e);
             present = self.both(present, value.present);
             let ty = e.ty.stored().unwrap_or(Type::U64);
             values.push((value, ty));
@@ -307,8 +336,15 @@ impl Generator<'_> {
         self.when(present, |g| g.send(&values, span, action));
     }
 
+    /// Whether records can come faster than an interval brings them.
+    fn sends_often(&self) -> bool {
+        use crate::object::AttachPoint as P;
+        let seldom = |a: &crate::object::Attach| matches!(a.point, P::Begin | P::End | P::Signal { .. } | P::Interval { .. });
+        !self.plan.programs[self.index].attach.iter().all(seldom) || !self.loops.is_empty()
+    }
+
     /// Sends one record to user space.
-    fn send(&mut self, values: &[(Val, Type)], span: Span, action: impl FnOnce(Vec<EventField>) -> EventAction) {
+    pub fn send(&mut self, values: &[(Val, Type)], span: Span, action: impl FnOnce(Vec<EventField>) -> EventAction) {
         let mut offset = 8_u32;
         let mut fields = Vec::new();
         for (_, ty) in values {
@@ -335,7 +371,7 @@ impl Generator<'_> {
                 self.plan.events.len() - 1
             }
         };
-        let busy = !matches!(self.hook, Hook::RunOnce | Hook::PerfEvent);
+        let busy = self.sends_often();
         let ring = self.plan.ring(busy);
         let header = self.int(i64::try_from(id).unwrap_or(0));
         if size > MAX_RESERVED_BYTES {
@@ -401,6 +437,7 @@ fn required_leaves(e: &Expr, out: &mut Vec<Leaf>) {
         ExprKind::Not(_)
         | ExprKind::Has(_)
         | ExprKind::In { .. }
+        | ExprKind::InMap { .. }
         | ExprKind::HasKey { .. }
         | ExprKind::Elvis { .. }
         | ExprKind::Ternary { .. } => {}

@@ -46,8 +46,18 @@ impl Val {
 pub(crate) struct VarSlot {
     pub words: Vec<Variable>,
     pub present: Option<Variable>,
-    /// Text lives in memory that belongs to the variable.
-    pub memory: Option<(Value, u32)>,
+    /// What is no plain number lives in memory that belongs to the variable, laid out as its type is stored.
+    pub memory: Option<Room>,
+    /// Where presence lies as a word, for what lies in the frame.
+    pub present_at: Option<u32>,
+}
+
+/// Where something lies in working memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Room {
+    At(Value),
+    /// Bytes from the start of scratch: the same for a program and the bodies of its loops.
+    Frame(u32),
 }
 
 /// Number of `i64` that a value of the type is held in, 0 for text.
@@ -58,11 +68,13 @@ pub(crate) fn words(ty: &Ty) -> usize {
         Ty::Str { .. } => 0,
         Ty::Obj { .. } => 1,
         Ty::Tuple(fields) => fields.iter().map(words).sum(),
+        Ty::Record(fields) => fields.iter().map(|(_, ty)| words(ty)).sum(),
+        Ty::Kept(ty) => ty.size().div_ceil(8) as usize,
         _ => 1,
     }
 }
 
-impl Generator<'_> {
+impl Generator<'_, '_> {
     /// Both must be present.
     pub fn both(&mut self, a: Option<Value>, b: Option<Value>) -> Option<Value> {
         match (a, b) {
@@ -96,8 +108,9 @@ impl Generator<'_> {
     pub fn store_value(&mut self, value: &Val, ty: &Type, pointer: Value, offset: u32) {
         let at = i32::try_from(offset).unwrap_or(0);
         match (&value.repr, ty) {
-            (Repr::Tuple(parts), Type::Tuple(fields)) => {
-                let used: u32 = fields.iter().map(Type::size).sum();
+            (Repr::Tuple(parts), Type::Tuple(_) | Type::Record(_)) => {
+                let fields = ty.fields();
+                let used: u32 = fields.iter().map(|f| f.size()).sum();
                 if used != ty.size() {
                     self.zero(pointer, offset, ty.size());
                 }
@@ -117,7 +130,10 @@ impl Generator<'_> {
             (Repr::Int(n) | Repr::Place(n), _) => {
                 self.b.ins().store(plain(), *n, pointer, at);
             }
-            (Repr::Mem { pointer: from, size }, _) => self.copy_text(*from, *size, pointer, offset, ty.size()),
+            (Repr::Mem { pointer: from, size }, _) => {
+                // What follows in a tuple is written later.
+                self.copy_text(*from, *size, pointer, offset, ty.size().next_multiple_of(8));
+            }
             (Repr::Tuple(_), _) => {}
         }
     }
@@ -127,7 +143,7 @@ impl Generator<'_> {
         let at = i32::try_from(offset).unwrap_or(0);
         let repr = match ty {
             Type::Bool => Repr::Int(self.load(pointer, at, 1)),
-            Type::Inet | Type::Prefix | Type::Flow => {
+            Type::Inet | Type::Prefix | Type::Flow | Type::USym => {
                 let n = ty.size() / 8;
                 Repr::Words(
                     (0..n)
@@ -135,23 +151,26 @@ impl Generator<'_> {
                         .collect(),
                 )
             }
-            Type::Tuple(fields) => {
+            Type::Tuple(_) | Type::Record(_) => {
                 let offsets = ty.field_offsets();
                 Repr::Tuple(
-                    fields
-                        .iter()
+                    ty.fields()
+                        .into_iter()
                         .zip(offsets)
                         .map(|(field, o)| self.load_value(field, pointer, offset + o))
                         .collect(),
                 )
             }
-            Type::Str { cap } => {
+            Type::Str { .. } | Type::Buf { .. } | Type::Array { .. } => {
                 let pointer = if offset == 0 {
                     pointer
                 } else {
                     self.b.ins().iadd_imm_s(pointer, i64::from(offset))
                 };
-                Repr::Mem { pointer, size: *cap }
+                Repr::Mem {
+                    pointer,
+                    size: ty.size().next_multiple_of(8),
+                }
             }
             _ => Repr::Int(self.b.ins().load(I64, plain(), pointer, at)),
         };
@@ -174,8 +193,12 @@ impl Generator<'_> {
     /// The reverse of [`Self::flatten`] for a type without text.
     pub fn unflatten(ty: &Ty, words: &[Value]) -> Repr {
         match ty {
-            Ty::Inet | Ty::Prefix | Ty::Flow => Repr::Words(words.to_vec()),
+            Ty::Inet | Ty::Prefix | Ty::Flow | Ty::Kept(Type::USym) => Repr::Words(words.to_vec()),
             Ty::Obj { .. } => Repr::Place(words[0]),
+            Ty::Record(fields) => {
+                let fields = fields.iter().map(|(_, ty)| ty.clone()).collect();
+                Self::unflatten(&Ty::Tuple(fields), words)
+            }
             Ty::Tuple(fields) => {
                 let mut rest = words;
                 let mut parts = Vec::new();

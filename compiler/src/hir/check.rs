@@ -7,6 +7,7 @@ use super::{Block, Map, MapId, MapValueTy, Program, Stmt, StmtKind, Ty, Var, Var
 use crate::kernel::KernelInfo;
 use crate::object::{Config, MissingProbes, NativeInstance};
 use crate::tables::Hook;
+use crate::types::Type;
 use std::collections::HashMap;
 use weir_parser::{Diagnostic, Span, ast};
 
@@ -17,6 +18,12 @@ pub struct Options {
     pub positional: Vec<String>,
     /// Names and values for `config`, from the environment; they win over the script's own.
     pub config: Vec<(String, String)>,
+    /// `--name=value` after the script, in order; `None` for `--name` alone.
+    pub named: Vec<(String, Option<String>)>,
+    /// Process that `-c` has started.
+    pub child: Option<u32>,
+    /// `--unsafe`: functions that change the system are allowed.
+    pub unsafe_functions: bool,
 }
 
 /// Checks a whole script.
@@ -50,16 +57,17 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
                     );
                 }
             }
-            ast::Item::MapDecl(_) | ast::Item::Probe(_) => {}
+            ast::Item::MapDecl(_) | ast::Item::Probe(_) | ast::Item::Macro(_) => {}
             ast::Item::Import(item) => early.push(unsupported(item.span, "import")),
-            ast::Item::Macro(item) => early.push(unsupported(item.span, "macro")),
             ast::Item::Fn(item) => early.push(unsupported(item.span, "fn")),
         }
     }
+    let macros = super::macros::collect(program, &mut early);
+    environment(&options.config, &mut config, &mut early);
     let decls = map_declarations(program, &mut early);
     let mut maps: Vec<MapState> = Vec::new();
     loop {
-        let mut cx = Checker::new(kernel, options, &natives, &defines, config.missing_probes, maps.clone());
+        let mut cx = Checker::new(kernel, options, &natives, &defines, &macros, &config, &decls, maps.clone());
         for item in &program.items {
             if let ast::Item::Probe(probe) = item {
                 cx.probe(probe);
@@ -77,8 +85,10 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             );
         }
         diagnostics.append(&mut cx.diagnostics);
+        check_declarations(&cx.maps, &decls, &mut diagnostics);
         super::lints::lint(&cx.blocks, &mut diagnostics);
         let blocks = cx.blocks;
+        let sets = cx.sets;
         let maps = cx.maps.into_iter().map(|m| m.finish(&decls)).collect();
         return (
             Program {
@@ -86,6 +96,8 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
                 maps,
                 natives,
                 config,
+                cpus: kernel.cpus(),
+                sets,
             },
             diagnostics,
         );
@@ -96,51 +108,135 @@ fn unsupported(span: Span, what: &str) -> Diagnostic {
     Diagnostic::error("unsupported", span, format!("`{what}` is not supported by this version of weir"))
 }
 
-fn config_block(block: &ast::Config, config: &mut Config, out: &mut Vec<Diagnostic>) {
-    const KNOWN: &[&str] = &[
-        "max_map_keys",
-        "max_strlen",
-        "missing_probes",
-        "print_maps_on_exit",
-        "str_trunc_trailer",
-    ];
-    for (name, value) in &block.entries {
-        let key = name.name.to_ascii_lowercase();
-        let key = key.strip_prefix("bpftrace_").unwrap_or(&key);
-        let ok = match (key, &value.kind) {
-            ("max_map_keys", ast::ExprKind::Int(n)) => u32::try_from(*n).map(|n| config.max_map_keys = n).is_ok(),
-            ("max_strlen", ast::ExprKind::Int(n)) => u32::try_from(*n).map(|n| config.max_strlen = n).is_ok() && *n <= 65536,
-            ("print_maps_on_exit", ast::ExprKind::Bool(b)) => {
-                config.print_maps_on_exit = *b;
-                true
-            }
-            ("print_maps_on_exit", ast::ExprKind::Int(n)) => {
-                config.print_maps_on_exit = *n != 0;
-                *n <= 1
-            }
-            ("str_trunc_trailer", ast::ExprKind::Str(s)) => {
-                config.str_trunc_trailer = String::from_utf8_lossy(s).into_owned();
-                true
-            }
-            ("missing_probes", ast::ExprKind::Name(word)) => missing_probes(word.as_bytes(), config),
-            ("missing_probes", ast::ExprKind::Str(word)) => missing_probes(word, config),
-            _ => {
-                if KNOWN.contains(&key) {
-                    false
-                } else {
-                    let mut d = Diagnostic::error("unknown-config", name.span, format!("unknown setting `{}`", name.name));
-                    d = nearest(d, key, KNOWN.iter().copied());
-                    out.push(d);
-                    true
-                }
-            }
+/// Applies the settings of the environment, which win over the script's own.
+fn environment(settings: &[(String, String)], config: &mut Config, out: &mut Vec<Diagnostic>) {
+    for (name, text) in settings {
+        let value = match text.parse() {
+            Ok(n) => ast::ExprKind::Int(n),
+            Err(_) if text == "true" || text == "false" => ast::ExprKind::Bool(text == "true"),
+            Err(_) => ast::ExprKind::Str(text.clone().into_bytes()),
         };
-        if !ok {
-            out.push(Diagnostic::error(
+        match set(name, &value, config) {
+            Setting::Done | Setting::Ignored => {}
+            Setting::BadValue => out.push(Diagnostic::error(
                 "bad-config",
-                value.span,
-                format!("`{key}` cannot have this value"),
-            ));
+                Span::default(),
+                format!("the environment's `BPFTRACE_{}` cannot be `{text}`", name.to_ascii_uppercase()),
+            )),
+            Setting::Unknown => out.push(Diagnostic::warning(
+                "unknown-config",
+                Span::default(),
+                format!("the environment's `BPFTRACE_{}` is no setting", name.to_ascii_uppercase()),
+            )),
+        }
+    }
+}
+
+const KNOWN_SETTINGS: &[&str] = &[
+    "max_map_keys",
+    "max_strlen",
+    "missing_probes",
+    "print_maps_on_exit",
+    "str_trunc_trailer",
+    "stack_mode",
+];
+
+/// Settings of bpftrace that have no meaning here.
+const IGNORED_SETTINGS: &[&str] = &[
+    "cache_user_symbols",
+    "cpp_demangle",
+    "lazy_symbolication",
+    "license",
+    "log_size",
+    "max_bpf_progs",
+    "max_cat_bytes",
+    "max_probes",
+    "on_stack_limit",
+    "perf_rb_pages",
+    "show_debug_info",
+    "unstable_tseries",
+    "unstable_dw_ustack",
+    "unstable_typeinfo",
+    "unstable_import_statement",
+    "unstable_import",
+    "unstable_macro",
+    "unstable_map_decl",
+    "use_blazesym",
+];
+
+enum Setting {
+    Done,
+    BadValue,
+    Unknown,
+    Ignored,
+}
+
+fn set(name: &str, value: &ast::ExprKind, config: &mut Config) -> Setting {
+    let key = name.to_ascii_lowercase();
+    let key = key.strip_prefix("bpftrace_").unwrap_or(&key);
+    let done = match (key, value) {
+        ("max_map_keys", ast::ExprKind::Int(n)) if *n >= 1 => u32::try_from(*n).map(|n| config.max_map_keys = n).is_ok(),
+        ("max_strlen", ast::ExprKind::Int(n)) if (1..=MAX_STRLEN).contains(n) => {
+            config.max_strlen = u32::try_from(*n).unwrap_or(1024);
+            true
+        }
+        ("print_maps_on_exit", ast::ExprKind::Bool(b)) => {
+            config.print_maps_on_exit = *b;
+            true
+        }
+        ("print_maps_on_exit", ast::ExprKind::Int(n @ 0..=1)) => {
+            config.print_maps_on_exit = *n != 0;
+            true
+        }
+        ("str_trunc_trailer", ast::ExprKind::Str(s)) => {
+            config.str_trunc_trailer = String::from_utf8_lossy(s).into_owned();
+            true
+        }
+        ("missing_probes", ast::ExprKind::Name(word)) => missing_probes(word.as_bytes(), config),
+        ("missing_probes", ast::ExprKind::Str(word)) => missing_probes(word, config),
+        ("stack_mode", ast::ExprKind::Name(word)) => stack_mode(word, config),
+        ("stack_mode", ast::ExprKind::Str(word)) => stack_mode(&String::from_utf8_lossy(word), config),
+        _ => {
+            return if KNOWN_SETTINGS.contains(&key) {
+                Setting::BadValue
+            } else if IGNORED_SETTINGS.contains(&key) {
+                Setting::Ignored
+            } else {
+                Setting::Unknown
+            };
+        }
+    };
+    if done { Setting::Done } else { Setting::BadValue }
+}
+
+/// Longest string, in bytes: a few of them must fit into the working memory of a program.
+const MAX_STRLEN: u64 = 8192;
+
+fn stack_mode(word: &str, config: &mut Config) -> bool {
+    match crate::types::StackMode::by_name(word) {
+        Some(mode) => config.stack_mode = mode,
+        None => return false,
+    }
+    true
+}
+
+fn config_block(block: &ast::Config, config: &mut Config, out: &mut Vec<Diagnostic>) {
+    for (name, value) in &block.entries {
+        match set(&name.name, &value.kind, config) {
+            Setting::Done | Setting::Ignored => {}
+            Setting::BadValue => {
+                let key = name.name.to_ascii_lowercase();
+                let key = key.strip_prefix("bpftrace_").unwrap_or(&key);
+                out.push(Diagnostic::error(
+                    "bad-config",
+                    value.span,
+                    format!("`{key}` cannot have this value"),
+                ));
+            }
+            Setting::Unknown => {
+                let d = Diagnostic::error("unknown-config", name.span, format!("unknown setting `{}`", name.name));
+                out.push(nearest(d, &name.name.to_ascii_lowercase(), KNOWN_SETTINGS.iter().copied()));
+            }
         }
     }
 }
@@ -175,48 +271,123 @@ pub(super) fn nearest_name<'n>(name: &str, candidates: impl Iterator<Item = &'n 
     best.map(|(name, _)| name)
 }
 
-fn map_declarations(program: &ast::Program, out: &mut Vec<Diagnostic>) -> HashMap<String, u32> {
-    let mut decls = HashMap::new();
+/// What `let @m = KIND(N);` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapDecl {
+    pub kind: DeclaredKind,
+    pub max_entries: u32,
+    pub span: Span,
+}
+
+/// The words of a map's declaration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeclaredKind {
+    Hash,
+    LruHash,
+    PerCpuHash,
+    PerCpuLruHash,
+    /// Keyed by prefix; a lookup finds the longest that matches.
+    Lpm,
+}
+
+impl DeclaredKind {
+    const ALL: [(&'static str, DeclaredKind); 6] = [
+        ("lpm", DeclaredKind::Lpm),
+        ("hash", DeclaredKind::Hash),
+        ("lruhash", DeclaredKind::LruHash),
+        ("percpuhash", DeclaredKind::PerCpuHash),
+        ("percpulruhash", DeclaredKind::PerCpuLruHash),
+        ("lrupercpuhash", DeclaredKind::PerCpuLruHash),
+    ];
+
+    fn is_per_cpu(self) -> bool {
+        matches!(self, DeclaredKind::PerCpuHash | DeclaredKind::PerCpuLruHash)
+    }
+}
+
+fn map_declarations(program: &ast::Program, out: &mut Vec<Diagnostic>) -> HashMap<String, MapDecl> {
+    let mut decls: HashMap<String, MapDecl> = HashMap::new();
     for item in &program.items {
         let ast::Item::MapDecl(decl) = item else { continue };
-        let size = match (decl.kind.name.as_str(), decl.args.as_slice()) {
-            (
-                "hash" | "percpuhash",
-                [
-                    ast::Expr {
-                        kind: ast::ExprKind::Int(n),
-                        ..
-                    },
-                ],
-            ) if *n >= 1 => u32::try_from(*n).ok(),
-            ("hash" | "percpuhash", _) => None,
-            _ => {
-                out.push(
-                    Diagnostic::error(
-                        "unsupported",
-                        decl.kind.span,
-                        format!("`{}` maps are not supported by this version of weir", decl.kind.name),
-                    )
-                    .help(format!("`let @{} = hash(N);`", decl.map.name)),
-                );
-                continue;
-            }
+        let Some((_, kind)) = DeclaredKind::ALL.iter().find(|(name, _)| *name == decl.kind.name) else {
+            let d = Diagnostic::error(
+                "unknown-map-kind",
+                decl.kind.span,
+                format!("unknown kind of map `{}`", decl.kind.name),
+            );
+            let d = nearest(d, &decl.kind.name, DeclaredKind::ALL.iter().map(|(n, _)| *n));
+            out.push(d.help(format!("`let @{} = hash(N);`", decl.map.name)));
+            continue;
         };
-        match size {
-            Some(size) => {
-                decls.insert(format!("@{}", decl.map.name), size);
-            }
-            None => out.push(
-                Diagnostic::error(
-                    "bad-map-size",
-                    decl.span,
-                    format!("`{}` takes the number of entries, 1 or more", decl.kind.name),
-                )
-                .help(format!("`let @{} = {}(10000);`", decl.map.name, decl.kind.name)),
-            ),
+        let max_entries = match decl.args.as_slice() {
+            [
+                ast::Expr {
+                    kind: ast::ExprKind::Int(n),
+                    ..
+                },
+            ] if *n >= 1 => u32::try_from(*n).ok(),
+            _ => None,
+        };
+        let Some(max_entries) = max_entries else {
+            let message = format!("`{}` takes the number of entries, 1 or more", decl.kind.name);
+            let d = Diagnostic::error("bad-map-size", decl.span, message);
+            out.push(d.help(format!("`let @{} = {}(10000);`", decl.map.name, decl.kind.name)));
+            continue;
+        };
+        let name = format!("@{}", decl.map.name);
+        let new = MapDecl {
+            kind: *kind,
+            max_entries,
+            span: decl.kind.span,
+        };
+        if let Some(first) = decls.insert(name.clone(), new) {
+            out.push(
+                Diagnostic::error("duplicate-map", decl.map.span, format!("`{name}` is declared twice")).with(first.span, "first here"),
+            );
         }
     }
     decls
+}
+
+/// Compares the declarations with how the maps are used.
+fn check_declarations(maps: &[MapState], decls: &HashMap<String, MapDecl>, out: &mut Vec<Diagnostic>) {
+    for map in maps {
+        let Some(decl) = decls.get(&map.name) else { continue };
+        if map.key == Some(None) {
+            let d = Diagnostic::error(
+                "map-kind",
+                decl.span,
+                format!("`{}` is a scalar and cannot be declared as a hash", map.name),
+            )
+            .with(map.key_span, "used without a key here");
+            out.push(d);
+            continue;
+        }
+        if decl.kind == DeclaredKind::Lpm && matches!(map.value, Some(MapValueTy::Agg(_))) {
+            let d = Diagnostic::error(
+                "map-kind",
+                decl.span,
+                format!("`{}` is keyed by prefix and holds plain values only", map.name),
+            )
+            .with(map.value_span, "aggregated here")
+            .help(format!("`{}[…] += 1`", map.name));
+            out.push(d);
+        }
+        if decl.kind.is_per_cpu() && matches!(map.value, Some(MapValueTy::Plain(_))) {
+            let d = Diagnostic::error(
+                "map-kind",
+                decl.span,
+                format!("`{}` holds plain values, which are not kept for each CPU", map.name),
+            )
+            .with(map.value_span, "assigned here")
+            .help(if decl.kind == DeclaredKind::PerCpuHash {
+                "`hash`"
+            } else {
+                "`lruhash`"
+            });
+            out.push(d);
+        }
+    }
 }
 
 /// What is known of a map so far.
@@ -231,9 +402,9 @@ pub(super) struct MapState {
 }
 
 impl MapState {
-    fn finish(self, decls: &HashMap<String, u32>) -> Map {
+    fn finish(self, decls: &HashMap<String, MapDecl>) -> Map {
         Map {
-            max_entries: decls.get(&self.name).copied(),
+            declared: decls.get(&self.name).copied(),
             name: self.name,
             key: self.key.unwrap_or(None),
             value: self.value.unwrap_or(MapValueTy::Plain(Ty::I64)),
@@ -247,9 +418,17 @@ pub(super) struct Checker<'a> {
     pub options: &'a Options,
     pub natives: &'a [NativeInstance],
     pub defines: &'a HashMap<String, ast::Expr>,
-    pub missing_probes: MissingProbes,
+    pub macros: &'a super::macros::Macros<'a>,
+    pub macro_depth: usize,
+    /// Number of macro uses so far.
+    pub expansions: usize,
+    /// Number of `limit` statements so far.
+    pub limits: u32,
+    pub config: &'a Config,
+    pub decls: &'a HashMap<String, MapDecl>,
     pub maps: Vec<MapState>,
     pub blocks: Vec<Block>,
+    pub sets: Vec<super::SetMap>,
     pub diagnostics: Vec<Diagnostic>,
     // The block being checked.
     pub hook: Hook,
@@ -260,17 +439,24 @@ pub(super) struct Checker<'a> {
     pub site_dependent: bool,
     pub vars: Vec<Var>,
     pub scopes: Vec<HashMap<String, VarId>>,
+    /// Types of the variables after the round before, by number.
+    pub var_hints: Vec<Ty>,
+    /// Set when an assignment gave a variable a wider type than it was used with before.
+    pub var_grew: bool,
     pub loops: usize,
     pub define_depth: usize,
 }
 
 impl<'a> Checker<'a> {
+    #[allow(clippy::too_many_arguments, reason = "each is a table that the one caller has just made")]
     fn new(
         kernel: &'a dyn KernelInfo,
         options: &'a Options,
         natives: &'a [NativeInstance],
         defines: &'a HashMap<String, ast::Expr>,
-        missing_probes: MissingProbes,
+        macros: &'a super::macros::Macros<'a>,
+        config: &'a Config,
+        decls: &'a HashMap<String, MapDecl>,
         maps: Vec<MapState>,
     ) -> Self {
         Self {
@@ -278,9 +464,15 @@ impl<'a> Checker<'a> {
             options,
             natives,
             defines,
-            missing_probes,
+            macros,
+            macro_depth: 0,
+            expansions: 0,
+            limits: 0,
+            config,
+            decls,
             maps,
             blocks: Vec::new(),
+            sets: Vec::new(),
             diagnostics: Vec::new(),
             hook: Hook::RunOnce,
             native: None,
@@ -289,6 +481,8 @@ impl<'a> Checker<'a> {
             site_dependent: false,
             vars: Vec::new(),
             scopes: Vec::new(),
+            var_hints: Vec::new(),
+            var_grew: false,
             loops: 0,
             define_depth: 0,
         }
@@ -321,7 +515,27 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Checks a block until the types of its variables stand still: one may grow after it has been used.
     fn block(&mut self, probe: &ast::Probe, site: &super::probes::Site) -> (Block, bool) {
+        self.var_hints = Vec::new();
+        loop {
+            let diagnostics = self.diagnostics.len();
+            let (block, dependent) = self.block_once(probe, site);
+            let types: Vec<Ty> = block.vars.iter().map(|v| v.ty.clone()).collect();
+            let failed = self.diagnostics[diagnostics..].iter().any(Diagnostic::is_error);
+            if failed || types == self.var_hints {
+                return (block, dependent);
+            }
+            if self.var_hints.is_empty() && !self.var_grew {
+                return (block, dependent);
+            }
+            self.diagnostics.truncate(diagnostics);
+            self.var_hints = types;
+        }
+    }
+
+    fn block_once(&mut self, probe: &ast::Probe, site: &super::probes::Site) -> (Block, bool) {
+        self.var_grew = false;
         self.hook = site.hook;
         self.native = site.native.map(|(instance, _)| instance);
         self.event = site.native.map_or(0, |(_, event)| event);
@@ -448,7 +662,7 @@ impl<'a> Checker<'a> {
             (None, MapValueTy::Plain(ty)) => Some(MapValueTy::Plain(storable(ty))),
             (None, agg) => Some(agg.clone()),
             (Some(MapValueTy::Plain(old)), MapValueTy::Plain(new)) => unify(old, &storable(new)).map(MapValueTy::Plain),
-            (Some(MapValueTy::Agg(old)), MapValueTy::Agg(new)) if agg_compatible(old, new) => Some(MapValueTy::Agg(old.clone())),
+            (Some(MapValueTy::Agg(old)), MapValueTy::Agg(new)) => unify_aggregate(old, new).map(MapValueTy::Agg),
             _ => None,
         };
         match merged {
@@ -474,6 +688,10 @@ impl<'a> Checker<'a> {
     }
 
     pub fn declare_var(&mut self, name: &str, ty: Ty, span: Span) -> VarId {
+        let ty = match self.var_hints.get(self.vars.len()) {
+            Some(hint) => unify(hint, &ty).unwrap_or(ty),
+            None => ty,
+        };
         self.vars.push(Var {
             name: name.to_owned(),
             ty,
@@ -495,17 +713,18 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// Aggregations differ in nothing but the sign, which the first use decides.
-fn agg_compatible(old: &crate::types::MapValue, new: &crate::types::MapValue) -> bool {
+/// Joins two uses of an aggregation: signed if one of them is.
+fn unify_aggregate(old: &crate::types::MapValue, new: &crate::types::MapValue) -> Option<crate::types::MapValue> {
     use crate::types::MapValue as V;
-    matches!(
-        (old, new),
-        (V::Sum { .. }, V::Sum { .. })
-            | (V::Min { .. }, V::Min { .. })
-            | (V::Max { .. }, V::Max { .. })
-            | (V::Avg { .. }, V::Avg { .. })
-            | (V::Stats { .. }, V::Stats { .. })
-    ) || old == new
+    Some(match (old, new) {
+        (V::Sum { signed: a }, V::Sum { signed: b }) => V::Sum { signed: *a || *b },
+        (V::Min { signed: a }, V::Min { signed: b }) => V::Min { signed: *a || *b },
+        (V::Max { signed: a }, V::Max { signed: b }) => V::Max { signed: *a || *b },
+        (V::Avg { signed: a }, V::Avg { signed: b }) => V::Avg { signed: *a || *b },
+        (V::Stats { signed: a }, V::Stats { signed: b }) => V::Stats { signed: *a || *b },
+        (a, b) if a == b => a.clone(),
+        _ => return None,
+    })
 }
 
 pub(super) fn describe_value(value: &MapValueTy) -> String {
@@ -529,6 +748,7 @@ pub(super) fn storable(ty: &Ty) -> Ty {
             cap: len.next_multiple_of(8),
         },
         Ty::Tuple(fields) => Ty::Tuple(fields.iter().map(storable).collect()),
+        Ty::Record(fields) => Ty::Record(fields.iter().map(|(name, ty)| (name.clone(), storable(ty))).collect()),
         other => other.clone(),
     }
 }
@@ -546,6 +766,12 @@ pub(super) fn unify(a: &Ty, b: &Ty) -> Option<Ty> {
             signed: *signed,
         },
         (Ty::Str { cap: x }, Ty::Str { cap: y }) => Ty::Str { cap: *x.max(y) },
+        (Ty::Buf { cap: x }, Ty::Buf { cap: y }) => Ty::Buf { cap: *x.max(y) },
+        (Ty::Int { .. } | Ty::Bool, Ty::Kept(Type::Enum { .. })) | (Ty::Kept(Type::Enum { .. }), Ty::Int { .. } | Ty::Bool) => Ty::I64,
+        (Ty::Record(x), Ty::Record(y)) if x.len() == y.len() && x.iter().zip(y).all(|(x, y)| x.0 == y.0) => {
+            let fields = x.iter().zip(y).map(|((name, x), (_, y))| Some((name.clone(), unify(x, y)?)));
+            Ty::Record(fields.collect::<Option<_>>()?)
+        }
         (Ty::Ptr { space, .. }, Ty::Ptr { .. }) if a != b => Ty::Ptr {
             to: Box::new(super::CTy::Void),
             space: *space,

@@ -4,6 +4,7 @@ use super::check::{Checker, nearest_name};
 use super::{CTy, Expr, ExprKind, Space, Ty};
 use crate::btf::{Btf, BtfType, TypeId};
 use crate::kernel::TracepointField;
+use crate::types::Type;
 use weir_parser::ast::{self, TypeExprKind};
 use weir_parser::{Diagnostic, Span};
 
@@ -28,9 +29,11 @@ fn from_btf_nested(btf: &Btf, id: TypeId, depth: u32) -> CTy {
             bits: u8::try_from(int.size * 8).unwrap_or(64),
             signed: int.signed,
         },
-        Some(BtfType::Enum(_)) => CTy::Int {
-            bits: u8::try_from(btf.size_of(id).unwrap_or(4) * 8).unwrap_or(32),
-            signed: false,
+        Some(BtfType::Enum(info)) => CTy::Enum {
+            name: info.name.to_owned(),
+            id: id.0,
+            bits: u8::try_from(info.size * 8).unwrap_or(32),
+            signed: info.signed,
         },
         Some(BtfType::Ptr(to)) => CTy::Ptr(Box::new(from_btf_nested(btf, to, depth + 1))),
         Some(BtfType::Array(array)) => CTy::Array {
@@ -78,6 +81,7 @@ impl Checker<'_> {
                 _ => match self.c_type(ty) {
                     Some(CTy::Int { bits, signed }) => Ty::Int { bits, signed },
                     Some(CTy::Char) => Ty::Int { bits: 8, signed: true },
+                    Some(CTy::Enum { id, .. }) => self.enumeration(id),
                     Some(CTy::Ptr(to)) => Ty::Ptr { to, space: Space::Kernel },
                     Some(other) => {
                         self.error(
@@ -101,6 +105,7 @@ impl Checker<'_> {
             },
             TypeExprKind::TypeOf(expr) => self.expr(expr).ty,
             _ => match self.c_type(ty) {
+                Some(CTy::Enum { id, .. }) => self.enumeration(id),
                 Some(other) => {
                     self.error(
                         Diagnostic::error("bad-type", ty.span, format!("a value of type `{other}` is not possible here"))
@@ -189,6 +194,21 @@ impl Checker<'_> {
         btf
     }
 
+    /// The type of an enumeration's values.
+    pub(super) fn enumeration(&self, id: u32) -> Ty {
+        match self.kernel.btf().and_then(|b| b.type_by_id(TypeId(id))) {
+            Some(BtfType::Enum(info)) if !info.name.is_empty() => Ty::Kept(Type::Enum {
+                name: info.name.to_owned(),
+                values: info.values().map(|v| (v.name.to_owned(), v.value)).collect(),
+            }),
+            Some(BtfType::Enum(info)) => Ty::Int {
+                bits: 64,
+                signed: info.signed,
+            },
+            _ => Ty::I64,
+        }
+    }
+
     /// Returns the size of a C type, from BTF where it takes that.
     pub(super) fn c_size(&self, ty: &CTy) -> Option<u32> {
         match ty {
@@ -200,6 +220,25 @@ impl Checker<'_> {
 
     /// `base.name` and `base->name` on something that has members.
     pub(super) fn member(&mut self, base: Expr, name: &ast::Ident, span: Span) -> Expr {
+        if let Ty::Record(fields) = &base.ty {
+            return match fields.iter().position(|(n, _)| *n == name.name) {
+                Some(index) => {
+                    let ty = fields[index].1.clone();
+                    let kind = ExprKind::TupleGet {
+                        base: Box::new(base),
+                        index,
+                    };
+                    Expr { kind, ty, span }
+                }
+                None => {
+                    let names: Vec<&str> = fields.iter().map(|(n, _)| n.as_str()).collect();
+                    let message = format!("the record has no field `{}`", name.name);
+                    let d = Diagnostic::error("unknown-member", name.span, message).help(format!("it has `{}`", names.join("`, `")));
+                    self.error(d);
+                    self.failed(span)
+                }
+            };
+        }
         let (to, space) = match &base.ty {
             Ty::Ptr { to, space } => ((**to).clone(), *space),
             Ty::Obj { ty: CTy::Ptr(to), space } => ((**to).clone(), *space),
@@ -250,7 +289,9 @@ impl Checker<'_> {
             span,
         };
         if field.bitfield_size > 0 {
-            let CTy::Int { bits, signed } = ty else { return self.failed(span) };
+            let (CTy::Int { bits, signed } | CTy::Enum { bits, signed, .. }) = ty else {
+                return self.failed(span);
+            };
             // Read the whole unit of the declared type that the bits lie in.
             let unit = u32::from(bits);
             let start = field.bit_offset / unit * unit;
@@ -283,6 +324,32 @@ impl Checker<'_> {
                 u32::from(*bits) / 8,
             ),
             CTy::Char => (Ty::Int { bits: 8, signed: true }, 1),
+            CTy::Enum { id, bits, signed, .. } => {
+                let kind = self.enumeration(*id);
+                let (number, size, span) = (
+                    Ty::Int {
+                        bits: *bits,
+                        signed: *signed,
+                    },
+                    u32::from(*bits) / 8,
+                    place.span,
+                );
+                let read = ExprKind::Read {
+                    place: Box::new(place),
+                    size,
+                    bits: None,
+                };
+                let read = Expr {
+                    kind: read,
+                    ty: number,
+                    span,
+                };
+                return Expr {
+                    kind: ExprKind::Convert(Box::new(read)),
+                    ty: kind,
+                    span,
+                };
+            }
             // What a kernel object points to is in the kernel unless the script says otherwise.
             CTy::Ptr(to) => (
                 Ty::Ptr {

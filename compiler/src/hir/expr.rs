@@ -1,21 +1,22 @@
 //! Expressions.
 
 use super::check::{Checker, nearest, nearest_name, unify};
-use super::{CTy, Expr, ExprKind, MapValueTy, SetElem, Space, Ty};
+use super::{CTy, Expr, ExprKind, MapValueTy, Space, Ty};
 use crate::constants::constant;
-use crate::tables::{self, BuiltinKind, FunctionKind};
-use weir_parser::ast::{self, BinaryOp, UnaryOp};
+use crate::tables::{self, BuiltinKind};
+use crate::types::Type;
+use weir_parser::ast::{self, UnaryOp};
 use weir_parser::{Diagnostic, Span};
 
 impl Checker<'_> {
-    fn make(kind: ExprKind, ty: Ty, span: Span) -> Expr {
+    pub(super) fn make(kind: ExprKind, ty: Ty, span: Span) -> Expr {
         Expr { kind, ty, span }
     }
 
     /// Checks something whose truth is asked for.
     pub(super) fn condition(&mut self, expr: &ast::Expr) -> Expr {
         let value = self.expr(expr);
-        if !matches!(value.ty, Ty::Bool | Ty::Int { .. } | Ty::Ptr { .. } | Ty::Error) {
+        if !(value.ty.is_int() || matches!(value.ty, Ty::Ptr { .. } | Ty::Error)) {
             self.error(Diagnostic::error(
                 "condition-type",
                 value.span,
@@ -23,6 +24,47 @@ impl Checker<'_> {
             ));
         }
         value
+    }
+
+    /// Checks something whose value is wanted: character arrays become text, other arrays are read.
+    pub(super) fn value(&mut self, expr: &ast::Expr) -> Expr {
+        let value = self.expr(expr);
+        self.loaded(value)
+    }
+
+    /// Reads an array where it stands for its content.
+    pub(super) fn loaded(&mut self, value: Expr) -> Expr {
+        let Ty::Obj {
+            ty: CTy::Array { elem, len },
+            space,
+        } = &value.ty
+        else {
+            return value;
+        };
+        let (span, space, len) = (value.span, *space, *len);
+        match **elem {
+            CTy::Char => {
+                let cap = len.next_multiple_of(8).max(8);
+                let kind = ExprKind::ReadStr {
+                    ptr: Box::new(value),
+                    cap,
+                    space,
+                };
+                Self::make(kind, Ty::Str { cap }, span)
+            }
+            CTy::Int { bits, signed } if (1..=256).contains(&len) => {
+                let ty = Type::Array {
+                    elem: Box::new(Type::Int { bits, signed }),
+                    len,
+                };
+                let kind = ExprKind::ReadArray {
+                    size: ty.size(),
+                    place: Box::new(value),
+                };
+                Self::make(kind, Ty::Kept(ty), span)
+            }
+            _ => value,
+        }
     }
 
     pub(super) fn expr(&mut self, expr: &ast::Expr) -> Expr {
@@ -108,7 +150,7 @@ impl Checker<'_> {
             ast::ExprKind::Binary { op, left, right } => self.binary(*op, left, right, span),
             ast::ExprKind::Ternary { cond, then, otherwise } => {
                 let cond = self.condition(cond);
-                let (then, otherwise) = (self.expr(then), self.expr(otherwise));
+                let (then, otherwise) = (self.value(then), self.value(otherwise));
                 let Some(ty) = self.unify_or_error(&then, &otherwise, span) else {
                     return self.failed(span);
                 };
@@ -123,7 +165,7 @@ impl Checker<'_> {
                 )
             }
             ast::ExprKind::Elvis { value, otherwise } => {
-                let (value, otherwise) = (self.expr(value), self.expr(otherwise));
+                let (value, otherwise) = (self.value(value), self.value(otherwise));
                 let Some(ty) = self.unify_or_error(&value, &otherwise, span) else {
                     return self.failed(span);
                 };
@@ -142,7 +184,7 @@ impl Checker<'_> {
                 self.cast(value, ty, span)
             }
             ast::ExprKind::Tuple(parts) => {
-                let parts: Vec<Expr> = parts.iter().map(|p| self.expr(p)).collect();
+                let parts: Vec<Expr> = parts.iter().map(|p| self.value(p)).collect();
                 if parts.iter().any(|p| p.ty == Ty::Error) {
                     return self.failed(span);
                 }
@@ -173,15 +215,79 @@ impl Checker<'_> {
                     }
                 }
             }
-            ast::ExprKind::Record(_) => self.unsupported("a record", span),
-            ast::ExprKind::Block(_) => self.unsupported("a block as a value", span),
-            ast::ExprKind::OffsetOf { .. } => self.unsupported("`offsetof`", span),
+            ast::ExprKind::Record(fields) => self.record(fields, span),
+            ast::ExprKind::Block(block) => self.block_value(block, span),
+            ast::ExprKind::OffsetOf { of, fields } => self.offset_of(of, fields, span),
             ast::ExprKind::TypeOf(_) => self.unsupported("`typeof` as a value", span),
             ast::ExprKind::Error => self.failed(span),
         }
     }
 
-    fn unsupported(&mut self, what: &str, span: Span) -> Expr {
+    fn record(&mut self, fields: &[(ast::Ident, ast::Expr)], span: Span) -> Expr {
+        let mut parts = Vec::new();
+        let mut types: Vec<(String, Ty)> = Vec::new();
+        for (name, value) in fields {
+            let value = self.value(value);
+            if value.ty == Ty::Error {
+                return self.failed(span);
+            }
+            types.push((name.name.clone(), value.ty.clone()));
+            parts.push(value);
+        }
+        Self::make(ExprKind::Tuple(parts), Ty::Record(types), span)
+    }
+
+    fn offset_of(&mut self, of: &ast::SizeOfArg, fields: &[ast::Ident], span: Span) -> Expr {
+        let mut at = match of {
+            ast::SizeOfArg::Type(ty) => match self.type_expr_c(ty) {
+                Some(ty) => ty,
+                None => return self.failed(span),
+            },
+            ast::SizeOfArg::Expr(e) => match self.expr(e).ty {
+                Ty::Obj { ty, .. } => ty,
+                Ty::Ptr { to, .. } => *to,
+                Ty::Error => return self.failed(span),
+                other => {
+                    self.error(Diagnostic::error(
+                        "no-members",
+                        e.span,
+                        format!("a value of type `{other}` has no members"),
+                    ));
+                    return self.failed(span);
+                }
+            },
+        };
+        let mut offset = 0;
+        for field in fields {
+            // A place at address 0: the member's address is its offset.
+            let null = Self::make(
+                ExprKind::Int(0),
+                Ty::Ptr {
+                    to: Box::new(at),
+                    space: Space::Kernel,
+                },
+                span,
+            );
+            let member = self.member(null, field, span);
+            let place = match member.kind {
+                ExprKind::Read { place, bits: None, .. } => *place,
+                ExprKind::Error => return self.failed(span),
+                ExprKind::Read { .. } => {
+                    self.error(Diagnostic::error("no-offset", field.span, "a bitfield has no offset in bytes"));
+                    return self.failed(span);
+                }
+                kind => Expr { kind, ..member },
+            };
+            let (ExprKind::Place { offset: by, .. }, Ty::Obj { ty, .. }) = (place.kind, place.ty) else {
+                return self.failed(span);
+            };
+            offset += by;
+            at = ty;
+        }
+        Self::make(ExprKind::Int(i64::from(offset)), Ty::U64, span)
+    }
+
+    pub(super) fn unsupported(&mut self, what: &str, span: Span) -> Expr {
         self.error(Diagnostic::error(
             "unsupported",
             span,
@@ -209,7 +315,7 @@ impl Checker<'_> {
     }
 
     /// A bare word.
-    fn name(&mut self, name: &str, span: Span) -> Expr {
+    pub(super) fn name(&mut self, name: &str, span: Span) -> Expr {
         // What the user defines shadows weir's words, never bpftrace's builtins.
         if let Some(builtin) = tables::builtin(name) {
             return self.builtin(builtin, span);
@@ -225,6 +331,13 @@ impl Checker<'_> {
             let value = self.expr(&value);
             self.define_depth -= 1;
             return value;
+        }
+        if self.is_macro(name) {
+            let name = ast::Ident {
+                name: name.to_owned(),
+                span,
+            };
+            return self.macro_value(&name, &[], span);
         }
         if let Some(field) = tables::field(name) {
             return self.packet_field(field, span);
@@ -259,8 +372,9 @@ impl Checker<'_> {
             );
             return self.failed(span);
         }
-        if let Some((value, _)) = self.kernel.btf().and_then(|b| b.enumerator(name)) {
-            return Self::make(ExprKind::Int(value), Ty::I64, span);
+        if let Some((value, id)) = self.kernel.btf().and_then(|b| b.enumerator(name)) {
+            let ty = self.enumeration(id.0);
+            return Self::make(ExprKind::Int(value), ty, span);
         }
         let d = Diagnostic::error("unknown-name", span, format!("unknown name `{name}`"));
         let names = tables::BUILTINS
@@ -272,7 +386,7 @@ impl Checker<'_> {
         self.failed(span)
     }
 
-    fn builtin(&mut self, builtin: &'static tables::Builtin, span: Span) -> Expr {
+    pub(super) fn builtin(&mut self, builtin: &'static tables::Builtin, span: Span) -> Expr {
         if !builtin.hooks.contains(self.hook) {
             self.error(
                 Diagnostic::error(
@@ -292,7 +406,25 @@ impl Checker<'_> {
             | BuiltinKind::Gid
             | BuiltinKind::Cpu
             | BuiltinKind::Ncpus
+            | BuiltinKind::NumaId
             | BuiltinKind::Rand => Ty::U32,
+            BuiltinKind::Kstack | BuiltinKind::Ustack => {
+                return self.stack(builtin.kind == BuiltinKind::Ustack, None, None, span);
+            }
+            BuiltinKind::Username => {
+                let uid = Self::make(ExprKind::Builtin(BuiltinKind::Uid), Ty::U32, span);
+                return Self::make(ExprKind::Convert(Box::new(uid)), Ty::Kept(Type::Username), span);
+            }
+            BuiltinKind::Elapsed => return Self::make(ExprKind::Elapsed, Ty::U64, span),
+            BuiltinKind::Ppid => return self.of_parent("tgid", span),
+            BuiltinKind::Pcomm => return self.of_parent("comm", span),
+            BuiltinKind::Cpid => {
+                let Some(child) = self.options.child else {
+                    self.error(Diagnostic::error("no-child", span, "`cpid` needs a command to start").help("`-c COMMAND`"));
+                    return self.failed(span);
+                };
+                return Self::make(ExprKind::Int(i64::from(child)), Ty::U32, span);
+            }
             BuiltinKind::Nsecs | BuiltinKind::Jiffies | BuiltinKind::Cgroup | BuiltinKind::Retval | BuiltinKind::Arg(_) => Ty::U64,
             BuiltinKind::Comm => Ty::Str { cap: 16 },
             BuiltinKind::Curtask => {
@@ -327,6 +459,21 @@ impl Checker<'_> {
             return Self::make(ExprKind::Int(i64::from(self.kernel.cpus())), ty, span);
         }
         Self::make(ExprKind::Builtin(builtin.kind), ty, span)
+    }
+
+    /// A member of the current task's parent.
+    fn of_parent(&mut self, member: &str, span: Span) -> Expr {
+        let Some(curtask) = tables::builtin("curtask") else {
+            return self.failed(span);
+        };
+        let task = self.builtin(curtask, span);
+        let ident = |name: &str| ast::Ident {
+            name: name.to_owned(),
+            span,
+        };
+        let parent = self.member(task, &ident("real_parent"), span);
+        let value = self.member(parent, &ident(member), span);
+        self.loaded(value)
     }
 
     fn packet_field(&mut self, index: usize, span: Span) -> Expr {
@@ -453,7 +600,7 @@ impl Checker<'_> {
         let id = self.map(name, span);
         let key = match keys {
             None => None,
-            Some(keys) => match self.key(keys, span) {
+            Some(keys) => match self.key(id, keys, span) {
                 Some(key) => Some(Box::new(key)),
                 None => return self.failed(span),
             },
@@ -461,6 +608,10 @@ impl Checker<'_> {
         self.map_key(id, key.as_ref().map(|k| &k.ty), span);
         match self.maps[id].value.clone() {
             Some(MapValueTy::Plain(ty)) => Self::make(ExprKind::MapGet { map: id, key }, ty, span),
+            Some(MapValueTy::Agg(agg)) if super::loops::aggregate_type(&agg).is_some() => {
+                let ty = super::loops::aggregate_type(&agg).unwrap_or(Ty::I64);
+                Self::make(ExprKind::AggGet { map: id, key }, ty, span)
+            }
             Some(MapValueTy::Agg(agg)) => {
                 let d = Diagnostic::error(
                     "aggregate-as-value",
@@ -480,7 +631,10 @@ impl Checker<'_> {
 
     fn tuple_index(&mut self, base: &ast::Expr, index: u32, span: Span) -> Expr {
         let base = self.expr(base);
-        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        self.tuple_field(base, usize::try_from(index).unwrap_or(usize::MAX), span)
+    }
+
+    fn tuple_field(&mut self, base: Expr, index: usize, span: Span) -> Expr {
         match &base.ty {
             Ty::Tuple(fields) => match fields.get(index) {
                 Some(ty) => {
@@ -515,6 +669,9 @@ impl Checker<'_> {
     fn index(&mut self, base: &ast::Expr, index: &ast::Expr, span: Span) -> Expr {
         let base = self.expr(base);
         let index = self.expr(index);
+        if let (Ty::Tuple(_), ExprKind::Int(n)) = (&base.ty, &index.kind) {
+            return self.tuple_field(base, usize::try_from(*n).unwrap_or(usize::MAX), span);
+        }
         let (elem, space) = match &base.ty {
             Ty::Obj {
                 ty: CTy::Array { elem, .. },
@@ -707,684 +864,10 @@ impl Checker<'_> {
             span,
         )
     }
-
-    /// Makes a literal in quotes an address where the other operand is one.
-    fn adapt(&mut self, value: Expr, other: &Ty) -> Expr {
-        let ExprKind::Str(text) = &value.kind else { return value };
-        let text = String::from_utf8_lossy(text).into_owned();
-        match other {
-            Ty::Inet => match text.parse::<std::net::IpAddr>() {
-                Ok(address) => {
-                    let (bytes, v6) = inet_bytes(address);
-                    Self::make(ExprKind::Inet { bytes, v6 }, Ty::Inet, value.span)
-                }
-                Err(_) => {
-                    self.error(Diagnostic::error(
-                        "bad-address",
-                        value.span,
-                        format!("`{text}` is not an IP address"),
-                    ));
-                    self.failed(value.span)
-                }
-            },
-            Ty::Mac => match parse_mac(&text) {
-                Some(mac) => Self::make(ExprKind::Mac(mac), Ty::Mac, value.span),
-                None => {
-                    self.error(
-                        Diagnostic::error("bad-address", value.span, format!("`{text}` is not a MAC address"))
-                            .help("six bytes: \"02:42:ac:11:00:02\""),
-                    );
-                    self.failed(value.span)
-                }
-            },
-            _ => value,
-        }
-    }
-
-    /// Gives a value the declared type of a variable.
-    pub(super) fn coerce(&mut self, value: Expr, ty: &Ty) -> Expr {
-        if value.ty == Ty::Error || *ty == Ty::Error || value.ty == *ty {
-            return value;
-        }
-        match (&value.ty, ty) {
-            (Ty::Int { .. } | Ty::Bool, Ty::Int { .. }) => {
-                let span = value.span;
-                Self::make(ExprKind::Convert(Box::new(value)), ty.clone(), span)
-            }
-            (Ty::Str { .. }, Ty::Str { .. }) => Expr { ty: ty.clone(), ..value },
-            _ => {
-                let d = Diagnostic::error("variable-type", value.span, format!("expected `{ty}`, found `{}`", value.ty));
-                self.error(d);
-                self.failed(value.span)
-            }
-        }
-    }
-
-    fn cast(&mut self, value: Expr, ty: Ty, span: Span) -> Expr {
-        if value.ty == Ty::Error || ty == Ty::Error {
-            return self.failed(span);
-        }
-        let ok = matches!(
-            (&value.ty, &ty),
-            (Ty::Int { .. } | Ty::Bool | Ty::Ptr { .. }, Ty::Int { .. } | Ty::Ptr { .. })
-                | (Ty::Int { .. } | Ty::Bool, Ty::Bool)
-                | (
-                    Ty::Obj {
-                        ty: CTy::Array { .. } | CTy::Struct { .. },
-                        ..
-                    },
-                    Ty::Ptr { .. }
-                )
-        );
-        if !ok {
-            self.error(Diagnostic::error(
-                "bad-cast",
-                span,
-                format!("`{}` cannot be cast to `{ty}`", value.ty),
-            ));
-            return self.failed(span);
-        }
-        let ty = match (&value.ty, ty) {
-            (Ty::Ptr { space: Space::User, .. }, Ty::Ptr { to, .. }) => Ty::Ptr { to, space: Space::User },
-            (_, ty) => ty,
-        };
-        Self::make(ExprKind::Convert(Box::new(value)), ty, span)
-    }
-
-    fn type_expr_c(&mut self, ty: &ast::TypeExpr) -> Option<CTy> {
-        // A pointer to the type is always writable, so its target is what was meant.
-        let pointer = ast::TypeExpr {
-            kind: ast::TypeExprKind::Pointer(Box::new(ty.clone())),
-            span: ty.span,
-        };
-        match self.type_expr(&pointer) {
-            Ty::Ptr { to, .. } => Some(*to),
-            _ => None,
-        }
-    }
-
-    pub(super) fn binary(&mut self, op: BinaryOp, left: &ast::Expr, right: &ast::Expr, span: Span) -> Expr {
-        if matches!(op, BinaryOp::And | BinaryOp::Or) {
-            let (left, right) = (self.condition(left), self.condition(right));
-            if left.ty == Ty::Error || right.ty == Ty::Error {
-                return self.failed(span);
-            }
-            return Self::make(
-                ExprKind::Binary {
-                    op,
-                    left: Box::new(left),
-                    right: Box::new(right),
-                },
-                Ty::Bool,
-                span,
-            );
-        }
-        super::lints::byte_order(op, left, right, &mut self.diagnostics);
-        let (l, r) = (self.expr(left), self.expr(right));
-        let l = self.adapt(l, &r.ty);
-        let r = self.adapt(r, &l.ty);
-        if l.ty == Ty::Error || r.ty == Ty::Error {
-            return self.failed(span);
-        }
-        let both_int = l.ty.is_int() && r.ty.is_int();
-        let pointerish = |t: &Ty| matches!(t, Ty::Ptr { .. } | Ty::Int { .. });
-        let ty = if op.is_comparison() {
-            let equality = matches!(op, BinaryOp::Eq | BinaryOp::Ne);
-            let is_text = |t: &Ty| matches!(t, Ty::Str { .. } | Ty::Obj { ty: CTy::Array { .. }, .. });
-            let ok = both_int
-                || pointerish(&l.ty) && pointerish(&r.ty)
-                || equality
-                    && matches!(
-                        (&l.ty, &r.ty),
-                        (Ty::Inet, Ty::Inet) | (Ty::Mac, Ty::Mac) | (Ty::Str { .. }, Ty::Str { .. })
-                    )
-                || equality && is_text(&l.ty) && is_text(&r.ty) && l.ty.stored().is_some() && r.ty.stored().is_some();
-            if !ok {
-                self.type_mismatch(op, &l, &r, span);
-                return self.failed(span);
-            }
-            Ty::Bool
-        } else if both_int {
-            let signed = match op {
-                BinaryOp::Shl | BinaryOp::Shr => l.ty.is_signed(),
-                // A positive literal takes the sign of the other side.
-                _ => match (&l.kind, &r.kind) {
-                    (ExprKind::Int(0..), ExprKind::Int(0..)) => true,
-                    (ExprKind::Int(0..), _) => r.ty.is_signed(),
-                    (_, ExprKind::Int(0..)) => l.ty.is_signed(),
-                    _ => l.ty.is_signed() || r.ty.is_signed(),
-                },
-            };
-            if matches!(op, BinaryOp::Div | BinaryOp::Mod) && matches!(r.kind, ExprKind::Int(0)) {
-                self.error(Diagnostic::error("division-by-zero", r.span, "division by zero"));
-                return self.failed(span);
-            }
-            if let (ExprKind::Int(a), ExprKind::Int(b)) = (&l.kind, &r.kind)
-                && let Some(n) = fold(op, *a, *b)
-            {
-                return Self::make(ExprKind::Int(n), Ty::Int { bits: 64, signed }, span);
-            }
-            Ty::Int { bits: 64, signed }
-        } else {
-            match (&l.ty, &r.ty, op) {
-                (Ty::Ptr { to, space }, Ty::Int { .. }, BinaryOp::Add | BinaryOp::Sub) => {
-                    let (to, space) = (to.clone(), *space);
-                    let size = if matches!(*to, CTy::Void) { Some(1) } else { self.c_size(&to) };
-                    let Some(size) = size else {
-                        self.error(Diagnostic::error("no-size", l.span, format!("the size of `{to}` is not known")));
-                        return self.failed(span);
-                    };
-                    let by = Self::make(ExprKind::Int(i64::from(size)), Ty::I64, r.span);
-                    let r_span = r.span;
-                    let scaled = Self::make(
-                        ExprKind::Binary {
-                            op: BinaryOp::Mul,
-                            left: Box::new(r),
-                            right: Box::new(by),
-                        },
-                        Ty::I64,
-                        r_span,
-                    );
-                    return Self::make(
-                        ExprKind::Binary {
-                            op,
-                            left: Box::new(l),
-                            right: Box::new(scaled),
-                        },
-                        Ty::Ptr { to, space },
-                        span,
-                    );
-                }
-                _ => {
-                    self.type_mismatch(op, &l, &r, span);
-                    return self.failed(span);
-                }
-            }
-        };
-        Self::make(
-            ExprKind::Binary {
-                op,
-                left: Box::new(l),
-                right: Box::new(r),
-            },
-            ty,
-            span,
-        )
-    }
-
-    fn type_mismatch(&mut self, op: BinaryOp, l: &Expr, r: &Expr, span: Span) {
-        let d = Diagnostic::error(
-            "operand-type",
-            span,
-            format!("`{}` cannot be applied to `{}` and `{}`", op.symbol(), l.ty, r.ty),
-        )
-        .with(l.span, format!("`{}`", l.ty))
-        .with(r.span, format!("`{}`", r.ty));
-        self.error(d);
-    }
-
-    fn in_set(&mut self, value: &ast::Expr, set: &ast::InSet, span: Span) -> Expr {
-        let value = self.expr(value);
-        let elems = match set {
-            ast::InSet::Expr(expr) => {
-                if let ast::ExprKind::Map { name, keys: None } = &expr.kind
-                    && self.alias(name).is_none()
-                {
-                    let id = self.map(name, expr.span);
-                    self.map_key(id, Some(&value.ty), value.span);
-                    if value.ty == Ty::Error {
-                        return self.failed(span);
-                    }
-                    return Self::make(
-                        ExprKind::HasKey {
-                            map: id,
-                            key: Box::new(value),
-                        },
-                        Ty::Bool,
-                        span,
-                    );
-                }
-                self.error(
-                    Diagnostic::error("not-a-set", expr.span, "`in` takes a list in parentheses or a map")
-                        .help("`x in (1, 5-9)` or `x in @map`"),
-                );
-                return self.failed(span);
-            }
-            ast::InSet::List(elems) => elems,
-        };
-        if value.ty == Ty::Error {
-            return self.failed(span);
-        }
-        if elems.len() > 64 {
-            self.error(Diagnostic::error(
-                "set-too-large",
-                span,
-                format!("a set of {} elements; 64 is the most", elems.len()),
-            ));
-            return self.failed(span);
-        }
-        let mut out = Vec::new();
-        for elem in elems {
-            let checked = match elem {
-                ast::SetElem::One(ast::Expr {
-                    kind: ast::ExprKind::Ipv4Prefix(bytes, len),
-                    ..
-                }) if value.ty == Ty::Inet => {
-                    let mut address = [0; 16];
-                    address[..4].copy_from_slice(bytes);
-                    Some(SetElem::Prefix(address, *len, false))
-                }
-                ast::SetElem::One(ast::Expr {
-                    kind: ast::ExprKind::Str(text),
-                    span,
-                }) if value.ty == Ty::Inet && text.contains(&b'/') => self.prefix_text(text, *span),
-                ast::SetElem::One(e) => self.set_constant(e, &value).map(SetElem::One),
-                ast::SetElem::Range(a, b) => match (self.set_constant(a, &value), self.set_constant(b, &value)) {
-                    (Some(a), Some(b)) => {
-                        if !range_in_order(&a, &b) {
-                            self.error(Diagnostic::error(
-                                "empty-range",
-                                a.span.to(b.span),
-                                "the range ends before it starts",
-                            ));
-                        }
-                        Some(SetElem::Range(a, b))
-                    }
-                    _ => None,
-                },
-            };
-            match checked {
-                Some(elem) => out.push(elem),
-                None => return self.failed(span),
-            }
-        }
-        Self::make(
-            ExprKind::In {
-                value: Box::new(value),
-                set: out,
-            },
-            Ty::Bool,
-            span,
-        )
-    }
-
-    fn prefix_text(&mut self, text: &[u8], span: Span) -> Option<SetElem> {
-        let text = String::from_utf8_lossy(text).into_owned();
-        match weir_stdlib::prefix::parse_prefix(&text) {
-            Ok((address, len)) => {
-                let (bytes, v6) = inet_bytes(address);
-                Some(SetElem::Prefix(bytes, len, v6))
-            }
-            Err(why) => {
-                self.error(Diagnostic::error("bad-prefix", span, format!("`{text}` is not a prefix: {why}")));
-                None
-            }
-        }
-    }
-
-    fn set_constant(&mut self, elem: &ast::Expr, value: &Expr) -> Option<Expr> {
-        let e = self.expr(elem);
-        let e = self.adapt(e, &value.ty);
-        if e.ty == Ty::Error {
-            return None;
-        }
-        if !matches!(
-            e.kind,
-            ExprKind::Int(_) | ExprKind::Inet { .. } | ExprKind::Mac(_) | ExprKind::Str(_)
-        ) {
-            self.error(Diagnostic::error("not-constant", elem.span, "elements of a set are constants").help("compare with `==` instead"));
-            return None;
-        }
-        let fits = match (&value.ty, &e.ty) {
-            (a, b) if a.is_int() && b.is_int() => true,
-            (Ty::Str { .. }, Ty::Str { .. }) => true,
-            (a, b) => a == b,
-        };
-        if !fits {
-            self.error(Diagnostic::error(
-                "operand-type",
-                elem.span,
-                format!("the set is searched for `{}`, found `{}`", value.ty, e.ty),
-            ));
-            return None;
-        }
-        Some(e)
-    }
-
-    /// Checks number of arguments and hook. Returns whether the call may be checked further.
-    pub(super) fn call_allowed(&mut self, function: &'static tables::Function, name: &ast::Ident, args: &[ast::Arg], span: Span) -> bool {
-        let (min, max) = function.args;
-        if !(min..=max).contains(&args.len()) {
-            let expected = match (min, max) {
-                (0, 0) => "no argument".to_owned(),
-                (1, 1) => "one argument".to_owned(),
-                (a, b) if a == b => format!("{a} arguments"),
-                (a, 128) => format!("at least {a} argument{}", if a == 1 { "" } else { "s" }),
-                (a, b) => format!("{a} to {b} arguments"),
-            };
-            self.error(
-                Diagnostic::error(
-                    "argument-count",
-                    span,
-                    format!("`{}` takes {expected}, found {}", name.name, args.len()),
-                )
-                .help(format!("`{}`", function.signature)),
-            );
-            return false;
-        }
-        if !function.hooks.contains(self.hook) {
-            self.error(
-                Diagnostic::error(
-                    "not-at-this-hook",
-                    name.span,
-                    format!("`{}` is not available in {} block", name.name, self.hook.with_article()),
-                )
-                .label(format!("available in {}", function.hooks)),
-            );
-            return false;
-        }
-        true
-    }
-
-    fn call(&mut self, name: &ast::Ident, args: &[ast::Arg], span: Span) -> Expr {
-        let Some(function) = tables::function(&name.name) else {
-            if args.is_empty() && tables::builtin(&name.name).is_some() {
-                return self.name(&name.name, span);
-            }
-            let d = Diagnostic::error("unknown-function", name.span, format!("unknown function `{}`", name.name));
-            let d = nearest(d, &name.name, tables::FUNCTIONS.iter().map(|f| f.name));
-            self.error(d);
-            return self.failed(span);
-        };
-        if !self.call_allowed(function, name, args, span) {
-            return self.failed(span);
-        }
-        match function.kind {
-            FunctionKind::Delete | FunctionKind::HasKey => self.map_call(function, args, span),
-            FunctionKind::Str => self.str_call(args, span),
-            FunctionKind::Ntop => self.ntop(args, span),
-            FunctionKind::Bswap => {
-                let value = self.expr(&args[0].value);
-                match value.ty {
-                    Ty::Int { bits: 8, .. } => value,
-                    Ty::Int { bits, .. } => Self::make(
-                        ExprKind::Bswap {
-                            value: Box::new(value),
-                            bits,
-                        },
-                        Ty::Int { bits, signed: false },
-                        span,
-                    ),
-                    Ty::Error => self.failed(span),
-                    other => {
-                        self.error(Diagnostic::error(
-                            "argument-type",
-                            value.span,
-                            format!("`bswap` takes an integer, found `{other}`"),
-                        ));
-                        self.failed(span)
-                    }
-                }
-            }
-            FunctionKind::Kptr | FunctionKind::Uptr => {
-                let value = self.expr(&args[0].value);
-                let space = if function.kind == FunctionKind::Kptr {
-                    Space::Kernel
-                } else {
-                    Space::User
-                };
-                match value.ty.clone() {
-                    Ty::Ptr { to, .. } => Expr {
-                        ty: Ty::Ptr { to, space },
-                        ..value
-                    },
-                    Ty::Int { .. } => Self::make(
-                        ExprKind::Convert(Box::new(value)),
-                        Ty::Ptr {
-                            to: Box::new(CTy::Void),
-                            space,
-                        },
-                        span,
-                    ),
-                    Ty::Error => self.failed(span),
-                    other => {
-                        self.error(Diagnostic::error(
-                            "argument-type",
-                            value.span,
-                            format!("`{}` takes a pointer, found `{other}`", name.name),
-                        ));
-                        self.failed(span)
-                    }
-                }
-            }
-            FunctionKind::Has => {
-                if let ast::ExprKind::Name(word) = &args[0].value.kind
-                    && let Some(header) = tables::header(word)
-                {
-                    return Self::make(ExprKind::HasHeader(header), Ty::Bool, span);
-                }
-                let value = self.expr(&args[0].value);
-                if value.ty == Ty::Error {
-                    return self.failed(span);
-                }
-                Self::make(ExprKind::Has(Box::new(value)), Ty::Bool, span)
-            }
-            FunctionKind::Agg(_) => {
-                self.error(
-                    Diagnostic::error("aggregate-alone", span, format!("`{}()` can only be assigned to a map", name.name))
-                        .help(format!("`@ = {}(…);`", name.name)),
-                );
-                self.failed(span)
-            }
-            FunctionKind::Printf
-            | FunctionKind::Print
-            | FunctionKind::Clear
-            | FunctionKind::Zero
-            | FunctionKind::Exit
-            | FunctionKind::Time
-            | FunctionKind::Verdict(_) => {
-                self.error(
-                    Diagnostic::error("no-value", span, format!("`{}` has no value", name.name))
-                        .help("let it stand as a statement of its own"),
-                );
-                self.failed(span)
-            }
-        }
-    }
-
-    fn map_call(&mut self, function: &'static tables::Function, args: &[ast::Arg], span: Span) -> Expr {
-        // `delete(@m[key])` is the older form of `delete(@m, key)`.
-        let Some((map, key)) = self.map_argument(&args[0].value, function.name) else {
-            return self.failed(span);
-        };
-        let super::EventMap::Own(map) = map else {
-            self.error(Diagnostic::error(
-                "read-only-map",
-                args[0].value.span,
-                format!("`{}` cannot be used with this map", function.name),
-            ));
-            return self.failed(span);
-        };
-        let key = match (key, args.get(1)) {
-            (Some(key), None) => Some(key),
-            (None, Some(arg)) => {
-                let key = self.expr(&arg.value);
-                self.map_key(map, Some(&key.ty), key.span);
-                Some(key)
-            }
-            (None, None) => {
-                self.map_key(map, None, args[0].value.span);
-                None
-            }
-            (Some(_), Some(_)) => {
-                self.error(Diagnostic::error("argument-count", span, "the key is given twice").help(format!("`{}`", function.signature)));
-                return self.failed(span);
-            }
-        };
-        if key.as_ref().is_some_and(|k| k.ty == Ty::Error) {
-            return self.failed(span);
-        }
-        let kind = match (function.kind, key) {
-            (FunctionKind::Delete, key) => ExprKind::Delete {
-                map,
-                key: key.map(Box::new),
-            },
-            (_, Some(key)) => ExprKind::HasKey { map, key: Box::new(key) },
-            (_, None) => return self.failed(span),
-        };
-        Self::make(kind, Ty::Bool, span)
-    }
-
-    fn str_call(&mut self, args: &[ast::Arg], span: Span) -> Expr {
-        let cap = match args.get(1) {
-            None => 64,
-            Some(arg) => {
-                let n = self.expr(&arg.value);
-                match n.kind {
-                    ExprKind::Int(n) if (1..=1024).contains(&n) => u32::try_from(n).unwrap_or(64) + 1,
-                    ExprKind::Error => return self.failed(span),
-                    _ => {
-                        self.error(Diagnostic::error(
-                            "argument-type",
-                            arg.value.span,
-                            "the length of `str` is a constant from 1 to 1024",
-                        ));
-                        return self.failed(span);
-                    }
-                }
-            }
-        };
-        if let ast::ExprKind::Param(n) = args[0].value.kind {
-            let text = usize::try_from(n)
-                .ok()
-                .and_then(|n| n.checked_sub(1))
-                .and_then(|i| self.options.positional.get(i))
-                .cloned()
-                .unwrap_or_default();
-            let cap = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
-            if cap > 512 {
-                self.error(Diagnostic::error(
-                    "string-too-long",
-                    span,
-                    format!("the parameter `${n}` has {} bytes; 511 is the most", text.len()),
-                ));
-                return self.failed(span);
-            }
-            return Self::make(ExprKind::Str(text.into_bytes()), Ty::Str { cap }, span);
-        }
-        let ptr = self.expr(&args[0].value);
-        let space = match &ptr.ty {
-            Ty::Error => return self.failed(span),
-            Ty::Str { .. } => return ptr,
-            Ty::Ptr { space, .. } => *space,
-            Ty::Obj {
-                ty: CTy::Array { .. },
-                space,
-            } => *space,
-            Ty::Int { bits: 64, .. } => Space::Kernel,
-            other => {
-                self.error(Diagnostic::error(
-                    "argument-type",
-                    ptr.span,
-                    format!("`str` takes a pointer, found `{other}`"),
-                ));
-                return self.failed(span);
-            }
-        };
-        let cap = cap.next_multiple_of(8);
-        Self::make(
-            ExprKind::ReadStr {
-                ptr: Box::new(ptr),
-                cap,
-                space,
-            },
-            Ty::Str { cap },
-            span,
-        )
-    }
-
-    fn ntop(&mut self, args: &[ast::Arg], span: Span) -> Expr {
-        let family = (args.len() == 2).then(|| self.expr(&args[0].value));
-        if let Some(family) = &family
-            && !matches!(family.ty, Ty::Int { .. } | Ty::Error)
-        {
-            let d = Diagnostic::error(
-                "argument-type",
-                family.span,
-                format!("the family of `ntop` is an integer, found `{}`", family.ty),
-            )
-            .help("`AF_INET` or `AF_INET6`");
-            self.error(d);
-        }
-        let Some(last) = args.last() else { return self.failed(span) };
-        let addr = self.expr(&last.value);
-        let ok = match &addr.ty {
-            Ty::Error => return self.failed(span),
-            Ty::Int { .. } | Ty::Inet => true,
-            Ty::Obj { ty, .. } => matches!(self.c_size(ty), Some(4 | 16)),
-            Ty::Ptr { .. } => family.is_some(),
-            _ => false,
-        };
-        if !ok {
-            let d = Diagnostic::error(
-                "argument-type",
-                addr.span,
-                format!("`ntop` takes an integer or an array of 4 or 16 bytes, found `{}`", addr.ty),
-            );
-            self.error(d);
-            return self.failed(span);
-        }
-        if addr.ty == Ty::Inet {
-            return addr;
-        }
-        if let Some(Expr {
-            kind: ExprKind::Int(n),
-            span: family_span,
-            ..
-        }) = &family
-            && !matches!(*n, 2 | 10)
-        {
-            self.error(Diagnostic::error(
-                "out-of-range",
-                *family_span,
-                format!("`ntop` knows the families `AF_INET` (2) and `AF_INET6` (10), not {n}"),
-            ));
-            return self.failed(span);
-        }
-        Self::make(
-            ExprKind::Ntop {
-                family: family.map(Box::new),
-                addr: Box::new(addr),
-            },
-            Ty::Inet,
-            span,
-        )
-    }
-}
-
-fn range_in_order(a: &Expr, b: &Expr) -> bool {
-    match (&a.kind, &b.kind) {
-        (ExprKind::Int(a), ExprKind::Int(b)) => a <= b,
-        (ExprKind::Inet { bytes: a, v6: x }, ExprKind::Inet { bytes: b, v6: y }) => x == y && a <= b,
-        _ => false,
-    }
-}
-
-fn fold(op: BinaryOp, a: i64, b: i64) -> Option<i64> {
-    Some(match op {
-        BinaryOp::Add => a.wrapping_add(b),
-        BinaryOp::Sub => a.wrapping_sub(b),
-        BinaryOp::Mul => a.wrapping_mul(b),
-        BinaryOp::Shl if (0..64).contains(&b) => a.wrapping_shl(u32::try_from(b).ok()?),
-        BinaryOp::BitAnd => a & b,
-        BinaryOp::BitOr => a | b,
-        BinaryOp::BitXor => a ^ b,
-        _ => return None,
-    })
 }
 
 /// Parses an integer as the lexer would.
-fn parse_int(text: &str) -> Option<i64> {
+pub(super) fn parse_int(text: &str) -> Option<i64> {
     let (text, negative) = match text.strip_prefix('-') {
         Some(rest) => (rest, true),
         None => (text, false),
@@ -1398,28 +881,4 @@ fn parse_int(text: &str) -> Option<i64> {
     };
     let value = value.cast_signed();
     Some(if negative { value.wrapping_neg() } else { value })
-}
-
-pub(super) fn inet_bytes(address: std::net::IpAddr) -> ([u8; 16], bool) {
-    let mut bytes = [0; 16];
-    match address {
-        std::net::IpAddr::V4(v4) => {
-            bytes[..4].copy_from_slice(&v4.octets());
-            (bytes, false)
-        }
-        std::net::IpAddr::V6(v6) => (v6.octets(), true),
-    }
-}
-
-fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut parts = text.split([':', '-']);
-    for byte in &mut mac {
-        let part = parts.next()?;
-        if part.len() != 2 {
-            return None;
-        }
-        *byte = u8::from_str_radix(part, 16).ok()?;
-    }
-    parts.next().is_none().then_some(mac)
 }

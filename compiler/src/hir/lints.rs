@@ -1,6 +1,8 @@
 //! Things that are legal and rarely meant. Each shows the fix.
 
+use super::probes::glob_match;
 use super::{Block, Stmt, StmtKind};
+use crate::object::AttachPoint;
 use weir_parser::Diagnostic;
 use weir_parser::ast::{self, BinaryOp};
 
@@ -41,8 +43,50 @@ pub(super) fn byte_order(op: BinaryOp, left: &ast::Expr, right: &ast::Expr, out:
     }
 }
 
+/// Two `xdp:` patterns that meet on one interface would be two programs on one hook.
+fn overlaps(blocks: &[Block], out: &mut Vec<Diagnostic>) {
+    let points: Vec<_> = blocks
+        .iter()
+        .flat_map(|b| &b.attach)
+        .filter_map(|a| match &a.point {
+            AttachPoint::Xdp { iface, mode } => Some((iface, *mode, a.span)),
+            _ => None,
+        })
+        .collect();
+    for (i, (iface, mode, span)) in points.iter().enumerate() {
+        for (other, other_mode, other_span) in &points[..i] {
+            if iface.netns != other.netns {
+                continue;
+            }
+            if iface.pattern == other.pattern {
+                if mode != other_mode {
+                    out.push(
+                        Diagnostic::error("xdp-mode", *span, format!("`{}` cannot have XDP in two modes", iface.pattern))
+                            .with(*other_span, "the other mode is asked for here")
+                            .help("give both blocks the same mode"),
+                    );
+                }
+                continue;
+            }
+            let meets = |a: &str, b: &str| a.contains(['*', '?', '[']) && glob_match(a, b);
+            if meets(&iface.pattern, &other.pattern) || meets(&other.pattern, &iface.pattern) {
+                out.push(
+                    Diagnostic::error(
+                        "xdp-overlap",
+                        *span,
+                        format!("`{}` and `{}` can be the same interface", iface.pattern, other.pattern),
+                    )
+                    .with(*other_span, "the other block")
+                    .help("give both blocks the same interface pattern; then they run one after the other"),
+                );
+            }
+        }
+    }
+}
+
 /// Looks at whole blocks.
 pub(super) fn lint(blocks: &[Block], out: &mut Vec<Diagnostic>) {
+    overlaps(blocks, out);
     for block in blocks {
         if block.hook.has_packet() && printf_per_packet(&block.body) {
             out.push(
@@ -56,7 +100,11 @@ pub(super) fn lint(blocks: &[Block], out: &mut Vec<Diagnostic>) {
 fn printf_per_packet(body: &[Stmt]) -> bool {
     body.iter().any(|s| match &s.kind {
         StmtKind::Event(super::Event::Printf { .. } | super::Event::PrintValue(_)) => true,
-        StmtKind::Block(body) | StmtKind::Unroll { body, .. } | StmtKind::While { body, .. } => printf_per_packet(body),
+        StmtKind::Block(body)
+        | StmtKind::Unroll { body, .. }
+        | StmtKind::While { body, .. }
+        | StmtKind::ForRange { body, .. }
+        | StmtKind::ForMap { body, .. } => printf_per_packet(body),
         _ => false,
     })
 }

@@ -3,19 +3,26 @@
 //! Input: [`weir_parser::ast::Program`]. Output: [`Program`] and diagnostics; with an error among them the tree must
 //! not be compiled further. Not here: memory layout of programs, packet parsing, code.
 
+mod calls;
 mod check;
 mod ctypes;
 mod expr;
 mod lints;
+pub(crate) mod loops;
+mod macros;
+mod ops;
 mod printf;
 mod probes;
+mod sets;
 mod stmt;
+mod system;
 pub mod text;
 pub mod visit;
 
-pub use check::{Options, check};
+pub use check::{DeclaredKind, MapDecl, Options, check};
+pub use probes::glob_match;
 
-use crate::object::{Attach, Config, NativeInstance};
+use crate::object::{Attach, Config, NativeInstance, TextKind};
 use crate::tables::{AggKind, BuiltinKind, Hook, Verdict};
 use crate::types::{MapValue, Type};
 use weir_parser::Span;
@@ -26,6 +33,19 @@ pub struct Program {
     pub maps: Vec<Map>,
     pub natives: Vec<NativeInstance>,
     pub config: Config,
+    /// Number of possible CPUs.
+    pub cpus: u32,
+    pub sets: Vec<SetMap>,
+}
+
+/// A constant set that became a map.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SetMap {
+    /// Prefixes: the key is `u32` number of bits that count, `u32` address family, 16 bytes of address.
+    pub lpm: bool,
+    /// What is looked for.
+    pub ty: Ty,
+    pub keys: Vec<Vec<u8>>,
 }
 
 pub type MapId = usize;
@@ -41,8 +61,8 @@ pub struct Map {
     pub value: MapValueTy,
     /// First place that fixed the type.
     pub span: Span,
-    /// Capacity given by `let @m = hash(N)`.
-    pub max_entries: Option<u32>,
+    /// `let @m = hash(N)`
+    pub declared: Option<MapDecl>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -104,6 +124,14 @@ pub enum Ty {
         space: Space,
     },
     Tuple(Vec<Ty>),
+    Record(Vec<(String, Ty)>),
+    /// Bytes from `buf`, at most `cap` of them.
+    Buf {
+        cap: u32,
+    },
+    /// A value that only user space gives a meaning to, as it lies in memory: symbols, stacks, times, enumerations,
+    /// arrays.
+    Kept(Type),
     /// A value that has no type because of an error that has been reported.
     Error,
 }
@@ -133,6 +161,13 @@ pub enum CTy {
         id: u32,
         union: bool,
     },
+    /// An enumeration of the kernel's BTF, by type id.
+    Enum {
+        name: String,
+        id: u32,
+        bits: u8,
+        signed: bool,
+    },
     Ptr(Box<CTy>),
     Array {
         elem: Box<CTy>,
@@ -147,7 +182,7 @@ impl CTy {
     #[must_use]
     pub fn size(&self) -> Option<u32> {
         match self {
-            CTy::Int { bits, .. } => Some(u32::from(*bits) / 8),
+            CTy::Int { bits, .. } | CTy::Enum { bits, .. } => Some(u32::from(*bits) / 8),
             CTy::Char => Some(1),
             CTy::Ptr(_) => Some(8),
             CTy::Array { elem, len } => elem.size().map(|s| s * len),
@@ -163,6 +198,7 @@ impl std::fmt::Display for CTy {
             CTy::Int { bits, signed: true } => write!(f, "int{bits}"),
             CTy::Int { bits, signed: false } => write!(f, "uint{bits}"),
             CTy::Char => f.write_str("char"),
+            CTy::Enum { name, .. } => write!(f, "enum {name}"),
             CTy::Struct { name, union: false, .. } => write!(f, "struct {name}"),
             CTy::Struct { name, union: true, .. } => write!(f, "union {name}"),
             CTy::Ptr(to) => write!(f, "{to} *"),
@@ -179,12 +215,31 @@ impl Ty {
 
     #[must_use]
     pub fn is_int(&self) -> bool {
-        matches!(self, Ty::Int { .. } | Ty::Bool)
+        matches!(self, Ty::Int { .. } | Ty::Bool | Ty::Kept(Type::Enum { .. }))
+    }
+
+    /// Returns whether values of the type are kept in memory, not in registers.
+    #[must_use]
+    pub fn in_memory(&self) -> bool {
+        match self {
+            Ty::Str { .. } | Ty::Buf { .. } | Ty::Kept(Type::Array { .. }) => true,
+            Ty::Tuple(fields) => fields.iter().any(Ty::in_memory),
+            Ty::Record(fields) => fields.iter().any(|(_, ty)| ty.in_memory()),
+            _ => false,
+        }
+    }
+
+    /// Returns the room that a buffer of `len` bytes takes: with its length in whole words.
+    #[must_use]
+    pub fn buffer(len: u32) -> Ty {
+        Ty::Buf {
+            cap: (len + 4).next_multiple_of(8) - 4,
+        }
     }
 
     #[must_use]
     pub fn is_signed(&self) -> bool {
-        matches!(self, Ty::Int { signed: true, .. })
+        matches!(self, Ty::Int { signed: true, .. } | Ty::Kept(Type::Enum { .. }))
     }
 
     /// Returns the type of the value when it lies in a map or an event, `None` where it cannot.
@@ -209,6 +264,12 @@ impl Ty {
                 cap: len.next_multiple_of(8),
             },
             Ty::Tuple(fields) => Type::Tuple(fields.iter().map(Ty::stored).collect::<Option<_>>()?),
+            Ty::Record(fields) => {
+                let fields = fields.iter().map(|(name, ty)| Some((name.clone(), ty.stored()?)));
+                Type::Record(fields.collect::<Option<_>>()?)
+            }
+            Ty::Buf { cap } => Type::Buf { cap: *cap },
+            Ty::Kept(ty) => ty.clone(),
             Ty::Void | Ty::Obj { .. } | Ty::Error => return None,
         })
     }
@@ -234,6 +295,15 @@ impl std::fmt::Display for Ty {
                 }
                 f.write_str(")")
             }
+            Ty::Record(fields) => {
+                f.write_str("(")?;
+                for (i, (name, field)) in fields.iter().enumerate() {
+                    write!(f, "{}{name}={field}", if i > 0 { "," } else { "" })?;
+                }
+                f.write_str(")")
+            }
+            Ty::Buf { cap } => write!(f, "buffer[{cap}]"),
+            Ty::Kept(ty) => write!(f, "{ty}"),
             Ty::Error => f.write_str("unknown"),
         }
     }
@@ -256,6 +326,8 @@ pub enum ExprKind {
         v6: bool,
     },
     Mac([u8; 6]),
+    /// A prefix as key of an LPM map: address bytes, length, whether it is IPv6.
+    Prefix([u8; 16], u8, bool),
     Builtin(BuiltinKind),
     /// Index into [`crate::tables::FIELDS`].
     Field(usize),
@@ -263,6 +335,11 @@ pub enum ExprKind {
     HasHeader(crate::tables::Header),
     /// Whether the expression has a value.
     Has(Box<Expr>),
+    /// What an aggregation has come to, all CPUs together.
+    AggGet {
+        map: MapId,
+        key: Option<Box<Expr>>,
+    },
     /// A variable of the native's event, at this offset of its event record.
     EventVar {
         offset: u32,
@@ -309,6 +386,11 @@ pub enum ExprKind {
         value: Box<Expr>,
         set: Vec<SetElem>,
     },
+    /// Whether a set of [`Program::sets`] has the value.
+    InMap {
+        value: Box<Expr>,
+        set: usize,
+    },
     /// Integer to integer (or pointer) of the expression's type.
     Convert(Box<Expr>),
     /// A fixed part of the context: `size` bytes at `offset`.
@@ -339,6 +421,48 @@ pub enum ExprKind {
         cap: u32,
         space: Space,
     },
+    /// Bytes at a pointer: `len` of them, at most `cap`.
+    ReadBuf {
+        ptr: Box<Expr>,
+        len: Box<Expr>,
+        cap: u32,
+        space: Space,
+    },
+    /// An array of the kernel, all of it: `size` bytes.
+    ReadArray {
+        place: Box<Expr>,
+        size: u32,
+    },
+    /// 0 when the first `n` bytes of two texts agree, else 1.
+    Strncmp {
+        left: Box<Expr>,
+        right: Box<Expr>,
+        n: u32,
+    },
+    Strcontains {
+        text: Box<Expr>,
+        part: Box<Expr>,
+    },
+    Strlen(Box<Expr>),
+    /// The stack at this moment, from the stack map of its depth.
+    Stack {
+        user: bool,
+        depth: u32,
+    },
+    /// Number of entries of a map.
+    Len(MapId),
+    /// Nanoseconds since the script started.
+    Elapsed,
+    /// A call of a kernel helper with plain numbers.
+    Helper {
+        number: u32,
+        args: Vec<Expr>,
+    },
+    /// Statements, then the value.
+    Block {
+        body: Vec<Stmt>,
+        value: Box<Expr>,
+    },
     /// Address at a tracepoint's `__data_loc` field.
     DataLoc {
         offset: u32,
@@ -367,7 +491,7 @@ pub enum SetElem {
     One(Expr),
     /// Inclusive.
     Range(Expr, Expr),
-    /// IPv4 prefix, address bytes in network order.
+    /// Address bytes in network order, length, whether it is IPv6.
     Prefix([u8; 16], u8, bool),
 }
 
@@ -411,12 +535,32 @@ pub enum StmtKind {
         cond: Expr,
         body: Vec<Stmt>,
     },
+    /// `var` counts from `start` up to but not including `end`.
+    ForRange {
+        var: VarId,
+        start: Expr,
+        end: Expr,
+        body: Vec<Stmt>,
+    },
+    /// `var` is a tuple of key and value, or of the key alone where the value cannot be read.
+    ForMap {
+        var: VarId,
+        map: MapId,
+        body: Vec<Stmt>,
+    },
     /// The body is repeated in the code.
     Unroll {
         count: u32,
         body: Vec<Stmt>,
     },
     Block(Vec<Stmt>),
+    /// Runs the body at most `rate` times in `per` nanoseconds, on each CPU its share. `number` tells one from the others.
+    Limit {
+        number: u32,
+        rate: u64,
+        per: u64,
+        body: Vec<Stmt>,
+    },
     Break,
     Continue,
     /// Ends the block; `value` is the verdict where the hook has one.
@@ -431,8 +575,15 @@ pub enum StmtKind {
 /// Work for user space.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// What becomes of the formatted text is `what`'s.
     Printf {
+        what: TextKind,
         format: Vec<crate::object::FormatPart>,
+        args: Vec<Expr>,
+    },
+    /// `join`: the texts up to the first empty one.
+    Join {
+        separator: String,
         args: Vec<Expr>,
     },
     PrintValue(Expr),

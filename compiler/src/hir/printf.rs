@@ -1,22 +1,21 @@
 //! `printf`: the format, checked against the arguments.
 
 use super::check::Checker;
-use super::{CTy, Event, Expr, Ty};
-use crate::object::{FormatPart, FormatSpec};
+use super::{Event, Expr, Ty};
+use crate::object::{FormatPart, FormatSpec, TextKind};
+use crate::types::Type;
 use weir_parser::ast;
 use weir_parser::{Diagnostic, Span};
 
 impl Checker<'_> {
-    pub(super) fn printf(&mut self, args: &[ast::Arg], span: Span) -> Option<Event> {
+    pub(super) fn printf(&mut self, what: TextKind, name: &str, args: &[ast::Arg], span: Span) -> Option<Event> {
         let ast::ExprKind::Str(format) = &args[0].value.kind else {
-            self.error(
-                Diagnostic::error("format-literal", args[0].value.span, "the format of `printf` is a string literal")
-                    .help("`printf(\"%s\\n\", x)`"),
-            );
+            let message = format!("the format of `{name}` is a string literal");
+            self.error(Diagnostic::error("format-literal", args[0].value.span, message).help(format!("`{name}(\"%s\\n\", x)`")));
             return None;
         };
         let format_span = args[0].value.span;
-        let values: Vec<Expr> = args[1..].iter().map(|a| self.expr(&a.value)).collect();
+        let values: Vec<Expr> = args[1..].iter().map(|a| self.value(&a.value)).collect();
         let parts = match parse_format(&String::from_utf8_lossy(format)) {
             Ok(parts) => parts,
             Err(message) => {
@@ -64,6 +63,7 @@ impl Checker<'_> {
             }
         }
         ok.then_some(Event::Printf {
+            what,
             format: parts,
             args: values,
         })
@@ -78,19 +78,23 @@ fn plural(n: usize) -> &'static str {
 fn mismatch(spec: &FormatSpec, ty: &Ty) -> Option<&'static str> {
     let textual = matches!(
         ty,
-        Ty::Str { .. } | Ty::Inet | Ty::Prefix | Ty::Mac | Ty::Flow | Ty::Bool | Ty::Tuple(_)
-    ) || matches!(ty, Ty::Obj { ty: CTy::Array { elem, .. }, .. } if **elem == CTy::Char);
-    let number = matches!(ty, Ty::Int { .. } | Ty::Bool | Ty::Ptr { .. });
+        Ty::Str { .. } | Ty::Inet | Ty::Prefix | Ty::Mac | Ty::Flow | Ty::Bool | Ty::Tuple(_) | Ty::Record(_) | Ty::Kept(_)
+    );
+    let number = matches!(
+        ty,
+        Ty::Int { .. } | Ty::Bool | Ty::Ptr { .. } | Ty::Kept(Type::Enum { .. } | Type::KSym | Type::USym)
+    );
     match spec.conv {
         's' => (!textual).then_some("text"),
-        'r' => Some("a buffer"),
+        'r' => (!matches!(ty, Ty::Buf { .. })).then_some("a buffer"),
         _ => (!number).then_some("an integer"),
     }
 }
 
 fn suggestion(ty: &Ty) -> Option<&'static str> {
     match ty {
-        Ty::Str { .. } | Ty::Inet | Ty::Prefix | Ty::Mac | Ty::Flow | Ty::Tuple(_) => Some("%s"),
+        Ty::Str { .. } | Ty::Inet | Ty::Prefix | Ty::Mac | Ty::Flow | Ty::Tuple(_) | Ty::Record(_) | Ty::Kept(_) => Some("%s"),
+        Ty::Buf { .. } => Some("%r"),
         Ty::Int { signed: true, .. } => Some("%d"),
         Ty::Int { signed: false, .. } => Some("%u"),
         Ty::Ptr { .. } => Some("%p"),

@@ -369,7 +369,7 @@ impl Checker<'_> {
 
     /// A probe that does not exist: an error, a warning or nothing, as configured.
     fn missing(&mut self, point: &ast::AttachPoint, message: String, help: Option<String>) {
-        let config = self.missing_probes;
+        let config = self.config.missing_probes;
         let mut d = match config {
             MissingProbes::Error => Diagnostic::error("unknown-probe", point.span, message),
             MissingProbes::Warn => Diagnostic::warning("unknown-probe", point.span, message),

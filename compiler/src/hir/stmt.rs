@@ -2,6 +2,7 @@
 
 use super::check::{Checker, unify};
 use super::{Event, EventMap, Expr, ExprKind, MapValueTy, Stmt, StmtKind, Ty};
+use crate::object::TextKind;
 use crate::tables::{self, AggKind, FunctionKind, Hook};
 use crate::types::MapValue;
 use weir_parser::ast::{self, BinaryOp};
@@ -23,7 +24,7 @@ impl Checker<'_> {
                     return;
                 }
                 let Some(value) = value else { return };
-                let mut value = self.expr(value);
+                let mut value = self.value(value);
                 if let Some(ty) = ty {
                     let ty = self.type_expr(ty);
                     value = self.coerce(value, &ty);
@@ -58,13 +59,22 @@ impl Checker<'_> {
                         1
                     }
                 };
-                StmtKind::Unroll {
-                    count,
-                    body: self.statements(body),
-                }
+                self.loops += 1;
+                let body = self.statements(body);
+                self.loops -= 1;
+                StmtKind::Unroll { count, body }
             }
-            ast::StmtKind::For { .. } => return self.error(unsupported(span, "for")),
-            ast::StmtKind::Limit { .. } => return self.error(unsupported(span, "limit")),
+            ast::StmtKind::For { var, range, body } => match self.for_loop(var, range, body) {
+                Some(kind) => kind,
+                None => return,
+            },
+            ast::StmtKind::Limit { rate, body } => {
+                let Some((rate, per)) = self.rate(rate) else { return };
+                self.limits += 1;
+                let number = self.limits;
+                let body = self.statements(body);
+                StmtKind::Limit { number, rate, per, body }
+            }
             ast::StmtKind::Block(block) => StmtKind::Block(self.statements(block)),
             ast::StmtKind::Break | ast::StmtKind::Continue => {
                 let word = if matches!(stmt.kind, ast::StmtKind::Break) {
@@ -105,6 +115,40 @@ impl Checker<'_> {
         out.push(Self::stmt(kind, span));
     }
 
+    /// `10/s`: how often in how many nanoseconds.
+    fn rate(&mut self, rate: &ast::Expr) -> Option<(u64, u64)> {
+        let (count, per) = match &rate.kind {
+            ast::ExprKind::Binary {
+                op: BinaryOp::Div,
+                left,
+                right,
+            } => {
+                let per = match &right.kind {
+                    ast::ExprKind::Duration(ns) => Some(*ns),
+                    ast::ExprKind::Name(unit) => match unit.as_str() {
+                        "us" => Some(1_000),
+                        "ms" => Some(1_000_000),
+                        "s" => Some(1_000_000_000),
+                        "m" => Some(60_000_000_000),
+                        "h" => Some(3_600_000_000_000),
+                        _ => None,
+                    },
+                    _ => None,
+                };
+                (Some(left), per)
+            }
+            _ => (None, None),
+        };
+        let (Some(count), Some(per)) = (count, per) else {
+            let d = Diagnostic::error("bad-rate", rate.span, "a rate is a number in a time")
+                .help("`limit(10/s) { … }`; units are `us ms s m h`");
+            self.error(d);
+            return None;
+        };
+        let count = self.constant(count, 1..=1_000_000_000, "the rate of `limit`")?;
+        Some((count.cast_unsigned(), per))
+    }
+
     fn native_verdict(&mut self, span: Span, what: &str) {
         let Some(native) = self.native.and_then(|n| self.natives.get(n)) else {
             return;
@@ -125,6 +169,11 @@ impl Checker<'_> {
     }
 
     fn expression_statement(&mut self, expr: &ast::Expr, span: Span, out: &mut Vec<Stmt>) {
+        if let ast::ExprKind::Call { name, args } = &expr.kind
+            && self.is_macro(&name.name)
+        {
+            return self.macro_statement(name, args, span, out);
+        }
         if let ast::ExprKind::Call { name, args } = &expr.kind
             && let Some(function) = tables::function(&name.name)
             && let Some(kind) = self.call_statement(function, name, args, span)
@@ -155,6 +204,8 @@ impl Checker<'_> {
     ) -> Option<Option<StmtKind>> {
         let kind = match function.kind {
             FunctionKind::Printf
+            | FunctionKind::Text(_)
+            | FunctionKind::Join
             | FunctionKind::Print
             | FunctionKind::Clear
             | FunctionKind::Zero
@@ -168,7 +219,14 @@ impl Checker<'_> {
             return Some(None);
         }
         Some(match kind {
-            FunctionKind::Printf => self.printf(args, span).map(StmtKind::Event),
+            FunctionKind::Printf => self.printf(TextKind::Print, function.name, args, span).map(StmtKind::Event),
+            FunctionKind::Text(what) => {
+                if what == TextKind::System && !self.allowed_unsafe(function.name, name.span) {
+                    return Some(None);
+                }
+                self.printf(what, function.name, args, span).map(StmtKind::Event)
+            }
+            FunctionKind::Join => self.join(args).map(StmtKind::Event),
             FunctionKind::Print => self.print(args, span).map(StmtKind::Event),
             FunctionKind::Clear | FunctionKind::Zero => {
                 let Some((map, None)) = self.map_argument(&args[0].value, function.name) else {
@@ -279,7 +337,7 @@ impl Checker<'_> {
             ));
             return None;
         }
-        let value = self.expr(first);
+        let value = self.value(first);
         if value.ty == Ty::Error {
             return None;
         }
@@ -331,7 +389,7 @@ impl Checker<'_> {
                 match keys {
                     None => Some((EventMap::Own(id), None)),
                     Some(keys) => {
-                        let key = self.key(keys, expr.span)?;
+                        let key = self.key(id, keys, expr.span)?;
                         self.map_key(id, Some(&key.ty), key.span);
                         Some((EventMap::Own(id), Some(key)))
                     }
@@ -370,8 +428,18 @@ impl Checker<'_> {
     }
 
     /// Makes one expression of the words between a map's brackets.
-    pub(super) fn key(&mut self, keys: &[ast::Expr], span: Span) -> Option<Expr> {
-        let mut parts: Vec<Expr> = keys.iter().map(|k| self.expr(k)).collect();
+    pub(super) fn key(&mut self, map: usize, keys: &[ast::Expr], span: Span) -> Option<Expr> {
+        if self.is_lpm(map) {
+            return match keys {
+                [key] => self.prefix_key(key),
+                _ => {
+                    let d = Diagnostic::error("key-type", span, "an `lpm` map has one key, a prefix or an address");
+                    self.error(d);
+                    None
+                }
+            };
+        }
+        let mut parts: Vec<Expr> = keys.iter().map(|k| self.value(k)).collect();
         if parts.iter().any(|p| p.ty == Ty::Error) {
             return None;
         }
@@ -391,7 +459,7 @@ impl Checker<'_> {
         match &target.kind {
             ast::ExprKind::Var(name) => {
                 let value = match op {
-                    None => self.expr(value),
+                    None => self.value(value),
                     Some(op) => self.binary(op, target, value, span),
                 };
                 if value.ty == Ty::Error {
@@ -409,6 +477,7 @@ impl Checker<'_> {
                     None => self.declare_var(name, ty, target.span),
                     Some(id) => match unify(&self.vars[id].ty, &ty) {
                         Some(ty) => {
+                            self.var_grew |= self.vars[id].ty != ty;
                             self.vars[id].ty = ty;
                             id
                         }
@@ -435,7 +504,7 @@ impl Checker<'_> {
                 let id = self.map(name, target.span);
                 let key = match keys {
                     None => None,
-                    Some(keys) => Some(self.key(keys, target.span)?),
+                    Some(keys) => Some(self.key(id, keys, target.span)?),
                 };
                 self.map_key(id, key.as_ref().map(|k| &k.ty), target.span);
                 if op.is_none()
@@ -447,7 +516,7 @@ impl Checker<'_> {
                 }
                 match op {
                     None => {
-                        let value = self.expr(value);
+                        let value = self.value(value);
                         self.map_value(id, MapValueTy::Plain(value.ty.clone()), value.span);
                         (value.ty != Ty::Error).then_some(StmtKind::SetMap { map: id, key, value })
                     }
@@ -576,7 +645,7 @@ impl Checker<'_> {
     }
 
     /// Evaluates an argument that must be a constant in a range.
-    fn constant(&mut self, expr: &ast::Expr, range: std::ops::RangeInclusive<i64>, what: &str) -> Option<i64> {
+    pub(super) fn constant(&mut self, expr: &ast::Expr, range: std::ops::RangeInclusive<i64>, what: &str) -> Option<i64> {
         let value = self.expr(expr);
         let n = match value.kind {
             ExprKind::Int(n) => n,
@@ -602,13 +671,9 @@ impl Checker<'_> {
     }
 }
 
-fn unsupported(span: Span, what: &str) -> Diagnostic {
-    Diagnostic::error("unsupported", span, format!("`{what}` is not supported by this version of weir"))
-}
-
 fn has_effect(expr: &Expr) -> bool {
     match &expr.kind {
-        ExprKind::IncDec { .. } | ExprKind::Delete { .. } | ExprKind::Error => true,
+        ExprKind::IncDec { .. } | ExprKind::Delete { .. } | ExprKind::Helper { .. } | ExprKind::Block { .. } | ExprKind::Error => true,
         ExprKind::Ternary { then, otherwise, .. } => has_effect(then) || has_effect(otherwise),
         _ => false,
     }

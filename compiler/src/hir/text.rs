@@ -19,6 +19,10 @@ pub fn dump(program: &Program) -> String {
         }
         .ok();
     }
+    for (i, set) in program.sets.iter().enumerate() {
+        let kind = if set.lpm { "prefixes" } else { "keys" };
+        writeln!(out, "set {i} of {}: {} {kind}", set.ty, set.keys.len()).ok();
+    }
     for (i, native) in program.natives.iter().enumerate() {
         writeln!(out, "native {i} {} as {}", native.native.name, native.alias).ok();
         for (param, value) in native.native.params.iter().zip(&native.params) {
@@ -76,8 +80,22 @@ impl Printer<'_> {
                     writeln!(self.out, "{indent}while {cond}").ok();
                     self.stmts(body, depth + 1);
                 }
+                StmtKind::ForRange { var, start, end, body } => {
+                    let (start, end) = (self.expr(start), self.expr(end));
+                    writeln!(self.out, "{indent}for ${} : {start}..{end}", self.block.vars[*var].name).ok();
+                    self.stmts(body, depth + 1);
+                }
+                StmtKind::ForMap { var, map, body } => {
+                    let map = self.map(*map, None);
+                    writeln!(self.out, "{indent}for ${} : {map}", self.block.vars[*var].name).ok();
+                    self.stmts(body, depth + 1);
+                }
                 StmtKind::Unroll { count, body } => {
                     writeln!(self.out, "{indent}unroll {count}").ok();
+                    self.stmts(body, depth + 1);
+                }
+                StmtKind::Limit { rate, per, body, .. } => {
+                    writeln!(self.out, "{indent}limit {rate} in {per} ns").ok();
                     self.stmts(body, depth + 1);
                 }
                 StmtKind::Block(body) => {
@@ -121,7 +139,14 @@ impl Printer<'_> {
                 format!("{} {agg:?}({value})", self.map(*map, key.as_ref()))
             }
             StmtKind::Event(event) => match event {
-                Event::Printf { args, .. } => format!("printf {}", self.list(args)),
+                Event::Printf { what, args, .. } => {
+                    let word = match what {
+                        crate::object::TextKind::Print => "printf".to_owned(),
+                        other => format!("{other:?}").to_lowercase(),
+                    };
+                    format!("{word} {}", self.list(args))
+                }
+                Event::Join { args, .. } => format!("join {}", self.list(args)),
                 Event::PrintValue(e) => format!("print {}", self.expr(e)),
                 Event::PrintMap { map, top, div } => format!("print {} top {top} div {div}", self.event_map(*map)),
                 Event::PrintMapKey { map, key } => format!("print {}", self.map(*map, Some(key))),
@@ -136,7 +161,13 @@ impl Printer<'_> {
             StmtKind::Verdict(v) => format!("verdict {v:?}"),
             StmtKind::Exit { code: None } => "exit".to_owned(),
             StmtKind::Exit { code: Some(e) } => format!("exit {}", self.expr(e)),
-            StmtKind::If { .. } | StmtKind::While { .. } | StmtKind::Unroll { .. } | StmtKind::Block(_) => String::new(),
+            StmtKind::If { .. }
+            | StmtKind::While { .. }
+            | StmtKind::ForRange { .. }
+            | StmtKind::ForMap { .. }
+            | StmtKind::Unroll { .. }
+            | StmtKind::Limit { .. }
+            | StmtKind::Block(_) => String::new(),
         }
     }
 
@@ -150,6 +181,7 @@ impl Printer<'_> {
             ExprKind::Str(s) => return format!("{:?}", String::from_utf8_lossy(s)),
             ExprKind::Inet { bytes, v6 } => return inet_text(bytes, *v6),
             ExprKind::Mac(mac) => return mac.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":"),
+            ExprKind::Prefix(bytes, len, v6) => return format!("{}/{len}", inet_text(bytes, *v6)),
             ExprKind::Builtin(b) => return format!("{b:?}").to_lowercase(),
             ExprKind::Field(i) => return tables::FIELDS[*i].name.to_owned(),
             ExprKind::HasHeader(h) => format!("has {h:?}"),
@@ -157,6 +189,7 @@ impl Printer<'_> {
             ExprKind::EventVar { offset, size } => format!("event {offset} {size}"),
             ExprKind::Var(id) => return format!("${}", self.block.vars[*id].name),
             ExprKind::MapGet { map, key } => format!("get {}", self.map(*map, key.as_deref())),
+            ExprKind::AggGet { map, key } => format!("aggregate {}", self.map(*map, key.as_deref())),
             ExprKind::HasKey { map, key } => format!("has_key {}", self.map(*map, Some(key))),
             ExprKind::Delete { map, key } => format!("delete {}", self.map(*map, key.as_deref())),
             ExprKind::IncDec {
@@ -188,6 +221,7 @@ impl Printer<'_> {
                     .collect();
                 format!("{} in ({})", self.expr(value), set.join(", "))
             }
+            ExprKind::InMap { value, set } => format!("{} in set {set}", self.expr(value)),
             ExprKind::Convert(e) => format!("convert {}", self.expr(e)),
             ExprKind::CtxLoad { offset, size } => format!("ctx {offset} {size}"),
             ExprKind::Place { base, offset } => format!("place {} + {offset}", self.expr(base)),
@@ -199,6 +233,22 @@ impl Printer<'_> {
                 bits: Some((shift, width)),
             } => format!("read {} {size} bits {shift} {width}", self.expr(place)),
             ExprKind::ReadStr { ptr, cap, space } => format!("str {} {cap} {space:?}", self.expr(ptr)),
+            ExprKind::ReadBuf { ptr, len, cap, space } => format!("buf {} {} {cap} {space:?}", self.expr(ptr), self.expr(len)),
+            ExprKind::ReadArray { place, size } => format!("array {} {size}", self.expr(place)),
+            ExprKind::Strncmp { left, right, n } => format!("strncmp {} {} {n}", self.expr(left), self.expr(right)),
+            ExprKind::Strcontains { text, part } => format!("strcontains {} {}", self.expr(text), self.expr(part)),
+            ExprKind::Strlen(e) => format!("strlen {}", self.expr(e)),
+            ExprKind::Stack { user, depth } => format!("{} {depth}", if *user { "ustack" } else { "kstack" }),
+            ExprKind::Len(map) => format!("len {}", self.map(*map, None)),
+            ExprKind::Elapsed => "elapsed".to_owned(),
+            ExprKind::Helper { number, args } => {
+                let name = crate::backend::helper_name(*number).unwrap_or_default();
+                format!("{name} {}", self.list(args))
+            }
+            ExprKind::Block { body, value } => {
+                let body: Vec<String> = body.iter().map(|s| self.simple(&s.kind)).collect();
+                format!("{{ {}; {} }}", body.join("; "), self.expr(value))
+            }
             ExprKind::DataLoc { offset } => format!("data_loc {offset}"),
             ExprKind::Ntop { family, addr } => match family {
                 Some(family) => format!("ntop {} {}", self.expr(family), self.expr(addr)),

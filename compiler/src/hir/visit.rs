@@ -10,6 +10,29 @@ pub fn block(block: &Block, f: &mut dyn FnMut(&Expr)) {
     stmts(&block.body, f);
 }
 
+/// Returns whether the block has a part that the kernel calls: the body of any loop but `unroll`.
+#[must_use]
+pub fn has_loop(whole: &Block) -> bool {
+    let mut found = stmts_have_loop(&whole.body);
+    block(whole, &mut |e| {
+        found |= match &e.kind {
+            ExprKind::Len(_) => true,
+            ExprKind::Block { body, .. } => stmts_have_loop(body),
+            _ => false,
+        }
+    });
+    found
+}
+
+fn stmts_have_loop(body: &[Stmt]) -> bool {
+    body.iter().any(|s| match &s.kind {
+        StmtKind::While { .. } | StmtKind::ForRange { .. } | StmtKind::ForMap { .. } => true,
+        StmtKind::If { then, otherwise, .. } => stmts_have_loop(then) || stmts_have_loop(otherwise),
+        StmtKind::Unroll { body, .. } | StmtKind::Block(body) | StmtKind::Limit { body, .. } => stmts_have_loop(body),
+        _ => false,
+    })
+}
+
 /// Calls `f` for every expression of the statements, outer ones first.
 pub fn stmts(body: &[Stmt], f: &mut dyn FnMut(&Expr)) {
     for s in body {
@@ -29,6 +52,7 @@ pub fn stmt(stmt: &Stmt, f: &mut dyn FnMut(&Expr)) {
         StmtKind::Event(event) => match event {
             Event::Printf { args, .. } => args.iter().for_each(|a| expr(a, f)),
             Event::PrintValue(e) | Event::PrintMapKey { key: e, .. } => expr(e, f),
+            Event::Join { args, .. } => args.iter().for_each(|a| expr(a, f)),
             Event::PrintMap { .. } | Event::Clear(_) | Event::Zero(_) | Event::Time(_) => {}
         },
         StmtKind::If { cond, then, otherwise } => {
@@ -40,7 +64,14 @@ pub fn stmt(stmt: &Stmt, f: &mut dyn FnMut(&Expr)) {
             expr(cond, f);
             stmts(body, f);
         }
-        StmtKind::Unroll { body, .. } | StmtKind::Block(body) => stmts(body, f),
+        StmtKind::ForRange { start, end, body, .. } => {
+            expr(start, f);
+            expr(end, f);
+            stmts(body, f);
+        }
+        StmtKind::ForMap { body, .. } | StmtKind::Unroll { body, .. } | StmtKind::Block(body) | StmtKind::Limit { body, .. } => {
+            stmts(body, f)
+        }
         StmtKind::Return(e) | StmtKind::Exit { code: e } => e.iter().for_each(|e| expr(e, f)),
         StmtKind::Break | StmtKind::Continue | StmtKind::Verdict(_) => {}
     }
@@ -59,6 +90,7 @@ pub fn children(e: &Expr, f: &mut dyn FnMut(&Expr)) {
         | ExprKind::Str(_)
         | ExprKind::Inet { .. }
         | ExprKind::Mac(_)
+        | ExprKind::Prefix(..)
         | ExprKind::Builtin(_)
         | ExprKind::Field(_)
         | ExprKind::HasHeader(_)
@@ -66,8 +98,17 @@ pub fn children(e: &Expr, f: &mut dyn FnMut(&Expr)) {
         | ExprKind::Var(_)
         | ExprKind::CtxLoad { .. }
         | ExprKind::DataLoc { .. }
+        | ExprKind::Stack { .. }
+        | ExprKind::Elapsed
+        | ExprKind::Len(_)
         | ExprKind::Error => {}
-        ExprKind::MapGet { key, .. } | ExprKind::Delete { key, .. } => key.iter().for_each(|k| f(k)),
+        ExprKind::Helper { args, .. } => args.iter().for_each(f),
+        ExprKind::Block { body, value } => {
+            // Its statements have operands of their own.
+            stmts(body, &mut |e| f(e));
+            f(value);
+        }
+        ExprKind::MapGet { key, .. } | ExprKind::AggGet { key, .. } | ExprKind::Delete { key, .. } => key.iter().for_each(|k| f(k)),
         ExprKind::HasKey { key: e, .. }
         | ExprKind::Has(e)
         | ExprKind::IncDec { target: e, .. }
@@ -78,6 +119,9 @@ pub fn children(e: &Expr, f: &mut dyn FnMut(&Expr)) {
         | ExprKind::Place { base: e, .. }
         | ExprKind::Read { place: e, .. }
         | ExprKind::ReadStr { ptr: e, .. }
+        | ExprKind::ReadArray { place: e, .. }
+        | ExprKind::Strlen(e)
+        | ExprKind::InMap { value: e, .. }
         | ExprKind::Bswap { value: e, .. }
         | ExprKind::TupleGet { base: e, .. } => f(e),
         ExprKind::Binary { left, right, .. }
@@ -87,7 +131,10 @@ pub fn children(e: &Expr, f: &mut dyn FnMut(&Expr)) {
         }
         | ExprKind::Element {
             base: left, index: right, ..
-        } => {
+        }
+        | ExprKind::ReadBuf { ptr: left, len: right, .. }
+        | ExprKind::Strncmp { left, right, .. }
+        | ExprKind::Strcontains { text: left, part: right } => {
             f(left);
             f(right);
         }

@@ -3,43 +3,12 @@
 use crate::error::Error;
 use crate::sys::netlink::{Link, Netlink};
 use crate::sys::netns;
+use weir_compiler::hir::glob_match;
 use weir_compiler::object::IfacePattern;
 use weir_parser::Span;
 
+const ARPHRD_ETHER: u16 = 1;
 const ARPHRD_LOOPBACK: u16 = 772;
-
-/// Matches a glob with `*`, `?` and `[abc]`, `[a-z]`, `[!x]`.
-#[must_use]
-pub fn glob(pattern: &str, name: &str) -> bool {
-    fn inner(p: &[char], n: &[char]) -> bool {
-        match p.first() {
-            None => n.is_empty(),
-            Some('*') => (0..=n.len()).any(|skip| inner(&p[1..], &n[skip..])),
-            Some('?') => !n.is_empty() && inner(&p[1..], &n[1..]),
-            Some('[') => match (p.iter().position(|c| *c == ']'), n.first()) {
-                (Some(end), Some(c)) if end > 1 => set(&p[1..end], *c) && inner(&p[end + 1..], &n[1..]),
-                _ => n.first() == Some(&'[') && inner(&p[1..], &n[1..]),
-            },
-            Some(c) => n.first() == Some(c) && inner(&p[1..], &n[1..]),
-        }
-    }
-    fn set(s: &[char], c: char) -> bool {
-        let (negated, s) = if s[0] == '!' { (true, &s[1..]) } else { (false, s) };
-        let mut i = 0;
-        let mut found = false;
-        while i < s.len() {
-            if i + 2 < s.len() && s[i + 1] == '-' {
-                found |= (s[i]..=s[i + 2]).contains(&c);
-                i += 3;
-            } else {
-                found |= s[i] == c;
-                i += 1;
-            }
-        }
-        found != negated
-    }
-    inner(&pattern.chars().collect::<Vec<_>>(), &name.chars().collect::<Vec<_>>())
-}
 
 /// Finds the interfaces that a pattern names. `*` is all but the loopback.
 ///
@@ -51,7 +20,7 @@ pub fn resolve(pattern: &IfacePattern, span: Span) -> Result<Vec<Link>, Error> {
         let mut netlink = Netlink::open()?;
         if is_glob {
             let all = netlink.links()?;
-            let wanted = |l: &Link| glob(&pattern.pattern, &l.name) && !(pattern.pattern == "*" && l.arphrd == ARPHRD_LOOPBACK);
+            let wanted = |l: &Link| glob_match(&pattern.pattern, &l.name) && !(pattern.pattern == "*" && l.arphrd == ARPHRD_LOOPBACK);
             Ok(all.into_iter().filter(wanted).collect())
         } else {
             netlink.link(&pattern.pattern).map(|l| l.into_iter().collect::<Vec<_>>())
@@ -66,7 +35,12 @@ pub fn resolve(pattern: &IfacePattern, span: Span) -> Result<Vec<Link>, Error> {
             span,
         });
     }
-    Ok(links)
+    // Packet fields are found from the Ethernet header on; a filter that looks at the wrong bytes is worse than none.
+    let (ethernet, other): (Vec<_>, Vec<_>) = links.into_iter().partition(|l| matches!(l.arphrd, ARPHRD_ETHER | ARPHRD_LOOPBACK));
+    match other.into_iter().next() {
+        Some(link) if ethernet.is_empty() || !is_glob => Err(Error::NotEthernet { iface: link.name, span }),
+        _ => Ok(ethernet),
+    }
 }
 
 #[cfg(test)]
@@ -87,7 +61,7 @@ mod tests {
             ("eth[!0]", "eth0", false),
             ("eth[ab]", "etha", true),
         ] {
-            assert_eq!(glob(pattern, name), matches, "{pattern} {name}");
+            assert_eq!(glob_match(pattern, name), matches, "{pattern} {name}");
         }
     }
 }

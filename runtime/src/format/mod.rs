@@ -17,6 +17,8 @@ pub struct Context {
     pub symbols: Symbols,
     /// Appended to a string that filled its room (`str_trunc_trailer`).
     pub trunc_trailer: String,
+    /// Longest text that `str` reads (`max_strlen`).
+    pub max_strlen: u32,
 }
 
 impl Default for Context {
@@ -24,6 +26,7 @@ impl Default for Context {
         Self {
             symbols: Symbols::default(),
             trunc_trailer: "..".to_owned(),
+            max_strlen: 1024,
         }
     }
 }

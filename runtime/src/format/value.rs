@@ -4,7 +4,7 @@ use super::{Context, sint, uint};
 use std::cmp::Ordering;
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use weir_compiler::types::Type;
+use weir_compiler::types::{StackMode, Type};
 
 const AF_INET: u64 = 2;
 const AF_INET6: u64 = 10;
@@ -73,14 +73,18 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
                 put!(out, "{}{byte:02X}", if i > 0 { ":" } else { "" });
             }
         }
-        Type::Ptr { .. } | Type::USym => put!(out, "0x{:x}", uint(slice(bytes, 0, 8))),
+        Type::Ptr { .. } => put!(out, "0x{:x}", uint(bytes)),
+        Type::USym => {
+            let pid = uint(slice(bytes, 8, 4)) as u32;
+            out.extend_from_slice(ctx.symbols.usym(pid, uint(slice(bytes, 0, 8)), StackMode::Raw).as_bytes());
+        }
         Type::Enum { values, .. } => match enum_name(values, sint(bytes)) {
             Some(name) => out.extend_from_slice(name.as_bytes()),
             None => put!(out, "{}", sint(bytes)),
         },
         Type::KSym => out.extend_from_slice(ctx.symbols.ksym(uint(bytes), false).as_bytes()),
-        Type::KStack { depth } => stack(bytes, *depth, true, ctx, out),
-        Type::UStack { depth } => stack(bytes, *depth, false, ctx, out),
+        Type::KStack { depth, mode } => stack(bytes, *depth, *mode, true, ctx, out),
+        Type::UStack { depth, mode } => stack(bytes, *depth, *mode, false, ctx, out),
         Type::Username => out.extend_from_slice(ctx.symbols.username(uint(bytes)).as_bytes()),
         Type::Timestamp { format } => {
             let ns = ctx.symbols.boot_to_realtime(uint(bytes));
@@ -133,8 +137,11 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
 /// Returns the text of a string, with the trailer when it was cut off.
 #[must_use]
 pub fn string(bytes: &[u8], ctx: &Context) -> Vec<u8> {
+    // `str` has room for one byte more than it may read, so that what it cut off shows.
+    let longest = (ctx.max_strlen as usize, (ctx.max_strlen as usize + 1).next_multiple_of(8));
     match bytes.iter().position(|b| *b == 0) {
-        Some(end) => bytes[..end].to_vec(),
+        Some(end) if (end, bytes.len()) != longest => bytes[..end].to_vec(),
+        Some(end) => [&bytes[..end], ctx.trunc_trailer.as_bytes()].concat(),
         None => [bytes, ctx.trunc_trailer.as_bytes()].concat(),
     }
 }
@@ -207,14 +214,16 @@ fn flow(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// A stack is a line for each frame, with a line break before and after.
-fn stack(bytes: &[u8], depth: u32, kernel: bool, ctx: &Context, out: &mut Vec<u8>) {
+fn stack(bytes: &[u8], depth: u32, mode: StackMode, kernel: bool, ctx: &Context, out: &mut Vec<u8>) {
     out.push(b'\n');
-    let id = uint(slice(bytes, 0, 4)) as u32;
+    let (id, pid) = (uint(slice(bytes, 0, 4)) as u32, uint(slice(bytes, 4, 4)) as u32);
     for addr in ctx.symbols.stack(id, depth).unwrap_or_default() {
-        if kernel {
-            put!(out, "    {}\n", ctx.symbols.ksym(addr, true));
-        } else {
-            put!(out, "    0x{addr:x}\n");
+        match (mode, kernel) {
+            (StackMode::Raw, _) => put!(out, "    {addr:x}\n"),
+            (StackMode::Bpftrace, true) => put!(out, "    {}\n", ctx.symbols.ksym(addr, true)),
+            (StackMode::Perf, true) => put!(out, "\t{addr:x} {}\n", ctx.symbols.ksym(addr, true)),
+            (StackMode::Bpftrace, false) => put!(out, "    {}\n", ctx.symbols.usym(pid, addr, mode)),
+            (StackMode::Perf, false) => put!(out, "\t{addr:x} {}\n", ctx.symbols.usym(pid, addr, mode)),
         }
     }
 }
@@ -294,6 +303,18 @@ pub(super) mod tests {
         let mut buf = 3u32.to_le_bytes().to_vec();
         buf.extend(b"a\x01b\0");
         assert_eq!(show(&Type::Buf { cap: 4 }, &buf), "a\\x01b");
+    }
+
+    #[test]
+    fn text_that_str_cut_off_has_the_trailer() {
+        let ctx = Context {
+            max_strlen: 5,
+            ..Context::default()
+        };
+        assert_eq!(string(b"hello\0\0\0", &ctx), b"hello..");
+        assert_eq!(string(b"hell\0\0\0\0", &ctx), b"hell");
+        // A literal that happens to be as long has other room.
+        assert_eq!(string(b"hello\0\0\0\0\0\0\0\0\0\0\0", &ctx), b"hello");
     }
 
     #[test]

@@ -1,0 +1,328 @@
+//! Operators, casts, sets.
+
+use super::check::{Checker, unify};
+use super::{CTy, Expr, ExprKind, SetElem, Space, Ty};
+use weir_parser::ast::{self, BinaryOp};
+use weir_parser::{Diagnostic, Span};
+
+impl Checker<'_> {
+    /// Makes a literal in quotes an address where the other operand is one.
+    pub(super) fn adapt(&mut self, value: Expr, other: &Ty) -> Expr {
+        let ExprKind::Str(text) = &value.kind else { return value };
+        let text = String::from_utf8_lossy(text).into_owned();
+        match other {
+            Ty::Inet => match text.parse::<std::net::IpAddr>() {
+                Ok(address) => {
+                    let (bytes, v6) = inet_bytes(address);
+                    Self::make(ExprKind::Inet { bytes, v6 }, Ty::Inet, value.span)
+                }
+                Err(_) => {
+                    self.error(Diagnostic::error(
+                        "bad-address",
+                        value.span,
+                        format!("`{text}` is not an IP address"),
+                    ));
+                    self.failed(value.span)
+                }
+            },
+            Ty::Mac => match parse_mac(&text) {
+                Some(mac) => Self::make(ExprKind::Mac(mac), Ty::Mac, value.span),
+                None => {
+                    self.error(
+                        Diagnostic::error("bad-address", value.span, format!("`{text}` is not a MAC address"))
+                            .help("six bytes: \"02:42:ac:11:00:02\""),
+                    );
+                    self.failed(value.span)
+                }
+            },
+            _ => value,
+        }
+    }
+
+    /// Makes bytes in memory an address where the other operand is one.
+    fn address_of(&mut self, value: Expr, other: &Ty) -> Expr {
+        match &value.ty {
+            Ty::Obj { ty, .. } if *other == Ty::Inet && matches!(self.c_size(ty), Some(4 | 16)) => {
+                let span = value.span;
+                let kind = ExprKind::Ntop {
+                    family: None,
+                    addr: Box::new(value),
+                };
+                Self::make(kind, Ty::Inet, span)
+            }
+            _ => value,
+        }
+    }
+
+    /// Gives a value the declared type of a variable.
+    pub(super) fn coerce(&mut self, value: Expr, ty: &Ty) -> Expr {
+        if value.ty == Ty::Error || *ty == Ty::Error || value.ty == *ty {
+            return value;
+        }
+        match (&value.ty, ty) {
+            (Ty::Int { .. } | Ty::Bool, Ty::Int { .. }) => {
+                let span = value.span;
+                Self::make(ExprKind::Convert(Box::new(value)), ty.clone(), span)
+            }
+            (Ty::Str { .. }, Ty::Str { .. }) => Expr { ty: ty.clone(), ..value },
+            _ => {
+                let d = Diagnostic::error("variable-type", value.span, format!("expected `{ty}`, found `{}`", value.ty));
+                self.error(d);
+                self.failed(value.span)
+            }
+        }
+    }
+
+    pub(super) fn cast(&mut self, value: Expr, ty: Ty, span: Span) -> Expr {
+        if value.ty == Ty::Error || ty == Ty::Error {
+            return self.failed(span);
+        }
+        let ok = match (&value.ty, &ty) {
+            (a, Ty::Int { .. } | Ty::Ptr { .. }) if a.is_int() || matches!(a, Ty::Ptr { .. }) => true,
+            (a, b) if a.is_int() && b.is_int() => true,
+            (
+                Ty::Obj {
+                    ty: CTy::Array { .. } | CTy::Struct { .. },
+                    ..
+                },
+                Ty::Ptr { .. },
+            ) => true,
+            _ => false,
+        };
+        if !ok {
+            self.error(Diagnostic::error(
+                "bad-cast",
+                span,
+                format!("`{}` cannot be cast to `{ty}`", value.ty),
+            ));
+            return self.failed(span);
+        }
+        let ty = match (&value.ty, ty) {
+            (Ty::Ptr { space: Space::User, .. }, Ty::Ptr { to, .. }) => Ty::Ptr { to, space: Space::User },
+            (_, ty) => ty,
+        };
+        Self::make(ExprKind::Convert(Box::new(value)), ty, span)
+    }
+
+    pub(super) fn type_expr_c(&mut self, ty: &ast::TypeExpr) -> Option<CTy> {
+        // A pointer to the type is always writable, so its target is what was meant.
+        let pointer = ast::TypeExpr {
+            kind: ast::TypeExprKind::Pointer(Box::new(ty.clone())),
+            span: ty.span,
+        };
+        match self.type_expr(&pointer) {
+            Ty::Ptr { to, .. } => Some(*to),
+            _ => None,
+        }
+    }
+
+    pub(super) fn binary(&mut self, op: BinaryOp, left: &ast::Expr, right: &ast::Expr, span: Span) -> Expr {
+        if matches!(op, BinaryOp::And | BinaryOp::Or) {
+            let (left, right) = (self.condition(left), self.condition(right));
+            if left.ty == Ty::Error || right.ty == Ty::Error {
+                return self.failed(span);
+            }
+            return Self::make(
+                ExprKind::Binary {
+                    op,
+                    left: Box::new(left),
+                    right: Box::new(right),
+                },
+                Ty::Bool,
+                span,
+            );
+        }
+        super::lints::byte_order(op, left, right, &mut self.diagnostics);
+        let (l, r) = (self.expr(left), self.expr(right));
+        let l = self.address_of(l, &r.ty);
+        let r = self.address_of(r, &l.ty);
+        let (l, r) = (self.loaded(l), self.loaded(r));
+        let l = self.adapt(l, &r.ty);
+        let r = self.adapt(r, &l.ty);
+        if l.ty == Ty::Error || r.ty == Ty::Error {
+            return self.failed(span);
+        }
+        let both_int = l.ty.is_int() && r.ty.is_int();
+        let pointerish = |t: &Ty| matches!(t, Ty::Ptr { .. } | Ty::Int { .. });
+        let ty = if op.is_comparison() {
+            let equality = matches!(op, BinaryOp::Eq | BinaryOp::Ne);
+            let ok = both_int
+                || pointerish(&l.ty) && pointerish(&r.ty)
+                || equality
+                    && matches!(
+                        (&l.ty, &r.ty),
+                        (Ty::Inet, Ty::Inet) | (Ty::Mac, Ty::Mac) | (Ty::Str { .. }, Ty::Str { .. })
+                    )
+                || equality && matches!(l.ty, Ty::Kept(_) | Ty::Flow | Ty::Tuple(_)) && unify(&l.ty, &r.ty).is_some();
+            if !ok {
+                self.type_mismatch(op, &l, &r, span);
+                return self.failed(span);
+            }
+            Ty::Bool
+        } else if both_int {
+            let signed = match op {
+                BinaryOp::Shl | BinaryOp::Shr => l.ty.is_signed(),
+                // A positive literal takes the sign of the other side.
+                _ => match (&l.kind, &r.kind) {
+                    (ExprKind::Int(0..), ExprKind::Int(0..)) => true,
+                    (ExprKind::Int(0..), _) => r.ty.is_signed(),
+                    (_, ExprKind::Int(0..)) => l.ty.is_signed(),
+                    _ => l.ty.is_signed() || r.ty.is_signed(),
+                },
+            };
+            if matches!(op, BinaryOp::Div | BinaryOp::Mod) && matches!(r.kind, ExprKind::Int(0)) {
+                self.error(Diagnostic::error("division-by-zero", r.span, "division by zero"));
+                return self.failed(span);
+            }
+            if let (ExprKind::Int(a), ExprKind::Int(b)) = (&l.kind, &r.kind)
+                && let Some(n) = fold(op, *a, *b)
+            {
+                return Self::make(ExprKind::Int(n), Ty::Int { bits: 64, signed }, span);
+            }
+            Ty::Int { bits: 64, signed }
+        } else {
+            match (&l.ty, &r.ty, op) {
+                (Ty::Ptr { to, space }, Ty::Int { .. }, BinaryOp::Add | BinaryOp::Sub) => {
+                    let (to, space) = (to.clone(), *space);
+                    let size = if matches!(*to, CTy::Void) { Some(1) } else { self.c_size(&to) };
+                    let Some(size) = size else {
+                        self.error(Diagnostic::error("no-size", l.span, format!("the size of `{to}` is not known")));
+                        return self.failed(span);
+                    };
+                    let by = Self::make(ExprKind::Int(i64::from(size)), Ty::I64, r.span);
+                    let r_span = r.span;
+                    let scaled = Self::make(
+                        ExprKind::Binary {
+                            op: BinaryOp::Mul,
+                            left: Box::new(r),
+                            right: Box::new(by),
+                        },
+                        Ty::I64,
+                        r_span,
+                    );
+                    return Self::make(
+                        ExprKind::Binary {
+                            op,
+                            left: Box::new(l),
+                            right: Box::new(scaled),
+                        },
+                        Ty::Ptr { to, space },
+                        span,
+                    );
+                }
+                _ => {
+                    self.type_mismatch(op, &l, &r, span);
+                    return self.failed(span);
+                }
+            }
+        };
+        Self::make(
+            ExprKind::Binary {
+                op,
+                left: Box::new(l),
+                right: Box::new(r),
+            },
+            ty,
+            span,
+        )
+    }
+
+    fn type_mismatch(&mut self, op: BinaryOp, l: &Expr, r: &Expr, span: Span) {
+        let d = Diagnostic::error(
+            "operand-type",
+            span,
+            format!("`{}` cannot be applied to `{}` and `{}`", op.symbol(), l.ty, r.ty),
+        )
+        .with(l.span, format!("`{}`", l.ty))
+        .with(r.span, format!("`{}`", r.ty));
+        self.error(d);
+    }
+
+    pub(super) fn prefix_text(&mut self, text: &[u8], span: Span) -> Option<SetElem> {
+        let text = String::from_utf8_lossy(text).into_owned();
+        match weir_stdlib::prefix::parse_prefix(&text) {
+            Ok((address, len)) => {
+                let (bytes, v6) = inet_bytes(address);
+                Some(SetElem::Prefix(bytes, len, v6))
+            }
+            Err(why) => {
+                self.error(Diagnostic::error("bad-prefix", span, format!("`{text}` is not a prefix: {why}")));
+                None
+            }
+        }
+    }
+
+    pub(super) fn set_constant(&mut self, elem: &ast::Expr, value: &Expr) -> Option<Expr> {
+        let e = self.expr(elem);
+        let e = self.adapt(e, &value.ty);
+        if e.ty == Ty::Error {
+            return None;
+        }
+        if !matches!(
+            e.kind,
+            ExprKind::Int(_) | ExprKind::Inet { .. } | ExprKind::Mac(_) | ExprKind::Str(_)
+        ) {
+            self.error(Diagnostic::error("not-constant", elem.span, "elements of a set are constants").help("compare with `==` instead"));
+            return None;
+        }
+        let fits = match (&value.ty, &e.ty) {
+            (a, b) if a.is_int() && b.is_int() => true,
+            (Ty::Str { .. }, Ty::Str { .. }) => true,
+            (a, b) => a == b,
+        };
+        if !fits {
+            self.error(Diagnostic::error(
+                "operand-type",
+                elem.span,
+                format!("the set is searched for `{}`, found `{}`", value.ty, e.ty),
+            ));
+            return None;
+        }
+        Some(e)
+    }
+}
+
+pub(super) fn range_in_order(a: &Expr, b: &Expr) -> bool {
+    match (&a.kind, &b.kind) {
+        (ExprKind::Int(a), ExprKind::Int(b)) => a <= b,
+        (ExprKind::Inet { bytes: a, v6: x }, ExprKind::Inet { bytes: b, v6: y }) => x == y && a <= b,
+        _ => false,
+    }
+}
+
+fn fold(op: BinaryOp, a: i64, b: i64) -> Option<i64> {
+    Some(match op {
+        BinaryOp::Add => a.wrapping_add(b),
+        BinaryOp::Sub => a.wrapping_sub(b),
+        BinaryOp::Mul => a.wrapping_mul(b),
+        BinaryOp::Shl if (0..64).contains(&b) => a.wrapping_shl(u32::try_from(b).ok()?),
+        BinaryOp::BitAnd => a & b,
+        BinaryOp::BitOr => a | b,
+        BinaryOp::BitXor => a ^ b,
+        _ => return None,
+    })
+}
+
+pub(super) fn inet_bytes(address: std::net::IpAddr) -> ([u8; 16], bool) {
+    let mut bytes = [0; 16];
+    match address {
+        std::net::IpAddr::V4(v4) => {
+            bytes[..4].copy_from_slice(&v4.octets());
+            (bytes, false)
+        }
+        std::net::IpAddr::V6(v6) => (v6.octets(), true),
+    }
+}
+
+pub(super) fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split([':', '-']);
+    for byte in &mut mac {
+        let part = parts.next()?;
+        if part.len() != 2 {
+            return None;
+        }
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(mac)
+}

@@ -1,0 +1,417 @@
+//! Calls that ask the kernel or the system: stacks, symbols, times, signals, cgroups, arguments of the script.
+
+use super::check::{Checker, nearest};
+use super::{CTy, Event, Expr, ExprKind, Space, Ty};
+use crate::tables::{BuiltinKind, Function, FunctionKind, helper};
+use crate::types::{StackMode, Type};
+use weir_parser::ast;
+use weir_parser::{Diagnostic, Span};
+
+/// Frames that the kernel records at most (`perf_event_max_stack`).
+const MAX_FRAMES: u32 = 127;
+/// Strings that `join` prints at most, and the room of each.
+const JOIN_STRINGS: u32 = 16;
+const JOIN_BYTES: u32 = 512;
+
+/// Offsets in `struct pt_regs` of x86-64.
+const REGISTERS: &[(&str, u32)] = &[
+    ("r15", 0),
+    ("r14", 8),
+    ("r13", 16),
+    ("r12", 24),
+    ("bp", 32),
+    ("bx", 40),
+    ("r11", 48),
+    ("r10", 56),
+    ("r9", 64),
+    ("r8", 72),
+    ("ax", 80),
+    ("cx", 88),
+    ("dx", 96),
+    ("si", 104),
+    ("di", 112),
+    ("orig_ax", 120),
+    ("ip", 128),
+    ("cs", 136),
+    ("flags", 144),
+    ("sp", 152),
+    ("ss", 160),
+];
+
+impl Checker<'_> {
+    /// Says that a function needs `--unsafe`, unless it was given.
+    pub(super) fn allowed_unsafe(&mut self, name: &str, span: Span) -> bool {
+        if !self.options.unsafe_functions {
+            let message = format!("`{name}` changes the system and is not allowed by default");
+            self.error(Diagnostic::error("unsafe", span, message).help("`--unsafe` allows it"));
+        }
+        self.options.unsafe_functions
+    }
+
+    pub(super) fn system_call(&mut self, function: &'static Function, args: &[ast::Arg], span: Span) -> Option<Expr> {
+        match function.kind {
+            FunctionKind::Stack { user } => self.stack_call(user, args, span),
+            FunctionKind::Ksym => self.kept(function, &args[0], Type::KSym, span),
+            FunctionKind::Usym => self.kept(function, &args[0], Type::USym, span),
+            FunctionKind::CgroupPath => self.kept(function, &args[0], Type::CgroupPath, span),
+            FunctionKind::Strerror => self.kept(function, &args[0], Type::Strerror, span),
+            FunctionKind::Strftime => {
+                let format = self.literal(&args[0], function)?;
+                self.kept(function, &args[1], Type::Timestamp { format }, span)
+            }
+            FunctionKind::Kaddr => {
+                let name = self.literal(&args[0], function)?;
+                match self.kernel.symbol_address(&name) {
+                    Some(address) => Some(Self::make(ExprKind::Int(address.cast_signed()), Ty::U64, span)),
+                    None => {
+                        let message = format!("the kernel has no symbol `{name}`, or hides its addresses");
+                        self.error(Diagnostic::error("unknown-symbol", args[0].value.span, message).help("/proc/kallsyms lists them"));
+                        None
+                    }
+                }
+            }
+            FunctionKind::Macaddr => self.macaddr(&args[0], span),
+            FunctionKind::Pton => {
+                let text = self.literal(&args[0], function)?;
+                match text.parse() {
+                    Ok(address) => {
+                        let (bytes, v6) = super::ops::inet_bytes(address);
+                        Some(Self::make(ExprKind::Inet { bytes, v6 }, Ty::Inet, span))
+                    }
+                    Err(_) => {
+                        let message = format!("`{text}` is not an IP address");
+                        self.error(Diagnostic::error("bad-address", args[0].value.span, message));
+                        None
+                    }
+                }
+            }
+            FunctionKind::Signal { thread } => {
+                let number = self.signal_number(&args[0])?;
+                self.allowed_unsafe(function.name, span).then_some(())?;
+                let helper = if thread { helper::SEND_SIGNAL_THREAD } else { helper::SEND_SIGNAL };
+                let args = vec![number];
+                Some(Self::make(ExprKind::Helper { number: helper, args }, Ty::I64, span))
+            }
+            FunctionKind::Override => {
+                let value = self.integer(&args[0], function)?;
+                self.allowed_unsafe(function.name, span).then_some(())?;
+                let ctx = Self::make(ExprKind::Builtin(BuiltinKind::Ctx), Ty::U64, span);
+                let kind = ExprKind::Helper {
+                    number: helper::OVERRIDE_RETURN,
+                    args: vec![ctx, value],
+                };
+                Some(Self::make(kind, Ty::I64, span))
+            }
+            FunctionKind::Reg => {
+                let name = self.literal(&args[0], function)?;
+                match REGISTERS.iter().find(|(n, _)| *n == name) {
+                    Some((_, offset)) => Some(Self::make(ExprKind::CtxLoad { offset: *offset, size: 8 }, Ty::U64, span)),
+                    None => {
+                        let d = Diagnostic::error("unknown-register", args[0].value.span, format!("x86-64 has no register `{name}`"));
+                        self.error(nearest(d, &name, REGISTERS.iter().map(|(n, _)| *n)));
+                        None
+                    }
+                }
+            }
+            FunctionKind::Cgroupid => {
+                let path = self.literal(&args[0], function)?;
+                match self.kernel.cgroup_id(&path) {
+                    Some(id) => Some(Self::make(ExprKind::Int(id.cast_signed()), Ty::U64, span)),
+                    None => {
+                        let message = format!("there is no cgroup v2 directory `{path}`");
+                        self.error(Diagnostic::error("unknown-cgroup", args[0].value.span, message));
+                        None
+                    }
+                }
+            }
+            FunctionKind::Len => self.len(&args[0], span),
+            FunctionKind::Nsecs => self.nsecs(args, span),
+            FunctionKind::Getopt => self.getopt(function, args, span),
+            _ => None,
+        }
+    }
+
+    /// A literal string.
+    fn literal(&mut self, arg: &ast::Arg, function: &Function) -> Option<String> {
+        if let ast::ExprKind::Str(text) = &arg.value.kind {
+            return Some(String::from_utf8_lossy(text).into_owned());
+        }
+        let value = self.expr(&arg.value);
+        match value.kind {
+            ExprKind::Str(text) => Some(String::from_utf8_lossy(&text).into_owned()),
+            ExprKind::Error => None,
+            _ => {
+                let message = format!("`{}` takes a string literal here", function.name);
+                self.error(Diagnostic::error("argument-type", arg.value.span, message).help(format!("`{}`", function.signature)));
+                None
+            }
+        }
+    }
+
+    fn integer(&mut self, arg: &ast::Arg, function: &Function) -> Option<Expr> {
+        let value = self.expr(&arg.value);
+        match &value.ty {
+            Ty::Int { .. } | Ty::Bool | Ty::Ptr { .. } => Some(value),
+            Ty::Error => None,
+            other => {
+                let message = format!("`{}` takes an integer, found `{other}`", function.name);
+                self.error(Diagnostic::error("argument-type", value.span, message));
+                None
+            }
+        }
+    }
+
+    /// An integer that is printed in another way.
+    fn kept(&mut self, function: &Function, arg: &ast::Arg, ty: Type, span: Span) -> Option<Expr> {
+        let value = self.integer(arg, function)?;
+        Some(Self::make(ExprKind::Convert(Box::new(value)), Ty::Kept(ty), span))
+    }
+
+    fn stack_call(&mut self, user: bool, args: &[ast::Arg], span: Span) -> Option<Expr> {
+        let (mut mode, mut depth) = (None, None);
+        for (i, arg) in args.iter().enumerate() {
+            if let ast::ExprKind::Name(word) = &arg.value.kind
+                && i == 0
+                && (StackMode::by_name(word).is_some() || crate::constants::constant(word).is_none() && !self.defines.contains_key(word))
+            {
+                let Some(found) = StackMode::by_name(word) else {
+                    let d = Diagnostic::error("unknown-mode", arg.value.span, format!("unknown stack mode `{word}`"))
+                        .help("there are `bpftrace`, `perf` and `raw`");
+                    self.error(d);
+                    return None;
+                };
+                mode = Some(found);
+                continue;
+            }
+            let frames = self.constant(&arg.value, 1..=i64::from(MAX_FRAMES), "the number of frames")?;
+            depth = u32::try_from(frames).ok();
+        }
+        Some(self.stack(user, mode, depth, span))
+    }
+
+    pub(super) fn stack(&mut self, user: bool, mode: Option<StackMode>, depth: Option<u32>, span: Span) -> Expr {
+        let (mode, depth) = (mode.unwrap_or(self.config.stack_mode), depth.unwrap_or(MAX_FRAMES));
+        let ty = if user {
+            Type::UStack { depth, mode }
+        } else {
+            Type::KStack { depth, mode }
+        };
+        Self::make(ExprKind::Stack { user, depth }, Ty::Kept(ty), span)
+    }
+
+    fn macaddr(&mut self, arg: &ast::Arg, span: Span) -> Option<Expr> {
+        let value = self.expr(&arg.value);
+        let (base, space) = match &value.ty {
+            Ty::Error => return None,
+            Ty::Mac => return Some(value),
+            Ty::Obj {
+                ty: ty @ CTy::Array { .. },
+                space,
+            } if self.c_size(ty).is_some_and(|size| size >= 6) => (value.clone(), *space),
+            Ty::Ptr { space, .. } => (value.clone(), *space),
+            other => {
+                let message = format!("`macaddr` takes an array of 6 bytes or a pointer, found `{other}`");
+                self.error(Diagnostic::error("argument-type", value.span, message));
+                return None;
+            }
+        };
+        // What lies in the context is read like the kernel memory that it is.
+        let space = if space == Space::Context { Space::Kernel } else { space };
+        let place = ExprKind::Place {
+            base: Box::new(base),
+            offset: 0,
+        };
+        let bytes = CTy::Array {
+            elem: Box::new(CTy::Int { bits: 8, signed: false }),
+            len: 6,
+        };
+        let place = Self::make(place, Ty::Obj { ty: bytes, space }, span);
+        let read = ExprKind::Read {
+            place: Box::new(place),
+            size: 6,
+            bits: None,
+        };
+        Some(Self::make(read, Ty::Mac, span))
+    }
+
+    fn signal_number(&mut self, arg: &ast::Arg) -> Option<Expr> {
+        if let ast::ExprKind::Str(text) = &arg.value.kind {
+            let text = String::from_utf8_lossy(text).to_ascii_uppercase();
+            let name = if text.starts_with("SIG") {
+                text.clone()
+            } else {
+                format!("SIG{text}")
+            };
+            return match crate::constants::constant(&name) {
+                Some(number) => Some(Self::make(ExprKind::Int(number), Ty::I64, arg.value.span)),
+                None => {
+                    let d = Diagnostic::error("unknown-signal", arg.value.span, format!("unknown signal `{text}`"));
+                    let names = crate::constants::CONSTANTS.iter().map(|(n, _)| *n).filter(|n| n.starts_with("SIG"));
+                    self.error(nearest(d, &name, names));
+                    None
+                }
+            };
+        }
+        let value = self.expr(&arg.value);
+        match (&value.kind, &value.ty) {
+            (_, Ty::Error) => None,
+            (ExprKind::Int(n), _) if !(1..=64).contains(n) => {
+                let message = format!("signals are numbered from 1 to 64, found {n}");
+                self.error(Diagnostic::error("out-of-range", value.span, message));
+                None
+            }
+            (_, Ty::Int { .. }) => Some(value),
+            (_, other) => {
+                let message = format!("`signal` takes a number or a name, found `{other}`");
+                self.error(Diagnostic::error("argument-type", value.span, message));
+                None
+            }
+        }
+    }
+
+    fn len(&mut self, arg: &ast::Arg, span: Span) -> Option<Expr> {
+        let (super::EventMap::Own(map), None) = self.map_argument(&arg.value, "len")? else {
+            self.error(Diagnostic::error("not-a-map", arg.value.span, "`len` takes a whole map of the script").help("`len(@name)`"));
+            return None;
+        };
+        if self.maps[map].key == Some(None) {
+            let d = Diagnostic::error("key-missing", arg.value.span, "`len` takes a map with keys, this one is a scalar")
+                .with(self.maps[map].key_span, "used without a key here");
+            self.error(d);
+            return None;
+        }
+        if self.is_lpm(map) {
+            let message = "the kernel cannot count the entries of a map keyed by prefix";
+            self.error(Diagnostic::error("not-iterable", arg.value.span, message));
+            return None;
+        }
+        Some(Self::make(ExprKind::Len(map), Ty::U64, span))
+    }
+
+    fn nsecs(&mut self, args: &[ast::Arg], span: Span) -> Option<Expr> {
+        let number = match args.first().map(|a| &a.value.kind) {
+            None => helper::KTIME_GET_BOOT_NS,
+            Some(ast::ExprKind::Name(word)) => match word.as_str() {
+                "boot" => helper::KTIME_GET_BOOT_NS,
+                "monotonic" => helper::KTIME_GET_NS,
+                "tai" => helper::KTIME_GET_TAI_NS,
+                _ => {
+                    let d = Diagnostic::error("unknown-clock", args[0].value.span, format!("unknown clock `{word}`"))
+                        .help("there are `boot`, `monotonic` and `tai`");
+                    self.error(d);
+                    return None;
+                }
+            },
+            Some(_) => {
+                let d = Diagnostic::error("argument-type", args[0].value.span, "`nsecs` takes the name of a clock")
+                    .help("there are `boot`, `monotonic` and `tai`");
+                self.error(d);
+                return None;
+            }
+        };
+        Some(Self::make(ExprKind::Helper { number, args: Vec::new() }, Ty::U64, span))
+    }
+
+    /// `getopt("name", default)`: the type is the default's, a switch without one.
+    fn getopt(&mut self, function: &Function, args: &[ast::Arg], span: Span) -> Option<Expr> {
+        let name = self.literal(&args[0], function)?;
+        let given = self
+            .options
+            .named
+            .iter()
+            .rev()
+            .find(|(n, _)| *n == name)
+            .map(|(_, value)| value.clone());
+        let default = match args.get(1) {
+            None => Self::make(ExprKind::Int(0), Ty::Bool, span),
+            Some(arg) => self.expr(&arg.value),
+        };
+        let refuse = |cx: &mut Self, text: &str, expected: &str| {
+            let message = format!("`--{name}` is {expected}, found `{text}`");
+            cx.error(Diagnostic::error("param-type", span, message));
+        };
+        match (&default.kind, &default.ty, given) {
+            (_, Ty::Error, _) => None,
+            (ExprKind::Int(_) | ExprKind::Str(_), _, None) => Some(Expr { span, ..default }),
+            (ExprKind::Int(_), Ty::Bool, Some(value)) => match value.as_deref() {
+                None | Some("true" | "1") => Some(Self::make(ExprKind::Int(1), Ty::Bool, span)),
+                Some("false" | "0") => Some(Self::make(ExprKind::Int(0), Ty::Bool, span)),
+                Some(other) => {
+                    refuse(self, other, "`true` or `false`");
+                    None
+                }
+            },
+            (ExprKind::Int(_), ty, Some(value)) => {
+                let text = value.unwrap_or_default();
+                match super::expr::parse_int(&text) {
+                    Some(n) => Some(Self::make(ExprKind::Int(n), ty.clone(), span)),
+                    None => {
+                        refuse(self, &text, "an integer");
+                        None
+                    }
+                }
+            }
+            (ExprKind::Str(_), _, Some(value)) => {
+                let text = value.unwrap_or_default().into_bytes();
+                let cap = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
+                if cap > 512 {
+                    refuse(self, "a longer one", "a text of at most 511 bytes");
+                    return None;
+                }
+                Some(Self::make(ExprKind::Str(text), Ty::Str { cap }, span))
+            }
+            _ => {
+                let d =
+                    Diagnostic::error("not-constant", default.span, "the default of `getopt` is a constant").help("`getopt(\"n\", 10)`");
+                self.error(d);
+                None
+            }
+        }
+    }
+
+    /// `join(argv)`: pointers to text, the last one null.
+    pub(super) fn join(&mut self, args: &[ast::Arg]) -> Option<Event> {
+        let separator = match args.get(1).map(|a| &a.value.kind) {
+            None => " ".to_owned(),
+            Some(ast::ExprKind::Str(text)) => String::from_utf8_lossy(text).into_owned(),
+            Some(_) => {
+                let d = Diagnostic::error("argument-type", args[1].value.span, "the separator of `join` is a string literal");
+                self.error(d);
+                return None;
+            }
+        };
+        let array = self.expr(&args[0].value);
+        let space = self.pointed_space(&array, "join")?;
+        let span = array.span;
+        let char_pointer = CTy::Ptr(Box::new(CTy::Char));
+        let strings = (0..JOIN_STRINGS).map(|i| {
+            let place = ExprKind::Place {
+                base: Box::new(array.clone()),
+                offset: i * 8,
+            };
+            let place_ty = Ty::Obj {
+                ty: char_pointer.clone(),
+                space,
+            };
+            let read = ExprKind::Read {
+                place: Box::new(Self::make(place, place_ty, span)),
+                size: 8,
+                bits: None,
+            };
+            let pointer_ty = Ty::Ptr {
+                to: Box::new(CTy::Char),
+                space,
+            };
+            let kind = ExprKind::ReadStr {
+                ptr: Box::new(Self::make(read, pointer_ty, span)),
+                cap: JOIN_BYTES,
+                space,
+            };
+            Self::make(kind, Ty::Str { cap: JOIN_BYTES }, span)
+        });
+        Some(Event::Join {
+            separator,
+            args: strings.collect(),
+        })
+    }
+}
