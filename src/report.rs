@@ -47,7 +47,7 @@ pub fn rejected(renderer: &Renderer, source: &Source, object: &Object, error: &E
     let all: Vec<String> = logs
         .iter()
         .enumerate()
-        .map(|(i, log)| format!("verifier log {}:\n{log}", i + 1))
+        .map(|(i, log)| format!("verifier log {}:\n{}", i + 1, tail(log)))
         .collect();
     let file = write(&std::env::temp_dir(), source, &format!("{error}\n{}", all.join("\n")));
     let place = digest.place.and_then(|(line, column)| place(&source.text, line, column));
@@ -64,6 +64,31 @@ pub fn rejected(renderer: &Renderer, source: &Source, object: &Object, error: &E
         label: digest.message.first().cloned().unwrap_or_default(),
         notes,
         help: vec![help(&file)],
+        ..Message::default()
+    };
+    renderer.message(std::slice::from_ref(source), &message)
+}
+
+/// The end of a log, where it says what is wrong; a loop that the kernel followed for a million steps fills many megabytes.
+fn tail(log: &str) -> &str {
+    const MOST_BYTES: usize = 256 * 1024;
+    &log[log.ceil_char_boundary(log.len().saturating_sub(MOST_BYTES))..]
+}
+
+/// Whether the kernel refused a program for its size or its loops: nothing that compiling it again would change.
+pub fn too_long(log: &str) -> bool {
+    ["too large", "too complex", "infinite loop"]
+        .iter()
+        .any(|words| tail(log).contains(words))
+}
+
+/// Says that a script asks for more than the kernel follows.
+pub fn loop_too_long(renderer: &Renderer, source: &Source, span: Option<Span>) -> String {
+    let message = Message {
+        code: "too-long",
+        text: "this block is too long for the kernel: its verifier gave up following it".to_owned(),
+        span,
+        help: vec!["loop less often, or split the block".to_owned()],
         ..Message::default()
     };
     renderer.message(std::slice::from_ref(source), &message)

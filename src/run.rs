@@ -70,9 +70,13 @@ fn start_or_retry(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object
         Err(error @ Error::Rejected { .. }) => error,
         other => return other.map_err(|e| Refusal::Error(Box::new(e))),
     };
-    let Error::Rejected { log: first_log, .. } = &first else {
+    let Error::Rejected { log: first_log, span, .. } = &first else {
         return Err(Refusal::Told);
     };
+    if report::too_long(first_log) {
+        out::stderr(&report::loop_too_long(renderer, job.source, *span));
+        return Err(Refusal::Told);
+    }
     // The author has seen the messages of the first compilation.
     let again = Job {
         warnings: false,

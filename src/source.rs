@@ -43,6 +43,10 @@ fn read_text(reader: impl Read, name: &str) -> Result<String, Failure> {
             MAX_BYTES >> 20
         )));
     }
+    // Some editors start a file with a byte order mark.
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
+    }
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         let line = 1 + e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();

@@ -203,6 +203,10 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
             return out;
         }
     }
+    if let Some(diagnostic) = too_many_maps(&compiled, &plan) {
+        out.diagnostics.push(diagnostic);
+        return out;
+    }
     backend_dumps(&mut out, options, &compiled, &plan, &bodies);
     match write_object(source, program, plan, &compiled, &bodies) {
         Ok(object) => {
@@ -214,6 +218,39 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
         Err(error) => out.internal = Some(("elf", error.to_string())),
     }
     out
+}
+
+/// Maps that one program may use (`MAX_USED_MAPS` of the kernel).
+const MAX_USED_MAPS: usize = 64;
+
+/// The kernel's limit, found before the kernel is asked.
+fn too_many_maps(compiled: &[Code], plan: &plan::Plan) -> Option<Diagnostic> {
+    for ((code, _), program) in compiled.iter().zip(&plan.programs) {
+        let mut maps: Vec<u32> = code
+            .relocs
+            .iter()
+            .filter_map(|r| {
+                if let backend::RelocKind::Map(map) = r.kind {
+                    Some(map)
+                } else {
+                    None
+                }
+            })
+            .collect();
+        maps.sort_unstable();
+        maps.dedup();
+        if maps.len() > MAX_USED_MAPS {
+            let message = format!(
+                "this block uses {} maps, the kernel allows {MAX_USED_MAPS} in one program",
+                maps.len()
+            );
+            return Some(
+                Diagnostic::error("too-many-maps", program.span, message)
+                    .help("use one map with a name in its key: `@m[\"a\", key]` instead of `@a[key]`"),
+            );
+        }
+    }
+    None
 }
 
 type Code = (backend::Compiled, Vec<Span>);

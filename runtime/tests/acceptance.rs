@@ -1,4 +1,4 @@
-//! The kernel's verifier accepts what the compiler makes: random well-typed scripts over every hook, and every example.
+//! The kernel's verifier accepts what the compiler makes: random well-typed scripts over every hook.
 //!
 //! Seeds are fixed and printed; `WEIR_ACCEPT_COUNT` changes the number of scripts, `WEIR_ACCEPT_SEED` the first seed. A script that the
 //! verifier refuses once and accepts without the optimiser is counted and shown; one refused twice is a failure.

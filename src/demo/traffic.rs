@@ -1,6 +1,6 @@
 //! The traffic of the demonstration: clients, servers, guessers and a flood, each on a named thread in its namespace.
 //!
-//! Every thread ends within a moment of [`Traffic::stop`]; every rate is bounded.
+//! Every thread ends within a moment of its being dropped; every rate is bounded.
 
 use super::net::{CLIENT6, CLIENTS, Cable, NODE, NODE6, Netns};
 use anyhow::{Context, Result};

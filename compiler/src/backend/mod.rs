@@ -4,8 +4,8 @@
 //! selection, register allocation glue and encoding are here. Is not: an ELF writer, a loader, or a type checker of
 //! scripts. Input: one [`cranelift_codegen::ir::Function`] per BPF program or subprogram. Output: [`Compiled`].
 //!
-//! Stages, each with a readable text form: [`opt`] (CLIF to CLIF) → [`isel`] (CLIF to [`lir`]) → [`regalloc`]
-//! (registers and spill slots) → [`emit`] ([`insn::Insn`]s). [`disasm`] prints the result.
+//! Stages, each with a readable text form: `opt` (CLIF to CLIF) → `isel` (CLIF to `lir`) → `regalloc`
+//! (registers and spill slots) → `emit` ([`Insn`]s). `disasm` prints the result.
 //!
 //! # What the CLIF may contain
 //!

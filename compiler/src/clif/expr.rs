@@ -440,9 +440,11 @@ impl<'h> Generator<'_, 'h> {
         let (l, r) = (self.expr(left), self.expr(right));
         let present = self.both(l.present, r.present);
         if op.is_comparison() {
+            // A literal takes the sign of the other side, unless it only fits without one.
+            let literal = |e: &Expr| matches!(e.kind, ExprKind::Int(n) if n >= 0 || e.ty.is_signed());
             let signed = left.ty.is_signed() && right.ty.is_signed()
-                || left.ty.is_signed() && matches!(right.kind, ExprKind::Int(_))
-                || right.ty.is_signed() && matches!(left.kind, ExprKind::Int(_)) && !matches!(left.ty, Ty::Bool);
+                || left.ty.is_signed() && literal(right)
+                || right.ty.is_signed() && literal(left) && !matches!(left.ty, Ty::Bool);
             let truth = self.compare(
                 op,
                 &l,

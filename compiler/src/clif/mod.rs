@@ -376,7 +376,8 @@ impl<'a, 'h> Generator<'a, 'h> {
     }
 
     pub fn at(&mut self, span: Span) {
-        let id = match self.spans.iter().rposition(|s| *s == span) {
+        // Only the last: a search through all of them would make long scripts quadratic.
+        let id = match self.spans.last().filter(|s| **s == span).map(|_| self.spans.len() - 1) {
             Some(id) => id,
             None => {
                 self.spans.push(span);

@@ -18,7 +18,6 @@ impl Checker<'_> {
                 (0, 0) => "no argument".to_owned(),
                 (1, 1) => "one argument".to_owned(),
                 (a, b) if a == b => format!("{a} arguments"),
-                (a, 128) => format!("at least {a} argument{}", if a == 1 { "" } else { "s" }),
                 (a, b) => format!("{a} to {b} arguments"),
             };
             self.error(

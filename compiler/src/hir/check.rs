@@ -86,6 +86,8 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
         }
         diagnostics.append(&mut cx.diagnostics);
         check_declarations(&cx.maps, &decls, &mut diagnostics);
+        never_assigned(&cx.maps, &mut diagnostics);
+        shared_interfaces(&natives, &mut diagnostics);
         super::lints::lint(&cx.blocks, &mut diagnostics);
         let blocks = cx.blocks;
         let sets = cx.sets;
@@ -101,6 +103,46 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             },
             diagnostics,
         );
+    }
+}
+
+/// More would be gigabytes of kernel memory.
+const MAX_MAP_ENTRIES: u64 = 1 << 26;
+
+/// Maps that something reads or prints, and nothing ever fills.
+fn never_assigned(maps: &[MapState], out: &mut Vec<Diagnostic>) {
+    // With another error the assignment may be there and have failed.
+    if out.iter().any(Diagnostic::is_error) {
+        return;
+    }
+    for map in maps.iter().filter(|m| m.value.is_none()) {
+        let d = Diagnostic::error("unassigned-map", map.key_span, format!("`{}` is never assigned", map.name));
+        let others: Vec<&str> = maps.iter().filter(|m| m.value.is_some()).map(|m| m.name.as_str()).collect();
+        out.push(nearest(d, &map.name, others.into_iter()));
+    }
+}
+
+/// Two XDP natives cannot share an interface.
+fn shared_interfaces(natives: &[NativeInstance], out: &mut Vec<Diagnostic>) {
+    let iface = |n: &NativeInstance| {
+        let at = n.native.params.iter().position(|p| p.ty == weir_stdlib::ParamType::Iface)?;
+        n.params[at].clone()
+    };
+    for (i, native) in natives.iter().enumerate() {
+        if let Some(other) = natives[..i]
+            .iter()
+            .find(|o| o.native.hook == native.native.hook && iface(o) == iface(native))
+        {
+            out.push(
+                Diagnostic::error(
+                    "native-twice",
+                    native.span,
+                    format!("`{}` and `{}` want the XDP hook of one interface", native.alias, other.alias),
+                )
+                .with(other.span, "the other instance")
+                .help("give one instance both lists"),
+            );
+        }
     }
 }
 
@@ -325,11 +367,11 @@ fn map_declarations(program: &ast::Program, out: &mut Vec<Diagnostic>) -> HashMa
                     kind: ast::ExprKind::Int(n),
                     ..
                 },
-            ] if *n >= 1 => u32::try_from(*n).ok(),
+            ] if (1..=MAX_MAP_ENTRIES).contains(n) => u32::try_from(*n).ok(),
             _ => None,
         };
         let Some(max_entries) = max_entries else {
-            let message = format!("`{}` takes the number of entries, 1 or more", decl.kind.name);
+            let message = format!("`{}` takes the number of entries, from 1 to {MAX_MAP_ENTRIES}", decl.kind.name);
             let d = Diagnostic::error("bad-map-size", decl.span, message);
             out.push(d.help(format!("`let @{} = {}(10000);`", decl.map.name, decl.kind.name)));
             continue;

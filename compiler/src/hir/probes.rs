@@ -29,6 +29,17 @@ impl Checker<'_> {
         for point in &probe.attach_points {
             self.site(point, &mut out);
         }
+        // The same place twice, by name or by two patterns, is one probe.
+        let mut seen: Vec<AttachPoint> = Vec::new();
+        if out.len() <= MAX_PROBES {
+            out.retain(|s| {
+                let new = !seen.contains(&s.attach.point);
+                if new {
+                    seen.push(s.attach.point.clone());
+                }
+                new
+            });
+        }
         if out.len() > MAX_PROBES {
             self.error(
                 Diagnostic::error(

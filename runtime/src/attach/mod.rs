@@ -55,10 +55,25 @@ pub struct Attached {
     reaper: Option<Reaper>,
 }
 
+/// Up to this many attachments are removed one after the other.
+const DETACH_ALONE: usize = 8;
+const DETACH_THREADS: usize = 64;
+
 impl Attached {
     /// Detaches everything. Filters of a clsact chain are removed one by one, the last one takes the qdisc along if it is ours.
     pub fn detach(mut self) {
-        self.handles.clear();
+        // Closing a perf event waits for every CPU to have passed by; hundreds of them wait together.
+        let mut handles = std::mem::take(&mut self.handles);
+        if handles.len() > DETACH_ALONE {
+            let chunk = handles.len().div_ceil(DETACH_THREADS);
+            std::thread::scope(|scope| {
+                while !handles.is_empty() {
+                    let part = handles.split_off(handles.len().saturating_sub(chunk));
+                    scope.spawn(move || drop(part));
+                }
+            });
+        }
+        drop(handles);
         drop(self.reaper.take());
     }
 }

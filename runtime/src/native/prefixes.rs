@@ -24,7 +24,7 @@ impl Prefixes {
         let (addr, len) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
         let addr: IpAddr = addr
             .parse()
-            .map_err(|_| format!("expected an address or a prefix, found `{text}`"))?;
+            .map_err(|_| format!("expected an address or a prefix, found `{}`", shortened(text)))?;
         let max: u32 = if addr.is_ipv4() { 32 } else { 128 };
         let len_bits = match len {
             None => max,
@@ -32,7 +32,7 @@ impl Prefixes {
                 .parse()
                 .ok()
                 .filter(|n| *n <= max && l.bytes().all(|b| b.is_ascii_digit()))
-                .ok_or_else(|| format!("expected a prefix length from 0 to {max}, found `{l}`"))?,
+                .ok_or_else(|| format!("expected a prefix length from 0 to {max}, found `{}`", shortened(l)))?,
         };
         let network = mask(addr, len_bits);
         if network != addr {
@@ -67,6 +67,8 @@ impl Prefixes {
     /// The number of the first bad line (from 1), and what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, (usize, String)> {
         let mut prefixes = Self::default();
+        // Some editors start a file with a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (i, line) in text.lines().enumerate() {
             let entry = line.split('#').next().unwrap_or_default().trim();
             if !entry.is_empty() {
@@ -103,16 +105,40 @@ fn mask(addr: IpAddr, len_bits: u32) -> IpAddr {
     }
 }
 
+/// As much of a text as a message should repeat.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 60;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// Larger than a list of ten million prefixes.
+const MAX_FILE_BYTES: u64 = 512 << 20;
+
 /// Reads a file of prefixes.
 ///
 /// # Errors
 /// When it cannot be read, or a line is bad: named as `file:line`.
 pub fn read_file(path: &Path, span: Span) -> Result<Prefixes, Error> {
-    let text = std::fs::read(path).map_err(|source| Error::ReadFile {
+    let failed = |source| Error::ReadFile {
         path: path.to_owned(),
         span,
         source,
-    })?;
+    };
+    // A device or a pipe may never end; nothing is opened before that is known.
+    let info = std::fs::metadata(path).map_err(failed)?;
+    if !info.is_file() {
+        return Err(failed(std::io::Error::other("it is not a regular file")));
+    }
+    if info.len() > MAX_FILE_BYTES {
+        return Err(failed(std::io::Error::other(format!(
+            "it is larger than {} MiB",
+            MAX_FILE_BYTES >> 20
+        ))));
+    }
+    let text = std::fs::read(path).map_err(failed)?;
     Prefixes::parse(&String::from_utf8_lossy(&text)).map_err(|(line, message)| Error::PrefixFile {
         path: path.to_owned(),
         line,

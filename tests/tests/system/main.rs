@@ -3,11 +3,20 @@
 //! `cargo xtask test` runs it. By hand, as root: `cargo build && cargo test -p weir-tests --test system [FILTER]`.
 
 mod absent;
+mod examples;
 mod hooks;
 mod leftovers;
 mod one_liners;
 mod support;
 
 fn main() {
-    weir_tests::harness::run(&[support::TESTS, one_liners::TESTS, absent::TESTS, hooks::TESTS, leftovers::TESTS]).exit()
+    weir_tests::harness::run(&[
+        support::TESTS,
+        one_liners::TESTS,
+        absent::TESTS,
+        hooks::TESTS,
+        examples::TESTS,
+        leftovers::TESTS,
+    ])
+    .exit()
 }
