@@ -2,7 +2,7 @@
 
 mod backend;
 
-use backend::{BPF_PROG_TYPE_XDP, load, permitted, run};
+use backend::{BPF_PROG_TYPE_XDP, levels, load, permitted, run};
 use cranelift_reader::parse_functions;
 use weir_compiler::backend::{Compiled, Input, Insn, Isa, Options, RelocKind, compile, x86};
 
@@ -84,7 +84,7 @@ fn call_in_the_kernel() {
     if !permitted() {
         return;
     }
-    for isa in [Isa::V3, Isa::V4] {
+    for &isa in levels() {
         let insns = link(&[built(MAIN, isa), built(MIX, isa)]);
         let program = load(BPF_PROG_TYPE_XDP, &insns).unwrap_or_else(|(e, log)| panic!("{e}\n{log}"));
         assert_eq!(run(&program, &packet()).expect("it runs").0, EXPECTED);

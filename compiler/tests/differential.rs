@@ -12,12 +12,12 @@ mod generate;
 #[path = "differential/operations.rs"]
 mod operations;
 
-use backend::{BPF_MAP_TYPE_ARRAY, BPF_PROG_TYPE_XDP, link, load, map, map_get, map_set, permitted, run};
+use backend::{BPF_MAP_TYPE_ARRAY, BPF_PROG_TYPE_XDP, levels, link, load, map, map_get, map_set, permitted, run};
 use cranelift_codegen::ir::Function;
 use generate::{ELEMENT_BYTES, PACKET_BYTES, Program, Rng};
 use std::cell::UnsafeCell;
 use std::os::fd::OwnedFd;
-use weir_compiler::backend::{Compiled, Input, Isa, Options, compile, disassemble, x86};
+use weir_compiler::backend::{Compiled, Input, Options, compile, disassemble, x86};
 
 const FIRST_SEED: u64 = 1;
 const COUNT: u64 = 600;
@@ -96,7 +96,7 @@ fn compare(name: &str, program: &Program, inputs: &[Vec<u8>], memory: &LowMemory
     })
     .map_err(|e| format!("{name}: x86: {e}\n{}", func.display()))?;
     let expected: Vec<Outcome> = inputs.iter().map(|packet| memory.run(&native, packet)).collect();
-    for isa in [Isa::V3, Isa::V4] {
+    for &isa in levels() {
         for optimise in [false, true] {
             let input = Input {
                 func: func.clone(),

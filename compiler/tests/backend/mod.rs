@@ -203,3 +203,28 @@ pub fn permitted() -> bool {
         Err((e, log)) => panic!("the kernel refuses `r0 = 0; exit`: {e}\n{log}"),
     }
 }
+
+/// The instruction set levels of this kernel: v4 came with Linux 6.6, and a program that needs it tells.
+pub fn levels() -> &'static [weir_compiler::backend::Isa] {
+    use weir_compiler::backend::Isa;
+    static LEVELS: std::sync::OnceLock<Vec<Isa>> = std::sync::OnceLock::new();
+    LEVELS.get_or_init(|| {
+        // `r0 = 0; r0 = (s8)r0; exit`
+        let program = [
+            Insn::new(0xb7, 0, 0, 0, 0),
+            Insn::new(0xbf, 0, 0, 8, 0),
+            Insn::new(0x95, 0, 0, 0, 0),
+        ];
+        match load(BPF_PROG_TYPE_XDP, &program) {
+            Ok(_) => vec![Isa::V3, Isa::V4],
+            Err((e, _)) => {
+                let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+                let mut numbers = release.split(['.', '-']).map_while(|n| n.parse::<u32>().ok());
+                let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+                assert!(version < (6, 6), "Linux {} should have v4 instructions: {e}", release.trim());
+                eprintln!("skipped: instruction set v4: Linux {} does not have it", release.trim());
+                vec![Isa::V3]
+            }
+        }
+    })
+}
