@@ -32,9 +32,8 @@ const KERNEL_TESTS: &[&str] = &["system", "differential", "backend_hazards"];
 /// They count milliseconds and processors, of which an emulated machine has too many and too few.
 const HOST_ONLY: &[&str] = &["language", "session"];
 
-/// Random programs in the differential test on an emulated processor, where each takes ten times as long.
-const VM_DIFFERENTIAL_COUNT: &str = "40";
-const VM_ACCEPTANCE_COUNT: &str = "40";
+/// Random programs in each of the generated tests on an emulated processor, where each takes ten times as long.
+const VM_RANDOM_COUNT: &str = "40";
 
 /// A guest needs a third of this; a busy machine may need more.
 const VM_LIMIT: Duration = Duration::from_secs(1500);
@@ -73,8 +72,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let more = [
             ("WEIR_TEST_VM", "1"),
             ("WEIR_TEST_REQUIRE", required),
-            ("WEIR_DIFF_COUNT", VM_DIFFERENTIAL_COUNT),
-            ("WEIR_ACCEPT_COUNT", VM_ACCEPTANCE_COUNT),
+            ("WEIR_DIFF_COUNT", VM_RANDOM_COUNT),
+            ("WEIR_ACCEPT_COUNT", VM_RANDOM_COUNT),
         ];
         env.extend(more.map(|(name, value)| (name.to_owned(), value.to_owned())));
         let spec = vm::Spec {
