@@ -304,7 +304,8 @@ fn declared_maps() {
         "let @l = lruhash(2); let @p = percpulruhash(10); begin { for ($i : 0..5) { @l[$i] = $i; @p[$i] = count(); } print(len(@p)); }",
     );
     assert!(out.starts_with("5\n"), "{out}");
-    assert_eq!(out.matches("@l[").count(), 2, "{out}");
+    // How many of its entries an LRU map keeps depends on the processors that it has lists for.
+    assert!((1..=2).contains(&out.matches("@l[").count()), "{out}");
 }
 
 #[test]

@@ -126,10 +126,12 @@ impl<'h> Generator<'_, 'h> {
         let now = self.helper(helper::KTIME_GET_NS, &[]);
         let last = self.b.ins().load(I64, plain(), state, 0);
         let credit = self.b.ins().load(I64, plain(), state, 8);
-        // The first look finds the time 0, and with that a full bucket.
+        // The first look finds the time 0: the bucket is full, however short ago the machine was started.
         let gained = self.b.ins().isub(now, last);
-        let credit = self.b.ins().iadd(credit, gained);
         let most = self.int(most);
+        let first = self.compare_imm(IntCC::Equal, last, 0);
+        let gained = self.b.ins().select(first, most, gained);
+        let credit = self.b.ins().iadd(credit, gained);
         let credit = self.b.ins().umin(credit, most);
         self.b.ins().store(plain(), now, state, 0);
         let cost = self.int(cost);
