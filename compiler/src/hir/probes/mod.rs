@@ -1,0 +1,232 @@
+//! Attach points and `use`, one file a family: from the words between colons to what the kernel is asked for.
+
+mod native;
+mod packet;
+mod tracing;
+
+pub(super) use native::native_instance;
+
+use super::check::{Checker, nearest};
+use crate::object::{Attach, AttachPoint, MissingProbes};
+use crate::tables::{self, Hook};
+use weir_parser::{Diagnostic, Span, ast};
+
+/// One place a block runs at.
+#[derive(Debug, Clone)]
+pub(super) struct Site {
+    pub hook: Hook,
+    pub attach: Attach,
+    pub text: String,
+    pub func: String,
+    pub tracepoint: Option<(String, String)>,
+    /// Instance and event.
+    pub native: Option<(usize, usize)>,
+}
+
+impl Site {
+    /// An attach point that needs no more than its words.
+    fn new(hook: Hook, span: Span, parts: &[String], point: AttachPoint) -> Self {
+        Self {
+            hook,
+            attach: Attach { point, span },
+            text: parts.join(":"),
+            func: String::new(),
+            tracepoint: None,
+            native: None,
+        }
+    }
+}
+
+const MAX_PROBES: usize = 1024;
+
+impl Checker<'_> {
+    /// Resolves the attach points of a probe, wildcards expanded.
+    pub(super) fn sites(&mut self, probe: &ast::Probe) -> Vec<Site> {
+        let mut out = Vec::new();
+        for point in &probe.attach_points {
+            self.site(point, &mut out);
+        }
+        // The same place twice, by name or by two patterns, is one probe.
+        let mut seen: Vec<AttachPoint> = Vec::new();
+        if out.len() <= MAX_PROBES {
+            out.retain(|s| {
+                let new = !seen.contains(&s.attach.point);
+                if new {
+                    seen.push(s.attach.point.clone());
+                }
+                new
+            });
+        }
+        if out.len() > MAX_PROBES {
+            self.error(
+                Diagnostic::error(
+                    "too-many-probes",
+                    probe.span,
+                    format!("the attach points match {} places; {MAX_PROBES} is the most", out.len()),
+                )
+                .help("narrow the pattern"),
+            );
+            out.clear();
+        }
+        out
+    }
+
+    fn site(&mut self, point: &ast::AttachPoint, out: &mut Vec<Site>) {
+        let parts: Vec<String> = point.parts.iter().map(|p| self.positional(&p.name)).collect();
+        let Some(first) = parts.first() else { return };
+        let span = point.span;
+        let first_span = point.parts[0].span;
+        let Some(provider) = tables::provider(first) else {
+            if let Some(instance) = self.alias(first) {
+                return self.native_site(point, instance, &parts, out);
+            }
+            let d = Diagnostic::error("unknown-provider", first_span, format!("unknown probe type `{first}`"));
+            let names = tables::PROVIDERS.iter().map(|p| p.name);
+            let aliases: Vec<&str> = self.natives.iter().map(|n| n.alias.as_str()).collect();
+            let d = nearest(d, first, names.chain(aliases));
+            let native = weir_stdlib::native(first);
+            let d = if native.is_some() {
+                d.help(format!("start an instance first: `use {first}(…) as x;`, then `x:EVENT`"))
+            } else {
+                d
+            };
+            return self.error(d);
+        };
+        let site = |hook: Hook, attach: AttachPoint| Site::new(hook, span, &parts, attach);
+        let wrong = |what: &str| {
+            Diagnostic::error("probe-form", span, format!("`{}` {what}", parts.join(":"))).help(format!("the form is `{}`", provider.form))
+        };
+        match provider.name {
+            "begin" | "end" => {
+                if parts.len() > 1 {
+                    return self.error(wrong("has too many parts"));
+                }
+                out.push(site(
+                    Hook::RunOnce,
+                    if provider.name == "begin" {
+                        AttachPoint::Begin
+                    } else {
+                        AttachPoint::End
+                    },
+                ));
+            }
+            "self" => match parts.get(1..).unwrap_or_default() {
+                [kind, name] if kind == "signal" && matches!(name.as_str(), "SIGUSR1" | "SIGUSR2") => {
+                    out.push(site(Hook::RunOnce, AttachPoint::Signal { name: name.clone() }));
+                }
+                [kind, _] if kind == "signal" => self.error(wrong("names a signal that cannot be probed").help("`SIGUSR1` or `SIGUSR2`")),
+                _ => self.error(wrong("is incomplete")),
+            },
+            "interval" | "profile" => match tracing::period(&parts[1..]) {
+                Ok(period) => out.push(site(
+                    Hook::PerfEvent,
+                    if provider.name == "interval" {
+                        AttachPoint::Interval { period }
+                    } else {
+                        AttachPoint::Profile { period }
+                    },
+                )),
+                Err(what) => self.error(wrong(what)),
+            },
+            "tracepoint" => self.tracepoint_site(point, &parts, out, wrong),
+            "kprobe" | "kretprobe" => self.kprobe_site(point, &parts, provider.name == "kretprobe", out, wrong),
+            "xdp" => self.xdp_site(point, &parts, out, wrong),
+            "tc" => self.tc_site(point, &parts, out, wrong),
+            _ => self.error(wrong("is not supported by this version of weir")),
+        }
+    }
+
+    /// Puts the positional parameters into an attach point's word.
+    fn positional(&self, word: &str) -> String {
+        if !word.contains('$') {
+            return word.to_owned();
+        }
+        let mut out = String::new();
+        let mut rest = word;
+        while let Some(at) = rest.find('$') {
+            out.push_str(&rest[..at]);
+            let digits: String = rest[at + 1..].chars().take_while(char::is_ascii_digit).collect();
+            match digits.parse::<usize>().ok().and_then(|n| n.checked_sub(1)) {
+                Some(i) => out.push_str(self.options.positional.get(i).map_or("", String::as_str)),
+                None => out.push('$'),
+            }
+            rest = &rest[at + 1 + digits.len()..];
+        }
+        out.push_str(rest);
+        out
+    }
+
+    /// A probe that does not exist: an error, a warning or nothing, as configured.
+    fn missing(&mut self, point: &ast::AttachPoint, message: String, help: Option<String>) {
+        let config = self.config.missing_probes;
+        let mut d = match config {
+            MissingProbes::Error => Diagnostic::error("unknown-probe", point.span, message),
+            MissingProbes::Warn => Diagnostic::warning("unknown-probe", point.span, message),
+            MissingProbes::Ignore => return,
+        };
+        if let Some(help) = help {
+            d = d.help(help);
+        }
+        self.error(d);
+    }
+}
+
+fn is_glob(word: &str) -> bool {
+    word.contains(['*', '?', '['])
+}
+
+/// Matches `*`, `?` and `[set]`.
+#[must_use]
+pub fn glob_match(pattern: &str, text: &str) -> bool {
+    fn go(p: &[u8], t: &[u8]) -> bool {
+        match p.first() {
+            None => t.is_empty(),
+            Some(b'*') => (0..=t.len()).any(|i| go(&p[1..], &t[i..])),
+            Some(b'?') => !t.is_empty() && go(&p[1..], &t[1..]),
+            Some(b'[') => {
+                let Some(end) = p.iter().position(|&c| c == b']') else {
+                    return t.first() == Some(&b'[') && go(&p[1..], &t[1..]);
+                };
+                let Some(&c) = t.first() else { return false };
+                let set = &p[1..end];
+                let (set, negate) = if set.first() == Some(&b'!') {
+                    (&set[1..], true)
+                } else {
+                    (set, false)
+                };
+                let mut found = false;
+                let mut i = 0;
+                while i < set.len() {
+                    if i + 2 < set.len() && set[i + 1] == b'-' {
+                        found |= (set[i]..=set[i + 2]).contains(&c);
+                        i += 3;
+                    } else {
+                        found |= set[i] == c;
+                        i += 1;
+                    }
+                }
+                found != negate && go(&p[end + 1..], &t[1..])
+            }
+            Some(c) => t.first() == Some(c) && go(&p[1..], &t[1..]),
+        }
+    }
+    // Runs of `*` mean the same as one and cost exponentially.
+    let mut pattern = pattern.as_bytes().to_vec();
+    pattern.dedup_by(|a, b| *a == b'*' && *b == b'*');
+    go(&pattern, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_match_like_the_shell() {
+        assert!(glob_match("tcp_*", "tcp_sendmsg"));
+        assert!(glob_match("*send*", "tcp_sendmsg"));
+        assert!(!glob_match("tcp_*", "udp_sendmsg"));
+        assert!(glob_match("v[ef]s_?ead", "vfs_read"));
+        assert!(!glob_match("v[!f]s_read", "vfs_read"));
+        assert!(glob_match("***************a", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"));
+    }
+}

@@ -1,0 +1,220 @@
+//! Natives: `use NAME(…) as ALIAS;` and blocks on their events.
+
+use super::Site;
+use crate::hir::check::{Checker, Options, nearest_name};
+use crate::object::{Attach, AttachPoint, NativeInstance};
+use crate::tables::{self, Hook};
+use weir_parser::{Diagnostic, ast};
+use weir_stdlib::{ParamType, ParamValue};
+
+impl Checker<'_> {
+    pub(super) fn native_site(&mut self, point: &ast::AttachPoint, instance: usize, parts: &[String], out: &mut Vec<Site>) {
+        let native = &self.natives[instance];
+        let names: Vec<String> = native
+            .native
+            .events
+            .iter()
+            .map(|e| format!("`{}:{}`", native.alias, e.name))
+            .collect();
+        let [_, name] = parts else {
+            let d = Diagnostic::error(
+                "probe-form",
+                point.span,
+                format!("`{}` must name one event of `{}`", point.text, native.native.name),
+            )
+            .help(names.join(", "));
+            return self.error(d);
+        };
+        let Some(event) = native.native.events.iter().position(|e| e.name == name) else {
+            let d = Diagnostic::error(
+                "unknown-event",
+                point.parts[1].span,
+                format!("`{}` has no event `{name}`", native.native.name),
+            )
+            .help(format!("its events are {}", names.join(", ")));
+            return self.error(d);
+        };
+        out.push(Site {
+            hook: Hook::NativeXdp,
+            attach: Attach {
+                point: AttachPoint::NativeEvent { instance, event },
+                span: point.span,
+            },
+            text: parts.join(":"),
+            func: String::new(),
+            tracepoint: None,
+            native: Some((instance, event)),
+        });
+    }
+}
+
+/// Checks `use NAME(…) as ALIAS;` against the declaration.
+pub(in crate::hir) fn native_instance(
+    item: &ast::Use,
+    earlier: &[NativeInstance],
+    options: &Options,
+    out: &mut Vec<Diagnostic>,
+) -> Option<NativeInstance> {
+    let Some(native) = weir_stdlib::native(&item.native.name) else {
+        let d = Diagnostic::error("unknown-native", item.native.span, format!("unknown native `{}`", item.native.name));
+        let d = match nearest_name(&item.native.name, weir_stdlib::NATIVES.iter().map(|n| n.name)) {
+            Some(near) => d.help(format!("did you mean `{near}`?")),
+            None => d.help(format!(
+                "there are `{}`",
+                weir_stdlib::NATIVES.iter().map(|n| n.name).collect::<Vec<_>>().join("`, `")
+            )),
+        };
+        out.push(d);
+        return None;
+    };
+    let alias = item.alias.as_ref().unwrap_or(&item.native);
+    let errors = out.len();
+    if tables::provider(&alias.name).is_some() || tables::is_header_word(&alias.name) || alias.name == "args" {
+        out.push(
+            Diagnostic::error("bad-alias", alias.span, format!("`{}` already has a meaning", alias.name))
+                .help("`as bl`, or another name of your own"),
+        );
+    }
+    if let Some(other) = earlier.iter().find(|n| n.alias == alias.name) {
+        out.push(
+            Diagnostic::error("bad-alias", alias.span, format!("`{}` names another instance", alias.name))
+                .with(other.span, "taken here")
+                .help(format!("`use {}(…) as {}2;`", native.name, alias.name)),
+        );
+    }
+    let mut params = vec![None; native.params.len()];
+    let mut spans = vec![None; native.params.len()];
+    for (name, value) in &item.params {
+        let Some(index) = native.params.iter().position(|p| p.name == name.name) else {
+            let list: Vec<&str> = native.params.iter().map(|p| p.name).collect();
+            let mut d = Diagnostic::error(
+                "unknown-param",
+                name.span,
+                format!("`{}` has no parameter `{}`", native.name, name.name),
+            );
+            if let Some(near) = nearest_name(&name.name, list.iter().copied()) {
+                d = d.help(format!("did you mean `{near}`?"));
+            }
+            out.push(d.help(format!("its parameters are `{}`", list.join("`, `"))));
+            continue;
+        };
+        if params[index].is_some() {
+            out.push(Diagnostic::error(
+                "param-twice",
+                name.span,
+                format!("`{}` is given twice", name.name),
+            ));
+            continue;
+        }
+        match param_value(&native.params[index], value, options) {
+            Ok(v) => {
+                params[index] = Some(v);
+                spans[index] = Some(value.span);
+            }
+            Err(d) => out.push(*d),
+        }
+    }
+    for (decl, given) in native.params.iter().zip(&params) {
+        if decl.required && given.is_none() && !item.params.iter().any(|(n, _)| n.name == decl.name) {
+            out.push(
+                Diagnostic::error(
+                    "param-missing",
+                    item.span,
+                    format!("`{}` needs the parameter `{}`", native.name, decl.name),
+                )
+                .help(format!("`{}=…`: {}", decl.name, decl.doc)),
+            );
+        }
+    }
+    if out[errors..].iter().any(Diagnostic::is_error) {
+        return None;
+    }
+    Some(NativeInstance {
+        native,
+        alias: alias.name.clone(),
+        params,
+        span: item.span,
+        param_spans: spans,
+    })
+}
+
+fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Options) -> Result<ParamValue, Box<Diagnostic>> {
+    use ast::ExprKind as E;
+    let expected = || match decl.ty {
+        ParamType::Iface => "the name of an interface in quotes, such as \"eth1\"".to_owned(),
+        ParamType::Prefixes => "`file(\"path\")`, a prefix, or a list such as `(10.0.0.0/8, \"2001:db8::/32\")`".to_owned(),
+        ParamType::Choice(words) => format!("one of \"{}\"", words.join("\", \"")),
+        ParamType::Bool => "`true` or `false`".to_owned(),
+        ParamType::Int { min, max } => format!("an integer from {min} to {max}"),
+    };
+    let wrong = || Box::new(Diagnostic::error("param-value", value.span, format!("`{}` takes {}", decl.name, expected())).help(decl.doc));
+    // `$1` stands for its text.
+    let positional = |n: u32| {
+        usize::try_from(n)
+            .ok()
+            .and_then(|n| n.checked_sub(1))
+            .and_then(|i| options.positional.get(i))
+            .cloned()
+    };
+    let text = match &value.kind {
+        E::Str(s) => Some(String::from_utf8_lossy(s).into_owned()),
+        E::Param(n) => Some(positional(*n).ok_or_else(|| {
+            Box::new(Diagnostic::error(
+                "param-missing",
+                value.span,
+                format!("the parameter `${n}` is not given"),
+            ))
+        })?),
+        E::Call { name, args } if name.name == "str" => match args.first().map(|a| &a.value.kind) {
+            Some(E::Param(n)) => positional(*n),
+            _ => None,
+        },
+        _ => None,
+    };
+    match (decl.ty, &value.kind, text) {
+        (ParamType::Iface, _, Some(text)) if !text.is_empty() => Ok(ParamValue::Str(text)),
+        (ParamType::Choice(words), _, Some(text)) if words.contains(&text.as_str()) => Ok(ParamValue::Str(text)),
+        (ParamType::Bool, E::Bool(b), _) => Ok(ParamValue::Bool(*b)),
+        (ParamType::Int { min, max }, E::Int(n) | E::Duration(n), _) if (min..=max).contains(n) => Ok(ParamValue::Int(*n)),
+        (ParamType::Int { min, max }, _, Some(text)) => match text.parse::<u64>() {
+            Ok(n) if (min..=max).contains(&n) => Ok(ParamValue::Int(n)),
+            _ => Err(wrong()),
+        },
+        (ParamType::Prefixes, E::Call { name, args }, None) if name.name == "file" => match args.as_slice() {
+            [ast::Arg { name: None, value: path }] => match &path.kind {
+                E::Str(path) => Ok(ParamValue::File(String::from_utf8_lossy(path).into_owned())),
+                E::Param(n) => positional(*n).map(ParamValue::File).ok_or_else(wrong),
+                _ => Err(wrong()),
+            },
+            _ => Err(wrong()),
+        },
+        (ParamType::Prefixes, E::Tuple(elems), _) => elems.iter().map(prefix_text).collect::<Result<Vec<_>, _>>().map(ParamValue::List),
+        (ParamType::Prefixes, _, _) => match prefix_text(value) {
+            Ok(text) => Ok(ParamValue::List(vec![text])),
+            Err(d) if matches!(value.kind, E::Str(_)) => Err(d),
+            Err(_) => Err(wrong()),
+        },
+        _ => Err(wrong()),
+    }
+}
+
+fn prefix_text(value: &ast::Expr) -> Result<String, Box<Diagnostic>> {
+    let text = match &value.kind {
+        ast::ExprKind::Ipv4([a, b, c, d]) => format!("{a}.{b}.{c}.{d}/32"),
+        ast::ExprKind::Ipv4Prefix([a, b, c, d], len) => format!("{a}.{b}.{c}.{d}/{len}"),
+        ast::ExprKind::Str(s) => String::from_utf8_lossy(s).into_owned(),
+        _ => {
+            return Err(Box::new(
+                Diagnostic::error("bad-prefix", value.span, "expected an address or a prefix").help("`10.0.0.0/8` or `\"2001:db8::/32\"`"),
+            ));
+        }
+    };
+    match weir_stdlib::prefix::parse_prefix(&text) {
+        Ok((address, len)) => Ok(format!("{address}/{len}")),
+        Err(why) => Err(Box::new(Diagnostic::error(
+            "bad-prefix",
+            value.span,
+            format!("`{text}` is not a prefix: {why}"),
+        ))),
+    }
+}

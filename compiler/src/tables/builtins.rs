@@ -1,0 +1,95 @@
+//! Words of the language that stand for a value.
+
+use super::hooks::{Hook, Hooks};
+
+/// A word of the language that stands for a value.
+#[derive(Debug)]
+pub struct Builtin {
+    pub name: &'static str,
+    pub kind: BuiltinKind,
+    pub hooks: Hooks,
+    /// What to use where the hook does not have it.
+    pub instead: &'static str,
+    pub doc: &'static str,
+}
+
+/// How a builtin gets its value; the code generator matches on this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuiltinKind {
+    Pid,
+    Tid,
+    Uid,
+    Gid,
+    Comm,
+    Nsecs,
+    Cpu,
+    Ncpus,
+    Curtask,
+    Cgroup,
+    Rand,
+    Jiffies,
+    Ctx,
+    Args,
+    /// `arg0` … `arg5`
+    Arg(u8),
+    Retval,
+    Func,
+    Probe,
+    Kstack,
+    Ustack,
+    Username,
+    Elapsed,
+    Ppid,
+    Pcomm,
+    Cpid,
+    NumaId,
+}
+
+const SOFTIRQ: &str = "packets are handled in softirq, where the current task is a bystander; count by `ip.src` or `port.dst` instead";
+pub(super) const FUNC_HOOKS: Hooks = Hooks::of(&[Hook::Kprobe]);
+
+macro_rules! builtins {
+    ($($name:literal $kind:expr, $hooks:expr, $instead:expr, $doc:literal;)*) => {
+        /// Every builtin variable.
+        pub static BUILTINS: &[Builtin] = &[$(Builtin { name: $name, kind: $kind, hooks: $hooks, instead: $instead, doc: $doc },)*];
+    };
+}
+
+builtins! {
+    "pid" BuiltinKind::Pid, Hooks::PROCESS, SOFTIRQ, "process id of the current task";
+    "tid" BuiltinKind::Tid, Hooks::PROCESS, SOFTIRQ, "thread id of the current task";
+    "uid" BuiltinKind::Uid, Hooks::PROCESS, SOFTIRQ, "user id of the current task";
+    "gid" BuiltinKind::Gid, Hooks::PROCESS, SOFTIRQ, "group id of the current task";
+    "comm" BuiltinKind::Comm, Hooks::PROCESS, SOFTIRQ, "name of the current task, at most 15 bytes";
+    "cgroup" BuiltinKind::Cgroup, Hooks::PROCESS, SOFTIRQ, "cgroup v2 id of the current task";
+    "curtask" BuiltinKind::Curtask, Hooks::PROCESS, SOFTIRQ, "address of the current `struct task_struct`";
+    "username" BuiltinKind::Username, Hooks::PROCESS, SOFTIRQ, "name of the current task's user";
+    "ppid" BuiltinKind::Ppid, Hooks::PROCESS, SOFTIRQ, "process id of the current task's parent";
+    "pcomm" BuiltinKind::Pcomm, Hooks::PROCESS, SOFTIRQ, "name of the current task's parent";
+    "kstack" BuiltinKind::Kstack, Hooks::PROCESS, SOFTIRQ, "the kernel's stack";
+    "ustack" BuiltinKind::Ustack, Hooks::PROCESS, SOFTIRQ, "the current task's stack";
+    "cpid" BuiltinKind::Cpid, Hooks::ALL, "", "process id of the command that was started with `-c`";
+    "numaid" BuiltinKind::NumaId, Hooks::ALL, "", "number of the NUMA node";
+    "elapsed" BuiltinKind::Elapsed, Hooks::ALL, "", "nanoseconds since the script started";
+    "nsecs" BuiltinKind::Nsecs, Hooks::ALL, "", "nanoseconds since boot";
+    "cpu" BuiltinKind::Cpu, Hooks::ALL, "", "number of the CPU that runs the block";
+    "ncpus" BuiltinKind::Ncpus, Hooks::ALL, "", "number of possible CPUs";
+    "rand" BuiltinKind::Rand, Hooks::ALL, "", "random 32-bit number";
+    "jiffies" BuiltinKind::Jiffies, Hooks::ALL, "", "timer ticks since boot";
+    "ctx" BuiltinKind::Ctx, Hooks::ALL, "", "address of the program's context";
+    "args" BuiltinKind::Args, Hooks::of(&[Hook::Tracepoint]), "name the argument registers `arg0` … `arg5` in a kprobe", "arguments of the probe: `args.field`";
+    "arg0" BuiltinKind::Arg(0), FUNC_HOOKS, "arguments are available in `kprobe`; a `tracepoint` has `args.field`", "first argument of the function";
+    "arg1" BuiltinKind::Arg(1), FUNC_HOOKS, "arguments are available in `kprobe`; a `tracepoint` has `args.field`", "second argument";
+    "arg2" BuiltinKind::Arg(2), FUNC_HOOKS, "arguments are available in `kprobe`; a `tracepoint` has `args.field`", "third argument";
+    "arg3" BuiltinKind::Arg(3), FUNC_HOOKS, "arguments are available in `kprobe`; a `tracepoint` has `args.field`", "fourth argument";
+    "arg4" BuiltinKind::Arg(4), FUNC_HOOKS, "arguments are available in `kprobe`; a `tracepoint` has `args.field`", "fifth argument";
+    "arg5" BuiltinKind::Arg(5), FUNC_HOOKS, "arguments are available in `kprobe`; a `tracepoint` has `args.field`", "sixth argument";
+    "retval" BuiltinKind::Retval, Hooks::of(&[Hook::Kretprobe]), "return values are available in `kretprobe`; a `sys_exit_*` tracepoint has `args.ret`", "return value of the function";
+    "func" BuiltinKind::Func, Hooks::of(&[Hook::Kprobe, Hook::Kretprobe]), "`probe` names the whole attach point", "name of the traced function";
+    "probe" BuiltinKind::Probe, Hooks::ALL, "", "the attach point as written";
+}
+
+#[must_use]
+pub fn builtin(name: &str) -> Option<&'static Builtin> {
+    BUILTINS.iter().find(|b| b.name == name)
+}

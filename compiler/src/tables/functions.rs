@@ -1,0 +1,172 @@
+//! Functions of the language.
+
+use super::builtins::FUNC_HOOKS;
+use super::hooks::{Hook, Hooks};
+use crate::object::TextKind;
+
+/// A function of the language.
+#[derive(Debug)]
+pub struct Function {
+    pub name: &'static str,
+    pub kind: FunctionKind,
+    /// Least and greatest number of arguments.
+    pub args: (usize, usize),
+    pub hooks: Hooks,
+    pub signature: &'static str,
+    pub doc: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FunctionKind {
+    Printf,
+    Print,
+    Clear,
+    Zero,
+    Delete,
+    HasKey,
+    Exit,
+    Time,
+    Str,
+    Buf,
+    Strncmp,
+    Strcontains,
+    Strlen,
+    /// `kstack`, `ustack`
+    Stack {
+        user: bool,
+    },
+    Ksym,
+    Usym,
+    Kaddr,
+    Strftime,
+    Macaddr,
+    Pton,
+    Join,
+    /// `errorf`, `warnf`, `cat`, `system`
+    Text(TextKind),
+    /// `signal`, `signal_thread`
+    Signal {
+        thread: bool,
+    },
+    Override,
+    Reg,
+    Cgroupid,
+    CgroupPath,
+    Strerror,
+    Len,
+    Nsecs,
+    Getopt,
+    Ntop,
+    Bswap,
+    Kptr,
+    Uptr,
+    Has,
+    Agg(AggKind),
+    Verdict(Verdict),
+}
+
+/// Functions that only stand on the right of `@map = …`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AggKind {
+    Count,
+    Sum,
+    Avg,
+    Min,
+    Max,
+    Stats,
+    Hist,
+    LHist,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Drop,
+    Pass,
+    Next,
+    Tx,
+}
+
+impl Verdict {
+    /// Returns the value the program returns at the hook, or `None` where the verdict does not exist.
+    #[must_use]
+    pub fn code(self, hook: Hook) -> Option<i32> {
+        match (self, hook) {
+            (Verdict::Drop, Hook::Xdp | Hook::NativeXdp) => Some(1),
+            (Verdict::Pass, Hook::Xdp | Hook::NativeXdp) => Some(2),
+            (Verdict::Tx, Hook::Xdp | Hook::NativeXdp) => Some(3),
+            (Verdict::Drop, Hook::Tc) => Some(2),
+            (Verdict::Pass, Hook::Tc) => Some(0),
+            (Verdict::Next, Hook::Tc) => Some(-1),
+            _ => None,
+        }
+    }
+}
+
+macro_rules! functions {
+    ($($name:literal $kind:expr, $min:literal..=$max:literal, $hooks:expr, $sig:literal, $doc:literal;)*) => {
+        /// Every function.
+        pub static FUNCTIONS: &[Function] =
+            &[$(Function { name: $name, kind: $kind, args: ($min, $max), hooks: $hooks, signature: $sig, doc: $doc },)*];
+    };
+}
+
+functions! {
+    "printf" FunctionKind::Printf, 1..=128, Hooks::ALL, "printf(format, ...)", "prints formatted text";
+    "print" FunctionKind::Print, 1..=3, Hooks::ALL, "print(value) or print(@map[, top[, div]])", "prints a value or a map";
+    "clear" FunctionKind::Clear, 1..=1, Hooks::ALL, "clear(@map)", "removes every entry of a map";
+    "zero" FunctionKind::Zero, 1..=1, Hooks::ALL, "zero(@map)", "sets every value of a map to zero";
+    "delete" FunctionKind::Delete, 1..=2, Hooks::ALL, "delete(@map, key)", "removes one entry; true if it was there";
+    "has_key" FunctionKind::HasKey, 2..=2, Hooks::ALL, "has_key(@map, key)", "whether the map has the key";
+    "exit" FunctionKind::Exit, 0..=1, Hooks::ALL, "exit([code])", "ends the script";
+    "time" FunctionKind::Time, 0..=1, Hooks::ALL, "time([format])", "prints the time of day, `%H:%M:%S` and a line break unless said otherwise";
+    "str" FunctionKind::Str, 1..=2, Hooks::ALL, "str(pointer[, length])", "reads a NUL-terminated string from memory, at most `max_strlen` bytes";
+    "buf" FunctionKind::Buf, 1..=2, Hooks::ALL, "buf(pointer[, length])", "reads bytes from memory, at most `max_strlen`; an array needs no length";
+    "strncmp" FunctionKind::Strncmp, 3..=3, Hooks::ALL, "strncmp(a, b, n)", "0 when the first n bytes of two strings agree";
+    "strcontains" FunctionKind::Strcontains, 2..=2, Hooks::ALL, "strcontains(text, part)", "whether a string contains another of at most 63 bytes";
+    "strlen" FunctionKind::Strlen, 1..=1, Hooks::ALL, "strlen(text)", "length of a string in bytes";
+    "kstack" FunctionKind::Stack { user: false }, 0..=2, Hooks::PROCESS, "kstack([mode][, frames])", "the kernel's stack; modes are `bpftrace`, `perf`, `raw`";
+    "ustack" FunctionKind::Stack { user: true }, 0..=2, Hooks::PROCESS, "ustack([mode][, frames])", "the current task's stack; modes are `bpftrace`, `perf`, `raw`";
+    "ksym" FunctionKind::Ksym, 1..=1, Hooks::ALL, "ksym(address)", "the kernel's symbol at an address";
+    "usym" FunctionKind::Usym, 1..=1, Hooks::PROCESS, "usym(address)", "the current process's symbol at an address";
+    "kaddr" FunctionKind::Kaddr, 1..=1, Hooks::ALL, "kaddr(\"symbol\")", "the address of a symbol of the kernel";
+    "strftime" FunctionKind::Strftime, 2..=2, Hooks::ALL, "strftime(format, nsecs)", "a time of the boot clock as text; `%f` is microseconds";
+    "macaddr" FunctionKind::Macaddr, 1..=1, Hooks::ALL, "macaddr(bytes)", "makes a MAC address of six bytes";
+    "pton" FunctionKind::Pton, 1..=1, Hooks::ALL, "pton(\"address\")", "an IPv4 or IPv6 address from text";
+    "join" FunctionKind::Join, 1..=2, Hooks::PROCESS, "join(argv[, separator])", "prints up to 16 strings of an array of pointers";
+    "errorf" FunctionKind::Text(TextKind::Error), 1..=128, Hooks::ALL, "errorf(format, ...)", "prints an error with its place in the script";
+    "warnf" FunctionKind::Text(TextKind::Warning), 1..=128, Hooks::ALL, "warnf(format, ...)", "prints a warning with its place in the script";
+    "cat" FunctionKind::Text(TextKind::Cat), 1..=128, Hooks::ALL, "cat(format, ...)", "prints the file of this name";
+    "system" FunctionKind::Text(TextKind::System), 1..=128, Hooks::ALL, "system(format, ...)", "runs a command (`--unsafe`)";
+    "signal" FunctionKind::Signal { thread: false }, 1..=1, Hooks::SIGNAL, "signal(number or \"NAME\")", "sends a signal to the current process (`--unsafe`)";
+    "signal_thread" FunctionKind::Signal { thread: true }, 1..=1, Hooks::SIGNAL, "signal_thread(number or \"NAME\")", "sends a signal to the current thread (`--unsafe`)";
+    "override" FunctionKind::Override, 1..=1, FUNC_HOOKS, "override(value)", "makes the function return this without running (`--unsafe`)";
+    "reg" FunctionKind::Reg, 1..=1, Hooks::of(&[Hook::Kprobe, Hook::Kretprobe, Hook::PerfEvent]), "reg(\"name\")", "a register of the CPU: `ip`, `sp`, `ax`, …";
+    "cgroupid" FunctionKind::Cgroupid, 1..=1, Hooks::ALL, "cgroupid(\"/path\")", "id of a cgroup v2 directory";
+    "cgroup_path" FunctionKind::CgroupPath, 1..=2, Hooks::ALL, "cgroup_path(id)", "path of a cgroup by its id";
+    "strerror" FunctionKind::Strerror, 1..=1, Hooks::ALL, "strerror(errno)", "text of an error number";
+    "len" FunctionKind::Len, 1..=1, Hooks::ALL, "len(@map)", "number of entries of a map";
+    "nsecs" FunctionKind::Nsecs, 0..=1, Hooks::ALL, "nsecs([clock])", "nanoseconds; clocks are `boot`, `monotonic`, `tai`";
+    "getopt" FunctionKind::Getopt, 1..=3, Hooks::ALL, "getopt(\"name\"[, default[, \"description\"]])", "a named argument of the script: `--name=value` after `--`";
+    "ntop" FunctionKind::Ntop, 1..=2, Hooks::ALL, "ntop([family, ]address)", "makes an IPv4 or IPv6 address of its bytes";
+    "bswap" FunctionKind::Bswap, 1..=1, Hooks::ALL, "bswap(n)", "reverses the bytes of an integer of 16, 32 or 64 bits";
+    "kptr" FunctionKind::Kptr, 1..=1, Hooks::ALL, "kptr(p)", "says that a pointer is to kernel memory";
+    "uptr" FunctionKind::Uptr, 1..=1, Hooks::ALL, "uptr(p)", "says that a pointer is to user memory";
+    "has" FunctionKind::Has, 1..=1, Hooks::PACKET, "has(field)", "whether the packet has the header or the field";
+    "count" FunctionKind::Agg(AggKind::Count), 0..=0, Hooks::ALL, "@ = count()", "counts";
+    "sum" FunctionKind::Agg(AggKind::Sum), 1..=1, Hooks::ALL, "@ = sum(n)", "adds up";
+    "avg" FunctionKind::Agg(AggKind::Avg), 1..=1, Hooks::ALL, "@ = avg(n)", "average";
+    "min" FunctionKind::Agg(AggKind::Min), 1..=1, Hooks::ALL, "@ = min(n)", "least value seen";
+    "max" FunctionKind::Agg(AggKind::Max), 1..=1, Hooks::ALL, "@ = max(n)", "greatest value seen";
+    "stats" FunctionKind::Agg(AggKind::Stats), 1..=1, Hooks::ALL, "@ = stats(n)", "count, average and total";
+    "hist" FunctionKind::Agg(AggKind::Hist), 1..=2, Hooks::ALL, "@ = hist(n[, k])", "histogram by powers of two, each split into 2^k";
+    "lhist" FunctionKind::Agg(AggKind::LHist), 4..=4, Hooks::ALL, "@ = lhist(n, min, max, step)", "histogram with equal steps";
+    "drop" FunctionKind::Verdict(Verdict::Drop), 0..=0, Hooks::PACKET, "drop()", "drops the packet and ends the block";
+    "pass" FunctionKind::Verdict(Verdict::Pass), 0..=0, Hooks::PACKET, "pass()", "lets the packet pass and ends the chain";
+    "next" FunctionKind::Verdict(Verdict::Next), 0..=0, Hooks::TC, "next()", "leaves the packet to the next program";
+    "tx" FunctionKind::Verdict(Verdict::Tx), 0..=0, Hooks::XDP, "tx()", "sends the packet out of the interface it came from";
+}
+
+#[must_use]
+pub fn function(name: &str) -> Option<&'static Function> {
+    FUNCTIONS.iter().find(|f| f.name == name)
+}

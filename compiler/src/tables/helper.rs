@@ -1,0 +1,36 @@
+//! BPF helpers by name, numbered as in `enum bpf_func_id`.
+
+pub const MAP_LOOKUP_ELEM: u32 = 1;
+pub const MAP_UPDATE_ELEM: u32 = 2;
+pub const MAP_DELETE_ELEM: u32 = 3;
+pub const KTIME_GET_NS: u32 = 5;
+pub const GET_PRANDOM_U32: u32 = 7;
+pub const GET_SMP_PROCESSOR_ID: u32 = 8;
+pub const TAIL_CALL: u32 = 12;
+pub const GET_CURRENT_PID_TGID: u32 = 14;
+pub const GET_CURRENT_UID_GID: u32 = 15;
+pub const GET_CURRENT_COMM: u32 = 16;
+pub const GET_STACKID: u32 = 27;
+pub const GET_CURRENT_TASK: u32 = 35;
+pub const GET_NUMA_NODE_ID: u32 = 42;
+pub const OVERRIDE_RETURN: u32 = 58;
+pub const SEND_SIGNAL: u32 = 109;
+pub const SEND_SIGNAL_THREAD: u32 = 117;
+pub const KTIME_GET_TAI_NS: u32 = 208;
+pub const SKB_PULL_DATA: u32 = 39;
+pub const GET_CURRENT_CGROUP_ID: u32 = 80;
+pub const PROBE_READ_USER: u32 = 112;
+pub const PROBE_READ_KERNEL: u32 = 113;
+pub const PROBE_READ_USER_STR: u32 = 114;
+pub const PROBE_READ_KERNEL_STR: u32 = 115;
+pub const JIFFIES64: u32 = 118;
+pub const KTIME_GET_BOOT_NS: u32 = 125;
+pub const RINGBUF_RESERVE: u32 = 131;
+pub const RINGBUF_SUBMIT: u32 = 132;
+pub const RINGBUF_OUTPUT: u32 = 130;
+pub const KTIME_GET_COARSE_NS: u32 = 160;
+/// All fragments of the buffer; Linux 5.18.
+pub const XDP_GET_BUFF_LEN: u32 = 188;
+pub const FOR_EACH_MAP_ELEM: u32 = 164;
+pub const LOOP: u32 = 181;
+pub const MAP_LOOKUP_PERCPU_ELEM: u32 = 195;

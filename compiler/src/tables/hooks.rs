@@ -1,0 +1,108 @@
+//! Where blocks can run.
+
+use std::fmt;
+
+/// Where a block can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Hook {
+    /// `begin`, `end`, `self:signal`
+    RunOnce,
+    /// `interval`, `profile`
+    PerfEvent,
+    Tracepoint,
+    Kprobe,
+    Kretprobe,
+    Xdp,
+    Tc,
+    /// A block on a native's event; runs as an XDP program.
+    NativeXdp,
+}
+
+impl Hook {
+    pub const ALL: [Hook; 8] = [
+        Hook::RunOnce,
+        Hook::PerfEvent,
+        Hook::Tracepoint,
+        Hook::Kprobe,
+        Hook::Kretprobe,
+        Hook::Xdp,
+        Hook::Tc,
+        Hook::NativeXdp,
+    ];
+
+    /// Returns the word the user knows the hook by.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Hook::RunOnce => "begin/end",
+            Hook::PerfEvent => "interval/profile",
+            Hook::Tracepoint => "tracepoint",
+            Hook::Kprobe => "kprobe",
+            Hook::Kretprobe => "kretprobe",
+            Hook::Xdp => "xdp",
+            Hook::Tc => "tc",
+            Hook::NativeXdp => "native event",
+        }
+    }
+
+    /// Returns the name as it stands in a sentence: ``an `xdp` ``.
+    #[must_use]
+    pub fn with_article(self) -> String {
+        let article = if matches!(self, Hook::Xdp | Hook::PerfEvent) { "an" } else { "a" };
+        format!("{article} `{}`", self.name())
+    }
+
+    /// Returns whether the block sees a packet.
+    #[must_use]
+    pub fn has_packet(self) -> bool {
+        matches!(self, Hook::Xdp | Hook::Tc | Hook::NativeXdp)
+    }
+}
+
+/// A set of hooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hooks(u64);
+
+impl Hooks {
+    pub const XDP: Hooks = Hooks::of(&[Hook::Xdp, Hook::NativeXdp]);
+    pub const TC: Hooks = Hooks::of(&[Hook::Tc]);
+    pub const PACKET: Hooks = Hooks::of(&[Hook::Xdp, Hook::Tc, Hook::NativeXdp]);
+    pub const ALL: Hooks = Hooks::of(&Hook::ALL);
+    /// Hooks in which the current task is the one that caused the event.
+    pub const PROCESS: Hooks = Hooks::of(&[Hook::RunOnce, Hook::PerfEvent, Hook::Tracepoint, Hook::Kprobe, Hook::Kretprobe]);
+
+    /// Hooks in which a signal reaches the task that caused the event.
+    pub const SIGNAL: Hooks = Hooks::of(&[Hook::PerfEvent, Hook::Tracepoint, Hook::Kprobe, Hook::Kretprobe]);
+
+    #[must_use]
+    pub const fn of(hooks: &[Hook]) -> Hooks {
+        let mut bits = 0;
+        let mut i = 0;
+        while i < hooks.len() {
+            bits |= 1 << hooks[i] as u16;
+            i += 1;
+        }
+        Hooks(bits)
+    }
+
+    #[must_use]
+    pub const fn contains(self, hook: Hook) -> bool {
+        self.0 & (1 << hook as u16) != 0
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Hook> {
+        Hook::ALL.into_iter().filter(move |h| self.contains(*h))
+    }
+}
+
+impl fmt::Display for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self
+            .iter()
+            .filter(|h| *h != Hook::NativeXdp)
+            .map(|h| format!("`{}`", h.name()))
+            .collect();
+        f.write_str(&names.join(", "))
+    }
+}

@@ -1,0 +1,43 @@
+//! The declaration tables: hooks, builtins, functions, packet fields.
+//!
+//! Each thing a script can name is declared once, here; type checker, code generator, `-l`, completion and the
+//! reference manual are derived from it. Natives are declared in `weir-stdlib`, constants in [`crate::constants`].
+
+mod builtins;
+mod fields;
+mod functions;
+pub mod helper;
+mod hooks;
+mod providers;
+
+pub use builtins::{BUILTINS, Builtin, BuiltinKind, builtin};
+pub use fields::*;
+pub use functions::{AggKind, FUNCTIONS, Function, FunctionKind, Verdict, function};
+pub use hooks::{Hook, Hooks};
+pub use providers::{PROVIDERS, Provider, provider};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_within_a_table() {
+        fn unique<'a>(names: impl Iterator<Item = &'a str>) {
+            let mut seen = std::collections::HashSet::new();
+            for name in names {
+                assert!(seen.insert(name), "`{name}` is declared twice");
+            }
+        }
+        unique(BUILTINS.iter().map(|b| b.name));
+        unique(FUNCTIONS.iter().map(|f| f.name));
+        unique(FIELDS.iter().map(|f| f.name));
+        unique(PROVIDERS.iter().map(|p| p.name));
+    }
+
+    #[test]
+    fn every_builtin_missing_somewhere_says_what_to_use_instead() {
+        for b in BUILTINS.iter().filter(|b| b.hooks != Hooks::ALL) {
+            assert!(!b.instead.is_empty(), "{}", b.name);
+        }
+    }
+}
