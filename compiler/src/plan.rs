@@ -57,7 +57,7 @@ pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo) -> Plan {
     // Blocks that share a hook on an interface become one program; every other block is one of its own.
     let mut shared: Vec<(Attach, Vec<usize>)> = Vec::new();
     for (index, block) in program.blocks.iter().enumerate() {
-        let shares = matches!(block.hook, Hook::Xdp | Hook::Tc | Hook::NativeXdp);
+        let shares = block.hook.has_verdict();
         if !shares {
             plan.add_program(program, vec![index], block.attach.clone());
             continue;

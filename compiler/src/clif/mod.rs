@@ -222,11 +222,7 @@ impl<'a, 'h> Generator<'a, 'h> {
 
     /// What the program returns when no block gives a verdict.
     fn default_verdict(&self) -> i64 {
-        match self.hook {
-            Hook::Xdp | Hook::NativeXdp => 2,
-            Hook::Tc => -1,
-            _ => 0,
-        }
+        i64::from(self.hook.default_verdict())
     }
 
     fn program(&mut self) {

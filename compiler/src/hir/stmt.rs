@@ -98,7 +98,7 @@ impl Checker<'_> {
                         ));
                     } else if self.hook == Hook::NativeXdp {
                         self.native_verdict(span, "return");
-                    } else if !self.hook.has_packet() {
+                    } else if !self.hook.has_verdict() {
                         self.error(
                             Diagnostic::error(
                                 "return-value",

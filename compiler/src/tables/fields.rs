@@ -152,15 +152,15 @@ const fn ctx(xdp: Option<(u16, u8)>, skb: Option<(u16, u8)>) -> FieldKind {
 }
 
 fields! {
-    "eth.src" Mac, Hooks::PACKET, FieldKind::MacAt { header: Header::Eth, offset: 6 }, "source MAC address";
-    "eth.dst" Mac, Hooks::PACKET, FieldKind::MacAt { header: Header::Eth, offset: 0 }, "destination MAC address";
-    "eth.type" U16, Hooks::PACKET, FieldKind::Parsed(Parsed::EthType), "EtherType after VLAN tags";
-    "vlan.id" U16, Hooks::PACKET, FieldKind::Parsed(Parsed::VlanId), "VLAN id of the outer tag";
-    "vlan.prio" U8, Hooks::PACKET, FieldKind::Parsed(Parsed::VlanPrio), "priority of the outer tag";
-    "arp.op" U16, Hooks::PACKET, at(Header::Arp, 6, 2), "ARP operation: 1 request, 2 reply";
-    "arp.sip" Inet, Hooks::PACKET, FieldKind::Inet4At { header: Header::Arp, offset: 14 }, "sender's IPv4 address";
-    "arp.dip" Inet, Hooks::PACKET, FieldKind::Inet4At { header: Header::Arp, offset: 24 }, "target's IPv4 address";
-    "arp.smac" Mac, Hooks::PACKET, FieldKind::MacAt { header: Header::Arp, offset: 8 }, "sender's MAC address";
+    "eth.src" Mac, Hooks::FRAME, FieldKind::MacAt { header: Header::Eth, offset: 6 }, "source MAC address";
+    "eth.dst" Mac, Hooks::FRAME, FieldKind::MacAt { header: Header::Eth, offset: 0 }, "destination MAC address";
+    "eth.type" U16, Hooks::FRAME, FieldKind::Parsed(Parsed::EthType), "EtherType after VLAN tags";
+    "vlan.id" U16, Hooks::FRAME, FieldKind::Parsed(Parsed::VlanId), "VLAN id of the outer tag";
+    "vlan.prio" U8, Hooks::FRAME, FieldKind::Parsed(Parsed::VlanPrio), "priority of the outer tag";
+    "arp.op" U16, Hooks::FRAME, at(Header::Arp, 6, 2), "ARP operation: 1 request, 2 reply";
+    "arp.sip" Inet, Hooks::FRAME, FieldKind::Inet4At { header: Header::Arp, offset: 14 }, "sender's IPv4 address";
+    "arp.dip" Inet, Hooks::FRAME, FieldKind::Inet4At { header: Header::Arp, offset: 24 }, "target's IPv4 address";
+    "arp.smac" Mac, Hooks::FRAME, FieldKind::MacAt { header: Header::Arp, offset: 8 }, "sender's MAC address";
     "ip.src" Inet, Hooks::PACKET, FieldKind::Parsed(Parsed::IpSrc), "source address, either family";
     "ip.dst" Inet, Hooks::PACKET, FieldKind::Parsed(Parsed::IpDst), "destination address, either family";
     "ip.version" U8, Hooks::PACKET, FieldKind::Parsed(Parsed::IpVersion), "4 or 6";
@@ -214,11 +214,11 @@ fields! {
     "pkt.segs" U32, Hooks::PACKET, FieldKind::Segments, "packets on the wire: segments of a GSO packet, else 1";
     "pkt.ifindex" U32, Hooks::PACKET, ctx(Some((12, 4)), Some((40, 4))), "interface number";
     "pkt.queue" U32, Hooks::PACKET, ctx(Some((16, 4)), Some((12, 4))), "receive queue";
-    "skb.mark" U32, Hooks::TC, ctx(None, Some((8, 4))), "firewall mark";
-    "skb.priority" U32, Hooks::TC, ctx(None, Some((32, 4))), "queueing priority";
-    "skb.hash" U32, Hooks::TC, ctx(None, Some((68, 4))), "flow hash";
-    "skb.queue" U32, Hooks::TC, ctx(None, Some((12, 4))), "queue mapping";
-    "skb.tstamp" U64, Hooks::TC, ctx(None, Some((152, 8))), "time stamp in nanoseconds";
+    "skb.mark" U32, Hooks::SKB, ctx(None, Some((8, 4))), "firewall mark";
+    "skb.priority" U32, Hooks::SKB, ctx(None, Some((32, 4))), "queueing priority";
+    "skb.hash" U32, Hooks::SKB, ctx(None, Some((68, 4))), "flow hash";
+    "skb.queue" U32, Hooks::SKB, ctx(None, Some((12, 4))), "queue mapping";
+    "skb.tstamp" U64, Hooks::SKB, ctx(None, Some((152, 8))), "time stamp in nanoseconds";
 }
 
 /// Words that can stand before the dot of a packet field.

@@ -84,6 +84,8 @@ pub enum Verdict {
     Pass,
     Next,
     Tx,
+    Allow,
+    Deny,
 }
 
 impl Verdict {
@@ -97,6 +99,8 @@ impl Verdict {
             (Verdict::Drop, Hook::Tc) => Some(2),
             (Verdict::Pass, Hook::Tc) => Some(0),
             (Verdict::Next, Hook::Tc) => Some(-1),
+            (Verdict::Drop | Verdict::Deny, Hook::CgroupSkb) | (Verdict::Deny, Hook::CgroupSockAddr) => Some(0),
+            (Verdict::Pass | Verdict::Allow, Hook::CgroupSkb) | (Verdict::Allow, Hook::CgroupSockAddr) => Some(1),
             _ => None,
         }
     }
@@ -164,6 +168,8 @@ functions! {
     "pass" FunctionKind::Verdict(Verdict::Pass), 0..=0, Hooks::PACKET, "pass()", "lets the packet pass and ends the chain";
     "next" FunctionKind::Verdict(Verdict::Next), 0..=0, Hooks::TC, "next()", "leaves the packet to the next program";
     "tx" FunctionKind::Verdict(Verdict::Tx), 0..=0, Hooks::XDP, "tx()", "sends the packet out of the interface it came from";
+    "allow" FunctionKind::Verdict(Verdict::Allow), 0..=0, Hooks::CGROUP, "allow()", "lets the packet or the system call go on";
+    "deny" FunctionKind::Verdict(Verdict::Deny), 0..=0, Hooks::CGROUP, "deny()", "drops the packet, or refuses the system call with EPERM";
 }
 
 #[must_use]

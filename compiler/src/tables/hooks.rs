@@ -17,10 +17,14 @@ pub enum Hook {
     Tc,
     /// A block on a native's event; runs as an XDP program.
     NativeXdp,
+    /// `cgroup_skb`: packets of the sockets in a cgroup; they start at the IP header.
+    CgroupSkb,
+    /// `cgroup`: the addresses of system calls made in a cgroup.
+    CgroupSockAddr,
 }
 
 impl Hook {
-    pub const ALL: [Hook; 8] = [
+    pub const ALL: [Hook; 10] = [
         Hook::RunOnce,
         Hook::PerfEvent,
         Hook::Tracepoint,
@@ -29,6 +33,8 @@ impl Hook {
         Hook::Xdp,
         Hook::Tc,
         Hook::NativeXdp,
+        Hook::CgroupSkb,
+        Hook::CgroupSockAddr,
     ];
 
     /// Returns the word the user knows the hook by.
@@ -43,6 +49,8 @@ impl Hook {
             Hook::Xdp => "xdp",
             Hook::Tc => "tc",
             Hook::NativeXdp => "native event",
+            Hook::CgroupSkb => "cgroup_skb",
+            Hook::CgroupSockAddr => "cgroup",
         }
     }
 
@@ -56,7 +64,30 @@ impl Hook {
     /// Returns whether the block sees a packet.
     #[must_use]
     pub fn has_packet(self) -> bool {
-        matches!(self, Hook::Xdp | Hook::Tc | Hook::NativeXdp)
+        matches!(self, Hook::Xdp | Hook::Tc | Hook::NativeXdp | Hook::CgroupSkb)
+    }
+
+    /// Returns whether the context is a `struct __sk_buff`.
+    #[must_use]
+    pub fn is_skb(self) -> bool {
+        matches!(self, Hook::Tc | Hook::CgroupSkb)
+    }
+
+    /// Returns whether what the program returns decides about something.
+    #[must_use]
+    pub fn has_verdict(self) -> bool {
+        self.has_packet() || self == Hook::CgroupSockAddr
+    }
+
+    /// Returns what the program returns when no block gives a verdict.
+    #[must_use]
+    pub fn default_verdict(self) -> i32 {
+        match self {
+            Hook::Xdp | Hook::NativeXdp => 2,
+            Hook::Tc => -1,
+            Hook::CgroupSkb | Hook::CgroupSockAddr => 1,
+            _ => 0,
+        }
     }
 }
 
@@ -67,10 +98,23 @@ pub struct Hooks(u64);
 impl Hooks {
     pub const XDP: Hooks = Hooks::of(&[Hook::Xdp, Hook::NativeXdp]);
     pub const TC: Hooks = Hooks::of(&[Hook::Tc]);
-    pub const PACKET: Hooks = Hooks::of(&[Hook::Xdp, Hook::Tc, Hook::NativeXdp]);
+    /// Hooks that see a whole frame.
+    pub const FRAME: Hooks = Hooks::of(&[Hook::Xdp, Hook::Tc, Hook::NativeXdp]);
+    /// Hooks that see a packet, from its link or from its IP header on.
+    pub const PACKET: Hooks = Hooks::of(&[Hook::Xdp, Hook::Tc, Hook::NativeXdp, Hook::CgroupSkb]);
+    /// Hooks whose packets lie in a `struct sk_buff`.
+    pub const SKB: Hooks = Hooks::of(&[Hook::Tc, Hook::CgroupSkb]);
+    pub const CGROUP: Hooks = Hooks::of(&[Hook::CgroupSkb, Hook::CgroupSockAddr]);
     pub const ALL: Hooks = Hooks::of(&Hook::ALL);
     /// Hooks in which the current task is the one that caused the event.
-    pub const PROCESS: Hooks = Hooks::of(&[Hook::RunOnce, Hook::PerfEvent, Hook::Tracepoint, Hook::Kprobe, Hook::Kretprobe]);
+    pub const PROCESS: Hooks = Hooks::of(&[
+        Hook::RunOnce,
+        Hook::PerfEvent,
+        Hook::Tracepoint,
+        Hook::Kprobe,
+        Hook::Kretprobe,
+        Hook::CgroupSockAddr,
+    ]);
 
     /// Hooks in which a signal reaches the task that caused the event.
     pub const SIGNAL: Hooks = Hooks::of(&[Hook::PerfEvent, Hook::Tracepoint, Hook::Kprobe, Hook::Kretprobe]);
