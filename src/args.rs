@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 use weir_compiler::pipeline::Stage;
+use weir_runtime::attach::interfaces::ProgramName;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -85,6 +86,18 @@ pub struct Run {
     /// Allow functions that act on the system
     #[arg(long = "unsafe")]
     pub allow_unsafe: bool,
+    /// Run `tc` programs in front of another program (tcx, Linux 6.6)
+    #[arg(long = "before", value_name = "ID|NAME", value_parser = program_name, conflicts_with = "after")]
+    pub before: Option<ProgramName>,
+    /// Run `tc` programs behind another program (tcx, Linux 6.6)
+    #[arg(long = "after", value_name = "ID|NAME", value_parser = program_name)]
+    pub after: Option<ProgramName>,
+    /// Priority of `tc` filters in a clsact chain (kernels without tcx) [default: 40000]
+    #[arg(long = "priority", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub priority: Option<u16>,
+    /// Take the place of somebody else's XDP program
+    #[arg(long = "force")]
+    pub force: bool,
 
     /// Write the BPF object to a file and stop
     #[arg(long = "emit-elf", value_name = "FILE", hide = true)]
@@ -220,6 +233,14 @@ fn stages(text: &str) -> Result<Stages, String> {
         }
     }
     Ok(Stages(stages))
+}
+
+fn program_name(text: &str) -> Result<ProgramName, String> {
+    match text.parse() {
+        Ok(id) => Ok(ProgramName::Id(id)),
+        Err(_) if text.is_empty() => Err("write the program's id or name, as `bpftool net` shows them".to_owned()),
+        Err(_) => Ok(ProgramName::Name(text.to_owned())),
+    }
 }
 
 fn no_llvm(_: &str) -> Result<String, String> {
@@ -372,6 +393,17 @@ mod tests {
         assert_eq!(run(&["-d", "all", "x"]).debug, Some(Stages(Stage::ALL.to_vec())));
         let error = parse_words(&["-d", "verifier", "x"]).unwrap_err().to_string();
         assert!(error.contains("tokens, ast, hir"), "{error}");
+    }
+
+    #[test]
+    fn programs_by_id_or_name() {
+        assert_eq!(run(&["--before", "12", "x"]).before, Some(ProgramName::Id(12)));
+        assert_eq!(
+            run(&["--after", "cil_from_container", "x"]).after,
+            Some(ProgramName::Name("cil_from_container".into()))
+        );
+        assert!(parse_words(&["--before", "1", "--after", "2", "x"]).is_err());
+        assert!(parse_words(&["--priority", "0", "x"]).is_err());
     }
 
     #[test]

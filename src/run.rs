@@ -7,8 +7,10 @@ use crate::render::{Failure, Kind, Message, Renderer};
 use crate::{build, info, list, out, report, source};
 use std::process::ExitCode;
 use std::sync::Arc;
-use weir_compiler::object::Object;
+use weir_compiler::kernel::{Feature, KernelInfo, Support};
+use weir_compiler::object::{Object, ProgramKind};
 use weir_compiler::pipeline::{Source, Stage};
+use weir_runtime::attach::interfaces::{Order, Settings};
 use weir_runtime::{Error, Kernel, Notice, Options, Output, OutputFormat, Session, load, native};
 
 pub fn main(args: &Run) -> Result<ExitCode, Failure> {
@@ -46,6 +48,7 @@ pub fn main(args: &Run) -> Result<ExitCode, Failure> {
         describe(&object);
     }
     let needs = Needs::of(&object);
+    check_order(args, &object, &kernel)?;
     match start_or_retry(args, &job, &renderer, object) {
         Ok(Some(session)) => match session.run() {
             // As the shell sees it: the low eight bits.
@@ -55,6 +58,36 @@ pub fn main(args: &Run) -> Result<ExitCode, Failure> {
         Ok(None) => Ok(ExitCode::SUCCESS),
         Err(Refusal::Told) => Ok(ExitCode::FAILURE),
         Err(Refusal::Error(error)) => Ok(tell(&renderer, &source, &error, &needs)),
+    }
+}
+
+/// Refuses an order that nothing would follow.
+fn check_order(args: &Run, object: &Object, kernel: &Kernel) -> Result<(), Failure> {
+    let switch = match (&args.before, &args.after, args.priority) {
+        (Some(_), _, _) => "--before",
+        (_, Some(_), _) => "--after",
+        (_, _, Some(_)) => "--priority",
+        _ => return Ok(()),
+    };
+    let refuse = |message: String, help: &str| {
+        Err(Failure {
+            message,
+            help: Some(help.to_owned()),
+        })
+    };
+    if !object.programs.iter().any(|p| p.kind == ProgramKind::SchedCls) {
+        return refuse(format!("`{switch}` orders `tc` programs, and the script has none"), "leave it out");
+    }
+    match (switch, kernel.feature(Feature::Tcx)) {
+        ("--priority", Support::Yes) => refuse(
+            "`--priority` is for the clsact filters of kernels without tcx, and this kernel has tcx".to_owned(),
+            "name a program that is there: `--before ID|NAME` or `--after ID|NAME`; tcx programs run in front of all clsact filters",
+        ),
+        ("--before" | "--after", Support::No(reason)) => refuse(
+            format!("`{switch}` needs tcx, which this kernel has not: {reason}"),
+            "give the filter a priority: `--priority N`; lower numbers run first (`tc filter show dev IFACE ingress`)",
+        ),
+        _ => Ok(()),
     }
 }
 
@@ -133,6 +166,22 @@ fn start(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object) -> Resu
         },
         quiet,
         timeout: args.timeout,
+        attach: Settings {
+            order: match (&args.before, &args.after) {
+                (Some(program), _) => Some(Order {
+                    before: true,
+                    program: program.clone(),
+                }),
+                (None, Some(program)) => Some(Order {
+                    before: false,
+                    program: program.clone(),
+                }),
+                (None, None) => None,
+            },
+            priority: args.priority,
+            force: args.force,
+            verbose: args.verbose,
+        },
         observer: Arc::new(move |notice| {
             if wanted(notice, quiet, warnings) {
                 out::stderr(&renderer.notice(&sources, notice));

@@ -77,6 +77,13 @@ pub trait KernelInfo {
     fn functions(&self) -> Vec<String>;
     /// Lists the network interfaces of weir's own network namespace.
     fn interfaces(&self) -> Vec<String>;
+    /// Lists the network interfaces of another network namespace: a name of `ip netns`, a pid, or a path.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such namespace; else why it cannot be looked into.
+    fn interfaces_in(&self, netns: &str) -> std::io::Result<Vec<String>>;
+    /// Lists the names of `ip netns`.
+    fn network_namespaces(&self) -> Vec<String>;
     /// Returns the id of a cgroup v2 directory.
     fn cgroup_id(&self, path: &str) -> Option<u64>;
     /// Returns the address of a symbol of the kernel, `None` where there is none or addresses are hidden.

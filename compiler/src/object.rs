@@ -137,6 +137,31 @@ pub struct IfacePattern {
     pub netns: Option<String>,
 }
 
+impl IfacePattern {
+    /// Reads `IFACE[@NETNS]`.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let (pattern, netns) = text.split_once('@').map_or((text, None), |(p, n)| (p, Some(n.to_owned())));
+        Self {
+            pattern: pattern.to_owned(),
+            netns,
+        }
+    }
+
+    /// Whether it may name several interfaces, also ones that come later.
+    #[must_use]
+    pub fn is_glob(&self) -> bool {
+        self.pattern.contains(['*', '?', '['])
+    }
+}
+
+impl std::fmt::Display for IfacePattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.pattern)?;
+        self.netns.as_ref().map_or(Ok(()), |netns| write!(f, "@{netns}"))
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum XdpMode {
     /// Native, else generic with a warning.

@@ -4,6 +4,7 @@ use crate::sys::SysError;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+use weir_compiler::hir::nearest_name;
 use weir_parser::Span;
 
 /// Why a script could not be loaded, attached or run.
@@ -45,8 +46,25 @@ pub enum Error {
         program: ForeignProgram,
         span: Span,
     },
-    #[error("the driver of `{iface}` has no native XDP: {source}")]
-    NoNativeXdp { iface: String, span: Span, source: SysError },
+    #[error("there is no network namespace `{name}`")]
+    NoNetns { name: String, known: Vec<String>, span: Span },
+    #[error("cannot enter network namespace `{name}`: {source}")]
+    Netns { name: String, span: Span, source: std::io::Error },
+    #[error("the driver of `{iface}` does not take a native XDP program ({reason})")]
+    NoNativeXdp { iface: String, span: Span, reason: String },
+    #[error(
+        "XDP cannot be offloaded to the card of `{iface}`: a card has neither the per-CPU maps nor the ring buffer that results come through"
+    )]
+    NoOffload { iface: String, span: Span },
+    /// `--before` or `--after`.
+    #[error("there is no program `{program}` on `{point}`")]
+    NoProgramInChain {
+        program: String,
+        point: String,
+        /// Ids and names of those that are there.
+        chain: Vec<(u32, String)>,
+        span: Span,
+    },
     #[error("`{iface}` has the qdisc `{kind}` where `clsact` must go")]
     IngressQdisc { iface: String, kind: String, span: Span },
     /// Two users of one XDP hook that cannot be put in one chain.
@@ -101,6 +119,15 @@ impl fmt::Display for ForeignProgram {
     }
 }
 
+/// Joins names, the first few of many.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    if names.len() <= SHOWN + 1 {
+        return names.join(", ");
+    }
+    format!("{} and {} more", names[..SHOWN].join(", "), names.len() - SHOWN)
+}
+
 /// Writes a duration in the largest unit that leaves a number of at least 1: `42 s`, `3 min`, `5 h`, `2 d`.
 #[must_use]
 pub fn short_duration(d: Duration) -> String {
@@ -110,6 +137,19 @@ pub fn short_duration(d: Duration) -> String {
         120..=7199 => format!("{} min", s / 60),
         7200..=172_799 => format!("{} h", s / 3600),
         _ => format!("{} d", s / 86400),
+    }
+}
+
+/// The program that libxdp puts on an interface; those that it runs are not to be seen from outside.
+const LIBXDP_DISPATCHER: &str = "xdp_dispatcher";
+
+/// The name that was probably meant, else all there are.
+fn nearest_or_all(wrong: &str, known: &[String]) -> Vec<String> {
+    let near = nearest_name(wrong, known.iter().map(String::as_str));
+    match near {
+        Some(near) => vec![format!("did you mean `{near}`?")],
+        None if known.is_empty() => Vec::new(),
+        None => vec![format!("there are: {}", known.join(", "))],
     }
 }
 
@@ -126,7 +166,11 @@ impl Error {
             | Error::NoInterface { span, .. }
             | Error::NotEthernet { span, .. }
             | Error::ForeignXdp { span, .. }
+            | Error::NoNetns { span, .. }
+            | Error::Netns { span, .. }
             | Error::NoNativeXdp { span, .. }
+            | Error::NoOffload { span, .. }
+            | Error::NoProgramInChain { span, .. }
             | Error::IngressQdisc { span, .. }
             | Error::ChainMismatch { span, .. }
             | Error::Param { span, .. }
@@ -148,7 +192,10 @@ impl Error {
             Error::NoInterface { .. } => "no-interface",
             Error::NotEthernet { .. } => "not-ethernet",
             Error::ForeignXdp { .. } => "foreign-xdp",
+            Error::NoNetns { .. } | Error::Netns { .. } => "netns",
             Error::NoNativeXdp { .. } => "no-native-xdp",
+            Error::NoOffload { .. } => "no-offload",
+            Error::NoProgramInChain { .. } => "no-program",
             Error::IngressQdisc { .. } => "ingress-qdisc",
             Error::ChainMismatch { .. } => "chain",
             Error::Param { .. } => "native-parameter",
@@ -163,10 +210,29 @@ impl Error {
     pub fn help(&self) -> Vec<String> {
         match self {
             Error::Sys(e) | Error::Attach { source: e, .. } => e.help().into_iter().collect(),
-            Error::NoInterface { known, .. } if !known.is_empty() => vec![format!("there are: {}", known.join(", "))],
-            Error::ForeignXdp { iface, .. } => {
-                vec![format!("end its owner, or remove it with `ip link set dev {iface} xdp off`")]
+            Error::NoInterface { pattern, known, .. } => nearest_or_all(pattern, known),
+            Error::NoNetns { name, known, .. } if known.is_empty() => {
+                vec![format!(
+                    "write a name of `ip netns`, a pid or a path for `{name}`; there are no names"
+                )]
             }
+            Error::NoNetns { name, known, .. } => nearest_or_all(name, known),
+            Error::Netns { source, .. } if source.raw_os_error() == Some(libc::EPERM) => {
+                vec!["entering a network namespace takes CAP_SYS_ADMIN".to_owned()]
+            }
+            Error::NoProgramInChain { chain, .. } if chain.is_empty() => vec!["no program is there yet: leave the order out".to_owned()],
+            Error::NoProgramInChain { chain, .. } => {
+                let names: Vec<String> = chain.iter().map(|(id, name)| format!("`{name}` (id {id})")).collect();
+                vec![format!("there are, in their order: {}", names.join(", "))]
+            }
+            Error::ForeignXdp { iface, program, .. } if program.name == LIBXDP_DISPATCHER => vec![
+                format!("it is libxdp's dispatcher, which runs other programs: `xdp-loader status {iface}` lists them"),
+                format!("unload them with `xdp-loader unload {iface} --all`, use `tc:{iface}:ingress`, or take its place with `--force`"),
+            ],
+            Error::ForeignXdp { iface, .. } => {
+                vec![format!("end its owner, use `tc:{iface}:ingress`, or take its place with `--force`")]
+            }
+            Error::NoOffload { iface, .. } => vec![format!("write `xdp:{iface}:native`")],
             Error::NoNativeXdp { iface, .. } => vec![format!("write `xdp:{iface}:generic`, or use `tc:{iface}:ingress`")],
             Error::IngressQdisc { iface, .. } => {
                 vec![format!(
@@ -200,6 +266,27 @@ pub enum Notice {
     ScratchExhausted { count: u64 },
     /// Native XDP was refused and generic XDP taken.
     XdpGeneric { iface: String, reason: String, span: Span },
+    /// XDP is attached; the mode of each interface.
+    XdpModes { modes: Vec<(String, &'static str)> },
+    /// `--force` took somebody else's program away.
+    XdpDisplaced {
+        iface: String,
+        program: ForeignProgram,
+        comes_back: bool,
+        span: Span,
+    },
+    /// A glob names no interface so far.
+    NoInterfaceYet { pattern: String, known: Vec<String>, span: Span },
+    /// With `-v`: what was attached where.
+    AttachedTo { point: String },
+    /// An interface came while running, and was attached to.
+    InterfaceAppeared { iface: String, points: Vec<String> },
+    /// An interface that came while running cannot be attached to.
+    LateAttach { message: String, help: Option<String>, span: Span },
+    /// An interface that was attached to is gone; `left` others are there.
+    InterfaceGone { iface: String, left: usize },
+    /// A network namespace that was attached in has lost its name.
+    NamespaceGone { netns: String },
     /// An attach point is missing, and the script's `missing_probes` says to go on.
     MissingProbe { message: String, span: Span },
     /// Filters of dead owners were removed at start.
@@ -218,7 +305,15 @@ impl Notice {
     pub fn is_warning(&self) -> bool {
         !matches!(
             self,
-            Notice::Attached { .. } | Notice::RemovedStale { .. } | Notice::Limited { .. } | Notice::Script { error: true, .. }
+            Notice::Attached { .. }
+                | Notice::RemovedStale { .. }
+                | Notice::Limited { .. }
+                | Notice::Script { error: true, .. }
+                | Notice::XdpModes { .. }
+                | Notice::AttachedTo { .. }
+                | Notice::InterfaceAppeared { .. }
+                | Notice::InterfaceGone { .. }
+                | Notice::NamespaceGone { .. }
         )
     }
 
@@ -228,6 +323,9 @@ impl Notice {
         match self {
             Notice::MapFull { span, .. }
             | Notice::XdpGeneric { span, .. }
+            | Notice::XdpDisplaced { span, .. }
+            | Notice::NoInterfaceYet { span, .. }
+            | Notice::LateAttach { span, .. }
             | Notice::MissingProbe { span, .. }
             | Notice::Limited { span, .. }
             | Notice::Script { span, .. } => Some(*span),
@@ -246,8 +344,15 @@ impl Notice {
             )),
             Notice::LostEventsTotal { .. } => Some("print less often, or aggregate in a map".to_owned()),
             Notice::XdpGeneric { iface, .. } => Some(format!(
-                "generic XDP gains nothing over TC; write `xdp:{iface}:generic` to ask for it, or use `tc:{iface}:ingress`"
+                "it runs after the kernel has made its buffer, and copies packets that have too little room in front or lie in pieces: \
+                 `tc:{iface}:ingress` is cheaper; write `xdp:{iface}:generic` to ask for it all the same"
             )),
+            Notice::NoInterfaceYet { known, .. } if !known.is_empty() => Some(format!("there are: {}", known.join(", "))),
+            Notice::LateAttach { help, .. } => help.clone(),
+            Notice::XdpDisplaced { comes_back: true, .. } => {
+                Some("it is put back when weir ends, but not when weir is killed with SIGKILL".to_owned())
+            }
+            Notice::XdpDisplaced { .. } => Some("its owner holds it by a link: only the owner can attach it again".to_owned()),
             _ => None,
         }
     }
@@ -274,6 +379,26 @@ impl fmt::Display for Notice {
                 write!(f, "`{iface}` runs XDP in generic mode: its driver refused native XDP ({reason})")
             }
             Notice::MissingProbe { message, .. } | Notice::Other { message, .. } => f.write_str(message),
+            Notice::XdpModes { modes } => {
+                for (i, mode) in ["native", "generic"].into_iter().enumerate() {
+                    let names: Vec<String> = modes.iter().filter(|(_, m)| *m == mode).map(|(n, _)| format!("`{n}`")).collect();
+                    if names.is_empty() {
+                        continue;
+                    }
+                    let other = i > 0 && modes.iter().any(|(_, m)| *m != mode);
+                    write!(f, "{}XDP runs in {mode} mode on {}", if other { "; " } else { "" }, list(&names))?;
+                }
+                Ok(())
+            }
+            Notice::XdpDisplaced { iface, program, .. } => write!(f, "took the XDP program of `{iface}` away: {program}"),
+            Notice::NoInterfaceYet { pattern, .. } => write!(f, "no interface matches `{pattern}` yet; one that comes is attached to"),
+            Notice::AttachedTo { point } => write!(f, "attached to `{point}`"),
+            Notice::InterfaceAppeared { iface, points } => write!(f, "interface `{iface}` appeared: attached to {}", points.join(", ")),
+            Notice::LateAttach { message, .. } => f.write_str(message),
+            Notice::InterfaceGone { iface, left: 0 } => write!(f, "interface `{iface}` is gone; it was the last one"),
+            Notice::InterfaceGone { iface, left: 1 } => write!(f, "interface `{iface}` is gone; the other one goes on"),
+            Notice::InterfaceGone { iface, left } => write!(f, "interface `{iface}` is gone; the other {left} go on"),
+            Notice::NamespaceGone { netns } => write!(f, "network namespace `{netns}` is gone; what was attached there is detached"),
             Notice::RemovedStale { count: 1 } => f.write_str("removed 1 stale filter whose owner had died"),
             Notice::RemovedStale { count } => write!(f, "removed {count} stale filters whose owners had died"),
         }

@@ -4,7 +4,7 @@ use crate::sys::bpf::{self, ProgAttr};
 use crate::sys::mmap::Mmap;
 use crate::sys::perf::KprobePmu;
 use crate::sys::tracefs::Tracefs;
-use crate::sys::{netlink::Netlink, proc};
+use crate::sys::{netlink::Netlink, netns, proc};
 use aya_obj::generated::{bpf_attach_type, bpf_insn, bpf_prog_type};
 use std::collections::HashMap;
 use std::fs::File;
@@ -66,8 +66,8 @@ impl Kernel {
             },
             Feature::Fentry => self.probe_fentry(),
             // Whether a query on the loopback interface is understood.
-            Feature::Tcx => match bpf::tcx_query(1) {
-                Ok(()) => Support::Yes,
+            Feature::Tcx => match bpf::tcx_programs(1, true) {
+                Ok(_) => Support::Yes,
                 Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Support::No("tcx came with Linux 6.6".to_owned()),
                 Err(e) => Support::Unknown(e.to_string()),
             },
@@ -300,6 +300,16 @@ impl KernelInfo for Kernel {
     fn interfaces(&self) -> Vec<String> {
         let links = Netlink::open().and_then(|mut n| n.links()).unwrap_or_default();
         links.into_iter().map(|l| l.name).collect()
+    }
+
+    fn interfaces_in(&self, netns: &str) -> io::Result<Vec<String>> {
+        let links = netns::run_in(Some(netns), || Netlink::open().and_then(|mut n| n.links()));
+        let links = links.and_then(|links| links).map_err(|e| e.source)?;
+        Ok(links.into_iter().map(|l| l.name).collect())
+    }
+
+    fn network_namespaces(&self) -> Vec<String> {
+        netns::named()
     }
 
     fn cgroup_id(&self, path: &str) -> Option<u64> {

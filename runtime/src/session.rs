@@ -1,5 +1,6 @@
 //! One run of a script: load, `begin`, attach, print until something ends it, `end`, maps, detach.
 
+use crate::attach::interfaces::Settings;
 use crate::attach::reaper::REAPER_ARG;
 use crate::attach::{Attached, Attacher, Observer, run_once};
 use crate::error::{Error, Notice};
@@ -18,11 +19,13 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use weir_compiler::object::{AttachPoint, MapRole, Object};
@@ -61,6 +64,8 @@ pub struct Options {
     pub timeout: Option<Duration>,
     /// Prints `__BPFTRACE_NOTIFY_PROBES_ATTACHED` on the output once everything is attached.
     pub notify_attached: bool,
+    /// How to get along with other programs on the same hooks.
+    pub attach: Settings,
     /// Arguments with which our own executable calls [`crate::reaper_main`].
     pub reaper_args: Vec<OsString>,
     /// Hears everything that a person should hear; called from any thread.
@@ -76,6 +81,7 @@ impl Default for Options {
             quiet: false,
             timeout: None,
             notify_attached: std::env::var_os("__BPFTRACE_NOTIFY_PROBES_ATTACHED").is_some_and(|v| v == "1"),
+            attach: Settings::default(),
             reaper_args: vec![REAPER_ARG.into()],
             observer: Arc::new(|_| {}),
         }
@@ -297,7 +303,12 @@ impl Session {
 
     fn attach(&mut self, kernel: &Kernel) -> Result<(), Error> {
         let shared = Arc::clone(&self.shared);
-        let mut attacher = Attacher::new(kernel, &self.options.observer, &self.options.reaper_args);
+        let mut attacher = Attacher::new(
+            kernel,
+            &self.options.observer,
+            &self.options.reaper_args,
+            self.options.attach.clone(),
+        );
         if self.exit.is_some() {
             // `begin` has called `exit()`: the rest would be detached at once.
             attacher.attached.probes = run_once::count(&shared.object);
@@ -444,12 +455,27 @@ impl Session {
         Ok(())
     }
 
+    /// Registers what becomes readable when interfaces come or go.
+    fn watch_interfaces(&self) -> Result<Option<AsyncFd<BorrowedFd<'static>>>, Error> {
+        let Some(fd) = self.attached.as_ref().and_then(|a| a.interfaces.ready()) else {
+            return Ok(None);
+        };
+        let _guard = self.runtime.enter();
+        // SAFETY: the descriptor belongs to `self.attached`, which outlives the control loop and with it this registration.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        // SAFETY: as above: it stays open, and the same, as long as the registration lives.
+        unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
+            .map(Some)
+            .map_err(|e| Error::Sys(crate::sys::SysError::new("wait for", "interfaces", e.into())))
+    }
+
     /// The control loop. What the printing thread has said before is taken into account.
     fn wait(&mut self, deadline: Option<Instant>) -> Result<Reason, Error> {
         enum Wake {
             Said(Report),
             End(Reason),
             Signal(usize),
+            Interfaces,
             Beat,
         }
         let heartbeat = self
@@ -457,6 +483,7 @@ impl Session {
             .loaded
             .map_with(&self.shared.object, |role| matches!(role, MapRole::Heartbeat))
             .is_some();
+        let interfaces = self.watch_interfaces()?;
         let mut next_beat = Instant::now() + HEARTBEAT;
         loop {
             if !matches!(self.output, Ok(false)) {
@@ -467,24 +494,46 @@ impl Session {
             }
             let Signals { end, script } = &mut self.signals;
             let reports = &mut self.printer.reports;
+            let namespaces = self.attached.as_ref().is_some_and(|a| a.interfaces.looks_into_namespaces());
             let wake = self.runtime.block_on(async {
                 tokio::select! {
                     report = reports.recv() => report.map_or(Wake::End(Reason::OutputClosed), Wake::Said),
                     _ = Signals::any(end) => Wake::End(Reason::Signal),
                     i = Signals::any(script) => Wake::Signal(i),
                     () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Wake::End(Reason::Timeout),
-                    () = sleep_until(next_beat), if heartbeat => Wake::Beat,
+                    () = changed(interfaces.as_ref()) => Wake::Interfaces,
+                    () = sleep_until(next_beat), if heartbeat || namespaces => Wake::Beat,
                 }
             });
             match wake {
                 Wake::Said(report) => self.take_in(report),
                 Wake::End(reason) => return Ok(reason),
                 Wake::Signal(i) => self.run_signal(i)?,
+                Wake::Interfaces => {
+                    if let Some(attached) = &mut self.attached {
+                        attached.interfaces.refresh();
+                    }
+                }
                 Wake::Beat => {
                     self.beat();
+                    if let Some(attached) = &mut self.attached {
+                        attached.interfaces.check_namespaces();
+                    }
                     next_beat = Instant::now() + HEARTBEAT;
                 }
             }
         }
     }
+}
+
+/// Waits until an interface has come or gone; for ever where nobody wants to know.
+async fn changed(interfaces: Option<&AsyncFd<BorrowedFd<'static>>>) {
+    if let Some(fd) = interfaces
+        && let Ok(mut guard) = fd.readable().await
+    {
+        // Everything that is there is taken in each time.
+        guard.clear_ready();
+        return;
+    }
+    std::future::pending().await
 }

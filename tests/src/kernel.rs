@@ -363,8 +363,88 @@ pub fn make_map() -> std::io::Result<OwnedFd> {
 /// The kernel's own, `EINVAL` when it does not know the attach type.
 pub fn query_tcx() -> std::io::Result<()> {
     const LOOPBACK: u32 = 1;
-    const BPF_TCX_INGRESS: u32 = 46;
     let mut words = [0; 32];
     words[..2].copy_from_slice(&[LOOPBACK, BPF_TCX_INGRESS]);
     bpf(BPF_PROG_QUERY, &mut words).map(drop)
+}
+
+/// What kind of program [`load_program`] makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgramType {
+    SchedCls = 3,
+    Xdp = 6,
+}
+
+/// Loads a program of somebody else: it returns `verdict` and does nothing more. Owned by the returned descriptor.
+///
+/// # Errors
+/// No right to load one.
+pub fn load_program(kind: ProgramType, name: &str, verdict: i32) -> std::io::Result<OwnedFd> {
+    const BPF_PROG_LOAD: libc::c_long = 5;
+    // r0 = verdict; exit
+    let code: [u32; 4] = [0x0000_00b7, verdict.cast_unsigned(), 0x0000_0095, 0];
+    let (insns, license) = (code.as_ptr() as u64, c"GPL".as_ptr() as u64);
+    let mut words = [0; 32];
+    words[..6].copy_from_slice(&[
+        kind as u32,
+        2,
+        insns as u32,
+        (insns >> 32) as u32,
+        license as u32,
+        (license >> 32) as u32,
+    ]);
+    for (i, byte) in name.bytes().take(15).enumerate() {
+        words[12 + i / 4] |= u32::from(byte) << (8 * (i % 4));
+    }
+    let fd = bpf(BPF_PROG_LOAD, &mut words)?;
+    // SAFETY: the command returns a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The id of a program.
+///
+/// # Errors
+/// It is none.
+pub fn program_id(program: &OwnedFd) -> Result<u32> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()))?;
+    let id = text.lines().find_map(|l| l.strip_prefix("prog_id:")?.trim().parse().ok());
+    id.with_context(|| format!("no program: {text}"))
+}
+
+const BPF_TCX_INGRESS: u32 = 46;
+
+/// Attaches a program at the end of an interface's tcx ingress chain, until the returned link is closed.
+///
+/// # Errors
+/// No interface, or what the kernel says.
+pub fn attach_tcx(ns: &Netns, iface: &str, program: &OwnedFd) -> Result<OwnedFd> {
+    const BPF_LINK_CREATE: libc::c_long = 28;
+    ns.run(|| {
+        let index = nix::net::if_::if_nametoindex(iface)?;
+        bpf_fd(BPF_LINK_CREATE, &[program.as_raw_fd() as u32, index, BPF_TCX_INGRESS]).context("cannot attach by tcx")
+    })
+}
+
+/// The names of the programs of an interface's tcx ingress chain, in their order.
+///
+/// # Errors
+/// No interface, or what the kernel says.
+pub fn tcx_chain(ns: &Netns, iface: &str) -> Result<Vec<String>> {
+    let mut ids = [0u32; 64];
+    let at = ids.as_mut_ptr() as u64;
+    let count = ns.run(|| {
+        let index = nix::net::if_::if_nametoindex(iface)?;
+        let mut words = [0; 32];
+        words[..7].copy_from_slice(&[index, BPF_TCX_INGRESS, 0, 0, at as u32, (at >> 32) as u32, 64]);
+        bpf(BPF_PROG_QUERY, &mut words).context("cannot list the tcx programs")?;
+        Ok(words[6] as usize)
+    })?;
+    let name = |id: &u32| {
+        name_of(Object {
+            kind: Kind::Program,
+            id: *id,
+        })
+        .unwrap_or_default()
+    };
+    Ok(ids[..count].iter().map(name).collect())
 }

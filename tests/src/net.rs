@@ -216,6 +216,21 @@ impl Lab {
         self.v6(2)
     }
 
+    /// Makes one more cable between node and peer, without addresses; it goes with the namespaces.
+    pub fn add_cable(&self, node_if: &str, peer_if: &str) -> Result<()> {
+        let (node, peer) = (self.node.name(), self.peer.name());
+        ip_batch(
+            node,
+            &format!(
+                "link add {node_if} type veth peer name {peer_if} netns {peer}\nlink set {node_if} addrgenmode none arp off\nlink set {node_if} up\n"
+            ),
+        )?;
+        ip_batch(
+            peer,
+            &format!("link set {peer_if} addrgenmode none arp off\nlink set {peer_if} up\n"),
+        )
+    }
+
     /// Cuts or restores the way from node to peer, without a packet of its own: the node gets a wrong or the right hardware
     /// address for the peer, and the peer's kernel ignores frames that are not for it.
     pub fn cut(&self, cut: bool) -> Result<()> {

@@ -14,8 +14,13 @@ use std::time::Duration;
 
 /// Sends each frame `count` times from the peer, as it is.
 pub fn send_frames(lab: &Lab, frames: &[(u32, Frame)]) -> Result<()> {
-    lab.peer.run(|| {
-        let socket = PacketSocket::open(PEER_IF)?;
+    send_frames_from(&lab.peer, PEER_IF, frames)
+}
+
+/// As [`send_frames`], from any interface.
+pub fn send_frames_from(ns: &Netns, interface: &str, frames: &[(u32, Frame)]) -> Result<()> {
+    ns.run(|| {
+        let socket = PacketSocket::open(interface)?;
         for (count, frame) in frames {
             let bytes = frame.bytes();
             for _ in 0..*count {

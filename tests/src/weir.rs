@@ -190,10 +190,22 @@ impl Running {
     /// # Errors
     /// It ended, or it took too long; what was printed is in the error.
     pub fn wait_stdout(&mut self, what: &str, good: impl Fn(&str) -> bool) -> Result<()> {
+        self.wait_text(&self.out, what, good)
+    }
+
+    /// As [`Self::wait_stdout`], for what it says on standard error.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn wait_stderr(&mut self, what: &str, good: impl Fn(&str) -> bool) -> Result<()> {
+        self.wait_text(&self.err, what, good)
+    }
+
+    fn wait_text(&self, from: &Capture, what: &str, good: impl Fn(&str) -> bool) -> Result<()> {
         let deadline = Instant::now() + patience();
         loop {
             let (text, ended) = {
-                let state = self.out.lock();
+                let state = from.lock();
                 (state.text.clone(), state.ended)
             };
             if good(&text) {
@@ -201,11 +213,12 @@ impl Running {
             }
             if ended || Instant::now() > deadline {
                 bail!(
-                    "{what} never came on standard output:\n{text}\nstandard error:\n{}",
+                    "{what} never came; standard output:\n{}\nstandard error:\n{}",
+                    self.out.lock().text,
                     self.err.lock().text
                 );
             }
-            self.out.wait_more(Duration::from_millis(100));
+            from.wait_more(Duration::from_millis(100));
         }
     }
 

@@ -302,7 +302,7 @@ pub(super) fn nearest<'n>(diagnostic: Diagnostic, name: &str, candidates: impl I
 }
 
 /// Returns the most similar name, if one is similar at all.
-pub(super) fn nearest_name<'n>(name: &str, candidates: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub fn nearest_name<'n>(name: &str, candidates: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let mut best: Option<(&str, f64)> = None;
     for candidate in candidates {
         let score = strsim::jaro_winkler(name, candidate);

@@ -19,7 +19,7 @@ mod system;
 pub mod text;
 pub mod visit;
 
-pub use check::{DeclaredKind, MapDecl, Options, check};
+pub use check::{DeclaredKind, MapDecl, Options, check, nearest_name};
 pub use probes::glob_match;
 
 use crate::object::{Attach, Config, NativeInstance, TextKind};

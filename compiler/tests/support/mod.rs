@@ -110,6 +110,17 @@ impl KernelInfo for FixtureKernel {
         ["lo", "veth0", "veth1"].map(str::to_owned).to_vec()
     }
 
+    fn interfaces_in(&self, netns: &str) -> std::io::Result<Vec<String>> {
+        match netns {
+            "blue" => Ok(["lo", "veth0"].map(str::to_owned).to_vec()),
+            _ => Err(std::io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn network_namespaces(&self) -> Vec<String> {
+        vec!["blue".to_owned()]
+    }
+
     fn cgroup_id(&self, _path: &str) -> Option<u64> {
         None
     }

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::sys::netlink::{Link, Netlink};
-use crate::sys::netns;
+use crate::sys::{Result as SysResult, SysError, netns};
 use weir_compiler::hir::glob_match;
 use weir_compiler::object::IfacePattern;
 use weir_parser::Span;
@@ -10,36 +10,74 @@ use weir_parser::Span;
 const ARPHRD_ETHER: u16 = 1;
 const ARPHRD_LOOPBACK: u16 = 772;
 
-/// Finds the interfaces that a pattern names. `*` is all but the loopback.
+/// Whether an interface is one that the pattern names. `*` is all but the loopback.
+#[must_use]
+pub fn matches(pattern: &IfacePattern, link: &Link) -> bool {
+    if pattern.is_glob() {
+        // Packet fields are found from the Ethernet header on; a filter that looks at the wrong bytes is worse than none.
+        glob_match(&pattern.pattern, &link.name) && !(pattern.pattern == "*" && link.arphrd == ARPHRD_LOOPBACK) && is_ethernet(link)
+    } else {
+        link.name == pattern.pattern
+    }
+}
+
+fn is_ethernet(link: &Link) -> bool {
+    matches!(link.arphrd, ARPHRD_ETHER | ARPHRD_LOOPBACK)
+}
+
+/// Runs `work` in a network namespace that a script names.
 ///
 /// # Errors
-/// When there is none, or the network namespace cannot be entered.
+/// When there is none of that name, or it cannot be entered; and what `work` says.
+pub fn in_netns<T: Send>(netns: Option<&str>, span: Span, work: impl FnOnce() -> SysResult<T> + Send) -> Result<T, Error> {
+    let result = netns::run_in(netns, work).map_err(|e| missing(netns, span, e))?;
+    Ok(result?)
+}
+
+fn missing(netns: Option<&str>, span: Span, error: SysError) -> Error {
+    match netns {
+        Some(name) if error.errno() == libc::ENOENT => Error::NoNetns {
+            name: name.to_owned(),
+            known: netns::named(),
+            span,
+        },
+        Some(name) => Error::Netns {
+            name: name.to_owned(),
+            span,
+            source: error.source,
+        },
+        None => Error::Sys(error),
+    }
+}
+
+/// Lists the names of the interfaces in a network namespace.
+///
+/// # Errors
+/// What the kernel says.
+pub fn names(netns: Option<&str>) -> SysResult<Vec<String>> {
+    let links = netns::run_in(netns, || Netlink::open().and_then(|mut n| n.links()))??;
+    Ok(links.into_iter().map(|l| l.name).collect())
+}
+
+/// Finds the interfaces that a pattern names. A glob may name none yet.
+///
+/// # Errors
+/// When an interface named in full does not exist, or the network namespace cannot be entered.
 pub fn resolve(pattern: &IfacePattern, span: Span) -> Result<Vec<Link>, Error> {
-    let is_glob = pattern.pattern.contains(['*', '?', '[']);
-    let links = netns::run_in(pattern.netns.as_deref(), || {
-        let mut netlink = Netlink::open()?;
-        if is_glob {
-            let all = netlink.links()?;
-            let wanted = |l: &Link| glob_match(&pattern.pattern, &l.name) && !(pattern.pattern == "*" && l.arphrd == ARPHRD_LOOPBACK);
-            Ok(all.into_iter().filter(wanted).collect())
-        } else {
-            netlink.link(&pattern.pattern).map(|l| l.into_iter().collect::<Vec<_>>())
-        }
-    })??;
-    if links.is_empty() {
-        let known = netns::run_in(pattern.netns.as_deref(), || Netlink::open().and_then(|mut n| n.links()))??;
-        return Err(Error::NoInterface {
+    let netns = pattern.netns.as_deref();
+    if pattern.is_glob() {
+        let all = in_netns(netns, span, || Netlink::open()?.links())?;
+        return Ok(all.into_iter().filter(|l| matches(pattern, l)).collect());
+    }
+    match in_netns(netns, span, || Netlink::open()?.link(&pattern.pattern))? {
+        Some(link) if is_ethernet(&link) => Ok(vec![link]),
+        Some(link) => Err(Error::NotEthernet { iface: link.name, span }),
+        None => Err(Error::NoInterface {
             pattern: pattern.pattern.clone(),
             netns: pattern.netns.clone(),
-            known: known.into_iter().map(|l| l.name).collect(),
+            known: names(netns).unwrap_or_default(),
             span,
-        });
-    }
-    // Packet fields are found from the Ethernet header on; a filter that looks at the wrong bytes is worse than none.
-    let (ethernet, other): (Vec<_>, Vec<_>) = links.into_iter().partition(|l| matches!(l.arphrd, ARPHRD_ETHER | ARPHRD_LOOPBACK));
-    match other.into_iter().next() {
-        Some(link) if ethernet.is_empty() || !is_glob => Err(Error::NotEthernet { iface: link.name, span }),
-        _ => Ok(ethernet),
+        }),
     }
 }
 

@@ -4,6 +4,7 @@
 //! qdisc of kernels without tcx, see [`tc`] and [`reaper`].
 
 pub mod iface;
+pub mod interfaces;
 pub mod kprobe;
 pub mod perf;
 pub mod reaper;
@@ -15,11 +16,14 @@ pub mod xdp;
 use crate::error::{Error, Notice};
 use crate::kernel::Kernel;
 use crate::load::Loaded;
-use reaper::Reaper;
+use crate::maps;
+use interfaces::{Interfaces, Place, Settings, Target};
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use weir_compiler::object::{Attach, AttachPoint, MissingProbes, Object};
+use weir_compiler::kernel::{Feature, KernelInfo, Support};
+use weir_compiler::object::{Attach, AttachPoint, IfacePattern, MissingProbes, Object};
+use weir_parser::Span;
 
 /// Receives what a person should hear. Called from any thread.
 pub type Observer = Arc<dyn Fn(&Notice) + Send + Sync>;
@@ -27,10 +31,14 @@ pub type Observer = Arc<dyn Fn(&Notice) + Send + Sync>;
 /// One attachment; dropping it detaches.
 #[derive(Debug)]
 pub enum Handle {
-    /// A link alone (XDP, tcx).
+    /// A link alone (tcx, cgroups).
     Link(OwnedFd),
+    Xdp(xdp::OnXdp),
     /// A link on a perf event. The link goes first.
-    Perf { link: OwnedFd, event: OwnedFd },
+    Perf {
+        link: OwnedFd,
+        event: OwnedFd,
+    },
     /// A filter in a clsact chain.
     Clsact(tc::ClsactFilter),
 }
@@ -39,20 +47,16 @@ pub enum Handle {
 pub struct Attacher<'a> {
     pub kernel: &'a Kernel,
     pub observer: &'a Observer,
-    /// Arguments with which our own executable becomes the reaper.
-    pub reaper_args: &'a [OsString],
-    /// Before the reaper: it is told to go only when the filters are gone.
     pub attached: Attached,
-    pub reaper: Option<Reaper>,
 }
 
 /// Everything that is attached.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Attached {
     handles: Vec<Handle>,
+    pub interfaces: Interfaces,
     /// As bpftrace counts them: attach points, `begin` and `end` included.
     pub probes: usize,
-    reaper: Option<Reaper>,
 }
 
 /// Up to this many attachments are removed one after the other.
@@ -74,19 +78,21 @@ impl Attached {
             });
         }
         drop(handles);
-        drop(self.reaper.take());
     }
 }
 
 impl<'a> Attacher<'a> {
     #[must_use]
-    pub fn new(kernel: &'a Kernel, observer: &'a Observer, reaper_args: &'a [OsString]) -> Self {
+    pub fn new(kernel: &'a Kernel, observer: &'a Observer, reaper_args: &[OsString], settings: Settings) -> Self {
+        let tcx = kernel.feature(Feature::Tcx) == Support::Yes;
         Self {
             kernel,
             observer,
-            reaper_args,
-            reaper: None,
-            attached: Attached::default(),
+            attached: Attached {
+                handles: Vec::new(),
+                interfaces: Interfaces::new(tcx, settings, observer, reaper_args),
+                probes: 0,
+            },
         }
     }
 
@@ -147,18 +153,25 @@ impl<'a> Attacher<'a> {
                 };
                 kprobe::attach(self, program, &target, span)
             }
-            AttachPoint::Xdp { iface, mode } => xdp::attach(self, program, iface, *mode, span),
-            AttachPoint::Tc { iface, direction } => tc::attach(self, program, iface, *direction, span),
+            AttachPoint::Xdp { iface, mode } => self.on_interfaces(program, iface, Place::Xdp(*mode), span),
+            AttachPoint::Tc { iface, direction } => self.on_interfaces(program, iface, Place::Tc(*direction), span),
         }
+    }
+
+    fn on_interfaces(&mut self, program: BorrowedFd<'_>, pattern: &IfacePattern, place: Place, span: Span) -> Result<(), Error> {
+        let target = Target {
+            program: maps::dup(program, "program")?,
+            pattern: pattern.clone(),
+            place,
+            span,
+        };
+        self.attached.interfaces.add(target).map(drop)
     }
 
     /// Ends attaching.
     #[must_use]
     pub fn finish(self) -> Attached {
-        Attached {
-            reaper: self.reaper,
-            ..self.attached
-        }
+        self.attached
     }
 }
 

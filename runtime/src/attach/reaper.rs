@@ -5,7 +5,7 @@
 
 use super::tc::{Tag, remove_clsact_if_empty};
 use crate::error::Error;
-use crate::sys::netlink::{Link, Netlink, XdpAttached};
+use crate::sys::netlink::{Link, Netlink};
 use crate::sys::netns::{self, Netns};
 use crate::sys::{Result as SysResult, SysError};
 use std::ffi::OsString;
@@ -25,19 +25,28 @@ pub struct Entry {
     pub netns: Option<String>,
     pub ifindex: u32,
     pub iface: String,
+    /// The owner is about to make the clsact qdisc; until it has a filter in it nothing else says whose that is.
+    pub makes_clsact: bool,
 }
 
 impl Entry {
     /// One line; interface names have no blanks, namespaces come last.
     fn to_line(&self) -> String {
-        format!("{} {} {}\n", self.ifindex, self.iface, self.netns.as_deref().unwrap_or(""))
+        format!(
+            "{} {} {} {}\n",
+            self.ifindex,
+            self.iface,
+            u8::from(self.makes_clsact),
+            self.netns.as_deref().unwrap_or("")
+        )
     }
 
     fn parse(line: &str) -> Option<Self> {
-        let mut parts = line.trim_end_matches('\n').splitn(3, ' ');
+        let mut parts = line.trim_end_matches('\n').splitn(4, ' ');
         Some(Self {
             ifindex: parts.next()?.parse().ok()?,
             iface: parts.next()?.to_owned(),
+            makes_clsact: parts.next()? == "1",
             netns: parts.next().filter(|n| !n.is_empty()).map(str::to_owned),
         })
     }
@@ -117,11 +126,14 @@ pub fn reaper_main() {
         let Some(entry) = Entry::parse(&line) else { break };
         // Opened now: the name may be gone later, the namespace is not as long as we hold it.
         let netns = entry.netns.as_deref().and_then(|n| Netns::open(n).ok());
+        // What was said last of an interface counts.
+        watched.retain(|(known, _)| (&known.netns, known.ifindex) != (&entry.netns, entry.ifindex));
         watched.push((entry, netns));
     }
     // The pipe ends while the owner is still dying.
     while !owner.is_stale() {
-        if !watched.iter().any(|(entry, netns)| has_filters(entry, netns.as_ref(), &owner)) {
+        let something_left = |(entry, netns): &(Entry, Option<Netns>)| entry.makes_clsact || has_filters(entry, netns.as_ref(), &owner);
+        if !watched.iter().any(something_left) {
             return;
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -130,12 +142,18 @@ pub fn reaper_main() {
         let link = Link {
             ifindex: entry.ifindex,
             name: entry.iface.clone(),
-            arphrd: 0,
-            xdp: XdpAttached::default(),
+            ..Link::default()
+        };
+        let clean = || {
+            let removed = clean_link(&link);
+            if entry.makes_clsact {
+                let _ = Netlink::open().and_then(|mut n| remove_clsact_if_empty(&mut n, link.ifindex, &link.name));
+            }
+            removed
         };
         let _ = match (netns, &entry.netns) {
-            (Some(netns), _) => netns.run(|| clean_link(&link)),
-            (None, None) => Ok(clean_link(&link)),
+            (Some(netns), _) => netns.run(clean),
+            (None, None) => Ok(clean()),
             // The namespace was gone when we heard of it, and its interfaces with it.
             (None, Some(_)) => Ok(Ok(0)),
         };
@@ -221,8 +239,7 @@ pub fn clean() -> SysResult<Vec<Stale>> {
         Ok(all)
     }
     let mut all = here(None)?;
-    for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
+    for name in netns::named() {
         if let Ok(Ok(found)) = netns::run_in(Some(&name), || here(Some(&name))) {
             all.extend(found);
         }
@@ -241,6 +258,7 @@ mod tests {
                 netns,
                 ifindex: 3,
                 iface: "veth0".to_owned(),
+                makes_clsact: true,
             };
             assert_eq!(Entry::parse(&entry.to_line()), Some(entry));
         }

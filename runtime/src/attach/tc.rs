@@ -4,17 +4,15 @@
 //! [`reaper`](super::reaper) when we are killed, the next start or `weir clean` when both were killed. Meanwhile the
 //! program sees from the heartbeat that nobody is there any more.
 
+use super::interfaces::{Attempt, Order, Place, ProgramName, point_name};
 use super::reaper::{Entry, Reaper};
-use super::{Attacher, Handle, iface};
 use crate::error::{Error, Notice};
-use crate::sys::bpf::{LinkTarget, link_create};
-use crate::sys::netlink::{Filter, IngressQdisc, Link, Netlink};
-use crate::sys::{Result as SysResult, netns, proc};
+use crate::sys::bpf::{self, LinkTarget, TcxPlace, link_create};
+use crate::sys::netlink::{Filter, IngressQdisc, Netlink};
+use crate::sys::{Result as SysResult, SysError, netns, proc};
 use std::fmt;
-use std::os::fd::BorrowedFd;
-use weir_compiler::kernel::{Feature, KernelInfo, Support};
-use weir_compiler::object::{Direction, IfacePattern};
-use weir_parser::Span;
+use std::os::fd::{AsFd, OwnedFd};
+use weir_compiler::object::Direction;
 
 /// Priority of our filters: before those without a priority (the kernel gives 49152 and down), after what a person
 /// puts first by hand.
@@ -126,69 +124,107 @@ pub fn remove_clsact_if_empty(netlink: &mut Netlink, ifindex: u32, iface: &str) 
     Ok(true)
 }
 
-/// Attaches to every interface that the pattern names.
+/// Attaches by a tcx link.
 ///
 /// # Errors
-/// When there is none, another qdisc is in the way, or the kernel refuses.
-pub fn attach(
-    attacher: &mut Attacher<'_>,
-    program: BorrowedFd<'_>,
-    pattern: &IfacePattern,
-    direction: Direction,
-    span: Span,
-) -> Result<(), Error> {
-    let tcx = attacher.kernel.feature(Feature::Tcx) == Support::Yes;
-    for link in iface::resolve(pattern, span)? {
-        let handle = if tcx {
-            attach_tcx(program, &link, pattern.netns.as_deref(), direction, span)?
-        } else {
-            attach_clsact(attacher, program, &link, pattern.netns.as_deref(), direction, span)?
-        };
-        attacher.push(handle);
-    }
-    Ok(())
-}
-
-fn point(link: &Link, direction: Direction) -> String {
-    let direction = if direction == Direction::Ingress { "ingress" } else { "egress" };
-    format!("tc:{}:{direction}", link.name)
-}
-
-fn attach_tcx(program: BorrowedFd<'_>, link: &Link, netns: Option<&str>, direction: Direction, span: Span) -> Result<Handle, Error> {
+/// When the program that ours goes beside is not there, or the kernel refuses.
+pub(super) fn attach_tcx(attempt: &Attempt<'_>, direction: Direction) -> Result<OwnedFd, Error> {
+    let Attempt {
+        link,
+        program,
+        netns,
+        span,
+        ..
+    } = *attempt;
+    let ingress = direction == Direction::Ingress;
+    let place = match &attempt.settings.order {
+        Some(order) => Some(place(attempt, order, direction)?),
+        None => None,
+    };
     let target = LinkTarget::Tcx {
         ifindex: link.ifindex,
-        ingress: direction == Direction::Ingress,
+        ingress,
+        place,
     };
     let fd = netns::run_in(netns, || link_create(program, target, &link.name))?;
-    fd.map(Handle::Link).map_err(|source| Error::Attach {
-        point: point(link, direction),
+    fd.map_err(|source| Error::Attach {
+        point: point_name(Place::Tc(direction), link, netns),
         span,
         source,
     })
 }
 
-fn attach_clsact(
-    attacher: &mut Attacher<'_>,
-    program: BorrowedFd<'_>,
-    link: &Link,
-    netns: Option<&str>,
-    direction: Direction,
-    span: Span,
-) -> Result<Handle, Error> {
+/// Finds the program of the chain that `--before` or `--after` names.
+fn place(attempt: &Attempt<'_>, order: &Order, direction: Direction) -> Result<TcxPlace, Error> {
+    let Attempt { link, netns, span, .. } = *attempt;
+    let ingress = direction == Direction::Ingress;
+    let point = || point_name(Place::Tc(direction), link, netns);
+    let ids = netns::run_in(netns, || bpf::tcx_programs(link.ifindex, ingress))?.map_err(|e| Error::Attach {
+        point: point(),
+        span,
+        source: SysError::new("list the programs of", &link.name, e),
+    })?;
+    let chain: Vec<(u32, String)> = ids
+        .into_iter()
+        .map(|id| {
+            let info = bpf::prog_by_id(id).and_then(|fd| bpf::prog_info(fd.as_fd()));
+            (id, info.map(|i| i.name).unwrap_or_default())
+        })
+        .collect();
+    let is_it = |(id, name): &&(u32, String)| match &order.program {
+        ProgramName::Id(wanted) => id == wanted,
+        // The kernel keeps 15 bytes of a name.
+        ProgramName::Name(wanted) => !name.is_empty() && name.as_bytes() == &wanted.as_bytes()[..wanted.len().min(15)],
+    };
+    let mut found = chain.iter().filter(is_it);
+    // Of several of one name: in front of the first, behind the last.
+    let found = if order.before { found.next() } else { found.next_back() };
+    match found {
+        Some((id, _)) => Ok(TcxPlace {
+            before: order.before,
+            program: *id,
+        }),
+        None => Err(Error::NoProgramInChain {
+            program: order.program.to_string(),
+            point: point(),
+            chain,
+            span,
+        }),
+    }
+}
+
+/// Attaches by a filter in the clsact qdisc, which is made if there is none.
+///
+/// # Errors
+/// When another qdisc is in the way, or the kernel refuses.
+pub(super) fn attach_clsact(attempt: &Attempt<'_>, direction: Direction, reaper: &mut Reaper) -> Result<ClsactFilter, Error> {
+    let Attempt {
+        link,
+        program,
+        netns,
+        span,
+        ..
+    } = *attempt;
     let attach_error = |source| Error::Attach {
-        point: point(link, direction),
+        point: point_name(Place::Tc(direction), link, netns),
         span,
         source,
     };
     let ingress = direction == Direction::Ingress;
-    if attacher.reaper.is_none() {
-        attacher.reaper = Some(Reaper::start(attacher.reaper_args)?);
-    }
     // What dead owners left would see every packet before we do.
     let removed = netns::run_in(netns, || super::reaper::clean_link(link))?.map_err(attach_error)?;
     if removed > 0 {
-        (attacher.observer)(&Notice::RemovedStale { count: removed });
+        (attempt.observer)(&Notice::RemovedStale { count: removed });
     }
+    let present = netns::run_in(netns, || Netlink::open()?.ingress_qdisc(link.ifindex, &link.name))?.map_err(attach_error)?;
+    // The reaper hears of it before it exists: killed in between, it finds nothing, or a qdisc that can only be ours.
+    let entry = Entry {
+        netns: netns.map(str::to_owned),
+        ifindex: link.ifindex,
+        iface: link.name.clone(),
+        makes_clsact: present == IngressQdisc::Nothing,
+    };
+    reaper.watch(&entry)?;
     let ensure = || -> SysResult<Result<bool, String>> {
         let mut netlink = Netlink::open()?;
         match netlink.ingress_qdisc(link.ifindex, &link.name)? {
@@ -205,15 +241,6 @@ fn attach_clsact(
             }
         }
     };
-    // The reaper hears of it before it exists: killed in between, it finds nothing and that is fine.
-    let reaper = attacher.reaper.as_mut();
-    if let Some(reaper) = reaper {
-        reaper.watch(&Entry {
-            netns: netns.map(str::to_owned),
-            ifindex: link.ifindex,
-            iface: link.name.clone(),
-        })?;
-    }
     let made_clsact = netns::run_in(netns, ensure)?
         .map_err(attach_error)?
         .map_err(|kind| Error::IngressQdisc {
@@ -224,7 +251,7 @@ fn attach_clsact(
     let wanted = Filter {
         ifindex: link.ifindex,
         ingress,
-        priority: PRIORITY,
+        priority: attempt.settings.priority.unwrap_or(PRIORITY),
         protocol_be: 0,
         handle: 0,
         name: Tag::ours(made_clsact).to_string(),
@@ -240,12 +267,19 @@ fn attach_clsact(
             return Err(attach_error(e));
         }
     };
-    Ok(Handle::Clsact(ClsactFilter {
+    if entry.makes_clsact {
+        // From here on the filter's name says whose the qdisc is, and somebody else may come to rely on it.
+        reaper.watch(&Entry {
+            makes_clsact: false,
+            ..entry
+        })?;
+    }
+    Ok(ClsactFilter {
         filter: Filter { ingress, ..filter },
         iface: link.name.clone(),
         netns: netns.map(str::to_owned),
         made_clsact,
-    }))
+    })
 }
 
 #[cfg(test)]

@@ -1,114 +1,186 @@
-//! `xdp:IFACE[:MODE]` by bpf_link: gone when we are, never in place of somebody else's program.
+//! `xdp:IFACE[:MODE]` by bpf_link: gone when we are, never in place of somebody else's program unless forced to.
 
-use super::{Attacher, Handle, iface};
+use super::interfaces::{Attempt, Place, point_name};
 use crate::error::{Error, ForeignProgram, Notice};
 use crate::sys::bpf::{self, LinkTarget, link_create};
 use crate::sys::netlink::{Link, Netlink};
-use crate::sys::{SysError, netns, proc};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use crate::sys::{Result as SysResult, SysError, netns, proc};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
-use weir_compiler::object::{IfacePattern, XdpMode};
-use weir_parser::Span;
+use weir_compiler::object::XdpMode;
 
 const SKB_MODE: u32 = 1 << 1;
 const DRV_MODE: u32 = 1 << 2;
 const HW_MODE: u32 = 1 << 3;
 
-/// Attaches to every interface that the pattern names.
-///
-/// # Errors
-/// When there is none, somebody else's program is there, or the driver cannot and `mode` leaves no other way.
-pub fn attach(
-    attacher: &mut Attacher<'_>,
-    program: BorrowedFd<'_>,
-    pattern: &IfacePattern,
-    mode: XdpMode,
-    span: Span,
-) -> Result<(), Error> {
-    for link in iface::resolve(pattern, span)? {
-        attach_to(attacher, program, &link, pattern.netns.as_deref(), mode, span)?;
+/// Frames up to this size need nothing special of a driver.
+const USUAL_MTU: u32 = 1500;
+
+/// A program on an interface; dropping it detaches, then puts back what was there before.
+#[derive(Debug)]
+pub struct OnXdp {
+    _link: OwnedFd,
+    /// After the link.
+    _displaced: Option<Displaced>,
+    generic: bool,
+}
+
+impl OnXdp {
+    /// The mode in force.
+    #[must_use]
+    pub fn mode(&self) -> &'static str {
+        if self.generic { "generic" } else { "native" }
     }
-    Ok(())
+}
+
+/// Somebody else's program that `--force` took away and that can be put back.
+#[derive(Debug)]
+struct Displaced {
+    program: OwnedFd,
+    ifindex: u32,
+    iface: String,
+    netns: Option<String>,
+    /// `XDP_FLAGS_*` of its mode.
+    flags: u32,
+}
+
+impl Drop for Displaced {
+    fn drop(&mut self) {
+        // The interface may be gone; then there is nothing to put back.
+        let _ = netns::run_in(self.netns.as_deref(), || {
+            Netlink::open()?.xdp_set(self.ifindex, Some(self.program.as_fd()), self.flags, &self.iface)
+        });
+    }
 }
 
 /// Attaches to one interface.
 ///
 /// # Errors
-/// As [`attach`].
-pub fn attach_to(
-    attacher: &mut Attacher<'_>,
-    program: BorrowedFd<'_>,
-    link: &Link,
-    netns: Option<&str>,
-    mode: XdpMode,
-    span: Span,
-) -> Result<(), Error> {
-    // Asked first: a native attach over a generic program is refused with another errno than EBUSY.
-    if let Some(id) = link.xdp.any() {
-        return Err(Error::ForeignXdp {
-            iface: link.name.clone(),
-            program: describe(id),
-            span,
-        });
-    }
+/// When somebody else's program is there, or the driver cannot and `mode` leaves no other way.
+pub(super) fn attach(attempt: &Attempt<'_>, mode: XdpMode) -> Result<OnXdp, Error> {
+    let Attempt { link, span, .. } = *attempt;
+    let point = || point_name(Place::Xdp(mode), link, attempt.netns);
     let first = match mode {
         XdpMode::Auto | XdpMode::Native => DRV_MODE,
         XdpMode::Generic => SKB_MODE,
-        XdpMode::Offload => HW_MODE,
-    };
-    let refused = match create(program, link, netns, first)? {
-        Ok(fd) => {
-            attacher.push(Handle::Link(fd));
-            return Ok(());
+        XdpMode::Offload => {
+            return Err(Error::NoOffload {
+                iface: link.name.clone(),
+                span,
+            });
         }
+    };
+    // Asked first: a native attach over a generic program is refused with another errno than EBUSY.
+    let displaced = match link.xdp.any() {
+        Some(id) if attempt.settings.force => displace(attempt, id)?,
+        Some(id) => return Err(foreign(attempt, id)),
+        None => None,
+    };
+    let done = |fd, generic| OnXdp {
+        _link: fd,
+        _displaced: displaced,
+        generic,
+    };
+    let refused = match create(attempt, first)? {
+        Ok(fd) => return Ok(done(fd, first == SKB_MODE)),
         Err(e) => e,
     };
     // Somebody was faster.
     if refused.errno() == libc::EBUSY
-        && let Some(id) = current(link, netns).and_then(|l| l.xdp.any())
+        && let Some(id) = current(attempt).and_then(|l| l.xdp.any())
     {
-        return Err(Error::ForeignXdp {
-            iface: link.name.clone(),
-            program: describe(id),
-            span,
-        });
+        return Err(foreign(attempt, id));
     }
+    let not_the_driver = matches!(refused.errno(), libc::EPERM | libc::EACCES | libc::ENODEV);
     match mode {
-        XdpMode::Auto => {
-            let fd = create(program, link, netns, SKB_MODE)?.map_err(|source| Error::Attach {
-                point: format!("xdp:{}", link.name),
+        XdpMode::Auto if !not_the_driver => {
+            let fd = create(attempt, SKB_MODE)?.map_err(|source| Error::Attach {
+                point: point(),
                 span,
                 source,
             })?;
-            attacher.push(Handle::Link(fd));
-            let reason = refused
-                .source
-                .to_string()
-                .split(" (os error")
-                .next()
-                .unwrap_or_default()
-                .to_lowercase();
-            (attacher.observer)(&Notice::XdpGeneric {
+            (attempt.observer)(&Notice::XdpGeneric {
                 iface: link.name.clone(),
-                reason,
+                reason: reason(&refused, link),
                 span,
             });
-            Ok(())
+            Ok(done(fd, true))
         }
-        XdpMode::Native => Err(Error::NoNativeXdp {
+        XdpMode::Native if !not_the_driver => Err(Error::NoNativeXdp {
             iface: link.name.clone(),
             span,
-            source: refused,
+            reason: reason(&refused, link),
         }),
         _ => Err(Error::Attach {
-            point: format!("xdp:{}", link.name),
+            point: point(),
             span,
             source: refused,
         }),
     }
 }
 
-fn create(program: BorrowedFd<'_>, link: &Link, netns: Option<&str>, flags: u32) -> Result<Result<OwnedFd, SysError>, Error> {
+/// Why a driver does not take a program. What the kernel says is an errno; the usual reason stands beside it.
+fn reason(refused: &SysError, link: &Link) -> String {
+    let text = refused.source.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default().to_lowercase();
+    if link.mtu > USUAL_MTU {
+        format!(
+            "{text}; with its MTU of {} the driver would have to split packets, which not every driver can for XDP: try an MTU of {USUAL_MTU}",
+            link.mtu
+        )
+    } else {
+        text
+    }
+}
+
+fn foreign(attempt: &Attempt<'_>, id: u32) -> Error {
+    Error::ForeignXdp {
+        iface: attempt.link.name.clone(),
+        program: describe(id),
+        span: attempt.span,
+    }
+}
+
+/// Takes somebody else's program away. One that hangs on a link cannot be put back: the link is its owner's.
+fn displace(attempt: &Attempt<'_>, id: u32) -> Result<Option<Displaced>, Error> {
+    let Attempt { link, span, netns, .. } = *attempt;
+    let iface = &link.name;
+    let attach_error = |source| Error::Attach {
+        point: format!("xdp:{iface}"),
+        span,
+        source,
+    };
+    let flags = match link.xdp {
+        xdp if xdp.generic == id => SKB_MODE,
+        xdp if xdp.offload == id => HW_MODE,
+        _ => DRV_MODE,
+    };
+    let foreign = describe(id);
+    let take = || -> SysResult<Option<OwnedFd>> {
+        let program = bpf::prog_by_id(id)?;
+        match bpf::xdp_link(link.ifindex, id)? {
+            Some(theirs) => bpf::link_detach(theirs.as_fd(), iface).map(|()| None),
+            None => Netlink::open()?.xdp_set(link.ifindex, None, flags, iface).map(|()| Some(program)),
+        }
+    };
+    let program = netns::run_in(netns, take)?.map_err(attach_error)?;
+    (attempt.observer)(&Notice::XdpDisplaced {
+        iface: iface.clone(),
+        program: foreign,
+        comes_back: program.is_some(),
+        span,
+    });
+    Ok(program.map(|program| Displaced {
+        program,
+        ifindex: link.ifindex,
+        iface: iface.clone(),
+        netns: netns.map(str::to_owned),
+        flags,
+    }))
+}
+
+fn create(attempt: &Attempt<'_>, flags: u32) -> Result<Result<OwnedFd, SysError>, Error> {
+    let Attempt { link, program, netns, .. } = *attempt;
     let target = LinkTarget::Xdp {
         ifindex: link.ifindex,
         flags,
@@ -116,8 +188,8 @@ fn create(program: BorrowedFd<'_>, link: &Link, netns: Option<&str>, flags: u32)
     Ok(netns::run_in(netns, || link_create(program, target, &link.name))?)
 }
 
-fn current(link: &Link, netns: Option<&str>) -> Option<Link> {
-    netns::run_in(netns, || Netlink::open().ok()?.link(&link.name).ok()?).ok()?
+fn current(attempt: &Attempt<'_>) -> Option<Link> {
+    netns::run_in(attempt.netns, || Netlink::open().ok()?.link(&attempt.link.name).ok()?).ok()?
 }
 
 /// Finds out what can be told about a program.
@@ -155,9 +227,31 @@ fn owners(id: u32) -> Vec<(u32, String)> {
                     .is_ok_and(|info| info.lines().any(|l| l == wanted))
         });
         if holds && pid != std::process::id() {
-            let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            found.push((pid, comm.trim().to_owned()));
+            found.push((pid, owner(pid)));
         }
     }
     found
+}
+
+/// A process as a person knows it: another weir by its script, everything else by its name.
+fn owner(pid: u32) -> String {
+    /// So much of a command line says which one it is.
+    const SHOWN: usize = 60;
+    let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let comm = comm.trim();
+    if comm != "weir" {
+        return comm.to_owned();
+    }
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<String> = line
+        .split(|b| *b == 0)
+        .skip(1)
+        .map(|w| String::from_utf8_lossy(w).split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    let line = format!("weir {}", words.join(" "));
+    let line = line.trim();
+    match line.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
 }

@@ -3,13 +3,13 @@
 mod blocklist;
 pub mod prefixes;
 
-use crate::attach::{Attacher, iface, xdp};
+use crate::attach::interfaces::{Place, Target};
+use crate::attach::{Attacher, iface};
 use crate::error::Error;
 use crate::format::uint;
 use crate::load::{Elf, Loaded};
 use crate::maps::{Cell, Map, Row, Snapshot};
 use crate::sys::bpf;
-use crate::sys::netlink::Link;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use weir_compiler::object::{AttachPoint, IfacePattern, MapKind, NativeInstance, Object, ProgramKind, XdpMode};
@@ -161,20 +161,13 @@ fn iface_and_mode(params: &Params<'_>) -> Result<(IfacePattern, XdpMode), Error>
         help: None,
         span: params.0.span,
     })?;
-    let (pattern, netns) = text.split_once('@').map_or((text, None), |(p, n)| (p, Some(n.to_owned())));
     let mode = match params.text("mode") {
         Some("native") => XdpMode::Native,
         Some("generic") => XdpMode::Generic,
         Some("offload") => XdpMode::Offload,
         _ => XdpMode::Auto,
     };
-    Ok((
-        IfacePattern {
-            pattern: pattern.to_owned(),
-            netns,
-        },
-        mode,
-    ))
+    Ok((IfacePattern::parse(text), mode))
 }
 
 /// Finds the script's XDP program that must run behind a native on the same interfaces.
@@ -270,18 +263,20 @@ impl Instance {
         })
     }
 
-    /// Attaches the native itself. Returns the interfaces.
+    /// Attaches the native itself to its interfaces, those that come later included.
     ///
     /// # Errors
     /// As for any XDP program.
-    pub fn attach(&self, attacher: &mut Attacher<'_>) -> Result<Vec<Link>, Error> {
+    pub fn attach(&self, attacher: &mut Attacher<'_>) -> Result<(), Error> {
         let span = Params(&self.spec).get("iface").map_or(self.spec.span, |(_, span)| span);
-        let links = iface::resolve(&self.iface, span)?;
-        for link in &links {
-            xdp::attach_to(attacher, self.program.as_fd(), link, self.iface.netns.as_deref(), self.mode, span)?;
-            attacher.attached.probes += 1;
-        }
-        Ok(links)
+        let target = Target {
+            program: crate::maps::dup(self.program.as_fd(), "program")?,
+            pattern: self.iface.clone(),
+            place: Place::Xdp(self.mode),
+            span,
+        };
+        attacher.attached.probes += attacher.attached.interfaces.add(target)?;
+        Ok(())
     }
 
     /// Names every map as scripts do: `@ALIAS.name`.

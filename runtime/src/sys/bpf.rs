@@ -3,7 +3,7 @@
 //! Every wrapper takes a name for its error message. Structures are those of the kernel's uapi, from aya-obj.
 
 use super::{Result, SysError};
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_info, bpf_prog_info};
+use aya_obj::generated::{BPF_F_AFTER, BPF_F_BEFORE, BPF_F_ID, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_info, bpf_prog_info};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -427,8 +427,23 @@ pub enum LinkTarget<'a> {
     PerfEvent(BorrowedFd<'a>),
     /// `BPF_XDP` on an interface of the calling thread's network namespace; `XDP_FLAGS_*`. Linux 5.9.
     Xdp { ifindex: u32, flags: u32 },
-    /// `BPF_TCX_INGRESS` or `_EGRESS`, at the end of the chain. Linux 6.6.
-    Tcx { ifindex: u32, ingress: bool },
+    /// `BPF_TCX_INGRESS` or `_EGRESS`, at the end of the chain unless `place` says otherwise. Linux 6.6.
+    Tcx {
+        ifindex: u32,
+        ingress: bool,
+        place: Option<TcxPlace>,
+    },
+    /// An `enum bpf_attach_type` of cgroups, on the cgroup v2 directory of this descriptor. Linux 5.7.
+    Cgroup { dir: BorrowedFd<'a>, attach_type: u32 },
+}
+
+/// Beside which program of a tcx chain a new one goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcxPlace {
+    /// Else behind it.
+    pub before: bool,
+    /// Id of a program in the chain.
+    pub program: u32,
 }
 
 /// Attaches a program. The link lives as long as its descriptor.
@@ -449,9 +464,17 @@ pub fn link_create(prog: BorrowedFd<'_>, target: LinkTarget<'_>, name: &str) -> 
             attr.link_create.attach_type = BPF_XDP as u32;
             attr.link_create.flags = flags;
         }
-        LinkTarget::Tcx { ifindex, ingress } => {
+        LinkTarget::Tcx { ifindex, ingress, place } => {
             attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
             attr.link_create.attach_type = if ingress { BPF_TCX_INGRESS as u32 } else { BPF_TCX_EGRESS as u32 };
+            if let Some(place) = place {
+                attr.link_create.flags = BPF_F_ID | if place.before { BPF_F_BEFORE } else { BPF_F_AFTER };
+                attr.link_create.__bindgen_anon_3.tcx.__bindgen_anon_1.relative_id = place.program;
+            }
+        }
+        LinkTarget::Cgroup { dir, attach_type } => {
+            attr.link_create.__bindgen_anon_2.target_fd = ufd(dir);
+            attr.link_create.attach_type = attach_type;
         }
     }
     call_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr).map_err(|e| SysError::new("attach to", name, e))
@@ -469,15 +492,70 @@ pub fn raw_tracepoint_open(prog: BorrowedFd<'_>, tracepoint: &std::ffi::CStr) ->
         .map_err(|e| SysError::new("attach to raw tracepoint", tracepoint.to_string_lossy(), e))
 }
 
-/// Asks for the programs on a tcx hook of interface `ifindex`; the answer is whether the kernel knows tcx at all.
+/// Lists the ids of the programs in a tcx chain of interface `ifindex`, in the order in which they run. Linux 6.6.
 ///
 /// # Errors
 /// What the kernel says; `EINVAL` from kernels without tcx.
-pub fn tcx_query(ifindex: u32) -> io::Result<()> {
+pub fn tcx_programs(ifindex: u32, ingress: bool) -> io::Result<Vec<u32>> {
+    use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
+    // The kernel allows no more in one chain.
+    let mut ids = [0u32; 64];
     let mut attr = zeroed();
     attr.query.__bindgen_anon_1.target_ifindex = ifindex;
-    attr.query.attach_type = aya_obj::generated::bpf_attach_type::BPF_TCX_INGRESS as u32;
-    call(bpf_cmd::BPF_PROG_QUERY, &mut attr).map(drop)
+    attr.query.attach_type = if ingress { BPF_TCX_INGRESS as u32 } else { BPF_TCX_EGRESS as u32 };
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = ids.len() as u32;
+    call(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: the kernel writes the count as an integer; the member was set above.
+    let count = unsafe { attr.query.__bindgen_anon_2.prog_cnt } as usize;
+    Ok(ids[..count.min(ids.len())].to_vec())
+}
+
+/// Finds the link that holds XDP program `program` on interface `ifindex` of the calling thread's network namespace. `None` when
+/// it was attached without a link.
+///
+/// # Errors
+/// What the kernel says; `EPERM` without CAP_SYS_ADMIN.
+pub fn xdp_link(ifindex: u32, program: u32) -> Result<Option<OwnedFd>> {
+    use aya_obj::generated::bpf_link_type::BPF_LINK_TYPE_XDP;
+    let mut id = 0;
+    loop {
+        let mut attr = zeroed();
+        attr.__bindgen_anon_6.__bindgen_anon_1.start_id = id;
+        match call(bpf_cmd::BPF_LINK_GET_NEXT_ID, &mut attr) {
+            Ok(_) => {}
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(e) => return Err(SysError::new("list", "links", e)),
+        }
+        // SAFETY: the kernel has written the id, a plain integer.
+        id = unsafe { attr.__bindgen_anon_6.next_id };
+        let mut attr = zeroed();
+        attr.__bindgen_anon_6.__bindgen_anon_1.link_id = id;
+        // It may be gone by now.
+        let Ok(link) = call_fd(bpf_cmd::BPF_LINK_GET_FD_BY_ID, &mut attr) else {
+            continue;
+        };
+        let info: bpf_link_info = info(link.as_fd(), "ask about link")?;
+        if info.type_ != BPF_LINK_TYPE_XDP as u32 || info.prog_id != program {
+            continue;
+        }
+        // SAFETY: of a link of this type the kernel has filled this member.
+        if unsafe { info.__bindgen_anon_1.xdp.ifindex } == ifindex {
+            return Ok(Some(link));
+        }
+    }
+}
+
+/// Detaches a link that somebody else holds: it stays, attached to nothing. Linux 5.9.
+///
+/// # Errors
+/// What the kernel says.
+pub fn link_detach(link: BorrowedFd<'_>, name: &str) -> Result<()> {
+    let mut attr = zeroed();
+    attr.link_detach.link_fd = ufd(link);
+    call(bpf_cmd::BPF_LINK_DETACH, &mut attr)
+        .map(drop)
+        .map_err(|e| SysError::new("detach the program of", name, e))
 }
 
 /// Opens a loaded program by id.

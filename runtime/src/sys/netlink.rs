@@ -17,7 +17,9 @@ const NLM_F_ECHO: u16 = 0x8;
 const NLM_F_DUMP: u16 = 0x300;
 
 const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
 const RTM_GETQDISC: u16 = 38;
@@ -26,7 +28,12 @@ const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
 
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
 const IFLA_XDP: u16 = 43;
+const IFLA_XDP_FD: u16 = 1;
+const IFLA_XDP_FLAGS: u16 = 3;
 const IFLA_XDP_PROG_ID: u16 = 4;
 const IFLA_XDP_DRV_PROG_ID: u16 = 5;
 const IFLA_XDP_SKB_PROG_ID: u16 = 6;
@@ -50,12 +57,16 @@ const CLSACT_INGRESS: u32 = 0xffff_fff2;
 const CLSACT_EGRESS: u32 = 0xffff_fff3;
 
 /// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     pub ifindex: u32,
     pub name: String,
     /// Ethernet (`ARPHRD_ETHER` 1), loopback (772), …
     pub arphrd: u16,
+    /// In bytes.
+    pub mtu: u32,
+    /// What made it, where it is not hardware: `veth`, `tun`, `wireguard`.
+    pub kind: String,
     pub xdp: XdpAttached,
 }
 
@@ -95,6 +106,106 @@ pub struct Filter {
     pub handle: u32,
     pub name: String,
     pub prog_id: u32,
+}
+
+/// What happened to the interfaces of a network namespace since it was asked last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkChanges {
+    /// Whether there is any reason to look at the interfaces again.
+    pub any: bool,
+    /// Indices of interfaces that are gone; one that has the number now is another interface.
+    pub gone: Vec<u32>,
+}
+
+/// Hears of changes to the interfaces of one network namespace, which it keeps alive.
+#[derive(Debug)]
+pub struct LinkMonitor {
+    socket: OwnedFd,
+}
+
+impl LinkMonitor {
+    /// Starts listening in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// What socket(2) and bind(2) say.
+    pub fn open() -> Result<Self> {
+        let socket = route_socket(libc::RTMGRP_LINK as u32, libc::SOCK_NONBLOCK)?;
+        Ok(Self { socket })
+    }
+
+    /// Takes in all that has happened; never blocks.
+    pub fn changes(&mut self) -> LinkChanges {
+        let mut changes = LinkChanges::default();
+        let mut buf = vec![0u8; 64 * 1024];
+        loop {
+            // SAFETY: the buffer is live and of the length given.
+            let got = unsafe { libc::recv(self.socket.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), libc::MSG_DONTWAIT) };
+            if got < 0 {
+                match io::Error::last_os_error().raw_os_error() {
+                    Some(libc::EINTR) => continue,
+                    // The kernel had more to say than the socket took: look at everything.
+                    Some(libc::ENOBUFS) => {
+                        changes.any = true;
+                        continue;
+                    }
+                    _ => return changes,
+                }
+            }
+            for (kind, _, body) in messages(&buf[..got.cast_unsigned()]) {
+                // A bridge says that a port has left it with the same message, in its own family.
+                let of_bridge = body.first().is_none_or(|family| *family != 0);
+                match kind {
+                    RTM_DELLINK if !of_bridge => {
+                        changes.any = true;
+                        changes.gone.push(u32_at(body, 4));
+                    }
+                    RTM_NEWLINK if !of_bridge => changes.any = true,
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+impl AsRawFd for LinkMonitor {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// Opens a bound rtnetlink socket in the calling thread's network namespace.
+fn route_socket(groups: u32, flags: libc::c_int) -> Result<OwnedFd> {
+    let error = || SysError::last("open", "rtnetlink socket");
+    // SAFETY: plain socket(2); the result is checked and owned at once.
+    let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC | flags, libc::NETLINK_ROUTE) };
+    if fd < 0 {
+        return Err(error());
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: sockaddr_nl is plain integers, all zero means "kernel, any port".
+    let mut addr: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+    addr.nl_family = libc::AF_NETLINK as u16;
+    addr.nl_groups = groups;
+    // SAFETY: addr is a valid sockaddr_nl of the size given.
+    let ret = unsafe { libc::bind(fd, std::ptr::from_ref(&addr).cast(), size_of_val(&addr) as u32) };
+    if ret < 0 {
+        return Err(error());
+    }
+    Ok(socket)
+}
+
+/// Iterates over the messages in a buffer: type, sequence number, body.
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+    std::iter::from_fn(move || {
+        if rest.len() < 16 {
+            return None;
+        }
+        let len = (u32_at(rest, 0) as usize).clamp(16, rest.len());
+        let message = (u16::from_ne_bytes([rest[4], rest[5]]), u32_at(rest, 8), &rest[16..len]);
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+        Some(message)
+    })
 }
 
 /// A netlink socket bound to one network namespace.
@@ -187,22 +298,7 @@ impl Netlink {
     /// # Errors
     /// What socket(2) says.
     pub fn open() -> Result<Self> {
-        let error = || SysError::last("open", "rtnetlink socket");
-        // SAFETY: plain socket(2); the result is checked and owned at once.
-        let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
-        if fd < 0 {
-            return Err(error());
-        }
-        // SAFETY: a new descriptor that nobody else owns.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: sockaddr_nl is plain integers, all zero means "kernel, any port".
-        let mut addr: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-        addr.nl_family = libc::AF_NETLINK as u16;
-        // SAFETY: addr is a valid sockaddr_nl of the size given.
-        let ret = unsafe { libc::bind(fd, std::ptr::from_ref(&addr).cast(), size_of_val(&addr) as u32) };
-        if ret < 0 {
-            return Err(error());
-        }
+        let socket = route_socket(0, 0)?;
         Ok(Self { socket, seq: 1 })
     }
 
@@ -228,13 +324,7 @@ impl Netlink {
                 }
                 return Err(error);
             }
-            let mut rest = &buf[..got.cast_unsigned()];
-            while rest.len() >= 16 {
-                let len = (u32_at(rest, 0) as usize).clamp(16, rest.len());
-                let kind = u16::from_ne_bytes([rest[4], rest[5]]);
-                let seq = u32_at(rest, 8);
-                let body = &rest[16..len];
-                rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+            for (kind, seq, body) in messages(&buf[..got.cast_unsigned()]) {
                 if seq != self.seq {
                     continue;
                 }
@@ -286,6 +376,19 @@ impl Netlink {
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ERANGE | libc::EINVAL)) => Ok(None),
             Err(e) => Err(SysError::new("find interface", name, e)),
         }
+    }
+
+    /// Puts an XDP program on an interface without a link, or takes the one there away. `XDP_FLAGS_*` say in which mode.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn xdp_set(&mut self, ifindex: u32, program: Option<BorrowedFd<'_>>, flags: u32, iface: &str) -> Result<()> {
+        let fd = program.map_or(-1, |p| p.as_raw_fd());
+        let request = Request::new(RTM_SETLINK, NLM_F_ACK).ifinfo(ifindex).nested(IFLA_XDP, |r| {
+            r.attr(IFLA_XDP_FD, &fd.to_ne_bytes()).attr(IFLA_XDP_FLAGS, &flags.to_ne_bytes())
+        });
+        self.request(request, |_, _| {})
+            .map_err(|e| SysError::new("change the XDP program of", iface, e))
     }
 
     /// Says what stands at the interface's ingress place.
@@ -438,11 +541,20 @@ fn parse_link(body: &[u8]) -> Option<Link> {
         ifindex: u32_at(body, 4),
         name: String::new(),
         arphrd: u16::from_ne_bytes(body.get(2..4)?.try_into().ok()?),
+        mtu: 0,
+        kind: String::new(),
         xdp: XdpAttached::default(),
     };
     for (kind, value) in attrs(body.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.name = text(value),
+            IFLA_MTU => link.mtu = u32_at(value, 0),
+            IFLA_LINKINFO => {
+                let mut info = attrs(value);
+                link.kind = info
+                    .find(|(kind, _)| *kind == IFLA_INFO_KIND)
+                    .map_or(String::new(), |(_, v)| text(v));
+            }
             IFLA_XDP => {
                 let mut single = 0;
                 for (kind, value) in attrs(value) {

@@ -17,14 +17,7 @@ impl Netns {
     /// # Errors
     /// `ENOENT` when there is none of that name or pid.
     pub fn open(name: &str) -> Result<Self> {
-        let path = if name.contains('/') {
-            name.to_owned()
-        } else if name.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() {
-            format!("/proc/{name}/ns/net")
-        } else {
-            format!("/run/netns/{name}")
-        };
-        let file = File::open(&path).map_err(|e| SysError::new("open network namespace", name, e))?;
+        let file = File::open(path(name)).map_err(|e| SysError::new("open network namespace", name, e))?;
         Ok(Self {
             fd: file.into(),
             name: name.to_owned(),
@@ -63,6 +56,37 @@ impl Netns {
             }
         })
     }
+}
+
+/// Where `ip netns` keeps the names.
+const NAMED: &str = "/run/netns";
+
+/// A name of `ip netns`, a pid, or a path, as a path.
+fn path(name: &str) -> String {
+    if name.contains('/') {
+        name.to_owned()
+    } else if name.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() {
+        format!("/proc/{name}/ns/net")
+    } else {
+        format!("{NAMED}/{name}")
+    }
+}
+
+/// Tells namespaces apart: device and inode of what the name stands for now, `None` when it stands for nothing.
+#[must_use]
+pub fn identity(name: &str) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(path(name)).ok()?;
+    Some((meta.dev(), meta.ino()))
+}
+
+/// Lists the names of `ip netns`, sorted.
+#[must_use]
+pub fn named() -> Vec<String> {
+    let entries = std::fs::read_dir(NAMED).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
 }
 
 /// Runs `work` in the named namespace, or right here for `None`.

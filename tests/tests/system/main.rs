@@ -5,6 +5,7 @@
 mod absent;
 mod examples;
 mod hooks;
+mod interfaces;
 mod leftovers;
 mod one_liners;
 mod support;
@@ -15,6 +16,7 @@ fn main() {
         one_liners::TESTS,
         absent::TESTS,
         hooks::TESTS,
+        interfaces::TESTS,
         examples::TESTS,
         leftovers::TESTS,
     ])

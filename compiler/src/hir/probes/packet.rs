@@ -13,7 +13,14 @@ impl Checker<'_> {
             [iface, mode] => match mode.as_str() {
                 "native" => (iface, XdpMode::Native),
                 "generic" => (iface, XdpMode::Generic),
-                "offload" => (iface, XdpMode::Offload),
+                "offload" => {
+                    let d = Diagnostic::error(
+                        "no-offload",
+                        point.span,
+                        "XDP cannot be offloaded to the card: it has neither the per-CPU maps nor the ring buffer that results come through",
+                    );
+                    return self.error(d.help(format!("write `xdp:{iface}:native`")));
+                }
                 _ => return self.error(wrong("has an unknown mode")),
             },
             _ => return self.error(wrong("has the wrong number of parts")),
@@ -38,30 +45,39 @@ impl Checker<'_> {
     }
 
     fn iface(&mut self, word: &str, span: Span) -> Option<IfacePattern> {
-        let (pattern, netns) = match word.split_once('@') {
-            Some((pattern, netns)) => (pattern, Some(netns.to_owned())),
-            None => (word, None),
-        };
-        if pattern.is_empty() {
+        let pattern = IfacePattern::parse(word);
+        if pattern.pattern.is_empty() {
             self.error(Diagnostic::error("no-interface", span, "the interface is missing"));
             return None;
         }
-        let glob = pattern.contains(['*', '?', '[']);
-        if !glob && netns.is_none() {
-            let interfaces = self.kernel.interfaces();
-            if !interfaces.iter().any(|i| i == pattern) {
-                let d = Diagnostic::error("no-interface", span, format!("there is no interface `{pattern}`"));
-                let d = match nearest_name(pattern, interfaces.iter().map(String::as_str)) {
-                    Some(near) => d.help(format!("did you mean `{near}`?")),
-                    None => d.help(format!("there are `{}`", interfaces.join("`, `"))),
-                };
-                self.error(d);
-                return None;
-            }
+        let (interfaces, place) = match &pattern.netns {
+            None => (self.kernel.interfaces(), String::new()),
+            Some(netns) => match self.kernel.interfaces_in(netns) {
+                Ok(interfaces) => (interfaces, format!(" in network namespace `{netns}`")),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    let d = Diagnostic::error("no-netns", span, format!("there is no network namespace `{netns}`"));
+                    let named = self.kernel.network_namespaces();
+                    self.error(d.help(match nearest_name(netns, named.iter().map(String::as_str)) {
+                        Some(near) => format!("did you mean `{near}`?"),
+                        None if named.is_empty() => "write a name of `ip netns`, a pid, or a path; there are no names".to_owned(),
+                        None => format!("write a name of `ip netns` (there are `{}`), a pid, or a path", named.join("`, `")),
+                    }));
+                    return None;
+                }
+                // It may be for others to look into; attaching says so.
+                Err(_) => return Some(pattern),
+            },
+        };
+        let name = &pattern.pattern;
+        if !pattern.is_glob() && !interfaces.iter().any(|i| i == name) {
+            let d = Diagnostic::error("no-interface", span, format!("there is no interface `{name}`{place}"));
+            let d = match nearest_name(name, interfaces.iter().map(String::as_str)) {
+                Some(near) => d.help(format!("did you mean `{near}`?")),
+                None => d.help(format!("there are `{}`", interfaces.join("`, `"))),
+            };
+            self.error(d);
+            return None;
         }
-        Some(IfacePattern {
-            pattern: pattern.to_owned(),
-            netns,
-        })
+        Some(pattern)
     }
 }

@@ -1,0 +1,419 @@
+//! Programs on interfaces: on those that are there when a script starts, and on those that come while it runs.
+//!
+//! Input: programs with the patterns of their interfaces, then the kernel's word that something changed. Output: one attachment for
+//! each program and interface, and notices. What cannot be attached at the start is an error; later it is a warning, and the others
+//! go on.
+
+use super::reaper::Reaper;
+use super::{Handle, Observer, iface, tc, xdp};
+use crate::error::{Error, Notice};
+use crate::sys::netlink::{Link, LinkMonitor, Netlink};
+use crate::sys::{Result as SysResult, SysError, netns};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use weir_compiler::object::{Direction, IfacePattern, XdpMode};
+use weir_parser::Span;
+
+/// How to get along with other programs on the same hooks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Where in a tcx chain.
+    pub order: Option<Order>,
+    /// Priority of filters in a clsact chain.
+    pub priority: Option<u16>,
+    /// Takes the place of somebody else's XDP program.
+    pub force: bool,
+    /// Says where each program is attached.
+    pub verbose: bool,
+}
+
+/// Beside which other program ours goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Else behind it.
+    pub before: bool,
+    pub program: ProgramName,
+}
+
+/// A loaded program of anybody, as `bpftool prog` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProgramName {
+    Id(u32),
+    Name(String),
+}
+
+impl std::fmt::Display for ProgramName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ProgramName::Id(id) => write!(f, "{id}"),
+            ProgramName::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// The hook of an interface that a program hangs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Xdp(XdpMode),
+    Tc(Direction),
+}
+
+/// A program with the interfaces it is for.
+#[derive(Debug)]
+pub struct Target {
+    pub program: OwnedFd,
+    pub pattern: IfacePattern,
+    pub place: Place,
+    pub span: Span,
+}
+
+/// One program about to be attached to one interface.
+pub(super) struct Attempt<'a> {
+    pub program: BorrowedFd<'a>,
+    pub link: &'a Link,
+    pub netns: Option<&'a str>,
+    pub span: Span,
+    pub settings: &'a Settings,
+    pub observer: &'a Observer,
+}
+
+#[derive(Debug)]
+struct Attachment {
+    /// Index of the target.
+    target: usize,
+    ifindex: u32,
+    iface: String,
+    handle: Handle,
+}
+
+#[derive(Debug)]
+struct Watch {
+    netns: Option<String>,
+    /// Which namespace the name stands for.
+    identity: Option<(u64, u64)>,
+    monitor: LinkMonitor,
+}
+
+/// All programs on interfaces.
+pub struct Interfaces {
+    /// Before the reaper: it is told to go only when the filters are gone.
+    attached: Vec<Attachment>,
+    targets: Vec<Target>,
+    /// Attempts that failed while running, said once: target and interface.
+    failed: HashSet<(usize, u32)>,
+    watches: Vec<Watch>,
+    /// Readable when any watch is.
+    ready: Option<Epoll>,
+    tcx: bool,
+    settings: Settings,
+    observer: Observer,
+    reaper_args: Vec<OsString>,
+    reaper: Option<Reaper>,
+}
+
+impl std::fmt::Debug for Interfaces {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Interfaces")
+            .field("attached", &self.attached)
+            .field("targets", &self.targets)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Interfaces {
+    #[must_use]
+    pub fn new(tcx: bool, settings: Settings, observer: &Observer, reaper_args: &[OsString]) -> Self {
+        Self {
+            attached: Vec::new(),
+            targets: Vec::new(),
+            failed: HashSet::new(),
+            watches: Vec::new(),
+            ready: None,
+            tcx,
+            settings,
+            observer: observer.clone(),
+            reaper_args: reaper_args.to_vec(),
+            reaper: None,
+        }
+    }
+
+    /// Attaches a program to every interface that its pattern names, and remembers it for those to come. Returns how many there are.
+    ///
+    /// # Errors
+    /// When an interface named in full does not exist, or any of them refuses.
+    pub fn add(&mut self, target: Target) -> Result<usize, Error> {
+        // Listening starts first: what comes while we list is heard.
+        self.watch(target.pattern.netns.as_deref(), target.span)?;
+        let links = iface::resolve(&target.pattern, target.span)?;
+        if links.is_empty() {
+            (self.observer)(&Notice::NoInterfaceYet {
+                pattern: target.pattern.to_string(),
+                known: iface::names(target.pattern.netns.as_deref()).unwrap_or_default(),
+                span: target.span,
+            });
+        }
+        let index = self.targets.len();
+        self.targets.push(target);
+        let mut modes = Vec::new();
+        for link in &links {
+            let handle = self.attach(index, link)?;
+            if let Handle::Xdp(on) = &handle {
+                let netns = self.targets[index].pattern.netns.as_deref();
+                modes.push((with_netns(&link.name, netns), on.mode()));
+            }
+            if self.settings.verbose {
+                (self.observer)(&Notice::AttachedTo {
+                    point: self.describe(index, link),
+                });
+            }
+            self.keep(index, link, handle);
+        }
+        if !modes.is_empty() {
+            (self.observer)(&Notice::XdpModes { modes });
+        }
+        Ok(links.len())
+    }
+
+    fn keep(&mut self, target: usize, link: &Link, handle: Handle) {
+        self.attached.push(Attachment {
+            target,
+            ifindex: link.ifindex,
+            iface: link.name.clone(),
+            handle,
+        });
+    }
+
+    fn describe(&self, target: usize, link: &Link) -> String {
+        let target = &self.targets[target];
+        point_name(target.place, link, target.pattern.netns.as_deref())
+    }
+
+    fn attach(&mut self, target: usize, link: &Link) -> Result<Handle, Error> {
+        use std::os::fd::AsFd;
+        let target = &self.targets[target];
+        let attempt = Attempt {
+            program: target.program.as_fd(),
+            link,
+            netns: target.pattern.netns.as_deref(),
+            span: target.span,
+            settings: &self.settings,
+            observer: &self.observer,
+        };
+        match target.place {
+            Place::Xdp(mode) => xdp::attach(&attempt, mode).map(Handle::Xdp),
+            Place::Tc(direction) if self.tcx => tc::attach_tcx(&attempt, direction).map(Handle::Link),
+            Place::Tc(direction) => {
+                let reaper = match &mut self.reaper {
+                    Some(reaper) => reaper,
+                    none => none.insert(Reaper::start(&self.reaper_args)?),
+                };
+                tc::attach_clsact(&attempt, direction, reaper).map(Handle::Clsact)
+            }
+        }
+    }
+
+    fn watch(&mut self, netns: Option<&str>, span: Span) -> Result<(), Error> {
+        if self.watches.iter().any(|w| w.netns.as_deref() == netns) {
+            return Ok(());
+        }
+        let monitor = iface::in_netns(netns, span, LinkMonitor::open)?;
+        let no_epoll = |e: nix::errno::Errno| SysError::new("wait for", "interfaces", e.into());
+        if self.ready.is_none() {
+            self.ready = Some(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(no_epoll)?);
+        }
+        // SAFETY: the socket is open and is closed, which takes it out again, only with the watch that owns it.
+        let socket = unsafe { BorrowedFd::borrow_raw(monitor.as_raw_fd()) };
+        if let Some(ready) = &self.ready {
+            ready.add(socket, EpollEvent::new(EpollFlags::EPOLLIN, 0)).map_err(no_epoll)?;
+        }
+        self.watches.push(Watch {
+            netns: netns.map(str::to_owned),
+            identity: netns.and_then(netns::identity),
+            monitor,
+        });
+        Ok(())
+    }
+
+    /// A descriptor that is readable when [`Self::refresh`] has something to do.
+    #[must_use]
+    pub fn ready(&self) -> Option<RawFd> {
+        self.ready.as_ref().map(|e| e.0.as_raw_fd())
+    }
+
+    /// Whether namespaces of others have to be looked after: [`Self::check_namespaces`].
+    #[must_use]
+    pub fn looks_into_namespaces(&self) -> bool {
+        self.watches.iter().any(|w| w.netns.is_some())
+    }
+
+    /// Takes in what has happened to interfaces: attaches to new ones, lets go of those that are gone.
+    pub fn refresh(&mut self) {
+        for i in 0..self.watches.len() {
+            let changes = self.watches[i].monitor.changes();
+            if changes.any {
+                let netns = self.watches[i].netns.clone();
+                self.refresh_in(netns.as_deref(), &changes.gone);
+            }
+        }
+    }
+
+    fn refresh_in(&mut self, netns: Option<&str>, gone: &[u32]) {
+        // Entered by its name, which must still stand for the same namespace.
+        if self.watches.iter().any(|w| w.netns.as_deref() == netns && w.is_stale()) {
+            return;
+        }
+        let list = || -> SysResult<Vec<Link>> { Netlink::open()?.links() };
+        let Ok(Ok(links)) = netns::run_in(netns, list) else { return };
+        let targets = &self.targets;
+        let is_gone = |a: &Attachment| {
+            targets[a.target].pattern.netns.as_deref() == netns
+                && (gone.contains(&a.ifindex) || !links.iter().any(|l| l.ifindex == a.ifindex))
+        };
+        self.failed.retain(|(_, ifindex)| !gone.contains(ifindex));
+        self.let_go(is_gone_list(&self.attached, is_gone), netns);
+        for link in &links {
+            let mut points = Vec::new();
+            for target in 0..self.targets.len() {
+                let pattern = &self.targets[target].pattern;
+                let known = self
+                    .attached
+                    .iter()
+                    .any(|a| a.target == target && a.ifindex == link.ifindex && self.targets[a.target].pattern.netns.as_deref() == netns);
+                if known
+                    || pattern.netns.as_deref() != netns
+                    || !iface::matches(pattern, link)
+                    || self.failed.contains(&(target, link.ifindex))
+                {
+                    continue;
+                }
+                match self.attach(target, link) {
+                    Ok(handle) => {
+                        let mode = match &handle {
+                            Handle::Xdp(on) => format!(" ({} mode)", on.mode()),
+                            _ => String::new(),
+                        };
+                        points.push(format!("`{}`{mode}", self.describe(target, link)));
+                        self.keep(target, link, handle);
+                    }
+                    // Gone again already: the next message says so.
+                    Err(Error::Attach { source, .. }) if source.errno() == libc::ENODEV => {}
+                    Err(error) => {
+                        self.failed.insert((target, link.ifindex));
+                        let help = error.help();
+                        (self.observer)(&Notice::LateAttach {
+                            message: error.to_string(),
+                            help: help.into_iter().next(),
+                            span: self.targets[target].span,
+                        });
+                    }
+                }
+            }
+            if !points.is_empty() {
+                (self.observer)(&Notice::InterfaceAppeared {
+                    iface: with_netns(&link.name, netns),
+                    points,
+                });
+            }
+        }
+    }
+
+    /// Drops these attachments and says which interfaces they were on.
+    fn let_go(&mut self, which: Vec<usize>, netns: Option<&str>) {
+        let mut names: Vec<String> = Vec::new();
+        for index in which.into_iter().rev() {
+            let attachment = self.attached.remove(index);
+            // The kernel has let go of it already.
+            drop(attachment.handle);
+            let name = with_netns(&attachment.iface, netns);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        for iface in names.into_iter().rev() {
+            let left: HashSet<(Option<&str>, u32)> = self
+                .attached
+                .iter()
+                .map(|a| (self.targets[a.target].pattern.netns.as_deref(), a.ifindex))
+                .collect();
+            let left = left.len();
+            (self.observer)(&Notice::InterfaceGone { iface, left });
+        }
+    }
+
+    /// Lets go of network namespaces whose name is gone: our sockets would keep them, and all that is in them, alive.
+    pub fn check_namespaces(&mut self) {
+        let stale: Vec<String> = self
+            .watches
+            .iter()
+            .filter(|w| w.is_stale())
+            .filter_map(|w| w.netns.clone())
+            .collect();
+        for netns in stale {
+            self.watches.retain(|w| w.netns.as_deref() != Some(&netns));
+            let targets = &self.targets;
+            self.attached.retain(|a| targets[a.target].pattern.netns.as_deref() != Some(&netns));
+            (self.observer)(&Notice::NamespaceGone { netns });
+        }
+    }
+}
+
+impl Watch {
+    fn is_stale(&self) -> bool {
+        self.netns.as_deref().is_some_and(|name| netns::identity(name) != self.identity)
+    }
+}
+
+fn is_gone_list(attached: &[Attachment], is_gone: impl Fn(&Attachment) -> bool) -> Vec<usize> {
+    attached.iter().enumerate().filter(|(_, a)| is_gone(a)).map(|(i, _)| i).collect()
+}
+
+fn with_netns(iface: &str, netns: Option<&str>) -> String {
+    netns.map_or_else(|| iface.to_owned(), |netns| format!("{iface}@{netns}"))
+}
+
+/// Names a hook of an interface as scripts do. Of a veth both sides are named: the kernel's words are those of the end that is here,
+/// and people think of the end in the container.
+pub(super) fn point_name(place: Place, link: &Link, netns: Option<&str>) -> String {
+    let iface = with_netns(&link.name, netns);
+    match place {
+        Place::Xdp(_) => format!("xdp:{iface}"),
+        Place::Tc(direction) => {
+            let (word, pod) = match direction {
+                Direction::Ingress => ("ingress", "from_pod: what its peer sends"),
+                Direction::Egress => ("egress", "to_pod: what its peer receives"),
+            };
+            if matches!(link.kind.as_str(), "veth" | "netkit") {
+                format!("tc:{iface}:{word} ({pod})")
+            } else {
+                format!("tc:{iface}:{word}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_sides_of_a_veth_are_named() {
+        let mut link = Link {
+            name: "lxc1".to_owned(),
+            kind: "veth".to_owned(),
+            ..Link::default()
+        };
+        assert_eq!(
+            point_name(Place::Tc(Direction::Ingress), &link, None),
+            "tc:lxc1:ingress (from_pod: what its peer sends)"
+        );
+        assert_eq!(
+            point_name(Place::Tc(Direction::Egress), &link, Some("blue")),
+            "tc:lxc1@blue:egress (to_pod: what its peer receives)"
+        );
+        link.kind.clear();
+        assert_eq!(point_name(Place::Tc(Direction::Egress), &link, None), "tc:lxc1:egress");
+        assert_eq!(point_name(Place::Xdp(XdpMode::Auto), &link, None), "xdp:lxc1");
+    }
+}
