@@ -18,6 +18,7 @@ pub enum Command {
     Doc(Doc),
     Clean,
     Demo(Demo),
+    Repl(Repl),
 }
 
 const AFTER_HELP: &str = "\
@@ -25,6 +26,7 @@ Commands (as the first word):
   weir build FILE -o x.bpf.o   compile to a BPF object that bpftool and libbpf load, too
   weir doc [NAME]              what a native, builtin, function, packet field or probe type is
   weir demo                    shows weir on traffic that it makes in network namespaces of its own
+  weir repl                    probes typed one after the other, with maps that live on between them
   weir clean                   removes TC filters that a killed weir left on an old kernel
 
 Examples:
@@ -156,6 +158,15 @@ pub struct Demo {
     pub seconds: u64,
 }
 
+/// Probes typed one after the other: each runs in the background, and its maps live on.
+#[derive(Debug, Parser)]
+#[command(name = "weir repl")]
+pub struct Repl {
+    /// Allow functions that act on the system
+    #[arg(long = "unsafe")]
+    pub allow_unsafe: bool,
+}
+
 /// Removes TC filters whose weir was killed, from every interface of this and of all named network namespaces.
 #[derive(Debug, Parser)]
 #[command(name = "weir clean")]
@@ -188,9 +199,17 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, clap::Erro
         Some("build") => Build::try_parse_from(&args[1..]).map(Command::Build),
         Some("doc") => Doc::try_parse_from(&args[1..]).map(Command::Doc),
         Some("clean") => Clean::try_parse_from(&args[1..]).map(|_| Command::Clean),
+        Some("repl") => Repl::try_parse_from(&args[1..]).map(Command::Repl),
+        // Nothing said, on a terminal: somebody wants to explore.
+        None if is_terminal() => Ok(Command::Repl(Repl { allow_unsafe: false })),
         Some("demo") => Demo::try_parse_from(&args[1..]).map(Command::Demo),
         _ => Run::try_parse_from(args).map(|run| Command::Run(Box::new(run))),
     }
+}
+
+fn is_terminal() -> bool {
+    use std::io::IsTerminal;
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
 /// Splits what is left of the command line: the script's file, unless the text was given, and the script's arguments.
@@ -263,7 +282,7 @@ fn no_pid(_: &str) -> Result<String, String> {
 }
 
 /// Parses `30`, `0.5`, `30s`, `5m`, `1h30m`, `250ms`. A number alone is seconds.
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     const HOW: &str = "write a number with `ms`, `s`, `m`, `h` or `d`: `90`, `30s`, `1h30m`";
     if let Ok(seconds) = text.parse::<f64>() {
         return positive(Duration::try_from_secs_f64(seconds).map_err(|_| HOW.to_owned())?);

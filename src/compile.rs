@@ -34,6 +34,7 @@ impl Job<'_> {
             child: None,
             config: config_from_env(),
             unsafe_functions: self.allow_unsafe,
+            maps: Vec::new(),
         };
         let options = pipeline::Options {
             script,
@@ -52,7 +53,7 @@ impl Job<'_> {
 }
 
 /// Takes `--name=value` and `--name` out of the script's arguments.
-fn split_named(args: &[String]) -> (Vec<(String, Option<String>)>, Vec<String>) {
+pub fn split_named(args: &[String]) -> (Vec<(String, Option<String>)>, Vec<String>) {
     let (mut named, mut positional) = (Vec::new(), Vec::new());
     for arg in args {
         match arg.strip_prefix("--").filter(|name| !name.is_empty()) {
@@ -67,7 +68,7 @@ fn split_named(args: &[String]) -> (Vec<(String, Option<String>)>, Vec<String>) 
 }
 
 /// Settings of the environment: `BPFTRACE_MAX_STRLEN=200` is `max_strlen = 200`.
-fn config_from_env() -> Vec<(String, String)> {
+pub fn config_from_env() -> Vec<(String, String)> {
     // bpftrace's variables that are no settings of the `config` block.
     const OTHERS: &[&str] = &["color", "btf", "kernel_build", "kernel_source", "vmlinux"];
     let setting = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
@@ -79,7 +80,7 @@ fn config_from_env() -> Vec<(String, String)> {
 }
 
 /// Runs the compiler; a panic in it is an internal error like any other.
-fn guarded(work: impl FnOnce() -> pipeline::Output) -> pipeline::Output {
+pub fn guarded(work: impl FnOnce() -> pipeline::Output) -> pipeline::Output {
     let place = Arc::new(Mutex::new(String::new()));
     let old = take_hook();
     let theirs = Arc::clone(&place);

@@ -20,7 +20,7 @@ pub fn main(args: &Doc) -> Result<ExitCode, Failure> {
 }
 
 /// Everything there is, one line each.
-fn index() -> String {
+pub fn index() -> String {
     let mut out = String::new();
     let natives = NATIVES.iter().map(|n| (n.name.to_owned(), n.summary));
     section(&mut out, "natives (`use NAME(…) as ALIAS;`)", natives);
@@ -49,7 +49,7 @@ fn section(out: &mut String, title: &str, rows: impl Iterator<Item = (String, &'
 }
 
 /// Everything that is called `name`; a header word is all of its fields.
-fn entry(name: &str) -> Option<String> {
+pub fn entry(name: &str) -> Option<String> {
     let mut parts = Vec::new();
     parts.extend(weir_stdlib::native(name).map(weir_stdlib::doc));
     parts.extend(provider(name).map(probe_text));
@@ -138,7 +138,7 @@ fn quoted(words: &[&str]) -> String {
     words.iter().map(|w| format!("`{w}`")).collect::<Vec<_>>().join(", ")
 }
 
-fn unknown(name: &str) -> Failure {
+pub fn unknown(name: &str) -> Failure {
     let names = NATIVES
         .iter()
         .map(|n| n.name)

@@ -12,6 +12,7 @@ mod info;
 mod list;
 mod out;
 mod render;
+mod repl;
 mod report;
 mod run;
 mod source;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Doc(args) => doc::main(&args),
         Command::Clean => clean::main(),
         Command::Demo(args) => demo::main(&args),
+        Command::Repl(args) => repl::main(&args),
     };
     match result {
         Ok(code) => code,

@@ -87,6 +87,8 @@ pub struct Output {
     pub diagnostics: Vec<Diagnostic>,
     /// A bug of the compiler: stage and message.
     pub internal: Option<(&'static str, String)>,
+    /// The script's maps, those of earlier entries among them, for the entries that follow.
+    pub maps: Vec<hir::Map>,
     /// Requested text forms, as far as compilation came.
     pub dumps: Vec<(Stage, String)>,
 }
@@ -121,6 +123,7 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
     if wants(Stage::Hir) {
         out.dumps.push((Stage::Hir, hir::text::dump(&program)));
     }
+    out.maps.clone_from(&program.maps);
     let mut plan = plan::plan(&program, kernel);
     let clif::Code {
         programs: functions,

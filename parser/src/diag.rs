@@ -89,9 +89,12 @@ impl Diagnostic {
         self
     }
 
+    /// Adds another place; an empty span is no place in this text and is left out.
     #[must_use]
     pub fn with(mut self, span: Span, text: impl Into<String>) -> Self {
-        self.labels.push((span, text.into()));
+        if span != Span::default() {
+            self.labels.push((span, text.into()));
+        }
         self
     }
 

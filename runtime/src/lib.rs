@@ -23,5 +23,5 @@ pub use attach::Observer;
 pub use attach::reaper::{REAPER_ARG, Stale, clean, reaper_main};
 pub use error::{Error, Notice};
 pub use kernel::Kernel;
-pub use session::{Options, Outcome, Output, OutputFormat, Reason, Session};
+pub use session::{MapsHandle, Options, Outcome, Output, OutputFormat, Reason, Session, SharedMaps};
 pub use sink::{Buffering, JsonSink, Sink, TextSink};

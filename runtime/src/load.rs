@@ -242,17 +242,35 @@ impl Loaded {
 /// # Errors
 /// [`Error::Rejected`] when the verifier says no to a program, else what the kernel says.
 pub fn load(object: &Object, natives: &NativeMaps<'_>) -> Result<Loaded, Error> {
+    load_with(object, natives, &|_| None)
+}
+
+/// As [`load`]; a map of the script that `existing` knows by its name is that one.
+///
+/// # Errors
+/// As those of [`load`].
+pub fn load_with<'a>(
+    object: &Object,
+    natives: &NativeMaps<'_>,
+    existing: &dyn Fn(&str) -> Option<BorrowedFd<'a>>,
+) -> Result<Loaded, Error> {
     let mut elf = Elf::parse(&object.elf)?;
     elf.load_btf();
     let mut maps = Vec::with_capacity(object.maps.len());
     let mut ring_size = 0;
     for spec in &object.maps {
-        let fd = match &spec.role {
-            MapRole::Native { instance, map } => {
+        let there = match &spec.role {
+            MapRole::User { name, .. } => existing(name),
+            MapRole::Stacks => existing(&spec.name),
+            _ => None,
+        };
+        let fd = match (&spec.role, there) {
+            (_, Some(fd)) => maps::dup(fd, &spec.name)?,
+            (MapRole::Native { instance, map }, None) => {
                 let fd = natives(*instance, map).ok_or_else(|| Error::Object(format!("native {instance} has no map `{map}`")))?;
                 maps::dup(fd, map)?
             }
-            MapRole::Ring => {
+            (MapRole::Ring, None) => {
                 ring_size = if spec.max_entries == 0 {
                     ring::choose_size(proc::available_memory())
                 } else {
@@ -260,14 +278,14 @@ pub fn load(object: &Object, natives: &NativeMaps<'_>) -> Result<Loaded, Error> 
                 };
                 elf.create_map(&spec.name, |attr| attr.max_entries = ring_size)?
             }
-            MapRole::Set { keys } => {
+            (MapRole::Set { keys }, None) => {
                 let fd = elf.create_map(elf_name(spec), |_| {})?;
                 for key in keys {
                     bpf::map_update(fd.as_fd(), key, &[0; 8], 0, &spec.name)?;
                 }
                 fd
             }
-            _ => elf.create_map(elf_name(spec), |_| {})?,
+            (_, None) => elf.create_map(elf_name(spec), |_| {})?,
         };
         maps.push(Map {
             fd,

@@ -60,6 +60,18 @@ pub struct Snapshot {
 }
 
 impl Map {
+    /// Opens the same map once more.
+    ///
+    /// # Errors
+    /// When there are too many open files.
+    pub fn duplicate(&self) -> Result<Self> {
+        Ok(Self {
+            fd: dup(self.borrow(), &self.symbol)?,
+            symbol: self.symbol.clone(),
+            ..*self
+        })
+    }
+
     /// Returns how many bytes a lookup of one element gives.
     #[must_use]
     pub fn lookup_size(&self) -> usize {

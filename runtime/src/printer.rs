@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use weir_compiler::object::{CounterSpec, EventAction, EventField, MapRef, MapRole, Object, TextKind};
+use weir_compiler::object::{CounterSpec, EventAction, EventField, MapRef, MapRole, MapSpec, Object, TextKind};
 use weir_compiler::types::Type;
 use weir_parser::Span;
 
@@ -507,6 +507,22 @@ impl Shared {
 
     fn native(&self, i: usize) -> Result<&Instance, Error> {
         self.natives.get(i).ok_or_else(|| Error::Object(format!("no native {i}")))
+    }
+
+    /// Opens every map of the script itself, and those with its stacks, once more.
+    pub fn own_maps(&self) -> Result<Vec<(MapSpec, Map)>, Error> {
+        let both = self.object.maps.iter().zip(&self.loaded.maps);
+        both.filter(|(spec, _)| matches!(spec.role, MapRole::User { .. } | MapRole::Stacks))
+            .map(|(spec, map)| Ok((spec.clone(), map.duplicate()?)))
+            .collect()
+    }
+
+    /// Lists the maps of natives with their names, `@ALIAS.map`.
+    pub fn native_maps(&self) -> impl Iterator<Item = (String, MapRef)> {
+        self.natives.iter().enumerate().flat_map(|(instance, native)| {
+            let names = native.map_names().into_iter().enumerate();
+            names.map(move |(map, name)| (name, MapRef::Native { instance, map }))
+        })
     }
 
     /// Lists the maps in the order in which they are printed at exit: by name, then those of natives.

@@ -28,7 +28,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
-use weir_compiler::object::{AttachPoint, MapRole, Object};
+use weir_compiler::object::{AttachPoint, MapRole, MapSpec, Object};
 use weir_parser::Span;
 
 /// A second signal this soon is the first one again: `timeout` and terminals send it to the process and to its group.
@@ -37,12 +37,28 @@ const SIGNAL_GRACE: Duration = Duration::from_millis(100);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Where output goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub enum Output {
     #[default]
     Stdout,
     File(PathBuf),
+    /// What the function gives, which is called once.
+    Writer(Arc<dyn Fn() -> Box<dyn io::Write + Send> + Send + Sync>),
 }
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Output::Stdout => f.write_str("Stdout"),
+            Output::File(path) => f.debug_tuple("File").field(path).finish(),
+            Output::Writer(_) => f.write_str("Writer"),
+        }
+    }
+}
+
+/// Maps that outlive one script: the script's map of that name (a map of stacks: of that symbol) is the one with this
+/// descriptor.
+pub type SharedMaps = Vec<(String, Arc<OwnedFd>)>;
 
 /// How output is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +86,12 @@ pub struct Options {
     pub reaper_args: Vec<OsString>,
     /// Hears everything that a person should hear; called from any thread.
     pub observer: Observer,
+    /// Maps that are there already, by the name they have in the script.
+    pub maps: SharedMaps,
+    /// Whether SIGINT, SIGTERM and SIGHUP end the run; otherwise they are somebody else's.
+    pub signals: bool,
+    /// Ends the run as a signal would, when notified.
+    pub stop: Option<Arc<tokio::sync::Notify>>,
 }
 
 impl Default for Options {
@@ -84,6 +106,9 @@ impl Default for Options {
             attach: Settings::default(),
             reaper_args: vec![REAPER_ARG.into()],
             observer: Arc::new(|_| {}),
+            maps: Vec::new(),
+            signals: true,
+            stop: None,
         }
     }
 }
@@ -135,6 +160,35 @@ pub struct Session {
     started: Instant,
 }
 
+/// The maps of a running script, for others than its own printing thread.
+#[derive(Clone, Debug)]
+pub struct MapsHandle(Arc<Shared>);
+
+impl MapsHandle {
+    /// Opens the maps of the script itself, and those with its stacks, once more: they outlive it as long as they are held.
+    ///
+    /// # Errors
+    /// When there are too many open files.
+    pub fn own(&self) -> Result<Vec<(MapSpec, maps::Map)>, Error> {
+        self.0.own_maps()
+    }
+
+    /// Lists the maps of natives, as the script names them: `@bl.hits`.
+    #[must_use]
+    pub fn of_natives(&self) -> Vec<String> {
+        self.0.native_maps().map(|(name, _)| name).collect()
+    }
+
+    /// Reads a native's map.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn snapshot(&self, name: &str) -> Result<Option<maps::Snapshot>, Error> {
+        let found = self.0.native_maps().find(|(n, _)| n == name);
+        found.map(|(_, map)| self.0.snapshot(map, false)).transpose()
+    }
+}
+
 /// What is listened to: what ends a run, and what the script has blocks for.
 struct Signals {
     end: Vec<Signal>,
@@ -144,7 +198,7 @@ struct Signals {
 
 impl Signals {
     /// Must be called inside the runtime.
-    fn new(object: &Object) -> Result<Self, Error> {
+    fn new(object: &Object, ending: bool) -> Result<Self, Error> {
         let listen = |kind| signal(kind).map_err(|e| Error::Sys(crate::sys::SysError::new("handle", "signals", e)));
         let mut script = Vec::new();
         for (name, span) in signal_names(object) {
@@ -160,9 +214,9 @@ impl Signals {
             })?;
             script.push(listen(SignalKind::from_raw(number as i32))?);
         }
-        let end = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(listen);
+        let end = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
         Ok(Self {
-            end: end.into_iter().collect::<Result<_, _>>()?,
+            end: end.into_iter().filter(|_| ending).map(listen).collect::<Result<_, _>>()?,
             script,
         })
     }
@@ -194,8 +248,22 @@ fn signal_names(object: &Object) -> Vec<(&str, Span)> {
     names
 }
 
+/// Waits to be told to stop; for ever where nobody can tell.
+async fn stopped(stop: Option<&tokio::sync::Notify>) {
+    match stop {
+        Some(stop) => stop.notified().await,
+        None => std::future::pending().await,
+    }
+}
+
 fn make_sink(options: &Options) -> Result<Box<dyn Sink>, Error> {
     let (file, path) = match &options.output {
+        Output::Writer(writer) => {
+            return Ok(match options.format {
+                OutputFormat::Text => Box::new(TextSink::new(writer(), options.buffering).without_end()),
+                OutputFormat::Json => Box::new(JsonSink::new(writer(), options.buffering)),
+            });
+        }
         Output::Stdout => (stdout(), Path::new("standard output")),
         Output::File(path) => (File::create(path), path.as_path()),
     };
@@ -216,7 +284,12 @@ impl Session {
     /// [`Error::Rejected`] before anything has run; everything else that can be refused. Nothing is left behind.
     pub fn start(object: Object, kernel: &Kernel, options: Options) -> Result<Self, Error> {
         let natives = native::load_all(&object)?;
-        let loaded = load::load(&object, &|instance, symbol| natives.get(instance).and_then(|n| n.map_fd(symbol)))?;
+        let shared = |name: &str| options.maps.iter().find(|(n, _)| n == name).map(|(_, fd)| fd.as_fd());
+        let loaded = load::load_with(
+            &object,
+            &|instance, symbol| natives.get(instance).and_then(|n| n.map_fd(symbol)),
+            &shared,
+        )?;
         let sink = make_sink(&options)?;
 
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -226,7 +299,7 @@ impl Session {
         // Before anything is attached, so that a signal never finds us without a handler.
         let signals = {
             let _guard = runtime.enter();
-            Signals::new(&object)?
+            Signals::new(&object, options.signals)?
         };
 
         let ring = match loaded.map_with(&object, |role| matches!(role, MapRole::Ring)) {
@@ -337,6 +410,12 @@ impl Session {
         Ok(())
     }
 
+    /// Returns a handle on the maps of the script and of its natives, which reads them from any thread while it runs.
+    #[must_use]
+    pub fn maps(&self) -> MapsHandle {
+        MapsHandle(Arc::clone(&self.shared))
+    }
+
     /// Returns how many probes are attached.
     #[must_use]
     pub fn probes(&self) -> usize {
@@ -403,7 +482,7 @@ impl Session {
 
     fn output_error(&self, source: io::Error) -> Error {
         let path = match &self.options.output {
-            Output::Stdout => PathBuf::from("standard output"),
+            Output::Stdout | Output::Writer(_) => PathBuf::from("standard output"),
             Output::File(path) => path.clone(),
         };
         Error::Output { path, source }
@@ -499,6 +578,7 @@ impl Session {
                 tokio::select! {
                     report = reports.recv() => report.map_or(Wake::End(Reason::OutputClosed), Wake::Said),
                     _ = Signals::any(end) => Wake::End(Reason::Signal),
+                    () = stopped(self.options.stop.as_deref()) => Wake::End(Reason::Signal),
                     i = Signals::any(script) => Wake::Signal(i),
                     () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Wake::End(Reason::Timeout),
                     () = changed(interfaces.as_ref()) => Wake::Interfaces,

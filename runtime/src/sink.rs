@@ -84,6 +84,8 @@ impl<W: Write> Out<W> {
 pub struct TextSink<W: Write> {
     out: Out<W>,
     buf: Vec<u8>,
+    /// Whether the end is marked by two empty lines, as bpftrace does.
+    marks_end: bool,
 }
 
 impl<W: Write> TextSink<W> {
@@ -91,7 +93,15 @@ impl<W: Write> TextSink<W> {
         Self {
             out: Out::new(writer, buffering),
             buf: Vec::new(),
+            marks_end: true,
         }
+    }
+
+    /// For output that goes on after the script.
+    #[must_use]
+    pub fn without_end(mut self) -> Self {
+        self.marks_end = false;
+        self
     }
 }
 
@@ -139,7 +149,7 @@ impl<W: Write + Send> Sink for TextSink<W> {
     }
 
     fn end(&mut self) -> io::Result<()> {
-        self.out.put(b"\n\n")
+        if self.marks_end { self.out.put(b"\n\n") } else { Ok(()) }
     }
 
     fn idle(&mut self) -> io::Result<()> {

@@ -12,6 +12,7 @@ pub mod harness;
 pub mod kernel;
 pub mod net;
 pub mod output;
+pub mod terminal;
 pub mod traffic;
 pub mod weir;
 

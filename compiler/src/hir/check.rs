@@ -24,6 +24,8 @@ pub struct Options {
     pub child: Option<u32>,
     /// `--unsafe`: functions that change the system are allowed.
     pub unsafe_functions: bool,
+    /// Maps that are there already, of earlier entries of the same session; their types stand.
+    pub maps: Vec<Map>,
 }
 
 /// Checks a whole script.
@@ -65,7 +67,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
     let macros = super::macros::collect(program, &mut early);
     environment(&options.config, &mut config, &mut early);
     let decls = map_declarations(program, &mut early);
-    let mut maps: Vec<MapState> = Vec::new();
+    let mut maps: Vec<MapState> = options.maps.iter().map(MapState::existing).collect();
     loop {
         let mut cx = Checker::new(kernel, options, &natives, &defines, &macros, &config, &decls, maps.clone());
         for item in &program.items {
@@ -86,12 +88,17 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
         }
         diagnostics.append(&mut cx.diagnostics);
         check_declarations(&cx.maps, &decls, &mut diagnostics);
+        check_existing(&cx.maps, &options.maps, &decls, &mut diagnostics);
         never_assigned(&cx.maps, &mut diagnostics);
         shared_interfaces(&natives, &mut diagnostics);
         super::lints::lint(&cx.blocks, &mut diagnostics);
         let blocks = cx.blocks;
         let sets = cx.sets;
-        let maps = cx.maps.into_iter().map(|m| m.finish(&decls)).collect();
+        let declared = |name: &str| {
+            let existing = options.maps.iter().find(|m| m.name == name);
+            decls.get(name).copied().or_else(|| existing.and_then(|m| m.declared))
+        };
+        let maps = cx.maps.into_iter().map(|m| m.finish(declared)).collect();
         return (
             Program {
                 blocks,
@@ -432,6 +439,41 @@ fn check_declarations(maps: &[MapState], decls: &HashMap<String, MapDecl>, out: 
     }
 }
 
+/// Finds uses that an existing map is too small for, and declarations that differ from its own.
+fn check_existing(maps: &[MapState], existing: &[Map], decls: &HashMap<String, MapDecl>, out: &mut Vec<Diagnostic>) {
+    for (state, map) in maps.iter().zip(existing) {
+        let changed = |what: &str, span: Span, old: String, new: String| {
+            Diagnostic::error(
+                "map-exists",
+                span,
+                format!(
+                    "the {what} of `{}` is `{old}` since an earlier entry, and this would make it `{new}`",
+                    map.name
+                ),
+            )
+            .help("use another map, or read less: `str(p, 64)`")
+        };
+        if let (Some(Some(new)), Some(old)) = (&state.key, &map.key)
+            && new != old
+        {
+            out.push(changed("key", state.key_span, old.to_string(), new.to_string()));
+        }
+        if let Some(new) = &state.value
+            && *new != map.value
+        {
+            out.push(changed("value", state.value_span, describe_value(&map.value), describe_value(new)));
+        }
+        if let Some(decl) = decls.get(&map.name)
+            && map
+                .declared
+                .is_none_or(|old| (old.kind, old.max_entries) != (decl.kind, decl.max_entries))
+        {
+            let message = format!("`{}` exists since an earlier entry and cannot be declared anew", map.name);
+            out.push(Diagnostic::error("map-exists", decl.span, message).help("use another name"));
+        }
+    }
+}
+
 /// What is known of a map so far.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct MapState {
@@ -444,9 +486,20 @@ pub(super) struct MapState {
 }
 
 impl MapState {
-    fn finish(self, decls: &HashMap<String, MapDecl>) -> Map {
+    /// A map of an earlier entry. Its spans are empty: the text that made it is another one.
+    fn existing(map: &Map) -> Self {
+        Self {
+            name: map.name.clone(),
+            key: Some(map.key.clone()),
+            key_span: Span::default(),
+            value: Some(map.value.clone()),
+            value_span: Span::default(),
+        }
+    }
+
+    fn finish(self, declared: impl Fn(&str) -> Option<MapDecl>) -> Map {
         Map {
-            declared: decls.get(&self.name).copied(),
+            declared: declared(&self.name),
             name: self.name,
             key: self.key.unwrap_or(None),
             value: self.value.unwrap_or(MapValueTy::Plain(Ty::I64)),
@@ -658,7 +711,14 @@ impl<'a> Checker<'a> {
             }
             (Some(None), None) => {}
             (Some(Some(old)), Some(new)) => match unify(old, &storable(new)) {
-                Some(ty) => self.maps[id].key = Some(Some(ty)),
+                Some(ty) => {
+                    let state = &mut self.maps[id];
+                    if state.key_span == Span::default() && state.key.as_ref().and_then(Option::as_ref) != Some(&ty) {
+                        // An earlier entry's map: where it would have to change is what the author must see.
+                        state.key_span = span;
+                    }
+                    state.key = Some(Some(ty));
+                }
                 None => {
                     let d = Diagnostic::error(
                         "key-type",
@@ -709,7 +769,8 @@ impl<'a> Checker<'a> {
         };
         match merged {
             Some(merged) => {
-                let first = self.maps[id].value.is_none();
+                let state = &self.maps[id];
+                let first = state.value.is_none() || (state.value_span == Span::default() && state.value.as_ref() != Some(&merged));
                 self.maps[id].value = Some(merged);
                 if first {
                     self.maps[id].value_span = span;

@@ -32,7 +32,7 @@ impl Default for Context {
 }
 
 /// Reads a little-endian unsigned integer of up to 8 bytes.
-pub(crate) fn uint(bytes: &[u8]) -> u64 {
+pub fn uint(bytes: &[u8]) -> u64 {
     let mut word = [0; 8];
     let len = bytes.len().min(8);
     word[..len].copy_from_slice(&bytes[..len]);
@@ -40,7 +40,7 @@ pub(crate) fn uint(bytes: &[u8]) -> u64 {
 }
 
 /// Reads a little-endian two's complement integer of up to 8 bytes.
-pub(crate) fn sint(bytes: &[u8]) -> i64 {
+pub fn sint(bytes: &[u8]) -> i64 {
     let bits = 8 * bytes.len().clamp(1, 8);
     (uint(bytes) << (64 - bits)).cast_signed() >> (64 - bits)
 }

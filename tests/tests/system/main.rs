@@ -8,6 +8,7 @@ mod hooks;
 mod interfaces;
 mod leftovers;
 mod one_liners;
+mod repl;
 mod support;
 
 fn main() {
@@ -19,6 +20,7 @@ fn main() {
         interfaces::TESTS,
         examples::TESTS,
         leftovers::TESTS,
+        repl::TESTS,
     ])
     .exit()
 }

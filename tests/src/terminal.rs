@@ -1,0 +1,228 @@
+//! The program on a terminal: keys go in, a model of the screen says what a person would see.
+//!
+//! Every wait has a bound; what was on the screen is in the error.
+
+use crate::kernel::{self, Object};
+use crate::patience;
+use crate::weir::program;
+use anyhow::{Context, Result, bail, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::num::NonZero;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+pub const CTRL_C: &str = "\x03";
+pub const CTRL_D: &str = "\x04";
+pub const TAB: &str = "\t";
+pub const UP: &str = "\x1b[A";
+
+pub struct Terminal {
+    child: Child,
+    master: File,
+    screen: vt100::Parser,
+    /// Everything that came, for what has scrolled away.
+    all: String,
+    columns: u16,
+}
+
+const SCROLLBACK: usize = 20_000;
+
+impl Terminal {
+    /// Starts the program with these arguments; its state goes into the folder.
+    ///
+    /// # Errors
+    /// No terminal, or no program.
+    pub fn start(args: &[&str], state: &Path) -> Result<Self> {
+        let (rows, columns) = (24, 100);
+        let size = winsize(rows, columns);
+        let pty = openpty(&size, None).context("cannot make a terminal")?;
+        let end = |fd: &OwnedFd| fd.try_clone();
+        let mut command = Command::new(program()?);
+        command
+            .args(args)
+            .env("TERM", "xterm-256color")
+            .env("XDG_STATE_HOME", state)
+            .env_remove("NO_COLOR")
+            .stdin(end(&pty.slave)?)
+            .stdout(end(&pty.slave)?)
+            .stderr(end(&pty.slave)?);
+        // SAFETY: both calls are async-signal-safe; descriptor 0 is the terminal.
+        unsafe {
+            command.pre_exec(|| {
+                if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        let child = command.spawn().context("cannot start the program")?;
+        Ok(Self {
+            child,
+            master: pty.master.into(),
+            screen: vt100::Parser::new(cells(rows)?, cells(columns)?, SCROLLBACK),
+            all: String::new(),
+            columns,
+        })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The BPF objects that it holds now.
+    pub fn objects(&self) -> BTreeSet<Object> {
+        kernel::held_by(self.pid()).into_iter().collect()
+    }
+
+    /// Presses keys.
+    ///
+    /// # Errors
+    /// The program has gone.
+    pub fn keys(&mut self, keys: &str) -> Result<()> {
+        self.master.write_all(keys.as_bytes()).context("nobody reads the keys")
+    }
+
+    /// Types a line and the return key.
+    ///
+    /// # Errors
+    /// The program has gone.
+    pub fn line(&mut self, text: &str) -> Result<()> {
+        self.keys(text)?;
+        self.keys("\r")
+    }
+
+    /// What is on the screen, without trailing blanks.
+    pub fn shown(&self) -> String {
+        let text = self.screen.screen().contents();
+        text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Everything that was printed, colours and cursor movements included.
+    pub fn printed(&self) -> &str {
+        &self.all
+    }
+
+    /// The line that the cursor is in.
+    pub fn cursor_line(&self) -> String {
+        let (row, _) = self.screen.screen().cursor_position();
+        let text = self.screen.screen().rows(0, self.columns).nth(usize::from(row));
+        text.unwrap_or_default().trim_end().to_owned()
+    }
+
+    /// Takes in what comes within the time; false when the program has closed the terminal.
+    fn read(&mut self, time: Duration) -> bool {
+        let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
+        let wait = PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO);
+        if !matches!(poll(&mut fds, wait), Ok(n) if n > 0) {
+            return true;
+        }
+        let mut buf = [0; 16384];
+        match self.master.read(&mut buf) {
+            Ok(0) | Err(_) => false,
+            Ok(n) => {
+                self.screen.process(&buf[..n]);
+                self.all.push_str(&String::from_utf8_lossy(&buf[..n]));
+                true
+            }
+        }
+    }
+
+    /// Waits until the screen satisfies the question.
+    ///
+    /// # Errors
+    /// It never did in time; the screen is in the error.
+    pub fn wait(&mut self, what: &str, good: impl Fn(&Self) -> bool) -> Result<()> {
+        let deadline = Instant::now() + patience();
+        while !good(self) {
+            let open = self.read(Duration::from_millis(50));
+            if !good(self) && (!open || Instant::now() > deadline) {
+                bail!("{what} never came; the screen:\n{}\n", self.shown());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a text on the screen.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn wait_for(&mut self, text: &str) -> Result<()> {
+        self.wait(&format!("`{text}`"), |t| t.shown().contains(text))
+    }
+
+    /// Waits until the prompt stands there with nothing behind it.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn wait_prompt(&mut self) -> Result<()> {
+        self.wait("the prompt", |t| t.cursor_line() == "weir>")
+    }
+
+    /// Makes the terminal larger or smaller.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn resize(&mut self, rows: u16, columns: u16) -> Result<()> {
+        let size = winsize(rows, columns);
+        // SAFETY: the ioctl reads a `winsize`, which is what the pointer is to.
+        let answer = unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+        ensure!(answer == 0, "the terminal cannot be resized");
+        self.columns = columns;
+        self.screen.screen_mut().set_size(cells(rows)?, cells(columns)?);
+        Ok(())
+    }
+
+    /// Sends a signal to the program.
+    ///
+    /// # Errors
+    /// It has gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(self.pid() as i32), signal).context("cannot send the signal")
+    }
+
+    /// Waits for the end and checks that none of the objects is left.
+    ///
+    /// # Errors
+    /// It did not end in time, or something is left.
+    pub fn ended(mut self, objects: &BTreeSet<Object>) -> Result<ExitStatus> {
+        let deadline = Instant::now() + patience();
+        let status = loop {
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            self.read(Duration::from_millis(20));
+            ensure!(Instant::now() < deadline, "it did not end; the screen:\n{}", self.shown());
+        };
+        kernel::assert_gone(objects)?;
+        Ok(status)
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn cells(count: u16) -> Result<NonZero<u16>> {
+    NonZero::new(count).context("a terminal has rows and columns")
+}
+
+fn winsize(rows: u16, columns: u16) -> Winsize {
+    Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    }
+}

@@ -1,0 +1,216 @@
+//! `weir repl` as a person meets it: keys, a screen, jobs that print while a line is typed; and as a script meets it: a pipe.
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use weir_tests::harness::Test;
+use weir_tests::net::TempDir;
+use weir_tests::terminal::{CTRL_C, CTRL_D, TAB, Terminal, UP};
+use weir_tests::weir::program;
+
+pub const TESTS: &[Test] = &[
+    Test::new("repl_entries_share_maps_and_leave_nothing", entries),
+    Test::new("repl_a_line_being_typed_survives_output", output_while_typing),
+    Test::new("repl_edits_completes_and_remembers", editing),
+    Test::new("repl_watch_redraws_in_place", watch),
+    Test::new("repl_errors_have_carets_and_cost_nothing", errors),
+    Test::new("repl_killed_leaves_nothing", killed),
+    Test::new("repl_takes_a_pipe", pipe),
+    Test::new("repl_saves_what_runs", save),
+];
+
+fn start(dir: &TempDir) -> Result<Terminal> {
+    let mut terminal = Terminal::start(&["repl"], dir.path())?;
+    terminal.wait_prompt()?;
+    Ok(terminal)
+}
+
+fn leave(mut terminal: Terminal, objects: &BTreeSet<weir_tests::kernel::Object>) -> Result<()> {
+    terminal.keys(CTRL_D)?;
+    let status = terminal.ended(objects)?;
+    ensure!(status.success(), "it ended with {status}");
+    Ok(())
+}
+
+fn entries() -> Result<()> {
+    let dir = TempDir::new()?;
+    let mut t = start(&dir)?;
+    // Several lines, until the braces close.
+    t.line("interval:ms:20 {")?;
+    t.line("  @ticks++; @by[cpu >= 0] = count();")?;
+    t.line("}")?;
+    t.wait_for("job 1: attached 1 probe")?;
+    // The next entry reads what the first one fills.
+    t.line("interval:ms:20 /@ticks > 3/ { @late = count(); }")?;
+    t.wait_for("job 2: attached 1 probe")?;
+    let objects = t.objects();
+    ensure!(!objects.is_empty(), "it holds no BPF object");
+    t.line("begin { while (@ticks < 10) { @spins++; if (@spins > 100000) { break; } } }")?;
+    t.line(":wait 500ms")?;
+    t.line("@late > 0 ? 4242 : 0")?;
+    t.wait("the value", |t| t.shown().lines().any(|l| l == "4242" || l == "0"))?;
+    t.line(":maps")?;
+    t.wait_for("@by[bool]: count_t")?;
+    t.line(":jobs")?;
+    t.wait_for("interval:ms:20 /@ticks > 3/")?;
+    t.line(":stop 1")?;
+    t.wait_for("job 1 stopped")?;
+    // The map outlives the job that made it.
+    t.line(":print @by")?;
+    t.wait_for("@by[true]: ")?;
+    leave(t, &objects)
+}
+
+fn output_while_typing() -> Result<()> {
+    let dir = TempDir::new()?;
+    let mut t = start(&dir)?;
+    t.line("profile:hz:199 { printf(\"line %d of a job that prints a lot\\n\", nsecs); }")?;
+    t.wait_for("of a job that prints a lot")?;
+    let objects = t.objects();
+    t.keys("begin { printf(\"typed ")?;
+    t.wait("what was typed", |t| t.cursor_line().starts_with("weir> begin { printf(\"typed"))?;
+    // Some hundred lines go by above it.
+    let so_far = t.printed().len();
+    t.wait("much output", |t| t.printed().len() > so_far + 20_000)?;
+    t.keys("whole\\n\"); }")?;
+    t.wait("the whole line", |t| {
+        t.cursor_line() == "weir> begin { printf(\"typed whole\\n\"); }"
+    })?;
+    t.resize(30, 60)?;
+    t.keys("\r")?;
+    t.wait("its output", |t| {
+        t.printed().contains("typed whole\r\n") || t.shown().contains("typed whole")
+    })?;
+    t.line(":stop all")?;
+    t.wait_for("stopped")?;
+    leave(t, &objects)
+}
+
+fn editing() -> Result<()> {
+    let dir = TempDir::new()?;
+    let mut t = start(&dir)?;
+    t.keys(":jo")?;
+    t.keys(TAB)?;
+    t.wait("the completed command", |t| t.cursor_line().starts_with("weir> :jobs"))?;
+    t.keys("\r")?;
+    t.wait_for("nothing runs in the background")?;
+    t.wait_prompt()?;
+    // Ctrl-C clears the line and ends nothing.
+    t.keys("begin { print(1")?;
+    t.wait("what was typed", |t| t.cursor_line().ends_with("print(1"))?;
+    t.keys(CTRL_C)?;
+    t.wait_prompt()?;
+    t.keys("xdp:lo { @[tcp.dpo")?;
+    t.keys(TAB)?;
+    t.wait("the completed field", |t| t.cursor_line().ends_with("@[tcp.dport"))?;
+    t.keys(CTRL_C)?;
+    t.wait_prompt()?;
+    t.keys("begin { strncmp(")?;
+    t.wait_for("a, b, n)")?;
+    t.keys(CTRL_C)?;
+    t.wait_prompt()?;
+    leave(t, &BTreeSet::new())?;
+    // The history is there in the next session.
+    let mut t = start(&dir)?;
+    t.keys(UP)?;
+    t.wait("the last line of the first session", |t| t.cursor_line().starts_with("weir> :jobs"))?;
+    t.keys(CTRL_C)?;
+    t.wait_prompt()?;
+    leave(t, &BTreeSet::new())
+}
+
+fn watch() -> Result<()> {
+    let dir = TempDir::new()?;
+    let mut t = start(&dir)?;
+    t.line("interval:ms:50 { @[\"one\"] = count(); @[\"two\"] = count(); }")?;
+    t.wait_for("job 1: attached")?;
+    let objects = t.objects();
+    t.line(":watch @")?;
+    t.wait_for("any key returns")?;
+    t.wait("bars and changes", |t| {
+        let text = t.shown();
+        text.lines()
+            .any(|l| l.starts_with("one ") && l.contains('+') && l.contains(['▁', '█']))
+    })?;
+    t.keys("q")?;
+    t.wait_prompt()?;
+    ensure!(!t.shown().contains("any key returns"), "the view is still there");
+    leave(t, &objects)
+}
+
+fn errors() -> Result<()> {
+    let dir = TempDir::new()?;
+    let mut t = start(&dir)?;
+    t.line("begin { @x[1] = nsec; }")?;
+    t.wait_for("did you mean `nsecs`?")?;
+    ensure!(t.shown().contains("^^^^"), "no caret:\n{}", t.shown());
+    t.wait_prompt()?;
+    t.line("begin { @x[1] = 5; }")?;
+    t.line("@x = 7;")?;
+    t.wait_for("`@x` is of entry 1: `begin { @x[1] = 5; }`")?;
+    t.line(":pritn @x")?;
+    t.wait_for("did you mean `:print`?")?;
+    t.line(":print @y")?;
+    t.wait_for("there is no map `@y`")?;
+    t.line("@x")?;
+    t.wait_for("@x[1]: 5")?;
+    leave(t, &BTreeSet::new())
+}
+
+fn killed() -> Result<()> {
+    for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGHUP] {
+        let dir = TempDir::new()?;
+        let mut t = start(&dir)?;
+        t.line("interval:ms:50 { @++; }")?;
+        t.wait_for("job 1: attached")?;
+        let objects = t.objects();
+        ensure!(!objects.is_empty(), "it holds no BPF object");
+        t.signal(signal)?;
+        t.ended(&objects)?;
+    }
+    Ok(())
+}
+
+/// What a pipe's session prints, and whether it went well.
+fn piped(text: &str) -> Result<(String, bool)> {
+    let mut child = Command::new(program()?)
+        .arg("repl")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().map(|mut i| i.write_all(text.as_bytes())).transpose()?;
+    let output = child.wait_with_output()?;
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(err.is_empty(), "on standard error: {err}");
+    Ok((String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success()))
+}
+
+fn pipe() -> Result<()> {
+    let (text, good) = piped("macro twice(x) { x * 2 }\nbegin {\n  @x[\"a\"] = twice(21);\n}\n@x\n1 + 1\n:type @x\n:quit\nnever read\n")?;
+    ensure!(
+        text == "defined for the entries that follow\n@x[a]: 42\n2\n@x[string[8]]: int64\n",
+        "it printed {text:?}"
+    );
+    ensure!(good, "it failed");
+    let (text, good) = piped("nonsense(\n")?;
+    ensure!(text.contains("entry 1:1:") && !good, "an error in a pipe is a failure: {text}");
+    Ok(())
+}
+
+fn save() -> Result<()> {
+    let dir = TempDir::new()?;
+    let file = dir.path().join("session.weir");
+    let name = file.display();
+    let (text, good) = piped(&format!("begin {{ @x = 5; }}\n:save {name}\n"))?;
+    ensure!(good && text.contains("has the session"), "{text}");
+    let output = Command::new(program()?).arg(&file).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(text.contains("@x: 5"), "the saved script printed {text}");
+    // A file that is there is not overwritten.
+    let (text, good) = piped(&format!("begin {{ @x = 6; }}\n:save {name}\n"))?;
+    ensure!(!good && text.contains("cannot write"), "{text}");
+    Ok(())
+}
