@@ -16,7 +16,7 @@ pub struct Needs(Vec<(u32, &'static str)>);
 impl Needs {
     /// Every program is loaded with CAP_BPF; tracing takes CAP_PERFMON, packets CAP_NET_ADMIN.
     pub fn of(object: &Object) -> Self {
-        let packets = |k| matches!(k, ProgramKind::Xdp | ProgramKind::SchedCls | ProgramKind::NativeEventXdp);
+        let packets = ProgramKind::is_network;
         let mut needs = vec![BPF];
         if object.programs.iter().any(|p| !packets(p.kind)) {
             needs.push(PERFMON);

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use weir_compiler::hir::glob_match;
 use weir_compiler::kernel::{Feature, KernelInfo, Support, TracepointField};
 use weir_compiler::object::Direction;
+use weir_compiler::tables::CGROUP_HOOKS;
 use weir_compiler::tables::{PROVIDERS, Provider, provider};
 use weir_parser::{SourceId, ast};
 use weir_runtime::Kernel;
@@ -130,6 +131,18 @@ fn list(pattern: &str, kernel: &Kernel, verbose: bool, text: &mut String) -> Res
                         let word = if direction == Direction::Ingress { "ingress" } else { "egress" };
                         add(format!("tc:{iface}:{word}"), &none);
                     }
+                }
+            }
+            "cgroup" => {
+                for path in kernel.cgroups_below("/") {
+                    CGROUP_HOOKS.iter().for_each(|h| add(format!("cgroup:{path}:{}", h.name), &none));
+                }
+            }
+            "cgroup_skb" => {
+                for path in kernel.cgroups_below("/") {
+                    ["ingress", "egress"]
+                        .into_iter()
+                        .for_each(|d| add(format!("cgroup_skb:{path}:{d}"), &none));
                 }
             }
             // These have no list of places: their form says what can be written.

@@ -86,6 +86,14 @@ pub trait KernelInfo {
     fn network_namespaces(&self) -> Vec<String>;
     /// Returns the id of a cgroup v2 directory.
     fn cgroup_id(&self, path: &str) -> Option<u64>;
+    /// Finds the cgroup v2 directories that a path or a pattern names, as paths from the root of the hierarchy; a path may also be one of
+    /// the file system.
+    ///
+    /// # Errors
+    /// Why there is no hierarchy to look at.
+    fn cgroups(&self, pattern: &str) -> Result<Vec<String>, String>;
+    /// Lists the cgroups below one, itself included. Slow; for "did you mean".
+    fn cgroups_below(&self, path: &str) -> Vec<String>;
     /// Returns the address of a symbol of the kernel, `None` where there is none or addresses are hidden.
     fn symbol_address(&self, _name: &str) -> Option<u64> {
         None

@@ -3,6 +3,7 @@
 //! The ELF alone is loadable by libbpf, bpftool and aya. The description says what no ELF can: where programs
 //! attach, how records of the ring buffer are laid out, what the maps mean to the person who wrote the script.
 
+use crate::tables::{CgroupHook, Hook};
 use crate::types::{MapValue, StackMode, Type};
 use std::time::Duration;
 use weir_parser::Span;
@@ -79,8 +80,38 @@ pub enum ProgramKind {
     Xdp,
     /// TC: tcx or clsact.
     SchedCls,
+    CgroupSkb(Direction),
+    /// `struct bpf_sock_addr`; with the attach type.
+    CgroupSockAddr(u32),
+    /// `struct bpf_sock`; with the attach type.
+    CgroupSock(u32),
     /// The block of a native's event: an XDP program in the native's program array.
     NativeEventXdp,
+}
+
+impl ProgramKind {
+    /// Whether it is about packets or sockets; loading it takes CAP_NET_ADMIN.
+    #[must_use]
+    pub fn is_network(self) -> bool {
+        matches!(
+            self,
+            ProgramKind::Xdp
+                | ProgramKind::SchedCls
+                | ProgramKind::NativeEventXdp
+                | ProgramKind::CgroupSkb(_)
+                | ProgramKind::CgroupSockAddr(_)
+                | ProgramKind::CgroupSock(_)
+        )
+    }
+
+    /// The kind of program for a hook on system calls of sockets.
+    #[must_use]
+    pub fn of_cgroup(hook: &CgroupHook) -> Self {
+        match hook.hook {
+            Hook::CgroupSockAddr => ProgramKind::CgroupSockAddr(hook.attach_type),
+            _ => ProgramKind::CgroupSock(hook.attach_type),
+        }
+    }
 }
 
 /// One place a program attaches to.
@@ -122,6 +153,15 @@ pub enum AttachPoint {
     Tc {
         iface: IfacePattern,
         direction: Direction,
+    },
+    /// The path counts from the root of the cgroup v2 hierarchy and starts with `/`.
+    CgroupSkb {
+        path: String,
+        direction: Direction,
+    },
+    Cgroup {
+        path: String,
+        hook: &'static CgroupHook,
     },
     /// Index into [`Object::natives`], index into the declaration's events.
     NativeEvent {

@@ -103,6 +103,8 @@ fn same_kind(a: &AttachPoint, b: &AttachPoint) -> bool {
     match (a, b) {
         (AttachPoint::Xdp { .. }, AttachPoint::Xdp { .. }) => true,
         (AttachPoint::Tc { direction: x, .. }, AttachPoint::Tc { direction: y, .. }) => x == y,
+        (AttachPoint::CgroupSkb { direction: x, .. }, AttachPoint::CgroupSkb { direction: y, .. }) => x == y,
+        (AttachPoint::Cgroup { hook: x, .. }, AttachPoint::Cgroup { hook: y, .. }) => x == y,
         _ => false,
     }
 }
@@ -173,6 +175,11 @@ impl Plan {
                 if *direction == Direction::Ingress { "ingress" } else { "egress" }.to_owned(),
                 "classifier".to_owned(),
             ),
+            AttachPoint::CgroupSkb { direction, .. } => {
+                let word = if *direction == Direction::Ingress { "ingress" } else { "egress" };
+                (ProgramKind::CgroupSkb(*direction), word.to_owned(), format!("cgroup_skb/{word}"))
+            }
+            AttachPoint::Cgroup { hook, .. } => (ProgramKind::of_cgroup(hook), hook.name.to_owned(), format!("cgroup/{}", hook.name)),
             AttachPoint::NativeEvent { instance, event } => {
                 let native = &program.natives[*instance];
                 (

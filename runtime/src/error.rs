@@ -46,6 +46,8 @@ pub enum Error {
         program: ForeignProgram,
         span: Span,
     },
+    #[error("there is no cgroup v2 directory `{path}`")]
+    NoCgroup { path: String, span: Span },
     #[error("there is no network namespace `{name}`")]
     NoNetns { name: String, known: Vec<String>, span: Span },
     #[error("cannot enter network namespace `{name}`: {source}")]
@@ -166,6 +168,7 @@ impl Error {
             | Error::NoInterface { span, .. }
             | Error::NotEthernet { span, .. }
             | Error::ForeignXdp { span, .. }
+            | Error::NoCgroup { span, .. }
             | Error::NoNetns { span, .. }
             | Error::Netns { span, .. }
             | Error::NoNativeXdp { span, .. }
@@ -192,6 +195,7 @@ impl Error {
             Error::NoInterface { .. } => "no-interface",
             Error::NotEthernet { .. } => "not-ethernet",
             Error::ForeignXdp { .. } => "foreign-xdp",
+            Error::NoCgroup { .. } => "no-cgroup",
             Error::NoNetns { .. } | Error::Netns { .. } => "netns",
             Error::NoNativeXdp { .. } => "no-native-xdp",
             Error::NoOffload { .. } => "no-offload",

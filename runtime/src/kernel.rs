@@ -1,6 +1,7 @@
 //! The running kernel as the compiler wants to know it. Every fact is found out at the first question.
 
 use crate::sys::bpf::{self, ProgAttr};
+use crate::sys::cgroup::Cgroup2;
 use crate::sys::mmap::Mmap;
 use crate::sys::perf::KprobePmu;
 use crate::sys::tracefs::Tracefs;
@@ -313,14 +314,19 @@ impl KernelInfo for Kernel {
     }
 
     fn cgroup_id(&self, path: &str) -> Option<u64> {
-        use std::os::unix::fs::MetadataExt;
-        let mount = crate::symbols::cgroup2_mount()?;
-        let full = if path.starts_with(&mount) {
-            path.to_owned()
-        } else {
-            format!("{mount}/{}", path.trim_start_matches('/'))
-        };
-        std::fs::metadata(full).ok().filter(|m| m.is_dir()).map(|m| m.ino())
+        Cgroup2::get().ok()?.id(path)
+    }
+
+    fn cgroups(&self, pattern: &str) -> Result<Vec<String>, String> {
+        Ok(Cgroup2::get()?.find(pattern))
+    }
+
+    fn cgroups_below(&self, path: &str) -> Vec<String> {
+        let mut all = Vec::new();
+        if let Ok(root) = Cgroup2::get() {
+            root.walk(path, &mut |path, _| all.push(path.to_owned()));
+        }
+        all
     }
 
     fn symbol_address(&self, name: &str) -> Option<u64> {

@@ -29,6 +29,13 @@ pub fn kernel_kind(kind: ProgramKind) -> (u32, u32, u32) {
         // Programs in one program array must agree in all three, so every XDP program of weir is the same here.
         ProgramKind::Xdp | ProgramKind::NativeEventXdp => (prog_type::BPF_PROG_TYPE_XDP as u32, BPF_XDP, BPF_F_XDP_HAS_FRAGS),
         ProgramKind::SchedCls => (prog_type::BPF_PROG_TYPE_SCHED_CLS as u32, 0, 0),
+        ProgramKind::CgroupSkb(direction) => (
+            prog_type::BPF_PROG_TYPE_CGROUP_SKB as u32,
+            crate::attach::cgroup::skb_attach_type(direction),
+            0,
+        ),
+        ProgramKind::CgroupSockAddr(attach_type) => (prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32, attach_type, 0),
+        ProgramKind::CgroupSock(attach_type) => (prog_type::BPF_PROG_TYPE_CGROUP_SOCK as u32, attach_type, 0),
     }
 }
 

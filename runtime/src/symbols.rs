@@ -1,6 +1,7 @@
 //! Names for numbers: kernel symbols, user names, cgroup paths, stacks. Everything is read at the first need.
 
 use crate::sys::bpf;
+use crate::sys::cgroup::Cgroup2;
 use crate::usym::Process;
 use std::cell::{OnceCell, RefCell};
 use std::collections::HashMap;
@@ -76,8 +77,10 @@ impl Symbols {
             return path.clone();
         }
         let mut cgroups = self.cgroups.borrow_mut();
-        if let Some(root) = cgroup2_mount() {
-            walk_cgroups(&root, "", &mut cgroups);
+        if let Ok(root) = Cgroup2::get() {
+            root.walk("/", &mut |path, id| {
+                cgroups.insert(id, format!("{}:{path}", root.name()));
+            });
         }
         cgroups.entry(id).or_insert_with(|| id.to_string()).clone()
     }
@@ -139,30 +142,6 @@ fn parse_passwd(text: &str) -> HashMap<u64, String> {
         }
     }
     users
-}
-
-/// Finds where the cgroup v2 hierarchy is mounted.
-#[must_use]
-pub fn cgroup2_mount() -> Option<String> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
-    mounts.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split(' ').collect();
-        (fields.get(2) == Some(&"cgroup2")).then(|| fields[1].to_owned())
-    })
-}
-
-/// The id of a cgroup is the inode number of its directory.
-fn walk_cgroups(dir: &str, below: &str, out: &mut HashMap<u64, String>) {
-    use std::os::unix::fs::MetadataExt;
-    let path = format!("{dir}{below}");
-    let Ok(meta) = std::fs::metadata(&path) else { return };
-    let mount = dir.rsplit('/').next().unwrap_or(dir);
-    out.insert(meta.ino(), format!("{mount}:{}", if below.is_empty() { "/" } else { below }));
-    for entry in std::fs::read_dir(&path).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            walk_cgroups(dir, &format!("{below}/{}", entry.file_name().to_string_lossy()), out);
-        }
-    }
 }
 
 #[cfg(test)]

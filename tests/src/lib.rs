@@ -6,6 +6,7 @@
 //! What it is not: it shares no code with weir, so that it can contradict it.
 //! Needs root, iproute2, and a kernel with BPF.
 
+pub mod cgroup;
 pub mod features;
 pub mod frame;
 pub mod harness;

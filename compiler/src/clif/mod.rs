@@ -10,6 +10,7 @@
 //! - A pointer to a map's value is pinned after its null check.
 //! - Arguments of an event are computed before its record is reserved, so no path can leak the reservation.
 
+mod addr;
 mod expr;
 mod loops;
 mod maps;
@@ -234,6 +235,8 @@ impl<'a, 'h> Generator<'a, 'h> {
         let blocks = self.plan.programs[self.index].blocks.clone();
         if self.hook.has_packet() {
             self.parse_packet(&blocks);
+        } else if self.hook.is_cgroup_call() {
+            self.read_address(&blocks);
         }
         for &index in &blocks {
             self.script_block(index);

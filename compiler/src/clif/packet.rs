@@ -66,7 +66,7 @@ fn header_of(field: &Field) -> Option<Header> {
             Parsed::PortSrc | Parsed::PortDst => Header::Port,
             Parsed::TcpHdrLen => Header::Tcp,
         },
-        FieldKind::Context { .. } | FieldKind::PacketLen | FieldKind::Segments => return None,
+        FieldKind::Context { .. } | FieldKind::Address(_) | FieldKind::PacketLen | FieldKind::Segments => return None,
     })
 }
 

@@ -1,6 +1,6 @@
 //! Section names and context types of programs, as aya, libbpf (1.0 and later) and bpftool all know them.
 
-use crate::object::{AttachPoint, ProgramKind};
+use crate::object::{AttachPoint, Direction, ProgramKind};
 
 /// Symbol of the `license` section, as `char _license[]` of C objects.
 pub(super) const LICENSE_SYMBOL: &str = "_license";
@@ -15,6 +15,11 @@ pub fn section_name(kind: ProgramKind, point: &AttachPoint, frags: bool) -> Stri
         (ProgramKind::Xdp | ProgramKind::NativeEventXdp, _) => if frags { "xdp.frags" } else { "xdp" }.to_owned(),
         // Older libbpf does not know `tcx/…`, and aya only knows this one; the loader says where it attaches.
         (ProgramKind::SchedCls, _) => "classifier".to_owned(),
+        (ProgramKind::CgroupSkb(Direction::Ingress), _) => "cgroup_skb/ingress".to_owned(),
+        (ProgramKind::CgroupSkb(Direction::Egress), _) => "cgroup_skb/egress".to_owned(),
+        (_, AttachPoint::Cgroup { hook, .. }) => format!("cgroup/{}", hook.name),
+        (ProgramKind::CgroupSockAddr(_), _) => "cgroup/connect4".to_owned(),
+        (ProgramKind::CgroupSock(_), _) => "cgroup/sock".to_owned(),
         (ProgramKind::PerfEvent, _) => "perf_event".to_owned(),
         (ProgramKind::Tracepoint, AttachPoint::Tracepoint { category, name }) => format!("tracepoint/{category}/{name}"),
         (ProgramKind::RawTracepoint, AttachPoint::Tracepoint { name, .. }) => format!("raw_tp/{name}"),
@@ -31,7 +36,9 @@ pub fn section_name(kind: ProgramKind, point: &AttachPoint, frags: bool) -> Stri
 pub(super) fn context_struct(kind: ProgramKind) -> Option<&'static str> {
     match kind {
         ProgramKind::Xdp | ProgramKind::NativeEventXdp => Some("xdp_md"),
-        ProgramKind::SchedCls => Some("__sk_buff"),
+        ProgramKind::SchedCls | ProgramKind::CgroupSkb(_) => Some("__sk_buff"),
+        ProgramKind::CgroupSockAddr(_) => Some("bpf_sock_addr"),
+        ProgramKind::CgroupSock(_) => Some("bpf_sock"),
         ProgramKind::PerfEvent => Some("bpf_perf_event_data"),
         ProgramKind::Kprobe => Some("pt_regs"),
         ProgramKind::RunOnce | ProgramKind::RawTracepoint => Some("bpf_raw_tracepoint_args"),

@@ -31,14 +31,20 @@ impl Checker<'_> {
             return false;
         }
         if !function.hooks.contains(self.hook) {
-            self.error(
-                Diagnostic::error(
-                    "not-at-this-hook",
-                    name.span,
-                    format!("`{}` is not available in {} block", name.name, self.hook.with_article()),
-                )
-                .label(format!("available in {}", function.hooks)),
-            );
+            let mut d = Diagnostic::error(
+                "not-at-this-hook",
+                name.span,
+                format!("`{}` is not available in {} block", name.name, self.hook.with_article()),
+            )
+            .label(format!("available in {}", function.hooks));
+            if matches!(function.kind, FunctionKind::Verdict(_)) && self.hook.has_verdict() {
+                let here = tables::FUNCTIONS
+                    .iter()
+                    .filter(|f| matches!(f.kind, FunctionKind::Verdict(_)) && f.hooks.contains(self.hook))
+                    .map(|f| format!("`{}()`", f.name));
+                d = d.help(format!("verdicts here are {}", here.collect::<Vec<_>>().join(", ")));
+            }
+            self.error(d);
             return false;
         }
         true

@@ -530,6 +530,7 @@ pub(super) struct Checker<'a> {
     pub native: Option<usize>,
     pub event: usize,
     pub tracepoint: Option<(String, String)>,
+    pub cgroup_hook: Option<&'static crate::tables::CgroupHook>,
     /// Set when the block's meaning depends on which of its attach points it runs at.
     pub site_dependent: bool,
     pub vars: Vec<Var>,
@@ -573,6 +574,7 @@ impl<'a> Checker<'a> {
             native: None,
             event: 0,
             tracepoint: None,
+            cgroup_hook: None,
             site_dependent: false,
             vars: Vec::new(),
             scopes: Vec::new(),
@@ -602,7 +604,10 @@ impl<'a> Checker<'a> {
                 return;
             }
             if !dependent {
-                let (same, other): (Vec<_>, Vec<_>) = rest.into_iter().partition(|s| s.hook == first.hook && s.native == first.native);
+                let (same, other): (Vec<_>, Vec<_>) = rest.into_iter().partition(|s| {
+                    let denies = |s: &super::probes::Site| s.cgroup_hook().map(|h| h.can_deny);
+                    s.hook == first.hook && s.native == first.native && denies(s) == denies(&first)
+                });
                 rest = other;
                 block.attach.extend(same.into_iter().map(|s| s.attach));
             }
@@ -635,6 +640,7 @@ impl<'a> Checker<'a> {
         self.native = site.native.map(|(instance, _)| instance);
         self.event = site.native.map_or(0, |(_, event)| event);
         self.tracepoint = site.tracepoint.clone();
+        self.cgroup_hook = site.cgroup_hook();
         self.site_dependent = false;
         self.vars = Vec::new();
         self.scopes = vec![HashMap::new()];

@@ -3,7 +3,7 @@
 use super::check::{Checker, unify};
 use super::{Event, EventMap, Expr, ExprKind, MapValueTy, Stmt, StmtKind, Ty};
 use crate::object::TextKind;
-use crate::tables::{self, AggKind, FunctionKind, Hook};
+use crate::tables::{self, AggKind, FunctionKind, Hook, Verdict};
 use crate::types::MapValue;
 use weir_parser::ast::{self, BinaryOp};
 use weir_parser::{Diagnostic, Span};
@@ -98,6 +98,8 @@ impl Checker<'_> {
                         ));
                     } else if self.hook == Hook::NativeXdp {
                         self.native_verdict(span, "return");
+                    } else if matches!(value.kind, ExprKind::Int(0)) && self.cgroup_hook.is_some() {
+                        self.deny(span, "return 0");
                     } else if !self.hook.has_verdict() {
                         self.error(
                             Diagnostic::error(
@@ -147,6 +149,22 @@ impl Checker<'_> {
         };
         let count = self.constant(count, 1..=1_000_000_000, "the rate of `limit`")?;
         Some((count.cast_unsigned(), per))
+    }
+
+    /// Some hooks of cgroups come when there is nothing left to refuse.
+    fn deny(&mut self, span: Span, what: &str) {
+        if let Some(hook) = self.cgroup_hook
+            && !hook.can_deny
+        {
+            let d = Diagnostic::error(
+                "cannot-deny",
+                span,
+                format!("`{what}` cannot be: nothing can be refused at `{}`", hook.name),
+            );
+            self.error(d.help(
+                "the kernel asks at `connect4`, `bind4`, `sendmsg4` and their like of IPv6, `post_bind4`, `post_bind6`, `sock_create`",
+            ));
+        }
     }
 
     fn native_verdict(&mut self, span: Span, what: &str) {
@@ -277,6 +295,9 @@ impl Checker<'_> {
             FunctionKind::Verdict(verdict) => {
                 if self.hook == Hook::NativeXdp {
                     self.native_verdict(span, &format!("{}()", function.name));
+                }
+                if verdict == Verdict::Deny {
+                    self.deny(span, "deny()");
                 }
                 Some(StmtKind::Verdict(verdict))
             }

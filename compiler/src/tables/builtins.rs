@@ -46,6 +46,8 @@ pub enum BuiltinKind {
 }
 
 const SOFTIRQ: &str = "packets are handled in softirq, where the current task is a bystander; count by `ip.src` or `port.dst` instead";
+const NO_STACK: &str =
+    "the kernel takes no stacks here; take them in a probe of the function that you want to see, such as `kprobe:tcp_v4_connect`";
 pub(super) const FUNC_HOOKS: Hooks = Hooks::of(&[Hook::Kprobe]);
 
 macro_rules! builtins {
@@ -66,8 +68,8 @@ builtins! {
     "username" BuiltinKind::Username, Hooks::PROCESS, SOFTIRQ, "name of the current task's user";
     "ppid" BuiltinKind::Ppid, Hooks::PROCESS, SOFTIRQ, "process id of the current task's parent";
     "pcomm" BuiltinKind::Pcomm, Hooks::PROCESS, SOFTIRQ, "name of the current task's parent";
-    "kstack" BuiltinKind::Kstack, Hooks::PROCESS, SOFTIRQ, "the kernel's stack";
-    "ustack" BuiltinKind::Ustack, Hooks::PROCESS, SOFTIRQ, "the current task's stack";
+    "kstack" BuiltinKind::Kstack, Hooks::STACK, NO_STACK, "the kernel's stack";
+    "ustack" BuiltinKind::Ustack, Hooks::STACK, NO_STACK, "the current task's stack";
     "cpid" BuiltinKind::Cpid, Hooks::ALL, "", "process id of the command that was started with `-c`";
     "numaid" BuiltinKind::NumaId, Hooks::ALL, "", "number of the NUMA node";
     "elapsed" BuiltinKind::Elapsed, Hooks::ALL, "", "nanoseconds since the script started";

@@ -84,10 +84,20 @@ pub enum FieldKind {
     Parsed(Parsed),
     /// `bytes` bytes at `offset` of the context, in host order (`struct xdp_md`, `struct __sk_buff`).
     Context { xdp: Option<(u16, u8)>, skb: Option<(u16, u8)> },
+    /// Of the address in a system call.
+    Address(AddressPart),
     /// All fragments of the buffer.
     PacketLen,
     /// `max(1, gso_segs)`
     Segments,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressPart {
+    Ip,
+    Port,
+    Family,
+    Proto,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -218,6 +228,10 @@ fields! {
     "skb.priority" U32, Hooks::SKB, ctx(None, Some((32, 4))), "queueing priority";
     "skb.hash" U32, Hooks::SKB, ctx(None, Some((68, 4))), "flow hash";
     "skb.queue" U32, Hooks::SKB, ctx(None, Some((12, 4))), "queue mapping";
+    "addr.ip" Inet, Hooks::ADDRESS, FieldKind::Address(AddressPart::Ip), "address that the call is about";
+    "addr.port" U16, Hooks::ADDRESS, FieldKind::Address(AddressPart::Port), "port that the call is about";
+    "addr.family" U32, Hooks::CGROUP_CALL, FieldKind::Address(AddressPart::Family), "`AF_INET` or `AF_INET6`, of the socket";
+    "addr.proto" U32, Hooks::CGROUP_CALL, FieldKind::Address(AddressPart::Proto), "protocol of the socket: `IPPROTO_TCP`, `IPPROTO_UDP`, …";
     "skb.tstamp" U64, Hooks::SKB, ctx(None, Some((152, 8))), "time stamp in nanoseconds";
 }
 

@@ -99,8 +99,10 @@ impl Verdict {
             (Verdict::Drop, Hook::Tc) => Some(2),
             (Verdict::Pass, Hook::Tc) => Some(0),
             (Verdict::Next, Hook::Tc) => Some(-1),
-            (Verdict::Drop | Verdict::Deny, Hook::CgroupSkb) | (Verdict::Deny, Hook::CgroupSockAddr) => Some(0),
-            (Verdict::Pass | Verdict::Allow, Hook::CgroupSkb) | (Verdict::Allow, Hook::CgroupSockAddr) => Some(1),
+            (Verdict::Drop | Verdict::Deny, Hook::CgroupSkb) => Some(0),
+            (Verdict::Pass | Verdict::Allow, Hook::CgroupSkb) => Some(1),
+            (Verdict::Deny, hook) if hook.is_cgroup_call() => Some(0),
+            (Verdict::Allow, hook) if hook.is_cgroup_call() => Some(1),
             _ => None,
         }
     }
@@ -128,8 +130,8 @@ functions! {
     "strncmp" FunctionKind::Strncmp, 3..=3, Hooks::ALL, "strncmp(a, b, n)", "0 when the first n bytes of two strings agree";
     "strcontains" FunctionKind::Strcontains, 2..=2, Hooks::ALL, "strcontains(text, part)", "whether a string contains another of at most 63 bytes";
     "strlen" FunctionKind::Strlen, 1..=1, Hooks::ALL, "strlen(text)", "length of a string in bytes";
-    "kstack" FunctionKind::Stack { user: false }, 0..=2, Hooks::PROCESS, "kstack([mode][, frames])", "the kernel's stack; modes are `bpftrace`, `perf`, `raw`";
-    "ustack" FunctionKind::Stack { user: true }, 0..=2, Hooks::PROCESS, "ustack([mode][, frames])", "the current task's stack; modes are `bpftrace`, `perf`, `raw`";
+    "kstack" FunctionKind::Stack { user: false }, 0..=2, Hooks::STACK, "kstack([mode][, frames])", "the kernel's stack; modes are `bpftrace`, `perf`, `raw`";
+    "ustack" FunctionKind::Stack { user: true }, 0..=2, Hooks::STACK, "ustack([mode][, frames])", "the current task's stack; modes are `bpftrace`, `perf`, `raw`";
     "ksym" FunctionKind::Ksym, 1..=1, Hooks::ALL, "ksym(address)", "the kernel's symbol at an address";
     "usym" FunctionKind::Usym, 1..=1, Hooks::PROCESS, "usym(address)", "the current process's symbol at an address";
     "kaddr" FunctionKind::Kaddr, 1..=1, Hooks::ALL, "kaddr(\"symbol\")", "the address of a symbol of the kernel";

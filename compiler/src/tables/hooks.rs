@@ -21,10 +21,14 @@ pub enum Hook {
     CgroupSkb,
     /// `cgroup`: the addresses of system calls made in a cgroup.
     CgroupSockAddr,
+    /// `cgroup`: sockets of a cgroup that have an address now.
+    CgroupPostBind,
+    /// `cgroup`: sockets of a cgroup without an address.
+    CgroupSock,
 }
 
 impl Hook {
-    pub const ALL: [Hook; 10] = [
+    pub const ALL: [Hook; 12] = [
         Hook::RunOnce,
         Hook::PerfEvent,
         Hook::Tracepoint,
@@ -35,6 +39,8 @@ impl Hook {
         Hook::NativeXdp,
         Hook::CgroupSkb,
         Hook::CgroupSockAddr,
+        Hook::CgroupPostBind,
+        Hook::CgroupSock,
     ];
 
     /// Returns the word the user knows the hook by.
@@ -51,6 +57,8 @@ impl Hook {
             Hook::NativeXdp => "native event",
             Hook::CgroupSkb => "cgroup_skb",
             Hook::CgroupSockAddr => "cgroup",
+            Hook::CgroupPostBind => "cgroup post_bind",
+            Hook::CgroupSock => "cgroup sock_create/sock_release",
         }
     }
 
@@ -76,7 +84,13 @@ impl Hook {
     /// Returns whether what the program returns decides about something.
     #[must_use]
     pub fn has_verdict(self) -> bool {
-        self.has_packet() || self == Hook::CgroupSockAddr
+        self.has_packet() || self.is_cgroup_call()
+    }
+
+    /// Returns whether the block runs in a system call of a socket, with the verdicts of cgroups.
+    #[must_use]
+    pub fn is_cgroup_call(self) -> bool {
+        matches!(self, Hook::CgroupSockAddr | Hook::CgroupPostBind | Hook::CgroupSock)
     }
 
     /// Returns what the program returns when no block gives a verdict.
@@ -85,7 +99,7 @@ impl Hook {
         match self {
             Hook::Xdp | Hook::NativeXdp => 2,
             Hook::Tc => -1,
-            Hook::CgroupSkb | Hook::CgroupSockAddr => 1,
+            Hook::CgroupSkb | Hook::CgroupSockAddr | Hook::CgroupPostBind | Hook::CgroupSock => 1,
             _ => 0,
         }
     }
@@ -104,7 +118,12 @@ impl Hooks {
     pub const PACKET: Hooks = Hooks::of(&[Hook::Xdp, Hook::Tc, Hook::NativeXdp, Hook::CgroupSkb]);
     /// Hooks whose packets lie in a `struct sk_buff`.
     pub const SKB: Hooks = Hooks::of(&[Hook::Tc, Hook::CgroupSkb]);
-    pub const CGROUP: Hooks = Hooks::of(&[Hook::CgroupSkb, Hook::CgroupSockAddr]);
+    pub const CGROUP: Hooks = Hooks::of(&[Hook::CgroupSkb, Hook::CgroupSockAddr, Hook::CgroupPostBind, Hook::CgroupSock]);
+    /// System calls of sockets in a cgroup.
+    pub const CGROUP_CALL: Hooks = Hooks::of(&[Hook::CgroupSockAddr, Hook::CgroupPostBind, Hook::CgroupSock]);
+    /// Those of them that know an address.
+    pub const ADDRESS: Hooks = Hooks::of(&[Hook::CgroupSockAddr, Hook::CgroupPostBind]);
+    pub const SOCK_ADDR: Hooks = Hooks::of(&[Hook::CgroupSockAddr]);
     pub const ALL: Hooks = Hooks::of(&Hook::ALL);
     /// Hooks in which the current task is the one that caused the event.
     pub const PROCESS: Hooks = Hooks::of(&[
@@ -114,7 +133,12 @@ impl Hooks {
         Hook::Kprobe,
         Hook::Kretprobe,
         Hook::CgroupSockAddr,
+        Hook::CgroupPostBind,
+        Hook::CgroupSock,
     ]);
+
+    /// Hooks in which stacks can be taken: the kernel has no helper for it in the rest.
+    pub const STACK: Hooks = Hooks::of(&[Hook::RunOnce, Hook::PerfEvent, Hook::Tracepoint, Hook::Kprobe, Hook::Kretprobe]);
 
     /// Hooks in which a signal reaches the task that caused the event.
     pub const SIGNAL: Hooks = Hooks::of(&[Hook::PerfEvent, Hook::Tracepoint, Hook::Kprobe, Hook::Kretprobe]);

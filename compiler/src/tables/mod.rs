@@ -4,6 +4,7 @@
 //! reference manual are derived from it. Natives are declared in `weir-stdlib`, constants in [`crate::constants`].
 
 mod builtins;
+mod cgroups;
 mod fields;
 mod functions;
 pub mod helper;
@@ -11,6 +12,7 @@ mod hooks;
 mod providers;
 
 pub use builtins::{BUILTINS, Builtin, BuiltinKind, builtin};
+pub use cgroups::{AddressFamily, CGROUP_HOOKS, CgroupHook};
 pub use fields::*;
 pub use functions::{AggKind, FUNCTIONS, Function, FunctionKind, Verdict, function};
 pub use hooks::{Hook, Hooks};

@@ -85,6 +85,20 @@ pub static PROVIDERS: &[Provider] = &[
         hook: Hook::Tc,
         doc: "every packet into or out of an interface, as sk_buff",
     },
+    Provider {
+        name: "cgroup",
+        aliases: &[],
+        form: "cgroup:PATH:connect4|connect6|bind4|sendmsg4|…",
+        hook: Hook::CgroupSockAddr,
+        doc: "a system call of a socket, by a process of a cgroup",
+    },
+    Provider {
+        name: "cgroup_skb",
+        aliases: &[],
+        form: "cgroup_skb:PATH:ingress|egress",
+        hook: Hook::CgroupSkb,
+        doc: "every packet of the sockets in a cgroup, from its IP header on",
+    },
 ];
 
 /// Finds a probe type; names are case-insensitive, as in bpftrace.

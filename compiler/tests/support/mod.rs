@@ -121,6 +121,19 @@ impl KernelInfo for FixtureKernel {
         vec!["blue".to_owned()]
     }
 
+    fn cgroups(&self, pattern: &str) -> Result<Vec<String>, String> {
+        let wanted = format!("/{}", pattern.trim_start_matches('/'));
+        Ok(self
+            .cgroups_below("/")
+            .into_iter()
+            .filter(|c| weir_compiler::hir::glob_match(&wanted, c))
+            .collect())
+    }
+
+    fn cgroups_below(&self, _path: &str) -> Vec<String> {
+        ["/", "/system.slice", "/system.slice/nginx.service"].map(str::to_owned).to_vec()
+    }
+
     fn cgroup_id(&self, _path: &str) -> Option<u64> {
         None
     }

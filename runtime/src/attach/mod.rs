@@ -3,6 +3,7 @@
 //! Links are owned by descriptors: dropping [`Attached`] (or dying) detaches. The one exception is the clsact
 //! qdisc of kernels without tcx, see [`tc`] and [`reaper`].
 
+pub mod cgroup;
 pub mod iface;
 pub mod interfaces;
 pub mod kprobe;
@@ -47,6 +48,8 @@ pub enum Handle {
 pub struct Attacher<'a> {
     pub kernel: &'a Kernel,
     pub observer: &'a Observer,
+    /// Says where each program is attached.
+    pub verbose: bool,
     pub attached: Attached,
 }
 
@@ -88,6 +91,7 @@ impl<'a> Attacher<'a> {
         Self {
             kernel,
             observer,
+            verbose: settings.verbose,
             attached: Attached {
                 handles: Vec::new(),
                 interfaces: Interfaces::new(tcx, settings, observer, reaper_args),
@@ -154,6 +158,8 @@ impl<'a> Attacher<'a> {
                 kprobe::attach(self, program, &target, span)
             }
             AttachPoint::Xdp { iface, mode } => self.on_interfaces(program, iface, Place::Xdp(*mode), span),
+            AttachPoint::CgroupSkb { path, direction } => cgroup::attach_skb(self, program, path, *direction, span),
+            AttachPoint::Cgroup { path, hook } => cgroup::attach(self, program, path, hook, span),
             AttachPoint::Tc { iface, direction } => self.on_interfaces(program, iface, Place::Tc(*direction), span),
         }
     }
@@ -178,7 +184,7 @@ impl<'a> Attacher<'a> {
 /// Whether an error means that the attach point does not exist here (and not that it was refused).
 fn is_missing(error: &Error) -> bool {
     match error {
-        Error::NoTracepoint { .. } | Error::NoKprobes { .. } | Error::NoInterface { .. } => true,
+        Error::NoCgroup { .. } | Error::NoTracepoint { .. } | Error::NoKprobes { .. } | Error::NoInterface { .. } => true,
         Error::Attach { source, .. } => source.errno() == libc::ENOENT,
         _ => false,
     }

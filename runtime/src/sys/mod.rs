@@ -1,7 +1,9 @@
 //! Thin wrappers around the system calls that weir needs, with typed errors. No policy here.
 
 pub mod bpf;
+pub mod cgroup;
 pub mod mmap;
+pub mod mount;
 pub mod netlink;
 pub mod netns;
 pub mod perf;

@@ -1,52 +1,18 @@
 //! Access to tracefs, mounted or not.
 //!
-//! Where nobody has mounted it (containers, `ip netns exec`, minimal systems) a private mount is made that is in no
-//! mount table: fsopen(2), fsmount(2), then everything by openat(2) below its descriptor. It is gone with us.
+//! Where nobody has mounted it (containers, `ip netns exec`, minimal systems) it is mounted privately; see [`mount`].
 
+use super::mount::{self, owned};
 use super::{Result, SysError};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-
-const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
-const FSOPEN_CLOEXEC: libc::c_uint = 1;
-const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 /// An open tracefs directory.
 #[derive(Debug)]
 pub struct Tracefs {
     root: OwnedFd,
-}
-
-fn owned(ret: libc::c_long) -> io::Result<OwnedFd> {
-    if ret < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a descriptor that the kernel has just made for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(ret as i32) })
-}
-
-/// Mounts tracefs where nobody sees it. Linux 5.2.
-fn private_mount() -> io::Result<OwnedFd> {
-    // SAFETY: the file system name is a NUL-terminated literal.
-    let fs = owned(unsafe { libc::syscall(libc::SYS_fsopen, c"tracefs".as_ptr(), FSOPEN_CLOEXEC) })?;
-    // SAFETY: FSCONFIG_CMD_CREATE takes no key and no value.
-    let ret = unsafe {
-        libc::syscall(
-            libc::SYS_fsconfig,
-            fs.as_raw_fd(),
-            FSCONFIG_CMD_CREATE,
-            std::ptr::null::<u8>(),
-            std::ptr::null::<u8>(),
-            0,
-        )
-    };
-    if ret < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a configured file system context.
-    owned(unsafe { libc::syscall(libc::SYS_fsmount, fs.as_raw_fd(), FSMOUNT_CLOEXEC, 0) })
 }
 
 impl Tracefs {
@@ -63,7 +29,7 @@ impl Tracefs {
                 return Ok(tracefs);
             }
         }
-        let root = private_mount().map_err(|e| SysError::new("mount", "tracefs", e))?;
+        let root = mount::private(c"tracefs").map_err(|e| SysError::new("mount", "tracefs", e))?;
         Ok(Self { root })
     }
 

@@ -3,6 +3,7 @@
 //! `cargo xtask test` runs it. By hand, as root: `cargo build && cargo test -p weir-tests --test system [FILTER]`.
 
 mod absent;
+mod cgroups;
 mod examples;
 mod hooks;
 mod interfaces;
@@ -18,6 +19,7 @@ fn main() {
         absent::TESTS,
         hooks::TESTS,
         interfaces::TESTS,
+        cgroups::TESTS,
         examples::TESTS,
         leftovers::TESTS,
         repl::TESTS,

@@ -1,5 +1,6 @@
 //! Attach points and `use`, one file a family: from the words between colons to what the kernel is asked for.
 
+mod cgroup;
 mod native;
 mod packet;
 mod tracing;
@@ -33,6 +34,16 @@ impl Site {
             func: String::new(),
             tracepoint: None,
             native: None,
+        }
+    }
+}
+
+impl Site {
+    /// The hook on system calls of sockets, for sites that are one.
+    pub fn cgroup_hook(&self) -> Option<&'static tables::CgroupHook> {
+        match self.attach.point {
+            AttachPoint::Cgroup { hook, .. } => Some(hook),
+            _ => None,
         }
     }
 }
@@ -132,6 +143,8 @@ impl Checker<'_> {
             "kprobe" | "kretprobe" => self.kprobe_site(point, &parts, provider.name == "kretprobe", out, wrong),
             "xdp" => self.xdp_site(point, &parts, out, wrong),
             "tc" => self.tc_site(point, &parts, out, wrong),
+            "cgroup" => self.cgroup_site(point, &parts, out, wrong),
+            "cgroup_skb" => self.cgroup_skb_site(point, &parts, out, wrong),
             _ => self.error(wrong("is not supported by this version of weir")),
         }
     }
