@@ -2,6 +2,7 @@
 //! kernel, tests for checked-in fixtures.
 
 use crate::btf::Btf;
+use crate::object::LinkLayer;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KernelVersion {
@@ -82,6 +83,8 @@ pub trait KernelInfo {
     /// # Errors
     /// `NotFound` when there is no such namespace; else why it cannot be looked into.
     fn interfaces_in(&self, netns: &str) -> std::io::Result<Vec<String>>;
+    /// Returns what the packets of an interface start with, `None` when it is neither Ethernet nor IP, or not there.
+    fn link_layer(&self, iface: &str, netns: Option<&str>) -> Option<LinkLayer>;
     /// Lists the names of `ip netns`.
     fn network_namespaces(&self) -> Vec<String>;
     /// Returns the id of a cgroup v2 directory.

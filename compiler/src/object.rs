@@ -170,21 +170,43 @@ pub enum AttachPoint {
     },
 }
 
-/// `NAME`, a glob, or `*`; optionally in another network namespace.
+impl AttachPoint {
+    /// What the packets there start with.
+    #[must_use]
+    pub fn link_layer(&self) -> LinkLayer {
+        match self {
+            AttachPoint::Xdp { iface, .. } | AttachPoint::Tc { iface, .. } => iface.link_layer,
+            AttachPoint::CgroupSkb { .. } => LinkLayer::None,
+            _ => LinkLayer::Ethernet,
+        }
+    }
+}
+
+/// `NAME`, a glob, or `*`; optionally in another network namespace. Only interfaces whose packets start as said.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct IfacePattern {
     pub pattern: String,
     pub netns: Option<String>,
+    pub link_layer: LinkLayer,
+}
+
+/// What packets of an interface start with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LinkLayer {
+    Ethernet,
+    /// The IP header comes first: tun, WireGuard, IP tunnels.
+    None,
 }
 
 impl IfacePattern {
-    /// Reads `IFACE[@NETNS]`.
+    /// Reads `IFACE[@NETNS]`, for interfaces with Ethernet.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let (pattern, netns) = text.split_once('@').map_or((text, None), |(p, n)| (p, Some(n.to_owned())));
         Self {
             pattern: pattern.to_owned(),
             netns,
+            link_layer: LinkLayer::Ethernet,
         }
     }
 

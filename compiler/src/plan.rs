@@ -101,8 +101,8 @@ pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo) -> Plan {
 /// Whether one program can serve both: a native's event belongs to its own instance.
 fn same_kind(a: &AttachPoint, b: &AttachPoint) -> bool {
     match (a, b) {
-        (AttachPoint::Xdp { .. }, AttachPoint::Xdp { .. }) => true,
-        (AttachPoint::Tc { direction: x, .. }, AttachPoint::Tc { direction: y, .. }) => x == y,
+        (AttachPoint::Xdp { .. }, AttachPoint::Xdp { .. }) => a.link_layer() == b.link_layer(),
+        (AttachPoint::Tc { direction: x, .. }, AttachPoint::Tc { direction: y, .. }) => x == y && a.link_layer() == b.link_layer(),
         (AttachPoint::CgroupSkb { direction: x, .. }, AttachPoint::CgroupSkb { direction: y, .. }) => x == y,
         (AttachPoint::Cgroup { hook: x, .. }, AttachPoint::Cgroup { hook: y, .. }) => x == y,
         _ => false,

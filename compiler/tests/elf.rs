@@ -304,6 +304,7 @@ fn every_kind_of_section_loads() {
     let iface = IfacePattern {
         pattern: "veth0".to_owned(),
         netns: None,
+        link_layer: weir_compiler::object::LinkLayer::Ethernet,
     };
     let kinds = [
         (

@@ -38,8 +38,8 @@ pub enum Error {
         known: Vec<String>,
         span: Span,
     },
-    #[error("`{iface}` is not an Ethernet interface, and packet fields are read from the Ethernet header on")]
-    NotEthernet { iface: String, span: Span },
+    #[error("`{iface}` is not the kind of interface that the script was compiled for")]
+    LinkLayer { iface: String, span: Span },
     #[error("`{iface}` already has an XDP program: {program}")]
     ForeignXdp {
         iface: String,
@@ -166,7 +166,7 @@ impl Error {
             | Error::Attach { span, .. }
             | Error::NoKprobes { span, .. }
             | Error::NoInterface { span, .. }
-            | Error::NotEthernet { span, .. }
+            | Error::LinkLayer { span, .. }
             | Error::ForeignXdp { span, .. }
             | Error::NoCgroup { span, .. }
             | Error::NoNetns { span, .. }
@@ -193,7 +193,7 @@ impl Error {
             Error::Attach { .. } => "attach",
             Error::NoKprobes { .. } => "no-kprobes",
             Error::NoInterface { .. } => "no-interface",
-            Error::NotEthernet { .. } => "not-ethernet",
+            Error::LinkLayer { .. } => "link-layer",
             Error::ForeignXdp { .. } => "foreign-xdp",
             Error::NoCgroup { .. } => "no-cgroup",
             Error::NoNetns { .. } | Error::Netns { .. } => "netns",

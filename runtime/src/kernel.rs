@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::sync::{Mutex, OnceLock};
 use weir_compiler::btf::Btf;
 use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField};
+use weir_compiler::object::LinkLayer;
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
@@ -307,6 +308,11 @@ impl KernelInfo for Kernel {
         let links = netns::run_in(Some(netns), || Netlink::open().and_then(|mut n| n.links()));
         let links = links.and_then(|links| links).map_err(|e| e.source)?;
         Ok(links.into_iter().map(|l| l.name).collect())
+    }
+
+    fn link_layer(&self, iface: &str, netns: Option<&str>) -> Option<LinkLayer> {
+        let link = netns::run_in(netns, || Netlink::open()?.link(iface)).and_then(|l| l).ok()??;
+        crate::attach::iface::link_layer(&link)
     }
 
     fn network_namespaces(&self) -> Vec<String> {

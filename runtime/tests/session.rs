@@ -21,6 +21,7 @@ fn iface(net: &str, name: &str) -> IfacePattern {
     IfacePattern {
         pattern: name.to_owned(),
         netns: Some(net.to_owned()),
+        link_layer: weir_compiler::object::LinkLayer::Ethernet,
     }
 }
 

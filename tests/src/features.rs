@@ -15,6 +15,8 @@ pub enum Feature {
     Tcx,
     /// The queueing discipline that loses packets.
     Netem,
+    /// Interfaces that a program feeds.
+    Tun,
 }
 
 pub enum Answer {
@@ -24,13 +26,14 @@ pub enum Answer {
 }
 
 impl Feature {
-    pub const ALL: [Feature; 3] = [Feature::Kprobe, Feature::Tcx, Feature::Netem];
+    pub const ALL: [Feature; 4] = [Feature::Kprobe, Feature::Tcx, Feature::Netem, Feature::Tun];
 
     pub fn name(self) -> &'static str {
         match self {
             Feature::Kprobe => "kprobe",
             Feature::Tcx => "tcx",
             Feature::Netem => "netem",
+            Feature::Tun => "tun",
         }
     }
 
@@ -38,7 +41,7 @@ impl Feature {
     fn since(self) -> Option<(u32, u32)> {
         match self {
             Feature::Tcx => Some((6, 6)),
-            Feature::Kprobe | Feature::Netem => None,
+            Feature::Kprobe | Feature::Netem | Feature::Tun => None,
         }
     }
 
@@ -55,6 +58,13 @@ impl Feature {
                 Ok(()) => Answer::Yes,
                 Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Answer::No("this kernel has no tcx".to_owned()),
                 Err(e) => Answer::CannotTell(format!("asking for tcx programs: {e}")),
+            },
+            Feature::Tun => match std::fs::File::open("/dev/net/tun") {
+                Ok(_) => Answer::Yes,
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => {
+                    Answer::No("this kernel has no tun interfaces".to_owned())
+                }
+                Err(e) => Answer::CannotTell(format!("opening /dev/net/tun: {e}")),
             },
             Feature::Netem => match try_netem() {
                 Ok(()) => Answer::Yes,

@@ -251,6 +251,50 @@ impl Lab {
     }
 }
 
+/// A tun interface: no Ethernet, packets start with IP. It goes with the value.
+pub struct Tun {
+    file: File,
+}
+
+impl Tun {
+    /// Makes one and brings it up.
+    ///
+    /// # Errors
+    /// The kernel has no tun, or we are not root.
+    pub fn new(ns: &Netns, name: &str) -> Result<Self> {
+        const IFF_TUN: libc::c_short = 1;
+        const IFF_NO_PI: libc::c_short = 0x1000;
+        const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
+        let file = ns.run(|| {
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/net/tun")
+                .context("cannot open /dev/net/tun")?;
+            // SAFETY: all zero is a valid `ifreq`, a struct of integers.
+            let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+            for (to, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+                *to = libc::c_char::from_ne_bytes([byte]);
+            }
+            request.ifr_ifru.ifru_flags = IFF_TUN | IFF_NO_PI;
+            // SAFETY: the request reads and writes one `ifreq`, a live one.
+            let result = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&file), TUNSETIFF, &raw mut request) };
+            ensure!(result == 0, "cannot make a tun interface: {}", std::io::Error::last_os_error());
+            Ok(file)
+        })?;
+        ip_batch(ns.name(), &format!("link set {name} addrgenmode none\nlink set {name} up\n"))?;
+        Ok(Self { file })
+    }
+
+    /// Lets the interface receive this packet, the given number of times.
+    pub fn receive(&self, packet: &[u8], count: u32) -> Result<()> {
+        for _ in 0..count {
+            (&self.file).write_all(packet).context("the tun interface refuses a packet")?;
+        }
+        Ok(())
+    }
+}
+
 fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|b| format!("{b:02x}")).join(":")
 }

@@ -181,6 +181,11 @@ impl Running {
         &self.ours
     }
 
+    /// What it has said on standard error so far.
+    pub fn stderr(&self) -> String {
+        self.err.lock().text.clone()
+    }
+
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill(Pid::from_raw(self.pid()? as i32), signal).context("cannot send the signal")
     }

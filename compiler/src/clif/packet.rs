@@ -7,6 +7,7 @@
 use super::value::{Val, VarSlot, words};
 use super::{Generator, plain};
 use crate::hir::{ExprKind, Ty, visit};
+use crate::object::LinkLayer;
 use crate::tables::{FIELDS, Field, FieldKind, FieldType, Header, Hook, Parsed, helper};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::{I8, I16, I32, I64};
@@ -339,7 +340,25 @@ impl Generator<'_, '_> {
         if ty == I64 { value } else { self.b.ins().uextend(I64, value) }
     }
 
+    /// Whether packets start with the IP header at this program's hook.
+    fn starts_with_ip(&self) -> bool {
+        let first = self.plan.programs[self.index].attach.first();
+        first.is_some_and(|a| a.point.link_layer() == LinkLayer::None)
+    }
+
     fn link_layer(&mut self, demand: &Demand, cursor: &Cursor) {
+        if self.starts_with_ip() {
+            // The version alone says what it is.
+            self.check(cursor, cursor.data, 1);
+            let first = self.load(cursor.data, 0, 1);
+            let version = self.b.ins().ushr_imm_s(first, 4);
+            let (v4, v6, none) = (self.int(ETH_IP), self.int(ETH_IPV6), self.int(0));
+            let is_v4 = self.compare_imm(IntCC::Equal, version, 4);
+            let is_v6 = self.compare_imm(IntCC::Equal, version, 6);
+            let ty = self.b.ins().select(is_v6, v6, none);
+            let ty = self.b.ins().select(is_v4, v4, ty);
+            return self.network_layer(demand, cursor, cursor.data, ty);
+        }
         self.check(cursor, cursor.data, 14);
         self.read_header(demand, Header::Eth, cursor.data);
         let ether_type = self.load(cursor.data, 12, 2);

@@ -55,7 +55,8 @@ fn overlaps(blocks: &[Block], out: &mut Vec<Diagnostic>) {
         .collect();
     for (i, (iface, mode, span)) in points.iter().enumerate() {
         for (other, other_mode, other_span) in &points[..i] {
-            if iface.netns != other.netns {
+            // The halves of a pattern never meet.
+            if iface.netns != other.netns || iface.link_layer != other.link_layer {
                 continue;
             }
             if iface.pattern == other.pattern {

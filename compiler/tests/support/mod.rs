@@ -5,6 +5,7 @@
 use std::sync::OnceLock;
 use weir_compiler::btf::Btf;
 use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField};
+use weir_compiler::object::LinkLayer;
 
 pub struct FixtureKernel {
     pub kprobes: bool,
@@ -112,8 +113,16 @@ impl KernelInfo for FixtureKernel {
 
     fn interfaces_in(&self, netns: &str) -> std::io::Result<Vec<String>> {
         match netns {
-            "blue" => Ok(["lo", "veth0"].map(str::to_owned).to_vec()),
+            "blue" => Ok(["lo", "veth0", "tun0", "can0"].map(str::to_owned).to_vec()),
             _ => Err(std::io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn link_layer(&self, iface: &str, _netns: Option<&str>) -> Option<LinkLayer> {
+        match iface {
+            "tun0" => Some(LinkLayer::None),
+            "can0" => None,
+            _ => Some(LinkLayer::Ethernet),
         }
     }
 

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::sys::netlink::{Link, Netlink};
 use crate::sys::{Result as SysResult, SysError, netns};
 use weir_compiler::hir::glob_match;
-use weir_compiler::object::IfacePattern;
+use weir_compiler::object::{IfacePattern, LinkLayer};
 use weir_parser::Span;
 
 const ARPHRD_ETHER: u16 = 1;
@@ -13,16 +13,24 @@ const ARPHRD_LOOPBACK: u16 = 772;
 /// Whether an interface is one that the pattern names. `*` is all but the loopback.
 #[must_use]
 pub fn matches(pattern: &IfacePattern, link: &Link) -> bool {
-    if pattern.is_glob() {
-        // Packet fields are found from the Ethernet header on; a filter that looks at the wrong bytes is worse than none.
-        glob_match(&pattern.pattern, &link.name) && !(pattern.pattern == "*" && link.arphrd == ARPHRD_LOOPBACK) && is_ethernet(link)
+    let named = if pattern.is_glob() {
+        glob_match(&pattern.pattern, &link.name) && !(pattern.pattern == "*" && link.arphrd == ARPHRD_LOOPBACK)
     } else {
         link.name == pattern.pattern
-    }
+    };
+    // A filter that looks at the wrong bytes is worse than none.
+    named && link_layer(link) == Some(pattern.link_layer)
 }
 
-fn is_ethernet(link: &Link) -> bool {
-    matches!(link.arphrd, ARPHRD_ETHER | ARPHRD_LOOPBACK)
+/// What the packets of an interface start with, `None` when it is neither Ethernet nor IP. `ARPHRD_*` of linux/if_arp.h.
+#[must_use]
+pub fn link_layer(link: &Link) -> Option<LinkLayer> {
+    match link.arphrd {
+        ARPHRD_ETHER | ARPHRD_LOOPBACK => Some(LinkLayer::Ethernet),
+        // PPP, raw IP, tunnels of IPv4, IPv6, 6in4 and GRE, nothing at all (tun, WireGuard).
+        512 | 519 | 768 | 769 | 776 | 778 | 823 | 0xfffe => Some(LinkLayer::None),
+        _ => None,
+    }
 }
 
 /// Runs `work` in a network namespace that a script names.
@@ -70,8 +78,8 @@ pub fn resolve(pattern: &IfacePattern, span: Span) -> Result<Vec<Link>, Error> {
         return Ok(all.into_iter().filter(|l| matches(pattern, l)).collect());
     }
     match in_netns(netns, span, || Netlink::open()?.link(&pattern.pattern))? {
-        Some(link) if is_ethernet(&link) => Ok(vec![link]),
-        Some(link) => Err(Error::NotEthernet { iface: link.name, span }),
+        Some(link) if matches(pattern, &link) => Ok(vec![link]),
+        Some(link) => Err(Error::LinkLayer { iface: link.name, span }),
         None => Err(Error::NoInterface {
             pattern: pattern.pattern.clone(),
             netns: pattern.netns.clone(),

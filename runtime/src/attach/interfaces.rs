@@ -13,7 +13,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use weir_compiler::object::{Direction, IfacePattern, XdpMode};
+use weir_compiler::object::{Direction, IfacePattern, LinkLayer, XdpMode};
 use weir_parser::Span;
 
 /// How to get along with other programs on the same hooks.
@@ -147,7 +147,8 @@ impl Interfaces {
         // Listening starts first: what comes while we list is heard.
         self.watch(target.pattern.netns.as_deref(), target.span)?;
         let links = iface::resolve(&target.pattern, target.span)?;
-        if links.is_empty() {
+        // Of the two halves of a pattern the one for Ethernet speaks, when the other finds nothing either.
+        if links.is_empty() && target.pattern.link_layer == LinkLayer::Ethernet && !self.any_ip_only(&target) {
             (self.observer)(&Notice::NoInterfaceYet {
                 pattern: target.pattern.to_string(),
                 known: iface::names(target.pattern.netns.as_deref()).unwrap_or_default(),
@@ -174,6 +175,15 @@ impl Interfaces {
             (self.observer)(&Notice::XdpModes { modes });
         }
         Ok(links.len())
+    }
+
+    /// Whether an interface without Ethernet has a name that the pattern matches.
+    fn any_ip_only(&self, target: &Target) -> bool {
+        let other = IfacePattern {
+            link_layer: LinkLayer::None,
+            ..target.pattern.clone()
+        };
+        iface::resolve(&other, target.span).is_ok_and(|links| !links.is_empty())
     }
 
     fn keep(&mut self, target: usize, link: &Link, handle: Handle) {

@@ -23,7 +23,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use weir_compiler::kernel::{Feature, KernelInfo, Support};
-use weir_compiler::object::{Attach, AttachPoint, IfacePattern, MissingProbes, Object};
+use weir_compiler::object::{Attach, AttachPoint, IfacePattern, LinkLayer, MissingProbes, Object};
 use weir_parser::Span;
 
 /// Receives what a person should hear. Called from any thread.
@@ -118,6 +118,7 @@ impl<'a> Attacher<'a> {
                     continue;
                 }
                 match self.attach_one(attach, program) {
+                    Ok(()) if is_second_half(&attach.point) => {}
                     Ok(()) => self.attached.probes += 1,
                     Err(e) if is_missing(&e) && object.config.missing_probes != MissingProbes::Error => {
                         if object.config.missing_probes == MissingProbes::Warn {
@@ -178,6 +179,14 @@ impl<'a> Attacher<'a> {
     #[must_use]
     pub fn finish(self) -> Attached {
         self.attached
+    }
+}
+
+/// A pattern of interfaces is attached twice, by what packets start with, and is one probe.
+fn is_second_half(point: &AttachPoint) -> bool {
+    match point {
+        AttachPoint::Xdp { iface, .. } | AttachPoint::Tc { iface, .. } => iface.is_glob() && iface.link_layer == LinkLayer::None,
+        _ => false,
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use weir_tests::features::Feature;
@@ -11,13 +11,14 @@ use weir_tests::frame::Frame;
 use weir_tests::harness::Need::{Has, Lacks};
 use weir_tests::harness::Test;
 use weir_tests::kernel::{self, KernelState, ProgramType};
-use weir_tests::net::{Lab, NODE_IF, PEER_IF};
+use weir_tests::net::{Lab, NODE_IF, PEER_IF, Tun};
 use weir_tests::traffic;
 use weir_tests::weir::{Running, Weir, program};
 
 pub const TESTS: &[Test] = &[
     Test::new("an_interface_that_comes_later_is_attached_to", comes_later).alone(),
     Test::new("nothing_is_left_of_a_later_interface_after_kill_9", later_and_killed).alone(),
+    Test::new("interfaces_without_ethernet_start_with_ip", without_ethernet).needs(&[Has(Feature::Tun)]),
     Test::new("a_glob_may_match_nothing_yet", nothing_yet),
     Test::new("other_namespaces_by_name_pid_and_path", namespaces),
     Test::new("a_namespace_that_goes_ends_nothing_else", namespace_goes).alone(),
@@ -103,6 +104,52 @@ fn nothing_yet() -> Result<()> {
     traffic::send_frames_from(&lab.peer, "peer7", &[(5, frame())])?;
     counted(&mut weir, "@: 5")?;
     weir.stop()?.clean().map(drop)
+}
+
+fn without_ethernet() -> Result<()> {
+    let lab = Lab::new()?;
+    let tun = Tun::new(&lab.node, "tun0")?;
+    let (net4, net6) = ("10.99.7.1/24", "fd00:99::1/64");
+    lab.node.ip(&["addr", "add", net4, "dev", "tun0"])?;
+    lab.node.ip(&["addr", "add", net6, "dev", "tun0", "nodad"])?;
+    let (from4, from6): (Ipv4Addr, Ipv6Addr) = ("10.99.7.2".parse()?, "fd00:99::2".parse()?);
+    let to4: Ipv4Addr = "10.99.7.1".parse()?;
+    let to6: Ipv6Addr = "fd00:99::1".parse()?;
+    // Behind the 14 bytes of Ethernet.
+    let packets = [Frame::udp(from4, to4, 5000), Frame::udp(from6, to6, 5000)].map(|f| f.bytes()[14..].to_vec());
+    let seen = |weir: Running| -> Result<()> {
+        tun.receive(&packets[0], 5)?;
+        tun.receive(&packets[1], 3)?;
+        // A packet on the cable, which has Ethernet, for those who listen everywhere.
+        traffic::settle(&lab)?;
+        let done = weir.stop()?.clean()?;
+        done.expect_map("@", [(from4.to_string(), 5), (from6.to_string(), 3)])?;
+        done.expect_map("@eth", [("", 0)])
+            .or_else(|_| done.expect_map("@eth", std::iter::empty::<(&str, u32)>()))
+    };
+    let block = "/udp.dport == 5000/ { @[ip.src] = count(); if (has(eth.type) || has(eth)) { @eth = count(); } }";
+    for point in ["tc:tun0:ingress", "tc:t*:ingress", "tc:*:ingress", "xdp:tun0:generic", "xdp:tun0"] {
+        seen(Weir::script(&format!("{point} {block}")).at(&lab).start()?)?;
+    }
+    // Drops there, and counts on both kinds of interface by one block.
+    let socket = traffic::listen_udp(&lab.node, (to4, 5000).into())?;
+    let weir = Weir::script("tc:*:ingress /udp.dport == 5000/ { @ = count(); if (ip.src == 10.99.7.2) { drop(); } }")
+        .at(&lab)
+        .start()?;
+    ensure!(weir.stderr().contains("Attached 1 probe"), "{}", weir.stderr());
+    tun.receive(&packets[0], 4)?;
+    traffic::send_frames(&lab, &[(2, frame())])?;
+    traffic::settle(&lab)?;
+    weir.stop()?.clean()?.expect_map("@", [("", 6)])?;
+    ensure!(traffic::received(&socket)? == 0, "dropped packets arrived");
+    tun.receive(&packets[0], 1)?;
+    weir_tests::wait_for("a packet after the end", || Ok((traffic::received(&socket)? == 1).then_some(())))?;
+    // What the node sends.
+    let weir = Weir::script("tc:tun0:egress { @[ip.dst, udp.dport] = count(); }")
+        .at(&lab)
+        .start()?;
+    traffic::send_udp(&lab.node, to4.into(), (from4, 53).into(), 4)?;
+    weir.stop()?.clean()?.expect_map("@", [(format!("{from4}, 53"), 4)])
 }
 
 fn namespaces() -> Result<()> {

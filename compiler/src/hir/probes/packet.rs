@@ -2,7 +2,7 @@
 
 use super::Site;
 use crate::hir::check::{Checker, nearest_name};
-use crate::object::{AttachPoint, Direction, IfacePattern, XdpMode};
+use crate::object::{AttachPoint, Direction, IfacePattern, LinkLayer, XdpMode};
 use crate::tables::Hook;
 use weir_parser::{Diagnostic, Span, ast};
 
@@ -25,7 +25,7 @@ impl Checker<'_> {
             },
             _ => return self.error(wrong("has the wrong number of parts")),
         };
-        if let Some(iface) = self.iface(iface, point.parts[1].span) {
+        for iface in self.iface(iface, point.parts[1].span) {
             out.push(Site::new(Hook::Xdp, point.span, parts, AttachPoint::Xdp { iface, mode }));
         }
     }
@@ -39,16 +39,18 @@ impl Checker<'_> {
             "egress" | "to_pod" => Direction::Egress,
             _ => return self.error(wrong("has an unknown direction")),
         };
-        if let Some(iface) = self.iface(iface, point.parts[1].span) {
+        for iface in self.iface(iface, point.parts[1].span) {
             out.push(Site::new(Hook::Tc, point.span, parts, AttachPoint::Tc { iface, direction }));
         }
     }
 
-    fn iface(&mut self, word: &str, span: Span) -> Option<IfacePattern> {
+    /// Resolves the interface of an attach point. A pattern is two: one for interfaces with Ethernet, one for those whose packets start
+    /// with IP, since the code differs.
+    fn iface(&mut self, word: &str, span: Span) -> Vec<IfacePattern> {
         let pattern = IfacePattern::parse(word);
         if pattern.pattern.is_empty() {
             self.error(Diagnostic::error("no-interface", span, "the interface is missing"));
-            return None;
+            return Vec::new();
         }
         let (interfaces, place) = match &pattern.netns {
             None => (self.kernel.interfaces(), String::new()),
@@ -62,10 +64,10 @@ impl Checker<'_> {
                         None if named.is_empty() => "write a name of `ip netns`, a pid, or a path; there are no names".to_owned(),
                         None => format!("write a name of `ip netns` (there are `{}`), a pid, or a path", named.join("`, `")),
                     }));
-                    return None;
+                    return Vec::new();
                 }
                 // It may be for others to look into; attaching says so.
-                Err(_) => return Some(pattern),
+                Err(_) => return vec![pattern],
             },
         };
         let name = &pattern.pattern;
@@ -76,8 +78,28 @@ impl Checker<'_> {
                 None => d.help(format!("there are `{}`", interfaces.join("`, `"))),
             };
             self.error(d);
-            return None;
+            return Vec::new();
         }
-        Some(pattern)
+        let layers = if pattern.is_glob() {
+            vec![LinkLayer::Ethernet, LinkLayer::None]
+        } else {
+            match self.kernel.link_layer(name, pattern.netns.as_deref()) {
+                Some(layer) => vec![layer],
+                None => {
+                    let d = Diagnostic::error(
+                        "link-layer",
+                        span,
+                        format!("packets of `{name}` start with neither Ethernet nor IP"),
+                    );
+                    self.error(d.help("weir reads packets of Ethernet interfaces and of IP tunnels"));
+                    Vec::new()
+                }
+            }
+        };
+        let with = |link_layer| IfacePattern {
+            link_layer,
+            ..pattern.clone()
+        };
+        layers.into_iter().map(with).collect()
     }
 }
