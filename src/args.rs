@@ -77,11 +77,17 @@ pub struct Run {
     #[arg(long = "no-warnings")]
     pub no_warnings: bool,
     /// End after this time: 30s, 5m, 1h30m, or seconds
-    #[arg(long = "timeout", value_name = "DURATION", value_parser = duration)]
+    #[arg(long = "timeout", visible_alias = "for", value_name = "DURATION", value_parser = duration)]
     pub timeout: Option<Duration>,
     /// Compile and load, but attach nothing
     #[arg(long = "dry-run")]
     pub dry_run: bool,
+    /// Start a command once everything is attached, and end when it ends; `cpid` is its process id
+    #[arg(short = 'c', long = "cmd", value_name = "CMD", conflicts_with = "pid")]
+    pub command: Option<String>,
+    /// Trace this process, where the probe can tell, and end when it ends
+    #[arg(short = 'p', long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pid: Option<u32>,
     /// Say what this kernel can do
     #[arg(long = "info")]
     pub info: bool,
@@ -117,10 +123,18 @@ pub struct Run {
     emit_llvm: Option<String>,
     #[arg(long = "aot", value_name = "FILE", hide = true, value_parser = no_aot)]
     aot: Option<String>,
-    #[arg(short = 'c', long = "cmd", value_name = "CMD", hide = true, value_parser = no_command)]
-    command: Option<String>,
-    #[arg(short = 'p', long = "pid", value_name = "PID", hide = true, value_parser = no_pid)]
-    pid: Option<String>,
+    #[arg(long = "usdt-file-activation", hide = true)]
+    pub usdt_file_activation: bool,
+    #[arg(long = "debuginfo", value_name = "DIRS", hide = true)]
+    pub debuginfo: Option<OsString>,
+    #[arg(long = "traceable-functions", value_name = "FILE", hide = true)]
+    pub traceable_functions: Option<OsString>,
+    #[arg(long = "dwarf-pid", value_name = "PID", hide = true)]
+    pub dwarf_pid: Option<String>,
+    #[arg(long = "mode", value_name = "MODE", hide = true)]
+    pub mode: Option<String>,
+    #[arg(long = "probe-filter", value_name = "REGEX", hide = true)]
+    pub probe_filter: Option<String>,
 }
 
 /// Compiles a script to a BPF object file.
@@ -273,14 +287,6 @@ fn no_aot(_: &str) -> Result<String, String> {
     )
 }
 
-fn no_command(_: &str) -> Result<String, String> {
-    Err("not in this version; start weir, then the command, and ask for its events with `/comm == \"NAME\"/`".to_owned())
-}
-
-fn no_pid(_: &str) -> Result<String, String> {
-    Err("not in this version; ask for the events of a process with `/pid == N/`".to_owned())
-}
-
 /// Parses `30`, `0.5`, `30s`, `5m`, `1h30m`, `250ms`. A number alone is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     const HOW: &str = "write a number with `ms`, `s`, `m`, `h` or `d`: `90`, `30s`, `1h30m`";
@@ -389,20 +395,37 @@ mod tests {
             "-f",
             "json",
             "-k",
+            "--usdt-file-activation",
+            "--debuginfo",
+            "/usr/lib/debug",
+            "--traceable-functions",
+            "f.txt",
+            "--mode",
+            "codegen",
             "x.bt",
         ]);
         assert_eq!((args.format, args.buffering), (Format::Json, Some(Buffering::Line)));
         assert_eq!(rest(&args).0, Some("x.bt"));
-        for (switch, alternative) in [
-            ("--emit-llvm", "-d clif"),
-            ("--aot", "weir build"),
-            ("-c", "/comm =="),
-            ("-p", "/pid =="),
-        ] {
+        for (switch, alternative) in [("--emit-llvm", "-d clif"), ("--aot", "weir build")] {
             let error = parse_words(&[switch, "out", "x.bt"]).unwrap_err();
             assert!(error.to_string().contains(alternative), "{error}");
             assert!(error.use_stderr());
         }
+    }
+
+    #[test]
+    fn a_command_or_a_process_not_both() {
+        assert_eq!(run(&["-c", "sleep 1", "x"]).command.as_deref(), Some("sleep 1"));
+        assert_eq!(run(&["-p", "12", "x"]).pid, Some(12));
+        assert_eq!(run(&["--for", "5m", "x"]).timeout, Some(Duration::from_secs(300)));
+        assert!(
+            parse_words(&["-c", "ls", "-p", "1", "x"])
+                .unwrap_err()
+                .to_string()
+                .contains("cannot be used with")
+        );
+        assert!(parse_words(&["-p", "0", "x"]).is_err());
+        assert!(parse_words(&["-p", "init", "x"]).is_err());
     }
 
     #[test]

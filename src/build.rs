@@ -19,6 +19,8 @@ pub fn main(args: &Build) -> Result<ExitCode, Failure> {
         args: script_args,
         // Building runs nothing.
         allow_unsafe: true,
+        helper_errors: false,
+        child: None,
         warnings: !args.quiet,
     };
     let (Some(object), _) = job.compile(&renderer, true, &[]) else {

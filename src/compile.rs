@@ -18,6 +18,10 @@ pub struct Job<'a> {
     pub args: Vec<String>,
     /// `--unsafe`
     pub allow_unsafe: bool,
+    /// `-k`
+    pub helper_errors: bool,
+    /// The process that `-c` has started.
+    pub child: Option<u32>,
     /// Whether warnings and lints are shown.
     pub warnings: bool,
 }
@@ -31,7 +35,8 @@ impl Job<'_> {
         let script = hir::Options {
             positional,
             named,
-            child: None,
+            child: self.child,
+            helper_errors: self.helper_errors,
             config: config_from_env(),
             unsafe_functions: self.allow_unsafe,
             maps: Vec::new(),

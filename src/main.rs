@@ -4,6 +4,7 @@
 mod args;
 mod build;
 mod caps;
+mod child;
 mod clean;
 mod compile;
 mod demo;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         weir_runtime::reaper_main();
         return ExitCode::SUCCESS;
     }
+    raise_file_limit();
     let command = match args::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => {
@@ -49,5 +51,16 @@ fn main() -> ExitCode {
             out::stderr(&render::Renderer::for_stderr().failure(&failure));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Every probe takes a descriptor; the limit that a shell sets is often a thousand, and ours to raise.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // Not being allowed to is no reason to stop: most scripts need a few.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }

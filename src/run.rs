@@ -2,15 +2,20 @@
 
 use crate::args::{Buffering, Format, Run, split_rest};
 use crate::caps::Needs;
+use crate::child::{self, Child};
 use crate::compile::Job;
 use crate::render::{Failure, Kind, Message, Renderer};
 use crate::{build, info, list, out, report, source};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use weir_compiler::kernel::{Feature, KernelInfo, Support};
 use weir_compiler::object::{Object, ProgramKind};
 use weir_compiler::pipeline::{Source, Stage};
+use weir_parser::LineIndex;
 use weir_runtime::attach::interfaces::{Order, Settings};
+use weir_runtime::printer::Places;
+use weir_runtime::sink::Place;
 use weir_runtime::{Error, Kernel, Notice, Options, Output, OutputFormat, Session, load, native};
 
 pub fn main(args: &Run) -> Result<ExitCode, Failure> {
@@ -23,12 +28,43 @@ pub fn main(args: &Run) -> Result<ExitCode, Failure> {
     }
     let (file, script_args) = split_rest(args.program.as_deref(), &args.rest).map_err(Failure::new)?;
     let source = source::read(args.program.as_deref(), file)?;
+    // Before anything starts a thread.
+    let bound = Bound::of(args)?;
+    let code = script(args, &kernel, &source, script_args, &bound);
+    if let Some(child) = bound.child {
+        let (pid, how) = (child.pid(), child.end());
+        if args.verbose {
+            out::stderr(&format!("process {pid} {how}\n"));
+        }
+    }
+    code
+}
+
+/// What bounds a run: the command of `-c`, the process of `-p`.
+struct Bound {
+    child: Option<Child>,
+    /// The handle on either.
+    process: Option<Arc<OwnedFd>>,
+}
+
+impl Bound {
+    fn of(args: &Run) -> Result<Self, Failure> {
+        let child = args.command.as_deref().map(Child::start).transpose()?;
+        let pid = child.as_ref().map(Child::pid).or(args.pid);
+        let process = pid.map(child::watch).transpose()?.map(Arc::new);
+        Ok(Self { child, process })
+    }
+}
+
+fn script(args: &Run, kernel: &Kernel, source: &Source, script_args: Vec<String>, bound: &Bound) -> Result<ExitCode, Failure> {
     let renderer = Renderer::for_stderr();
     let job = Job {
-        source: &source,
-        kernel: &kernel,
+        source,
+        kernel,
         args: script_args,
         allow_unsafe: args.allow_unsafe,
+        helper_errors: args.warnings,
+        child: bound.child.as_ref().map(Child::pid),
         warnings: !args.quiet && !args.no_warnings,
     };
 
@@ -48,16 +84,16 @@ pub fn main(args: &Run) -> Result<ExitCode, Failure> {
         describe(&object);
     }
     let needs = Needs::of(&object);
-    check_order(args, &object, &kernel)?;
-    match start_or_retry(args, &job, &renderer, object) {
+    check_order(args, &object, kernel)?;
+    match start_or_retry(args, &job, &renderer, object, bound) {
         Ok(Some(session)) => match session.run() {
             // As the shell sees it: the low eight bits.
             Ok(outcome) => Ok(ExitCode::from(outcome.code as u8)),
-            Err(error) => Ok(tell(&renderer, &source, &error, &needs)),
+            Err(error) => Ok(tell(&renderer, source, &error, &needs)),
         },
         Ok(None) => Ok(ExitCode::SUCCESS),
         Err(Refusal::Told) => Ok(ExitCode::FAILURE),
-        Err(Refusal::Error(error)) => Ok(tell(&renderer, &source, &error, &needs)),
+        Err(Refusal::Error(error)) => Ok(tell(&renderer, source, &error, &needs)),
     }
 }
 
@@ -98,8 +134,8 @@ enum Refusal {
 }
 
 /// Starts the script; once more without the optimiser when the kernel rejects a program. `None`: a dry run that went well.
-fn start_or_retry(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object) -> Result<Option<Session>, Refusal> {
-    let first = match start(args, job, renderer, object) {
+fn start_or_retry(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object, bound: &Bound) -> Result<Option<Session>, Refusal> {
+    let first = match start(args, job, renderer, object, bound) {
         Err(error @ Error::Rejected { .. }) => error,
         other => return other.map_err(|e| Refusal::Error(Box::new(e))),
     };
@@ -119,7 +155,7 @@ fn start_or_retry(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object
     let (Some(object), _) = again.compile(renderer, false, &[]) else {
         return Err(Refusal::Told);
     };
-    match start(args, job, renderer, object.clone()) {
+    match start(args, job, renderer, object.clone(), bound) {
         Err(error) => match &error {
             Error::Rejected { log, .. } => {
                 out::stderr(&report::rejected(renderer, job.source, &object, &error, &[first_log, log]));
@@ -144,7 +180,7 @@ fn start_or_retry(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object
     }
 }
 
-fn start(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object) -> Result<Option<Session>, Error> {
+fn start(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object, bound: &Bound) -> Result<Option<Session>, Error> {
     if args.dry_run {
         let natives = native::load_all(&object)?;
         load::load(&object, &|instance, symbol| natives.get(instance).and_then(|n| n.map_fd(symbol)))?;
@@ -166,6 +202,13 @@ fn start(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object) -> Resu
         },
         quiet,
         timeout: args.timeout,
+        pid: args.pid,
+        until_exit: bound.process.clone(),
+        on_attached: bound
+            .child
+            .as_ref()
+            .map(|child| Arc::new(child.release()) as Arc<dyn Fn() + Send + Sync>),
+        places: Some(places(job.source)),
         attach: Settings {
             order: match (&args.before, &args.after) {
                 (Some(program), _) => Some(Order {
@@ -190,6 +233,19 @@ fn start(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object) -> Resu
         ..Options::default()
     };
     Session::start(object, job.kernel, options).map(Some)
+}
+
+/// Finds lines and columns for structured output.
+fn places(source: &Source) -> Places {
+    let (file, text) = (source.name.clone(), source.text.clone());
+    Arc::new(move |span| {
+        let (line, column) = LineIndex::new(&text).line_col(span.start);
+        Some(Place {
+            file: file.clone(),
+            line,
+            column,
+        })
+    })
 }
 
 /// `-q` is for what is only good to know; a loss of data is not, and is silenced by `--no-warnings` alone.

@@ -365,10 +365,52 @@ pub enum EventAction {
     Exit {
         code: Option<EventField>,
     },
+    /// `-k`: a helper of the kernel has failed with this code.
+    HelperError {
+        call: HelperCall,
+        code: EventField,
+    },
     /// `time(format)`
     Time {
         format: String,
     },
+}
+
+/// A helper whose failure a script may want to hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HelperCall {
+    MapLookup,
+    MapDelete,
+    ReadUser,
+    ReadKernel,
+    ReadUserStr,
+    ReadKernelStr,
+}
+
+impl HelperCall {
+    /// Returns the helper that reads memory.
+    #[must_use]
+    pub fn read(user: bool, text: bool) -> Self {
+        match (user, text) {
+            (true, false) => HelperCall::ReadUser,
+            (true, true) => HelperCall::ReadUserStr,
+            (false, false) => HelperCall::ReadKernel,
+            (false, true) => HelperCall::ReadKernelStr,
+        }
+    }
+
+    /// Returns the kernel's name of it, without `bpf_`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            HelperCall::MapLookup => "map_lookup_elem",
+            HelperCall::MapDelete => "map_delete_elem",
+            HelperCall::ReadUser => "probe_read_user",
+            HelperCall::ReadKernel => "probe_read_kernel",
+            HelperCall::ReadUserStr => "probe_read_user_str",
+            HelperCall::ReadKernelStr => "probe_read_kernel_str",
+        }
+    }
 }
 
 /// What becomes of formatted text.

@@ -297,10 +297,27 @@ pub enum Notice {
     RemovedStale { count: usize },
     /// What `limit` held back since the last such notice.
     Limited { count: u64, span: Span },
+    /// `-k`: a helper of the kernel has failed.
+    Helper { helper: &'static str, code: i64, span: Span },
     /// `errorf` or `warnf` of the script.
     Script { message: String, error: bool, span: Span },
     /// Anything else, with what to do about it.
     Other { message: String, span: Option<Span> },
+}
+
+/// Says what a failed helper means, in bpftrace's words.
+#[must_use]
+pub fn helper_message(helper: &str, code: i64) -> String {
+    match helper {
+        "map_lookup_elem" => "Can't lookup map element because it does not exist.".to_owned(),
+        "map_delete_elem" if code == -i64::from(libc::ENOENT) => "Can't delete map element because it does not exist.".to_owned(),
+        _ => {
+            let errno = i32::try_from(code.unsigned_abs()).unwrap_or(0);
+            let text = std::io::Error::from_raw_os_error(errno).to_string();
+            // The standard library adds ` (os error N)`.
+            text.split(" (os error").next().unwrap_or_default().to_owned()
+        }
+    }
 }
 
 impl Notice {
@@ -332,6 +349,7 @@ impl Notice {
             | Notice::LateAttach { span, .. }
             | Notice::MissingProbe { span, .. }
             | Notice::Limited { span, .. }
+            | Notice::Helper { span, .. }
             | Notice::Script { span, .. } => Some(*span),
             Notice::Other { span, .. } => *span,
             _ => None,
@@ -376,6 +394,13 @@ impl fmt::Display for Notice {
             }
             Notice::Limited { count, .. } => write!(f, "`limit` held back {count} runs"),
             Notice::Script { message, .. } => f.write_str(message),
+            Notice::Helper { helper, code, .. } => {
+                write!(
+                    f,
+                    "{}\nAdditional Info - helper: {helper}, retcode: {code}",
+                    helper_message(helper, *code)
+                )
+            }
             Notice::ScratchExhausted { count } => {
                 write!(f, "{count} program runs were skipped because their working memory was in use")
             }

@@ -10,7 +10,7 @@ use crate::load::Loaded;
 use crate::maps::Map;
 use crate::native::Instance;
 use crate::ring::Ring;
-use crate::sink::Sink;
+use crate::sink::{Place, Problem, Sink};
 use crate::sys::proc::possible_cpus;
 use crate::sys::{Result as SysResult, SysError};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -32,6 +32,9 @@ use weir_parser::Span;
 const BATCH: usize = 1 << 20;
 /// How often the counters of losses are read at most.
 const COUNTERS_EVERY: Duration = Duration::from_millis(200);
+
+/// Tells where in the text of the script something is.
+pub type Places = Arc<dyn Fn(Span) -> Option<Place> + Send + Sync>;
 
 /// What both threads read.
 #[derive(Debug)]
@@ -82,7 +85,14 @@ impl Printer {
     ///
     /// # Errors
     /// When the thread or its descriptors cannot be made.
-    pub fn start(shared: Arc<Shared>, ring: Option<Ring>, sink: Box<dyn Sink>, ctx: Context, observer: Observer) -> SysResult<Self> {
+    pub fn start(
+        shared: Arc<Shared>,
+        ring: Option<Ring>,
+        sink: Box<dyn Sink>,
+        ctx: Context,
+        observer: Observer,
+        places: Option<Places>,
+    ) -> SysResult<Self> {
         let error = |e: io::Error| SysError::new("start", "printing thread", e);
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(|e| error(e.into()))?;
         let wake = Arc::new(wake);
@@ -95,6 +105,7 @@ impl Printer {
             sink,
             ctx,
             observer,
+            places,
             reporter,
             exited: false,
             closed: false,
@@ -143,6 +154,7 @@ struct Worker {
     sink: Box<dyn Sink>,
     ctx: Context,
     observer: Observer,
+    places: Option<Places>,
     reporter: mpsc::UnboundedSender<Report>,
     /// `exit()` was seen.
     exited: bool,
@@ -294,6 +306,25 @@ impl Worker {
                 });
                 let _ = self.reporter.send(Report::Exit(code));
             }
+            EventAction::HelperError { call, code } => {
+                let code = sint(field(code));
+                let helper = call.name();
+                let msg = crate::error::helper_message(helper, code);
+                self.problem(
+                    &Problem {
+                        kind: "helper_error",
+                        msg: &msg,
+                        helper: Some((helper, code)),
+                        place: None,
+                    },
+                    event.span,
+                    || Notice::Helper {
+                        helper,
+                        code,
+                        span: event.span,
+                    },
+                );
+            }
             EventAction::Time { format } => self.write(|sink, _| sink.time(&time::now(format))),
         }
     }
@@ -302,11 +333,21 @@ impl Worker {
     fn text(&mut self, what: TextKind, text: &[u8], span: Span) {
         match what {
             TextKind::Print => self.write(|sink, _| sink.printf(text)),
-            TextKind::Error | TextKind::Warning => (self.observer)(&Notice::Script {
-                message: String::from_utf8_lossy(text).trim_end_matches('\n').to_owned(),
-                error: what == TextKind::Error,
-                span,
-            }),
+            TextKind::Error | TextKind::Warning => {
+                let message = String::from_utf8_lossy(text).trim_end_matches('\n').to_owned();
+                let error = what == TextKind::Error;
+                let problem = Problem {
+                    kind: if error { "errorf" } else { "warnf" },
+                    msg: &message,
+                    helper: None,
+                    place: None,
+                };
+                self.problem(&problem, span, || Notice::Script {
+                    message: message.clone(),
+                    error,
+                    span,
+                });
+            }
             TextKind::Cat => {
                 let path = String::from_utf8_lossy(text).into_owned();
                 match read_start(&path) {
@@ -343,6 +384,17 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Says what went wrong: in the output where that is structured, else to the observer.
+    fn problem(&mut self, problem: &Problem<'_>, span: Span, notice: impl FnOnce() -> Notice) {
+        if !self.sink.is_structured() {
+            (self.observer)(&notice());
+            return;
+        }
+        let place = self.places.as_ref().and_then(|places| places(span));
+        let placed = Problem { place, ..problem.clone() };
+        self.write(|sink, _| sink.problem(&placed));
     }
 
     fn print_map(&mut self, map: MapRef, top: u32, div: u32) {
@@ -418,12 +470,19 @@ impl Worker {
                 CounterSpec::MapFull { map, span } => {
                     let spec = shared.object.maps.get(*map);
                     let (name, max_entries) = spec.map_or((String::new(), 0), |m| (user_name(&m.role, &m.name), m.max_entries));
-                    (self.observer)(&Notice::MapFull {
+                    let notice = Notice::MapFull {
                         map: name,
                         max_entries,
                         refused: new,
                         span: *span,
-                    });
+                    };
+                    let problem = Problem {
+                        kind: "runtime_error",
+                        msg: &notice.to_string(),
+                        helper: None,
+                        place: None,
+                    };
+                    self.problem(&problem, *span, || notice.clone());
                 }
                 CounterSpec::Limited { span } => (self.observer)(&Notice::Limited { count: new, span: *span }),
                 CounterSpec::ScratchExhausted => (self.observer)(&Notice::ScratchExhausted { count: new }),

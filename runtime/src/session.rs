@@ -86,6 +86,14 @@ pub struct Options {
     pub reaper_args: Vec<OsString>,
     /// Hears everything that a person should hear; called from any thread.
     pub observer: Observer,
+    /// Tells where in the script something is, for structured output.
+    pub places: Option<crate::printer::Places>,
+    /// Only events of this process, where the kind of probe can tell.
+    pub pid: Option<u32>,
+    /// A pidfd: the run ends when that process does.
+    pub until_exit: Option<Arc<OwnedFd>>,
+    /// Called once everything is attached and said.
+    pub on_attached: Option<Arc<dyn Fn() + Send + Sync>>,
     /// Maps that are there already, by the name they have in the script.
     pub maps: SharedMaps,
     /// Whether SIGINT, SIGTERM and SIGHUP end the run; otherwise they are somebody else's.
@@ -106,6 +114,10 @@ impl Default for Options {
             attach: Settings::default(),
             reaper_args: vec![REAPER_ARG.into()],
             observer: Arc::new(|_| {}),
+            places: None,
+            pid: None,
+            until_exit: None,
+            on_attached: None,
             maps: Vec::new(),
             signals: true,
             stop: None,
@@ -143,6 +155,8 @@ pub enum Reason {
     Interrupted,
     /// The reader of our output has gone.
     OutputClosed,
+    /// The process that was watched has ended.
+    ProcessEnded,
 }
 
 /// A script that is attached.
@@ -248,6 +262,14 @@ fn signal_names(object: &Object) -> Vec<(&str, Span)> {
     names
 }
 
+/// Waits for the end of a process; for ever where there is none to wait for.
+async fn process_ended(process: Option<&AsyncFd<Arc<OwnedFd>>>) {
+    match process {
+        Some(process) => drop(process.readable().await),
+        None => std::future::pending().await,
+    }
+}
+
 /// Waits to be told to stop; for ever where nobody can tell.
 async fn stopped(stop: Option<&tokio::sync::Notify>) {
     match stop {
@@ -318,7 +340,14 @@ impl Session {
             max_strlen: object.config.max_strlen,
         };
         let shared = Arc::new(Shared { object, loaded, natives });
-        let printer = Printer::start(Arc::clone(&shared), ring, sink, ctx, Arc::clone(&options.observer))?;
+        let printer = Printer::start(
+            Arc::clone(&shared),
+            ring,
+            sink,
+            ctx,
+            Arc::clone(&options.observer),
+            options.places.clone(),
+        )?;
 
         let started = Instant::now();
         let mut session = Self {
@@ -407,6 +436,9 @@ impl Session {
         if self.or_signal(said) {
             self.exit.get_or_insert(0);
         }
+        if let Some(attached) = &self.options.on_attached {
+            attached();
+        }
         Ok(())
     }
 
@@ -441,7 +473,8 @@ impl Session {
     /// When output cannot be written (a closed pipe is no error), or an `end` block cannot be run.
     pub fn run(mut self) -> Result<Outcome, Error> {
         let deadline = self.options.timeout.map(|t| self.started + t);
-        let reason = if self.exit.is_none() && run_once::only_runs_once(&self.shared.object) {
+        let watched = self.options.until_exit.is_some();
+        let reason = if self.exit.is_none() && !watched && run_once::only_runs_once(&self.shared.object) {
             Reason::Nothing
         } else {
             self.wait(deadline)?
@@ -564,6 +597,13 @@ impl Session {
             .is_some();
         let interfaces = self.watch_interfaces()?;
         let mut next_beat = Instant::now() + HEARTBEAT;
+        let process = {
+            let _guard = self.runtime.enter();
+            // SAFETY: the descriptor is open as long as the `Arc` that the registration holds.
+            let watch = |process| unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) };
+            let watched = self.options.until_exit.clone().map(watch).transpose();
+            watched.map_err(|e| Error::Sys(crate::sys::SysError::new("watch", "process", e.into())))?
+        };
         loop {
             if !matches!(self.output, Ok(false)) {
                 return Ok(Reason::OutputClosed);
@@ -578,6 +618,7 @@ impl Session {
                 tokio::select! {
                     report = reports.recv() => report.map_or(Wake::End(Reason::OutputClosed), Wake::Said),
                     _ = Signals::any(end) => Wake::End(Reason::Signal),
+                    () = process_ended(process.as_ref()) => Wake::End(Reason::ProcessEnded),
                     () = stopped(self.options.stop.as_deref()) => Wake::End(Reason::Signal),
                     i = Signals::any(script) => Wake::Signal(i),
                     () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Wake::End(Reason::Timeout),

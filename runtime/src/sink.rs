@@ -20,6 +20,25 @@ pub enum Buffering {
     None,
 }
 
+/// A place in a script: file, line and column from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub file: String,
+    pub line: u32,
+    pub column: u32,
+}
+
+/// Something that went wrong while a script ran.
+#[derive(Clone, Debug)]
+pub struct Problem<'a> {
+    /// `helper_error`, `runtime_error`, `errorf`, `warnf`
+    pub kind: &'static str,
+    pub msg: &'a str,
+    /// Name and return value of the helper.
+    pub helper: Option<(&'static str, i64)>,
+    pub place: Option<Place>,
+}
+
 /// Receives what a script prints. All errors are those of writing.
 #[expect(clippy::missing_errors_doc, reason = "every error is a failed write of the output")]
 pub trait Sink: Send {
@@ -37,6 +56,8 @@ pub trait Sink: Send {
     fn is_structured(&self) -> bool;
     fn attached(&mut self, probes: usize) -> io::Result<()>;
     fn lost_events(&mut self, count: u64) -> io::Result<()>;
+    /// Something went wrong; only where the output is structured.
+    fn problem(&mut self, problem: &Problem<'_>) -> io::Result<()>;
     /// A line outside the format (the test hook of bpftrace's environment).
     fn raw_line(&mut self, line: &str) -> io::Result<()>;
     /// The script has ended; the maps follow.
@@ -143,6 +164,10 @@ impl<W: Write + Send> Sink for TextSink<W> {
         Ok(())
     }
 
+    fn problem(&mut self, _problem: &Problem<'_>) -> io::Result<()> {
+        Ok(())
+    }
+
     fn raw_line(&mut self, line: &str) -> io::Result<()> {
         self.out.put(line.as_bytes())?;
         self.out.put(b"\n")
@@ -221,6 +246,22 @@ impl<W: Write + Send> Sink for JsonSink<W> {
             .put(format!("{{\"type\": \"lost_events\", \"count\": {count}, \"data\": {{\"events\": {count}}}}}\n").as_bytes())
     }
 
+    fn problem(&mut self, problem: &Problem<'_>) -> io::Result<()> {
+        self.buf.clear();
+        write!(self.buf, "{{\"type\": \"{}\", \"msg\": ", problem.kind)?;
+        json::string(problem.msg, &mut self.buf);
+        if let Some((helper, code)) = problem.helper {
+            write!(self.buf, ", \"helper\": \"{helper}\", \"retcode\": {code}")?;
+        }
+        if let Some(place) = &problem.place {
+            self.buf.extend_from_slice(b", \"filename\": ");
+            json::string(&place.file, &mut self.buf);
+            write!(self.buf, ", \"line\": {}, \"col\": {}", place.line, place.column)?;
+        }
+        self.buf.extend_from_slice(b"}\n");
+        self.out.put(&self.buf)
+    }
+
     fn raw_line(&mut self, line: &str) -> io::Result<()> {
         self.out.put(line.as_bytes())?;
         self.out.put(b"\n")
@@ -296,6 +337,18 @@ mod tests {
         };
         sink.map(&s, 0, 0, &ctx).unwrap();
         sink.lost_events(5).unwrap();
+        let place = Place {
+            file: "stdin".into(),
+            line: 1,
+            column: 87,
+        };
+        let problem = Problem {
+            kind: "helper_error",
+            msg: "Bad address",
+            helper: Some(("probe_read_user", -14)),
+            place: Some(place),
+        };
+        sink.problem(&problem).unwrap();
         sink.end().unwrap();
         sink.flush().unwrap();
     }
@@ -313,6 +366,7 @@ mod tests {
 {"type": "map", "data": {"@scalar": 5}}
 {"type": "stats", "data": {"@stats": {"count": 2, "average": 6, "total": 12}}}
 {"type": "lost_events", "count": 5, "data": {"events": 5}}
+{"type": "helper_error", "msg": "Bad address", "helper": "probe_read_user", "retcode": -14, "filename": "stdin", "line": 1, "col": 87}
 "#
         );
     }

@@ -3,6 +3,7 @@
 use super::Generator;
 use super::value::{Repr, Room, Val, VarSlot};
 use crate::hir::{CTy, Expr, ExprKind, SetElem, Space, Ty};
+use crate::object::HelperCall;
 use crate::tables::{BuiltinKind, helper};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::{I8, I16, I32, I64};
@@ -17,6 +18,14 @@ const AF_INET6: i64 = 10;
 
 impl<'h> Generator<'_, 'h> {
     pub fn expr(&mut self, e: &'h Expr) -> Val {
+        // What a failing helper is blamed on is the expression, not its statement.
+        let outer = std::mem::replace(&mut self.place, e.span);
+        let value = self.expr_here(e);
+        self.place = outer;
+        value
+    }
+
+    fn expr_here(&mut self, e: &'h Expr) -> Val {
         match &e.kind {
             ExprKind::Int(n) => Val::int(self.int(*n)),
             ExprKind::Str(text) => {
@@ -721,7 +730,8 @@ impl<'h> Generator<'_, 'h> {
         } else {
             helper::PROBE_READ_KERNEL
         };
-        self.helper(number, &[slot, n, address]);
+        let result = self.helper(number, &[slot, n, address]);
+        self.warn_failed(HelperCall::read(space == Space::User, false), result);
         slot
     }
 

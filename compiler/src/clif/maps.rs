@@ -3,7 +3,7 @@
 use super::value::{Repr, Val};
 use super::{Generator, plain};
 use crate::hir::{Expr, MapValueTy};
-use crate::object::{CounterSpec, MapKind, MapRole, MapSpec};
+use crate::object::{CounterSpec, HelperCall, MapKind, MapRole, MapSpec};
 use crate::tables::{AggKind, helper};
 use crate::types::{MapValue, Type};
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -175,9 +175,12 @@ impl<'h> Generator<'_, 'h> {
         // A copy: the entry may change or go while the block still uses the value.
         let copy = self.memory_slot(ty.size());
         self.zero(copy, 0, ty.size());
-        let (found, done) = (self.b.create_block(), self.b.create_block());
+        let (found, missing, done) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
         let entry = self.lookup(map, slot);
-        self.b.ins().brif(entry, found, &[], done, &[]);
+        self.b.ins().brif(entry, found, &[], missing, &[]);
+        self.b.switch_to_block(missing);
+        self.warn_no_entry(present);
+        self.b.ins().jump(done, &[]);
         self.b.switch_to_block(found);
         let entry = self.pin(entry);
         self.copy_text(entry, ty.size().next_multiple_of(8), copy, 0, ty.size().next_multiple_of(8));
@@ -354,6 +357,7 @@ impl<'h> Generator<'_, 'h> {
             }
             let address = g.map_address(map);
             let result = g.helper(helper::MAP_DELETE_ELEM, &[address, slot]);
+            g.warn_failed(HelperCall::MapDelete, result);
             let result = g.b.ins().ireduce(I32, result);
             let zero = g.b.ins().iconst(I32, 0);
             let ok = g.b.ins().icmp(IntCC::Equal, result, zero);

@@ -20,6 +20,7 @@ mod stmt;
 mod system;
 mod text;
 mod value;
+mod warn;
 
 use crate::backend::ns;
 use crate::hir;
@@ -170,6 +171,8 @@ pub(crate) struct Generator<'a, 'h> {
     /// `(continue, break)` targets.
     pub loops: Vec<(Block, Block)>,
     pub memory: memory::Memory,
+    /// What is being generated, for messages that the code sends.
+    pub place: Span,
 }
 
 impl<'a, 'h> Generator<'a, 'h> {
@@ -218,6 +221,7 @@ impl<'a, 'h> Generator<'a, 'h> {
             has_loops,
             loops: Vec::new(),
             memory: memory::Memory::new(entry, body, scratch, budget),
+            place: Span::default(),
         }
     }
 
@@ -375,6 +379,7 @@ impl<'a, 'h> Generator<'a, 'h> {
     }
 
     pub fn at(&mut self, span: Span) {
+        self.place = span;
         // Only the last: a search through all of them would make long scripts quadratic.
         let id = match self.spans.last().filter(|s| **s == span).map(|_| self.spans.len() - 1) {
             Some(id) => id,

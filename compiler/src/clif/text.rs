@@ -5,6 +5,7 @@
 use super::value::{Repr, Val};
 use super::{Generator, plain};
 use crate::hir::{Expr, Space};
+use crate::object::HelperCall;
 use crate::tables::helper;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::{I8, I64};
@@ -27,7 +28,8 @@ impl<'h> Generator<'_, 'h> {
         } else {
             helper::PROBE_READ_KERNEL_STR
         };
-        self.helper(number, &[to, bytes, from]);
+        let result = self.helper(number, &[to, bytes, from]);
+        self.warn_failed(HelperCall::read(space == Space::User, true), result);
         Val {
             repr: Repr::Mem { pointer: to, size },
             present: pointer.present,
@@ -53,7 +55,8 @@ impl<'h> Generator<'_, 'h> {
         } else {
             helper::PROBE_READ_KERNEL
         };
-        self.helper(number, &[data, n, from]);
+        let result = self.helper(number, &[data, n, from]);
+        self.warn_failed(HelperCall::read(space == Space::User, false), result);
         Val {
             repr: Repr::Mem { pointer: to, size },
             present,

@@ -24,6 +24,8 @@ pub struct Options {
     pub child: Option<u32>,
     /// `--unsafe`: functions that change the system are allowed.
     pub unsafe_functions: bool,
+    /// `-k`: failures of helpers are told.
+    pub helper_errors: bool,
     /// Maps that are there already, of earlier entries of the same session; their types stand.
     pub maps: Vec<Map>,
 }
@@ -107,6 +109,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
                 config,
                 cpus: kernel.cpus(),
                 sets,
+                helper_errors: options.helper_errors,
             },
             diagnostics,
         );

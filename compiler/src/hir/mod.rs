@@ -36,6 +36,8 @@ pub struct Program {
     /// Number of possible CPUs.
     pub cpus: u32,
     pub sets: Vec<SetMap>,
+    /// `-k`: failures of helpers are told.
+    pub helper_errors: bool,
 }
 
 /// A constant set that became a map.

@@ -52,6 +52,7 @@ impl SysError {
                  bpf(2) too"
                     .to_owned(),
             ),
+            libc::EMFILE => Some("allow weir more open files (`ulimit -n`), or narrow the pattern: every probe takes one".to_owned()),
             libc::ENOMEM => Some("the kernel has no memory for it; make maps smaller (`max_map_keys`)".to_owned()),
             _ => None,
         }

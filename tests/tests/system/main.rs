@@ -4,6 +4,7 @@
 
 mod absent;
 mod cgroups;
+mod cli;
 mod examples;
 mod hooks;
 mod interfaces;
@@ -23,6 +24,7 @@ fn main() {
         examples::TESTS,
         leftovers::TESTS,
         repl::TESTS,
+        cli::TESTS,
     ])
     .exit()
 }

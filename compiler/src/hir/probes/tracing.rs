@@ -50,11 +50,8 @@ impl Checker<'_> {
             return;
         }
         if let Support::No(why) | Support::Unknown(why) = self.kernel.feature(Feature::Tracefs) {
-            self.error(Diagnostic::error(
-                "no-tracefs",
-                point.span,
-                format!("tracepoints cannot be read: {why}"),
-            ));
+            let d = Diagnostic::error("no-tracefs", point.span, format!("tracepoints cannot be read: {why}"));
+            self.error(d.help("run weir as root: mounting tracefs takes CAP_SYS_ADMIN, reading it CAP_DAC_READ_SEARCH"));
             return;
         }
         let all: Vec<String> = self.kernel.tracepoints().into_iter().map(|(c, n)| format!("{c}:{n}")).collect();
