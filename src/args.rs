@@ -3,6 +3,7 @@
 //! A subcommand is one only as the first word; anything else is a script, so that `weir script.bt build` is a script with
 //! the argument `build`.
 
+use crate::inspect::args::{Maps, Net, NetRm, Progs};
 use clap::{Parser, ValueEnum};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -19,6 +20,10 @@ pub enum Command {
     Clean,
     Demo(Demo),
     Repl(Repl),
+    Net(Net),
+    NetRm(NetRm),
+    Maps(Maps),
+    Progs(Progs),
 }
 
 const AFTER_HELP: &str = "\
@@ -27,6 +32,9 @@ Commands (as the first word):
   weir doc [NAME]              what a native, builtin, function, packet field or probe type is
   weir demo                    shows weir on traffic that it makes in network namespaces of its own
   weir repl                    probes typed one after the other, with maps that live on between them
+  weir net [IFACE]             all BPF on the network, whosever it is, and what looks wrong
+  weir net rm ...              removes one program of it, after showing it
+  weir maps, weir progs        all BPF maps and programs, or what is in one
   weir clean                   removes TC filters that a killed weir left on an old kernel
 
 Examples:
@@ -216,6 +224,10 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, clap::Erro
         Some("repl") => Repl::try_parse_from(&args[1..]).map(Command::Repl),
         // Nothing said, on a terminal: somebody wants to explore.
         None if is_terminal() => Ok(Command::Repl(Repl { allow_unsafe: false })),
+        Some("net") if args.get(2).is_some_and(|a| a == "rm") => NetRm::try_parse_from(&args[2..]).map(Command::NetRm),
+        Some("net") => Net::try_parse_from(&args[1..]).map(Command::Net),
+        Some("maps") => Maps::try_parse_from(&args[1..]).map(Command::Maps),
+        Some("progs") => Progs::try_parse_from(&args[1..]).map(Command::Progs),
         Some("demo") => Demo::try_parse_from(&args[1..]).map(Command::Demo),
         _ => Run::try_parse_from(args).map(|run| Command::Run(Box::new(run))),
     }

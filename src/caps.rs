@@ -6,6 +6,7 @@ use weir_compiler::object::{Object, ProgramKind};
 /// Numbers of `linux/capability.h`.
 const NET_ADMIN: (u32, &str) = (12, "CAP_NET_ADMIN");
 const SYS_ADMIN: u32 = 21;
+const SYS_ADMIN_NAMED: (u32, &str) = (SYS_ADMIN, "CAP_SYS_ADMIN");
 const PERFMON: (u32, &str) = (38, "CAP_PERFMON");
 const BPF: (u32, &str) = (39, "CAP_BPF");
 
@@ -25,6 +26,11 @@ impl Needs {
             needs.push(NET_ADMIN);
         }
         Self(needs)
+    }
+
+    /// Seeing what others loaded takes CAP_SYS_ADMIN, and removing it CAP_NET_ADMIN.
+    pub fn of_inspection() -> Self {
+        Self(vec![SYS_ADMIN_NAMED, NET_ADMIN])
     }
 
     /// What to tell somebody whom the kernel refused for want of permission.

@@ -10,6 +10,7 @@ mod compile;
 mod demo;
 mod doc;
 mod info;
+mod inspect;
 mod list;
 mod out;
 mod render;
@@ -44,6 +45,10 @@ fn main() -> ExitCode {
         Command::Clean => clean::main(),
         Command::Demo(args) => demo::main(&args),
         Command::Repl(args) => repl::main(&args),
+        Command::Net(args) => inspect::net(&args),
+        Command::NetRm(args) => inspect::rm(&args),
+        Command::Maps(args) => inspect::maps(&args),
+        Command::Progs(args) => inspect::progs(&args),
     };
     match result {
         Ok(code) => code,

@@ -8,10 +8,19 @@ use std::io::{ErrorKind, Write};
 /// # Errors
 /// When standard output cannot be written.
 pub fn stdout(text: &str) -> Result<(), Failure> {
+    stdout_is_read(text).map(drop)
+}
+
+/// Writes data, and returns whether somebody still reads it.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn stdout_is_read(text: &str) -> Result<bool, Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Failure::new(format!("cannot write to standard output: {e}"))),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Failure::new(format!("cannot write to standard output: {e}"))),
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod attach;
 pub mod error;
 pub mod format;
+pub mod inspect;
 pub mod kernel;
 pub mod load;
 pub mod maps;

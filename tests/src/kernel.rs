@@ -120,7 +120,11 @@ fn bpf_fd(command: libc::c_long, leading: &[u32]) -> std::io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn open(object: Object) -> std::io::Result<OwnedFd> {
+/// Holds an object, so that this process is its owner until the descriptor is closed.
+///
+/// # Errors
+/// It is gone.
+pub fn open(object: Object) -> std::io::Result<OwnedFd> {
     bpf_fd(object.kind.commands().1, &[object.id])
 }
 

@@ -49,6 +49,7 @@ pub struct Weir<'a> {
     args: Vec<OsString>,
     ns: Option<&'a Netns>,
     dir: Option<&'a Path>,
+    lacks: &'static [libc::c_ulong],
 }
 
 impl<'a> Weir<'a> {
@@ -58,6 +59,7 @@ impl<'a> Weir<'a> {
             args: args.into_iter().map(Into::into).collect(),
             ns: None,
             dir: None,
+            lacks: &[],
         }
     }
 
@@ -76,6 +78,19 @@ impl<'a> Weir<'a> {
     pub fn at(mut self, lab: &'a Lab) -> Self {
         self.ns = Some(&lab.node);
         self.dir = Some(lab.dir.path());
+        self
+    }
+
+    /// Runs at the other end of the lab's cable, in its folder.
+    pub fn at_peer(mut self, lab: &'a Lab) -> Self {
+        self.ns = Some(&lab.peer);
+        self.dir = Some(lab.dir.path());
+        self
+    }
+
+    /// Runs without these capabilities (numbers of `linux/capability.h`).
+    pub fn without_capabilities(mut self, numbers: &'static [libc::c_ulong]) -> Self {
+        self.lacks = numbers;
         self
     }
 
@@ -98,6 +113,21 @@ impl<'a> Weir<'a> {
                     } else {
                         Err(std::io::Error::last_os_error())
                     }
+                });
+            }
+        }
+        let lacks = self.lacks;
+        if !lacks.is_empty() {
+            // SAFETY: `prctl` is a plain system call; the numbers are static.
+            unsafe {
+                command.pre_exec(move || {
+                    for number in lacks {
+                        // What is not in the bounding set, root does not get on exec.
+                        if libc::prctl(libc::PR_CAPBSET_DROP, *number, 0, 0, 0) != 0 {
+                            return Err(std::io::Error::last_os_error());
+                        }
+                    }
+                    Ok(())
                 });
             }
         }
@@ -145,6 +175,14 @@ impl<'a> Weir<'a> {
         }
         run.note_objects()?;
         Ok(run)
+    }
+
+    /// Starts a command that attaches nothing, and does not wait for it.
+    ///
+    /// # Errors
+    /// The program is not there.
+    pub fn start_unattached(self) -> Result<Running> {
+        self.spawn()
     }
 
     /// Runs to the end.

@@ -255,7 +255,7 @@ pub(super) fn attach_clsact(attempt: &Attempt<'_>, direction: Direction, reaper:
         protocol_be: 0,
         handle: 0,
         name: Tag::ours(made_clsact).to_string(),
-        prog_id: 0,
+        ..Filter::default()
     };
     let added = netns::run_in(netns, || Netlink::open()?.filter_add(&wanted, program, &link.name))?;
     let filter = match added {

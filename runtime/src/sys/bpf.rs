@@ -2,6 +2,8 @@
 //!
 //! Every wrapper takes a name for its error message. Structures are those of the kernel's uapi, from aya-obj.
 
+pub mod query;
+
 use super::{Result, SysError};
 use aya_obj::generated::{BPF_F_AFTER, BPF_F_BEFORE, BPF_F_ID, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_info, bpf_prog_info};
 use std::io;
@@ -201,15 +203,35 @@ pub fn map_elements(map: BorrowedFd<'_>, key_size: usize, value_size: usize, max
 }
 
 fn map_elements_batch(map: BorrowedFd<'_>, key_size: usize, value_size: usize, max_entries: u32, name: &str) -> Result<Elements> {
-    // A hash bucket must fit in one batch, so not too small; 1 MiB of values at a time is plenty.
-    let chunk = (1024 * 1024 / value_size.max(1))
-        .clamp(64, 4096)
-        .min((max_entries as usize).max(64));
     let mut all = Elements {
         key_size,
         value_size,
         ..Elements::default()
     };
+    map_batches(map, key_size, value_size, max_entries, name, |_, keys, values| {
+        all.keys.extend_from_slice(keys);
+        all.values.extend_from_slice(values);
+    })?;
+    Ok(all)
+}
+
+/// Hands every element of a map to `each` in batches: how many, their keys, their values.
+///
+/// # Errors
+/// What the kernel says; `EINVAL` or `ENOTSUPP` (524) for kinds of maps without batches, `ENOSPC` when a bucket of a hash
+/// is larger than a batch.
+pub fn map_batches(
+    map: BorrowedFd<'_>,
+    key_size: usize,
+    value_size: usize,
+    max_entries: u32,
+    name: &str,
+    mut each: impl FnMut(usize, &[u8], &[u8]),
+) -> Result<()> {
+    // A hash bucket must fit in one batch, so not too small; 1 MiB of values at a time is plenty.
+    let chunk = (1024 * 1024 / value_size.max(1))
+        .clamp(64, 4096)
+        .min((max_entries as usize).max(64));
     let mut keys = vec![0u8; chunk * key_size];
     let mut values = vec![0u8; chunk * value_size];
     // The cursor is a u32 for hashes and a key for tries.
@@ -232,10 +254,9 @@ fn map_elements_batch(map: BorrowedFd<'_>, key_size: usize, value_size: usize, m
             Err(e) => return Err(SysError::new("read map", name, e)),
         };
         let count = count.min(chunk);
-        all.keys.extend_from_slice(&keys[..count * key_size]);
-        all.values.extend_from_slice(&values[..count * value_size]);
+        each(count, &keys[..count * key_size], &values[..count * value_size]);
         if end || count == 0 {
-            return Ok(all);
+            return Ok(());
         }
         first = false;
     }

@@ -26,6 +26,10 @@ const RTM_GETQDISC: u16 = 38;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
+const RTM_NEWNSID: u16 = 88;
+const RTM_GETNSID: u16 = 90;
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
 
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
@@ -34,6 +38,10 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_FD: u16 = 1;
 const IFLA_XDP_FLAGS: u16 = 3;
+const IFLA_LINK: u16 = 5;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_XDP_EXPECTED_FD: u16 = 8;
+const XDP_FLAGS_REPLACE: u32 = 1 << 4;
 const IFLA_XDP_PROG_ID: u16 = 4;
 const IFLA_XDP_DRV_PROG_ID: u16 = 5;
 const IFLA_XDP_SKB_PROG_ID: u16 = 6;
@@ -44,6 +52,7 @@ const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
+const TCA_CHAIN: u16 = 11;
 const TCA_BPF_FD: u16 = 6;
 const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
@@ -68,6 +77,10 @@ pub struct Link {
     /// What made it, where it is not hardware: `veth`, `tun`, `wireguard`.
     pub kind: String,
     pub xdp: XdpAttached,
+    /// Index of the other end (veth, netkit) or of the lower device; 0 for none.
+    pub lower: u32,
+    /// Where `lower` is when not in this namespace: an id that this namespace has for the other.
+    pub lower_netnsid: Option<i32>,
 }
 
 /// The ids of the XDP programs on an interface, 0 where there is none.
@@ -96,7 +109,7 @@ pub enum IngressQdisc {
 }
 
 /// A `cls_bpf` filter in a clsact chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     pub ifindex: u32,
     pub ingress: bool,
@@ -106,6 +119,18 @@ pub struct Filter {
     pub handle: u32,
     pub name: String,
     pub prog_id: u32,
+    pub chain: u32,
+    /// Its program's return value is the verdict.
+    pub direct_action: bool,
+}
+
+/// Any classifier in a clsact chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Classifier {
+    /// `bpf`, `flower`, `u32`, …
+    pub kind: String,
+    /// What a BPF classifier runs; of the others only place and number are filled in.
+    pub filter: Filter,
 }
 
 /// What happened to the interfaces of a network namespace since it was asked last.
@@ -477,6 +502,42 @@ impl Netlink {
             .ok_or_else(|| SysError::new("find the new filter on", iface, io::Error::from_raw_os_error(libc::ENOENT)))
     }
 
+    /// Returns the id that this namespace has for another one, by a descriptor of that.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn netns_id(&mut self, netns: BorrowedFd<'_>) -> Result<Option<i32>> {
+        let mut request = Request::new(RTM_GETNSID, NLM_F_ACK);
+        // `struct rtgenmsg`, padded
+        request.buf.extend_from_slice(&[0; 4]);
+        let request = request.attr(NETNSA_FD, &netns.as_raw_fd().to_ne_bytes());
+        let mut found = None;
+        self.request(request, |kind, body| {
+            if kind == RTM_NEWNSID {
+                let mut attrs = attrs(body.get(4..).unwrap_or_default());
+                found = attrs
+                    .find(|(kind, _)| *kind == NETNSA_NSID)
+                    .map(|(_, v)| u32_at(v, 0).cast_signed());
+            }
+        })
+        .map_err(|e| SysError::new("ask for the id of", "network namespace", e))?;
+        Ok(found.filter(|id| *id >= 0))
+    }
+
+    /// Takes exactly this XDP program off an interface; `mode` is one of `XDP_FLAGS_*_MODE`.
+    ///
+    /// # Errors
+    /// `EEXIST` when another program is there by now, `EBUSY` when a link holds it.
+    pub fn xdp_detach(&mut self, ifindex: u32, mode: u32, prog: BorrowedFd<'_>, iface: &str) -> Result<()> {
+        let request = Request::new(RTM_SETLINK, NLM_F_ACK).ifinfo(ifindex).nested(IFLA_XDP, |r| {
+            r.attr(IFLA_XDP_FD, &(-1i32).to_ne_bytes())
+                .attr(IFLA_XDP_FLAGS, &(mode | XDP_FLAGS_REPLACE).to_ne_bytes())
+                .attr(IFLA_XDP_EXPECTED_FD, &prog.as_raw_fd().to_ne_bytes())
+        });
+        self.request(request, |_, _| {})
+            .map_err(|e| SysError::new("remove the XDP program of", iface, e))
+    }
+
     /// Deletes one filter.
     ///
     /// # Errors
@@ -491,6 +552,11 @@ impl Netlink {
                 info,
             )
             .str_attr(TCA_KIND, "bpf");
+        let request = if filter.chain == 0 {
+            request
+        } else {
+            request.attr(TCA_CHAIN, &filter.chain.to_ne_bytes())
+        };
         self.request(request, |_, _| {})
             .map_err(|e| SysError::new("delete a filter of", iface, e))
     }
@@ -509,20 +575,33 @@ impl Netlink {
     /// # Errors
     /// What the kernel says; without a clsact qdisc there are none.
     pub fn filters_and_count(&mut self, ifindex: u32, ingress: bool, iface: &str) -> Result<(Vec<Filter>, usize)> {
+        let all = self.classifiers(ifindex, ingress, iface)?;
+        let count = all.len();
+        Ok((all.into_iter().filter(|c| c.kind == "bpf").map(|c| c.filter).collect(), count))
+    }
+
+    /// Lists the classifiers of one direction in the order in which the kernel asks them.
+    ///
+    /// # Errors
+    /// What the kernel says; without a clsact qdisc there are none.
+    pub fn classifiers(&mut self, ifindex: u32, ingress: bool, iface: &str) -> Result<Vec<Classifier>> {
         let request = Request::new(RTM_GETTFILTER, NLM_F_DUMP).tc(ifindex, 0, if ingress { CLSACT_INGRESS } else { CLSACT_EGRESS }, 0);
-        let mut filters = Vec::new();
-        let mut count = 0;
+        let mut all = Vec::new();
         let result = self.request(request, |kind, body| {
-            if kind != RTM_NEWTFILTER {
-                return;
-            }
             // Each chain comes as a head without a handle, then its elements.
-            count += usize::from(u32_at(body, 8) != 0);
-            filters.extend(parse_filter(body).map(|f| Filter { ingress, ..f }));
+            if kind == RTM_NEWTFILTER
+                && u32_at(body, 8) != 0
+                && let Some((kind, filter)) = parse_classifier(body)
+            {
+                all.push(Classifier {
+                    kind,
+                    filter: Filter { ingress, ..filter },
+                });
+            }
         });
         match result {
-            Ok(()) => Ok((filters, count)),
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => Ok((Vec::new(), 0)),
+            Ok(()) => Ok(all),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOENT)) => Ok(Vec::new()),
             Err(e) => Err(SysError::new("list the filters of", iface, e)),
         }
     }
@@ -544,11 +623,15 @@ fn parse_link(body: &[u8]) -> Option<Link> {
         mtu: 0,
         kind: String::new(),
         xdp: XdpAttached::default(),
+        lower: 0,
+        lower_netnsid: None,
     };
     for (kind, value) in attrs(body.get(16..)?) {
         match kind {
             IFLA_IFNAME => link.name = text(value),
             IFLA_MTU => link.mtu = u32_at(value, 0),
+            IFLA_LINK => link.lower = u32_at(value, 0),
+            IFLA_LINK_NETNSID => link.lower_netnsid = Some(u32_at(value, 0).cast_signed()),
             IFLA_LINKINFO => {
                 let mut info = attrs(value);
                 link.kind = info
@@ -576,7 +659,13 @@ fn parse_link(body: &[u8]) -> Option<Link> {
     Some(link)
 }
 
+/// Reads a BPF filter; `None` for other classifiers and for the head of a chain.
 fn parse_filter(body: &[u8]) -> Option<Filter> {
+    let (kind, filter) = parse_classifier(body)?;
+    (kind == "bpf" && filter.handle != 0).then_some(filter)
+}
+
+fn parse_classifier(body: &[u8]) -> Option<(String, Filter)> {
     let info = u32_at(body, 16);
     let parent = u32_at(body, 12);
     let mut filter = Filter {
@@ -585,18 +674,19 @@ fn parse_filter(body: &[u8]) -> Option<Filter> {
         priority: (info >> 16) as u16,
         protocol_be: info as u16,
         handle: u32_at(body, 8),
-        name: String::new(),
-        prog_id: 0,
+        ..Filter::default()
     };
-    let mut is_bpf = false;
+    let mut name = String::new();
     for (kind, value) in attrs(body.get(20..)?) {
         match kind {
-            TCA_KIND => is_bpf = text(value) == "bpf",
-            TCA_OPTIONS => {
+            TCA_KIND => name = text(value),
+            TCA_CHAIN => filter.chain = u32_at(value, 0),
+            TCA_OPTIONS if name == "bpf" => {
                 for (kind, value) in attrs(value) {
                     match kind {
                         TCA_BPF_NAME => filter.name = text(value),
                         TCA_BPF_ID => filter.prog_id = u32_at(value, 0),
+                        TCA_BPF_FLAGS => filter.direct_action = u32_at(value, 0) & TCA_BPF_FLAG_ACT_DIRECT != 0,
                         _ => {}
                     }
                 }
@@ -604,7 +694,7 @@ fn parse_filter(body: &[u8]) -> Option<Filter> {
             _ => {}
         }
     }
-    (is_bpf && filter.handle != 0).then_some(filter)
+    Some((name, filter))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod cgroups;
 mod cli;
 mod examples;
 mod hooks;
+mod inspect;
 mod interfaces;
 mod leftovers;
 mod one_liners;
@@ -21,6 +22,7 @@ fn main() {
         hooks::TESTS,
         interfaces::TESTS,
         cgroups::TESTS,
+        inspect::TESTS,
         examples::TESTS,
         leftovers::TESTS,
         repl::TESTS,

@@ -1,0 +1,683 @@
+//! What looks wrong in the picture, why, and the command that mends it.
+//!
+//! Chains end where the kernel ends them: with direct action in clsact by OK, SHOT, STOLEN, TRAP and REDIRECT
+//! (`cls_bpf_exec_opcode` in net/sched/cls_bpf.c makes UNSPEC of every other code, which passes on); in tcx and netkit by
+//! everything but NEXT, and clsact comes after tcx unless that said PASS, DROP or REDIRECT (`tcx_run` in net/core/dev.c).
+
+use super::{Attachment, Hook, HookKind, Interface, Namespace, Node, PRESSURE_PERCENT, Place, Program, XdpMode};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FindingKind {
+    StaleProgram,
+    ShadowedProgram,
+    GenericXdp,
+    MissingClsact,
+    NoOwner,
+    MapPressure,
+}
+
+impl FindingKind {
+    /// A stable name, the same as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            FindingKind::StaleProgram => "stale-program",
+            FindingKind::ShadowedProgram => "shadowed-program",
+            FindingKind::GenericXdp => "generic-xdp",
+            FindingKind::MissingClsact => "missing-clsact",
+            FindingKind::NoOwner => "no-owner",
+            FindingKind::MapPressure => "map-pressure",
+        }
+    }
+}
+
+/// One thing that looks wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub kind: FindingKind,
+    /// Nothing for our own namespace.
+    pub netns: Option<String>,
+    pub interface: Option<String>,
+    pub program: Option<u32>,
+    pub map: Option<u32>,
+    pub message: String,
+    pub why: String,
+    /// A command for a shell.
+    pub fix: String,
+}
+
+const OK: i32 = 0;
+const SHOT: i32 = 2;
+const STOLEN: i32 = 4;
+const REDIRECT: i32 = 7;
+const TRAP: i32 = 8;
+const NEXT: i32 = -1;
+
+/// Finds what looks wrong.
+#[must_use]
+pub fn judge(node: &Node) -> Vec<Finding> {
+    let mut all = Vec::new();
+    for namespace in &node.namespaces {
+        for interface in &namespace.interfaces {
+            for hook in &interface.hooks {
+                let site = Site {
+                    namespace,
+                    interface,
+                    hook,
+                };
+                site.stale(&mut all);
+                site.shadowed(&mut all);
+                site.generic(&mut all);
+            }
+        }
+        missing_clsact(namespace, &mut all);
+    }
+    no_owner(node, &mut all);
+    map_pressure(node, &mut all);
+    all
+}
+
+/// A hook with its surroundings.
+struct Site<'a> {
+    namespace: &'a Namespace,
+    interface: &'a Interface,
+    hook: &'a Hook,
+}
+
+/// How to run a command where the interface is.
+fn shell(namespace: &Namespace, command: &str) -> String {
+    match namespace.name.as_deref().map(|n| (n, n.strip_prefix("pid "))) {
+        None => command.to_owned(),
+        Some((_, Some(pid))) => format!("nsenter -t {pid} -n {command}"),
+        Some((name, None)) => format!("ip netns exec {name} {command}"),
+    }
+}
+
+fn label(program: &Program) -> String {
+    if program.name.is_empty() {
+        format!("program {}", program.id)
+    } else {
+        format!("`{}` (id {})", program.name, program.id)
+    }
+}
+
+/// The command that removes exactly this program from its hook.
+fn removal(namespace: &Namespace, interface: &Interface, hook: &Hook, attachment: &Attachment) -> String {
+    let command = match &attachment.at {
+        Place::Clsact { priority, handle, .. } => {
+            format!(
+                "weir net rm {} {} --priority {priority} --handle {handle:#x}",
+                interface.name,
+                hook.hook.name()
+            )
+        }
+        _ => {
+            let id = attachment.program.as_ref().map_or(0, |p| p.id);
+            format!("weir net rm {} --id {id}", interface.name)
+        }
+    };
+    shell(namespace, &command)
+}
+
+impl Site<'_> {
+    fn finding(&self, kind: FindingKind, program: &Program, message: String, why: String, fix: String) -> Finding {
+        Finding {
+            kind,
+            netns: self.namespace.name.clone(),
+            interface: Some(self.interface.name.clone()),
+            program: Some(program.id),
+            map: None,
+            message,
+            why,
+            fix,
+        }
+    }
+
+    /// `veth0 ingress`
+    fn name(&self) -> String {
+        format!("{} {}", self.interface.name, self.hook.hook.name())
+    }
+
+    /// Programs of one family on one hook: all but the current one are left over.
+    fn stale(&self, out: &mut Vec<Finding>) {
+        if self.hook.hook == HookKind::Xdp {
+            return;
+        }
+        let with: Vec<(&Attachment, &Program)> = self.hook.programs.iter().filter_map(|a| Some((a, a.program.as_ref()?))).collect();
+        for (attachment, program) in &with {
+            // The one that somebody holds, or else the youngest, is the current one.
+            let rank = |p: &Program| (p.is_owned(), p.load_time_ns);
+            let newer = with
+                .iter()
+                .filter(|(a, p)| !std::ptr::eq(*a, *attachment) && same_family(p, program) && rank(p) > rank(program))
+                .max_by_key(|(_, p)| rank(p));
+            let Some((current_at, current)) = newer else { continue };
+            // Two processes that both live may both mean it: two runs of one tool.
+            let others_alive =
+                !program.owners.is_empty() && !current.owners.is_empty() && program.owners.iter().all(|o| !current.owners.contains(o));
+            if others_alive {
+                continue;
+            }
+            let held = if program.is_owned() {
+                String::new()
+            } else {
+                ", and no process or pin holds it".to_owned()
+            };
+            out.push(self.finding(
+                FindingKind::StaleProgram,
+                program,
+                format!("{}: {} at {} looks stale", self.name(), label(program), attachment.at.text()),
+                format!(
+                    "{} of the same family runs on the same hook at {}, loaded {} later{held}",
+                    label(current),
+                    current_at.at.text(),
+                    crate::error::short_duration(std::time::Duration::from_nanos(
+                        current.load_time_ns.saturating_sub(program.load_time_ns)
+                    )),
+                ),
+                removal(self.namespace, self.interface, self.hook, attachment),
+            ));
+        }
+    }
+
+    /// Programs that never run, because one before always ends the chain.
+    fn shadowed(&self, out: &mut Vec<Finding>) {
+        // What ended the chain of tcx, and what ended all.
+        let mut tcx_end: Option<&Attachment> = None;
+        let mut end: Option<&Attachment> = None;
+        for attachment in &self.hook.programs {
+            let in_tcx = matches!(attachment.at, Place::Tcx | Place::Netkit);
+            // Only chain 0 runs by itself.
+            if matches!(attachment.at, Place::Clsact { chain, .. } if chain != 0) {
+                continue;
+            }
+            let ended = end.or(if in_tcx { tcx_end } else { None });
+            if let (Some(ended), Some(program)) = (ended, &attachment.program)
+                && let Some(by) = &ended.program
+            {
+                // What nobody holds goes; else what stands in the way.
+                let goes = if by.is_owned() && !program.is_owned() { attachment } else { ended };
+                out.push(self.finding(
+                    FindingKind::ShadowedProgram,
+                    program,
+                    format!("{}: {} never runs", self.name(), label(program)),
+                    format!(
+                        "{} at {} comes first and always ends the chain: it returns {}",
+                        label(by),
+                        ended.at.text(),
+                        by.returns.as_deref().map(|r| verdicts(r, in_tcx)).unwrap_or_default()
+                    ),
+                    removal(self.namespace, self.interface, self.hook, goes),
+                ));
+                continue;
+            }
+            let returns = attachment.program.as_ref().and_then(|p| p.returns.as_deref());
+            let Some(returns) = returns else { continue };
+            match &attachment.at {
+                Place::Tcx | Place::Netkit => {
+                    if returns.iter().all(|r| *r != NEXT) {
+                        tcx_end = tcx_end.or(Some(attachment));
+                    }
+                    if returns.iter().all(|r| matches!(*r, OK | SHOT | REDIRECT)) {
+                        end = end.or(Some(attachment));
+                    }
+                }
+                Place::Clsact {
+                    direct_action: true,
+                    protocol,
+                    ..
+                } if protocol == "all" && returns.iter().all(|r| matches!(*r, OK | SHOT | STOLEN | REDIRECT | TRAP)) => {
+                    end = end.or(Some(attachment));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn generic(&self, out: &mut Vec<Finding>) {
+        for attachment in &self.hook.programs {
+            let (Place::Xdp { mode: XdpMode::Generic }, Some(program)) = (&attachment.at, &attachment.program) else {
+                continue;
+            };
+            let iface = &self.interface.name;
+            let fix = if attachment.link_id.is_some() {
+                format!("weir net rm {iface} --id {}", program.id)
+            } else {
+                format!(
+                    "sh -c 'bpftool net detach xdpgeneric dev {iface} && bpftool net attach xdpdrv id {} dev {iface}'",
+                    program.id
+                )
+            };
+            out.push(self.finding(
+                FindingKind::GenericXdp,
+                program,
+                format!("{iface}: {} runs in generic mode", label(program)),
+                "the kernel has built an sk_buff for every packet before the program sees it, so it saves nothing; attach it in native mode \
+                 if the driver can"
+                    .to_owned(),
+                shell(self.namespace, &fix),
+            ));
+        }
+    }
+}
+
+/// `OK, SHOT`
+fn verdicts(returns: &[i32], tcx: bool) -> String {
+    let name = |r: &i32| match (*r, tcx) {
+        (OK, true) => "PASS".to_owned(),
+        (OK, false) => "OK".to_owned(),
+        (SHOT, true) => "DROP".to_owned(),
+        (SHOT, false) => "SHOT".to_owned(),
+        (STOLEN, _) => "STOLEN".to_owned(),
+        (REDIRECT, _) => "REDIRECT".to_owned(),
+        (TRAP, _) => "TRAP".to_owned(),
+        (other, _) => other.to_string(),
+    };
+    returns.iter().map(name).collect::<Vec<_>>().join(" or ")
+}
+
+/// Whether two programs are versions of one: the same code, or the same name but for a version.
+fn same_family(a: &Program, b: &Program) -> bool {
+    a.tag == b.tag || (!a.name.is_empty() && family(&a.name) == family(&b.name))
+}
+
+/// A name without version and age: `policy_v2`, `policy-1.4.0` and `policy_old` are all `policy`.
+fn family(name: &str) -> &str {
+    let mut left = name;
+    while let Some(at) = left.rfind(['_', '-', '.']) {
+        let last = &left[at + 1..];
+        let digits = last.strip_prefix(['v', 'r']).unwrap_or(last);
+        let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        let is_hash = last.len() >= 6 && last.bytes().all(|b| b.is_ascii_hexdigit()) && last.bytes().any(|b| b.is_ascii_digit());
+        let is_age = matches!(last, "old" | "new" | "prev" | "bak" | "stale" | "next" | "v");
+        if at == 0 || !(is_number || is_hash || is_age) {
+            break;
+        }
+        left = &left[..at];
+    }
+    left
+}
+
+/// Pods' interfaces are alike: one without what the others have was missed.
+fn missing_clsact(namespace: &Namespace, out: &mut Vec<Finding>) {
+    // Pods' ends are named by their network plugin: `lxc…`, `veth…`, `cali…`.
+    let mut groups: BTreeMap<(&str, &str), Vec<&Interface>> = BTreeMap::new();
+    for interface in &namespace.interfaces {
+        let prefix = interface.name.get(..3).unwrap_or(&interface.name);
+        if interface.kind == "veth" {
+            groups.entry((&interface.kind, prefix)).or_default().push(interface);
+        }
+    }
+    let serves = |i: &Interface| {
+        i.hooks
+            .iter()
+            .any(|h| matches!(h.hook, HookKind::Ingress | HookKind::Egress) && h.programs.iter().any(|p| p.program.is_some()))
+    };
+    for group in groups.values() {
+        let with: Vec<&&Interface> = group.iter().filter(|i| serves(i)).collect();
+        // Two alike, and not fewer than those without, are a rule; one is an accident.
+        if with.len() < 2 || with.len() * 2 < group.len() {
+            continue;
+        }
+        let uses_clsact = with.iter().any(|i| i.clsact);
+        for interface in group.iter().filter(|i| !serves(i)) {
+            let names: Vec<&str> = with.iter().take(3).map(|i| i.name.as_str()).collect();
+            let (message, fix) = if uses_clsact && !interface.clsact {
+                (
+                    format!("{}: no clsact qdisc", interface.name),
+                    format!("tc qdisc add dev {} clsact", interface.name),
+                )
+            } else {
+                (
+                    format!("{}: no TC program", interface.name),
+                    format!("weir net {} --watch", interface.name),
+                )
+            };
+            out.push(Finding {
+                kind: FindingKind::MissingClsact,
+                netns: namespace.name.clone(),
+                interface: Some(interface.name.clone()),
+                program: None,
+                map: None,
+                message,
+                why: format!(
+                    "{} of {} interfaces like it have TC programs ({}{}); its packets pass by the policy until their owner attaches here, too",
+                    with.len(),
+                    group.len(),
+                    names.join(", "),
+                    if with.len() > names.len() { ", …" } else { "" }
+                ),
+                fix: shell(namespace, &fix),
+            });
+        }
+    }
+}
+
+/// An attachment of the picture, with what to call its place and the command that removes it.
+struct Placed<'a> {
+    namespace: Option<&'a Namespace>,
+    interface: Option<&'a Interface>,
+    place: String,
+    attachment: &'a Attachment,
+    fix: String,
+}
+
+impl Placed<'_> {
+    fn finding(&self, kind: FindingKind, message: String, why: &str) -> Finding {
+        Finding {
+            kind,
+            netns: self.namespace.and_then(|n| n.name.clone()),
+            interface: self.interface.map(|i| i.name.clone()),
+            program: self.attachment.program.as_ref().map(|p| p.id),
+            map: None,
+            message,
+            why: why.to_owned(),
+            fix: self.fix.clone(),
+        }
+    }
+}
+
+/// Every attachment of the picture, those that are inherited only where they are from.
+fn attachments(node: &Node) -> Vec<Placed<'_>> {
+    let mut all = Vec::new();
+    let by_id = |a: &Attachment| format!("weir net rm --id {}", a.program.as_ref().map_or(0, |p| p.id));
+    for namespace in &node.namespaces {
+        for interface in &namespace.interfaces {
+            for hook in &interface.hooks {
+                all.extend(hook.programs.iter().map(|attachment| Placed {
+                    namespace: Some(namespace),
+                    interface: Some(interface),
+                    place: format!("{} {}", interface.name, hook.hook.name()),
+                    attachment,
+                    fix: removal(namespace, interface, hook, attachment),
+                }));
+            }
+        }
+        for hook in &namespace.hooks {
+            all.extend(hook.programs.iter().map(|attachment| Placed {
+                namespace: Some(namespace),
+                interface: None,
+                place: hook.hook.name().to_owned(),
+                attachment,
+                fix: by_id(attachment),
+            }));
+        }
+    }
+    let elsewhere = |place: String, attachment| Placed {
+        namespace: None,
+        interface: None,
+        place,
+        fix: by_id(attachment),
+        attachment,
+    };
+    for cgroup in &node.cgroups {
+        for attachment in &cgroup.programs {
+            if !matches!(&attachment.at, Place::Cgroup { from: Some(_), .. }) {
+                all.push(elsewhere(format!("cgroup {} {}", cgroup.path, attachment.at.text()), attachment));
+            }
+        }
+    }
+    for attachment in &node.netfilter {
+        all.push(elsewhere(format!("netfilter {}", attachment.at.text()), attachment));
+    }
+    all
+}
+
+fn no_owner(node: &Node, out: &mut Vec<Finding>) {
+    // Somebody whom we cannot see may hold it.
+    if !node.owners_complete {
+        return;
+    }
+    // A stale one is named once.
+    let stale = out.iter().filter(|f| f.kind == FindingKind::StaleProgram);
+    let mut known: BTreeSet<u32> = stale.filter_map(|f| f.program).collect();
+    for placed in attachments(node) {
+        let Some(program) = placed.attachment.program.as_ref().filter(|p| !p.is_owned()) else {
+            continue;
+        };
+        if known.insert(program.id) {
+            out.push(placed.finding(
+                FindingKind::NoOwner,
+                format!("{}: {} belongs to nobody", placed.place, label(program)),
+                "no process holds it and it is pinned nowhere: whoever attached it has ended, and it stays until somebody removes it",
+            ));
+        }
+    }
+}
+
+fn map_pressure(node: &Node, out: &mut Vec<Finding>) {
+    let mut seen = BTreeSet::new();
+    for placed in attachments(node) {
+        let Some(program) = &placed.attachment.program else { continue };
+        for map in &program.maps {
+            let Some(percent) = map.pressure().filter(|p| *p >= PRESSURE_PERCENT) else {
+                continue;
+            };
+            if !seen.insert(map.id) {
+                continue;
+            }
+            let why = if map.evicts {
+                "it makes room by forgetting the keys that were used least recently; if those still matter, its owner must make it larger"
+            } else {
+                "when it is full, new keys are refused and the program goes without them; its owner must make it larger, or delete keys"
+            };
+            let message = format!(
+                "map `{}` (id {}) of {} is {percent} % full: {} of {}",
+                map.name,
+                map.id,
+                label(program),
+                map.entries.unwrap_or(0),
+                map.max_entries
+            );
+            out.push(Finding {
+                map: Some(map.id),
+                fix: format!("weir maps {}", map.id),
+                ..placed.finding(FindingKind::MapPressure, message, why)
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::{MapState, Owner};
+
+    fn program(id: u32, name: &str, returns: &[i32]) -> Program {
+        Program {
+            id,
+            name: name.into(),
+            kind: "sched_cls".into(),
+            tag: format!("{id:016x}"),
+            loaded_at: 0,
+            load_time_ns: u64::from(id) * 3_600_000_000_000,
+            age_s: 0,
+            uid: 0,
+            run_count: 0,
+            run_time_ns: 0,
+            owners: vec![Owner {
+                pid: 100,
+                command: "agent".into(),
+            }],
+            pins: vec![],
+            maps: vec![],
+            returns: (!returns.is_empty()).then(|| returns.to_vec()),
+        }
+    }
+
+    fn clsact(priority: u16, program: Program) -> Attachment {
+        Attachment {
+            at: Place::Clsact {
+                priority,
+                handle: 1,
+                chain: 0,
+                protocol: "all".into(),
+                direct_action: true,
+                filter: String::new(),
+                classifier: "bpf".into(),
+            },
+            link_id: None,
+            program: Some(program),
+        }
+    }
+
+    fn tcx(program: Program) -> Attachment {
+        Attachment {
+            at: Place::Tcx,
+            link_id: Some(1),
+            program: Some(program),
+        }
+    }
+
+    fn interface(name: &str, programs: Vec<Attachment>) -> Interface {
+        let hook = Hook {
+            hook: HookKind::Ingress,
+            meaning: None,
+            programs,
+        };
+        Interface {
+            name: name.into(),
+            ifindex: 1,
+            kind: "veth".into(),
+            peer: None,
+            clsact: !hook.programs.is_empty(),
+            hooks: if hook.programs.is_empty() { vec![] } else { vec![hook] },
+        }
+    }
+
+    fn node(interfaces: Vec<Interface>) -> Node {
+        Node {
+            namespaces: vec![Namespace {
+                name: None,
+                pod: None,
+                inode: 1,
+                interfaces,
+                hooks: vec![],
+            }],
+            cgroups: vec![],
+            netfilter: vec![],
+            findings: vec![],
+            statistics: false,
+            owners_complete: true,
+        }
+    }
+
+    fn kinds(programs: Vec<Attachment>) -> Vec<(FindingKind, u32)> {
+        judge(&node(vec![interface("veth0", programs)]))
+            .into_iter()
+            .map(|f| (f.kind, f.program.unwrap_or(0)))
+            .collect()
+    }
+
+    #[test]
+    fn versions_are_one_family() {
+        for name in ["policy", "policy_v2", "policy-1.4.0", "policy_old", "policy_3fa9c1"] {
+            assert_eq!(family(name), "policy", "{name}");
+        }
+        for name in ["from_container", "prog1", "_2", "to_netdev", "cil_from_netdev"] {
+            assert_eq!(family(name), name);
+        }
+    }
+
+    #[test]
+    fn the_older_of_two_versions_is_stale() {
+        let found = kinds(vec![
+            clsact(1, program(1, "enforce_v1", &[])),
+            clsact(2, program(2, "enforce_v2", &[])),
+        ]);
+        assert_eq!(found, [(FindingKind::StaleProgram, 1)]);
+    }
+
+    #[test]
+    fn the_one_that_nobody_holds_is_stale_though_it_is_younger() {
+        let mut orphan = program(9, "enforce", &[]);
+        orphan.owners.clear();
+        let found = kinds(vec![clsact(1, orphan), clsact(2, program(2, "enforce", &[]))]);
+        assert_eq!(found, [(FindingKind::StaleProgram, 9)]);
+    }
+
+    #[test]
+    fn two_processes_with_one_program_each_are_not_stale() {
+        let mut other = program(2, "tc_ingress", &[]);
+        other.owners[0].pid = 200;
+        assert_eq!(kinds(vec![tcx(program(1, "tc_ingress", &[])), tcx(other)]), []);
+    }
+
+    #[test]
+    fn clsact_ends_where_the_kernel_ends_it() {
+        let pair = |returns: &[i32]| kinds(vec![clsact(1, program(1, "a", returns)), clsact(2, program(2, "b", &[]))]);
+        for ends in [&[OK][..], &[SHOT], &[STOLEN], &[TRAP], &[REDIRECT], &[OK, SHOT]] {
+            assert_eq!(pair(ends), [(FindingKind::ShadowedProgram, 2)], "{ends:?}");
+        }
+        // UNSPEC, RECLASSIFY, PIPE, QUEUED pass on, and so may an unknown value.
+        for passes in [&[-1][..], &[1], &[3], &[5], &[OK, -1], &[]] {
+            assert_eq!(pair(passes), [], "{passes:?}");
+        }
+    }
+
+    #[test]
+    fn in_tcx_only_next_passes_on() {
+        let pair = |returns: &[i32]| kinds(vec![tcx(program(1, "a", returns)), tcx(program(2, "b", &[]))]);
+        assert_eq!(pair(&[NEXT]), []);
+        assert_eq!(pair(&[OK]), [(FindingKind::ShadowedProgram, 2)]);
+        assert_eq!(pair(&[3]), [(FindingKind::ShadowedProgram, 2)]);
+        // Clsact comes after it, unless tcx has decided.
+        let both = |returns: &[i32]| kinds(vec![tcx(program(1, "a", returns)), clsact(1, program(2, "b", &[]))]);
+        assert_eq!(both(&[NEXT]), []);
+        assert_eq!(both(&[3]), []);
+        assert_eq!(both(&[OK, SHOT]), [(FindingKind::ShadowedProgram, 2)]);
+    }
+
+    #[test]
+    fn a_pod_without_what_its_siblings_have() {
+        let with = |name: &str, id| interface(name, vec![clsact(1, program(id, "p", &[]))]);
+        let found = judge(&node(vec![
+            with("lxc1", 1),
+            with("lxc2", 2),
+            interface("lxc3", vec![]),
+            interface("xyz", vec![]),
+        ]));
+        let found: Vec<_> = found.iter().map(|f| (f.kind, f.interface.as_deref(), f.fix.as_str())).collect();
+        assert_eq!(found, [(FindingKind::MissingClsact, Some("lxc3"), "tc qdisc add dev lxc3 clsact")]);
+        assert_eq!(judge(&node(vec![with("lxc1", 1), interface("lxc3", vec![])])), []);
+    }
+
+    #[test]
+    fn orphans_and_full_maps() {
+        let mut orphan = program(5, "x", &[]);
+        orphan.owners.clear();
+        orphan.maps.push(MapState {
+            id: 3,
+            name: "m".into(),
+            kind: "hash".into(),
+            raw_kind: 1,
+            key_bytes: 4,
+            value_bytes: 4,
+            max_entries: 10,
+            flags: 0,
+            entries: Some(8),
+            can_fill: true,
+            evicts: false,
+            pressure_percent: None,
+            owners: vec![],
+            pins: vec![],
+            used_by: vec![],
+        });
+        let mut node = node(vec![interface("veth0", vec![clsact(7, orphan)])]);
+        let found = judge(&node);
+        assert_eq!(found[0].fix, "weir net rm veth0 ingress --priority 7 --handle 0x1");
+        assert_eq!(
+            found.iter().map(|f| f.kind).collect::<Vec<_>>(),
+            [FindingKind::NoOwner, FindingKind::MapPressure]
+        );
+        // Who cannot see everybody does not say "nobody".
+        node.owners_complete = false;
+        assert_eq!(judge(&node).len(), 1);
+        node.namespaces[0].name = Some("blue".into());
+        node.owners_complete = true;
+        assert!(judge(&node)[0].fix.starts_with("ip netns exec blue weir net rm veth0 ingress"));
+    }
+}

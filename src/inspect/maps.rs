@@ -1,0 +1,228 @@
+//! `weir maps`: how full all maps are, or what is in one.
+
+use super::args::Maps;
+use super::table::{Style, Table};
+use super::{again, fill, json, nearest, owner, refused};
+use crate::out;
+use crate::render::Failure;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+use weir_runtime::inspect::maps::dump;
+use weir_runtime::inspect::typed::{Value, decode};
+use weir_runtime::inspect::{Dump, MapState, Objects};
+use weir_runtime::sys::bpf::query::{self, ObjectKind};
+
+pub fn main(args: &Maps) -> Result<ExitCode, Failure> {
+    let style = Style::for_stdout();
+    let page = || match &args.map {
+        None => list(args.json, style),
+        Some(wanted) => one(wanted, args, style),
+    };
+    if args.watch {
+        again(page)?;
+    } else {
+        out::stdout(&page()?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(as_json: bool, style: Style) -> Result<String, Failure> {
+    let mut objects = Objects::read(true).map_err(|e| refused(&e))?;
+    let all = objects.all_maps().map_err(|e| refused(&e))?;
+    if as_json {
+        return json(&all);
+    }
+    if all.is_empty() {
+        return Ok("there are no BPF maps\n".to_owned());
+    }
+    let head = vec!["ID", "MAP", "TYPE", "KEY", "VALUE", "ENTRIES", "MAX", "FULL", "OWNER"];
+    let mut table = Table::new(style, head, &["ID", "KEY", "VALUE", "ENTRIES", "MAX", "FULL"], 0);
+    for map in &all {
+        table.row(vec![
+            map.id.to_string(),
+            map.name.clone(),
+            map.kind.clone(),
+            map.key_bytes.to_string(),
+            map.value_bytes.to_string(),
+            map.entries.map_or_else(|| "-".to_owned(), |n| n.to_string()),
+            map.max_entries.to_string(),
+            map.pressure().map_or_else(String::new, |p| format!("{p}%")),
+            held(map, objects.owners.complete),
+        ]);
+    }
+    Ok(table.render())
+}
+
+/// Who holds a map: processes and pins, else the programs that use it.
+fn held(map: &MapState, complete: bool) -> String {
+    if map.owners.is_empty() && map.pins.is_empty() && !map.used_by.is_empty() {
+        let users: Vec<String> = map
+            .used_by
+            .iter()
+            .take(2)
+            .map(|u| format!("program {} (id {})", u.name, u.id))
+            .collect();
+        let more = map.used_by.len() - users.len();
+        return users.join(", ") + &if more > 0 { format!(", {more} more") } else { String::new() };
+    }
+    owner(&map.owners, &map.pins, complete)
+}
+
+/// Opens a map by id, name or pin.
+fn open(wanted: &str) -> Result<OwnedFd, Failure> {
+    if wanted.contains('/') {
+        return match query::by_pin(Path::new(wanted)) {
+            Ok((ObjectKind::Map, fd)) => Ok(fd),
+            Ok(_) => Err(Failure::new(format!("`{wanted}` is pinned, but no map"))),
+            Err(e) => Err(refused(&e)),
+        };
+    }
+    let by_id = |id| query::by_id(ObjectKind::Map, id);
+    if let Ok(id) = wanted.parse::<u32>() {
+        return by_id(id).map_err(|e| match e.errno() {
+            libc::ENOENT => Failure::new(format!("no BPF map has id {id}")).help("`weir maps` lists them"),
+            _ => refused(&e),
+        });
+    }
+    let mut objects = Objects::read(false).map_err(|e| refused(&e))?;
+    let all = objects.all_maps().map_err(|e| refused(&e))?;
+    // A map of a script is `@x` to whoever wrote it and `AT_x` to the kernel, which keeps 15 bytes.
+    let kernel_name = wanted.replacen('@', "AT_", 1);
+    let is_it = |m: &&MapState| m.name == wanted || (wanted.starts_with('@') && m.name == kernel_name[..kernel_name.len().min(15)]);
+    let named: Vec<&MapState> = all.iter().filter(is_it).collect();
+    match named.as_slice() {
+        [one] => by_id(one.id).map_err(|e| refused(&e)),
+        [] => {
+            let failure = Failure::new(format!("no BPF map is called `{wanted}`"));
+            Err(match nearest(wanted, all.iter().map(|m| m.name.as_str())) {
+                Some(near) => failure.help(format!("did you mean `{near}`?")),
+                None => failure.help("`weir maps` lists them"),
+            })
+        }
+        several => {
+            let ids: Vec<String> = several.iter().map(|m| m.id.to_string()).collect();
+            Err(Failure::new(format!("{} maps are called `{wanted}`", several.len())).help(format!("name one by id: {}", ids.join(", "))))
+        }
+    }
+}
+
+fn one(wanted: &str, args: &Maps, style: Style) -> Result<String, Failure> {
+    let fd = open(wanted)?;
+    let dump = dump(fd.as_fd()).map_err(|e| match e.errno() {
+        libc::EOPNOTSUPP => Failure::new(format!("the entries of map `{wanted}` cannot be read"))
+            .help("queues, ring buffers and storage of sockets and tasks have no keys to go through"),
+        _ => refused(&e),
+    })?;
+    let mut rows = rows(&dump);
+    let total = rows.len();
+    sort(&mut rows, args)?;
+    if let Some(top) = args.top {
+        rows.truncate(top);
+    }
+    let info = &dump.details.info;
+    if args.json {
+        let entries: Vec<Entry<'_>> = rows.iter().map(|(key, value)| Entry { key, value }).collect();
+        return json(&Page {
+            id: info.id,
+            name: &info.name,
+            kind: weir_runtime::inspect::maps::map_type(info.kind),
+            entries_in_map: total,
+            max_entries: info.max_entries,
+            entries,
+        });
+    }
+    let mut state = weir_runtime::inspect::maps::state(fd.as_fd(), false).map_err(|e| refused(&e))?;
+    state.entries = Some(total as u64);
+    let head = format!("{} (id {}) {} {}", info.name, info.id, state.kind, fill(&state));
+    let mut text = style.bold(&head) + "\n";
+    for (key, value) in &rows {
+        text += &format!("  [{key}]: {}\n", show(value, dump.part.1 > 1));
+    }
+    Ok(text)
+}
+
+#[derive(serde::Serialize)]
+struct Page<'a> {
+    id: u32,
+    name: &'a str,
+    #[serde(rename = "type")]
+    kind: String,
+    entries_in_map: usize,
+    max_entries: u32,
+    entries: Vec<Entry<'a>>,
+}
+
+#[derive(serde::Serialize)]
+struct Entry<'a> {
+    key: &'a Value,
+    /// Of a per-CPU map a list, a value for each CPU.
+    value: &'a Value,
+}
+
+/// A per-CPU number as its sum, then its parts.
+fn show(value: &Value, per_cpu: bool) -> String {
+    match value {
+        Value::List(parts) if per_cpu && parts.iter().all(|p| matches!(p, Value::Int(_))) => {
+            let sum: i128 = parts.iter().map(|p| if let Value::Int(n) = p { *n } else { 0 }).sum();
+            format!("{sum} {value}")
+        }
+        _ => value.to_string(),
+    }
+}
+
+fn rows(dump: &Dump) -> Vec<(Value, Value)> {
+    let details = &dump.details;
+    let size = details.info.value_size as usize;
+    let (part, cpus) = dump.part;
+    let value = |bytes: &[u8]| {
+        let one = |b: &[u8]| decode(dump.btf.as_ref(), details.btf_value, b.get(..size).unwrap_or(b));
+        if cpus > 1 || part != size {
+            Value::List(bytes.chunks_exact(part.max(1)).map(one).collect())
+        } else {
+            one(bytes)
+        }
+    };
+    dump.elements
+        .iter()
+        .map(|(k, v)| (decode(dump.btf.as_ref(), details.btf_key, k), value(v)))
+        .collect()
+}
+
+/// Sorts by a field, largest first, when that was asked for.
+fn sort(rows: &mut [(Value, Value)], args: &Maps) -> Result<(), Failure> {
+    if args.top.is_none() && args.by.is_none() {
+        return Ok(());
+    }
+    // `value` is the value itself, as it is called where there are no fields.
+    let field = args.by.as_deref().filter(|f| *f != "value");
+    let known = |value: &Value| value.number(field).is_some();
+    if let (Some(field), Some((_, first))) = (field, rows.first())
+        && !rows.iter().any(|(_, v)| known(v))
+    {
+        let fields = first.fields();
+        let failure = Failure::new(format!("the values of the map have no number `{field}`"));
+        return Err(if fields.is_empty() {
+            failure.help("they are plain: leave `--by` out")
+        } else {
+            failure.help(format!("there are: {}", fields.join(", ")))
+        });
+    }
+    rows.sort_by(|(_, a), (_, b)| {
+        let number = |v: &Value| v.number(field).unwrap_or(f64::NEG_INFINITY);
+        number(b).total_cmp(&number(a))
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn per_cpu_numbers_are_summed() {
+        let parts = Value::List(vec![Value::Int(3), Value::Int(4)]);
+        assert_eq!(show(&parts, true), "7 [3, 4]");
+        assert_eq!(show(&parts, false), "[3, 4]");
+    }
+}

@@ -1,0 +1,440 @@
+//! `weir net`, `weir maps`, `weir progs`: other people's programs are found, judged, and removed one at a time.
+//!
+//! The programs are foreign as far as weir knows: `tc` and `ip` load them from object files.
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::os::fd::OwnedFd;
+use weir_tests::features::{Answer, Feature};
+use weir_tests::harness::Test;
+use weir_tests::kernel::{self, Kind, Object};
+use weir_tests::net::{Lab, NODE_IF};
+use weir_tests::traffic;
+use weir_tests::weir::{Finished, Weir};
+
+pub const TESTS: &[Test] = &[
+    Test::new("inspect_a_stale_filter_is_found_and_exactly_it_removed", stale).alone(),
+    Test::new("inspect_a_program_that_never_runs_is_found", shadowed).alone(),
+    Test::new("inspect_generic_xdp_is_found_and_removed_by_id", generic).alone(),
+    Test::new("inspect_our_own_programs_have_an_owner", owned).alone(),
+    Test::new("inspect_a_veth_without_what_its_siblings_have", missing).alone(),
+    Test::new("inspect_watching_shows_what_comes_and_goes", watch).alone(),
+    Test::new("inspect_other_namespaces_are_shown", all_netns).alone(),
+    Test::new("inspect_maps_show_typed_entries", maps).alone(),
+    Test::new("inspect_wrong_input_is_refused_in_words", wrong_input).alone(),
+    Test::new("inspect_without_permission_names_the_capability", no_permission),
+];
+
+/// Builds an object for `tc` or `ip` in the lab's folder. `script` names the loopback interface, which every machine has.
+fn build(lab: &Lab, name: &str, script: &str) -> Result<String> {
+    Weir::new(["build", "-e", script, "-o", name]).at(lab).run()?.clean()?;
+    Ok(lab.dir.path().join(name).to_string_lossy().into_owned())
+}
+
+/// Adds a classifier of an object file to the node's interface; returns the program's id.
+fn add_filter(lab: &Lab, object: &str, direction: &str, priority: &str) -> Result<u32> {
+    let before = kernel::objects_of(Kind::Program)?;
+    lab.node.tc(&[
+        "filter",
+        "add",
+        "dev",
+        NODE_IF,
+        direction,
+        "prio",
+        priority,
+        "bpf",
+        "da",
+        "obj",
+        object,
+        "sec",
+        "classifier",
+    ])?;
+    new_program(&before)
+}
+
+fn new_program(before: &std::collections::BTreeSet<Object>) -> Result<u32> {
+    let after = kernel::objects_of(Kind::Program)?;
+    let new: Vec<u32> = after.difference(before).map(|o| o.id).collect();
+    ensure!(new.len() == 1, "expected one new program, found {new:?}");
+    Ok(new[0])
+}
+
+/// Holds a program, as the agent would that loaded it.
+fn hold(id: u32) -> Result<OwnedFd> {
+    kernel::open(Object { kind: Kind::Program, id }).context("cannot hold the program")
+}
+
+fn clsact(lab: &Lab) -> Result<()> {
+    lab.node.tc(&["qdisc", "add", "dev", NODE_IF, "clsact"]).map(drop)
+}
+
+fn weir(lab: &Lab, args: &[&str]) -> Result<Finished> {
+    Weir::new(args.iter().copied()).at(lab).run()
+}
+
+/// Runs with `--json`, expects the exit code, and returns what it says.
+fn json(lab: &Lab, args: &[&str], code: i32) -> Result<Value> {
+    let done = weir(lab, &[args, &["--json"]].concat())?;
+    ensure!(done.status.code() == Some(code), "expected exit code {code}: {done}");
+    serde_json::from_str(&done.stdout).with_context(|| format!("no JSON: {done}"))
+}
+
+/// Kind and program of each finding.
+fn findings(picture: &Value) -> Vec<(String, u64)> {
+    let all = picture["findings"].as_array().cloned().unwrap_or_default();
+    let one = |f: &Value| {
+        (
+            f["kind"].as_str().unwrap_or_default().to_owned(),
+            f["program"].as_u64().unwrap_or(0),
+        )
+    };
+    all.iter().map(one).collect()
+}
+
+/// The programs of a hook of the node's interface, in the order that is shown: place and id.
+fn on_hook(picture: &Value, hook: &str) -> Vec<(String, u64, u64)> {
+    let interfaces = picture["namespaces"][0]["interfaces"].as_array().cloned().unwrap_or_default();
+    let interface = interfaces.iter().find(|i| i["name"] == NODE_IF).cloned().unwrap_or_default();
+    let hooks = interface["hooks"].as_array().cloned().unwrap_or_default();
+    let programs = hooks.iter().find(|h| h["hook"] == hook).map(|h| h["programs"].clone());
+    let one = |p: &Value| {
+        (
+            p["at"]["via"].as_str().unwrap_or_default().to_owned(),
+            p["at"]["priority"].as_u64().unwrap_or(0),
+            p["program"]["id"].as_u64().unwrap_or(0),
+        )
+    };
+    programs
+        .and_then(|p| p.as_array().cloned())
+        .unwrap_or_default()
+        .iter()
+        .map(one)
+        .collect()
+}
+
+fn stale() -> Result<()> {
+    let lab = Lab::new()?;
+    clsact(&lab)?;
+    // The policy of before the upgrade drops what the new one lets through.
+    let old = build(&lab, "old.o", "tc:lo:ingress /udp.dport == 5000/ { @denied = count(); drop(); }")?;
+    let new = build(&lab, "new.o", "tc:lo:ingress { @seen = count(); }")?;
+    let stale = add_filter(&lab, &old, "ingress", "1")?;
+    let current = add_filter(&lab, &new, "ingress", "2")?;
+    let _agent = hold(current)?;
+
+    let picture = json(&lab, &["net"], 3)?;
+    let order = [
+        ("clsact".to_owned(), 1, u64::from(stale)),
+        ("clsact".to_owned(), 2, u64::from(current)),
+    ];
+    ensure!(on_hook(&picture, "ingress") == order, "{picture:#}");
+    ensure!(
+        findings(&picture) == [("stale-program".to_owned(), u64::from(stale))],
+        "{picture:#}"
+    );
+    let fix = picture["findings"][0]["fix"].as_str().unwrap_or_default();
+    ensure!(fix == "weir net rm veth0 ingress --priority 1 --handle 0x1", "{fix}");
+
+    let table = weir(&lab, &["net", NODE_IF])?;
+    ensure!(table.status.code() == Some(3), "{table}");
+    let at = |word: &str| table.stdout.find(word);
+    let rows = (at(&format!(" {stale}  ")), at(&format!(" {current}  ")), at("stale-program"));
+    ensure!(matches!(rows, (Some(a), Some(b), Some(c)) if a < b && b < c), "{table}");
+    // Both names of the direction.
+    let meaning = format!("ingress = what netns {} sends", lab.peer.name());
+    ensure!(table.stdout.contains(&meaning), "no `{meaning}` in {table}");
+
+    let socket = traffic::listen_udp(&lab.node, (lab.node4(), 5000).into())?;
+    let send = || traffic::send_udp(&lab.peer, lab.peer4().into(), (lab.node4(), 5000).into(), 5);
+    send()?;
+    traffic::settle(&lab)?;
+    ensure!(traffic::received(&socket)? == 0, "the stale program lets packets through");
+
+    // Without a yes nothing happens, but what would is shown.
+    let asked = weir(&lab, &["net", "rm", NODE_IF, "ingress", "--priority", "1"])?;
+    ensure!(asked.status.code() == Some(1) && asked.stderr.contains("--yes"), "{asked}");
+    ensure!(
+        asked.stdout.contains(&format!("id {stale}")) && asked.stdout.contains("then:"),
+        "{asked}"
+    );
+    ensure!(
+        on_hook(&json(&lab, &["net"], 3)?, "ingress").len() == 2,
+        "it was removed all the same"
+    );
+
+    let words: Vec<&str> = fix.split(' ').skip(1).chain(["--yes"]).collect();
+    let removed = weir(&lab, &words)?.clean()?;
+    ensure!(removed.stdout.contains("removed"), "{removed}");
+    let picture = json(&lab, &["net"], 0)?;
+    ensure!(on_hook(&picture, "ingress") == order[1..], "{picture:#}");
+    let filters = lab.node.tc(&["filter", "show", "dev", NODE_IF, "ingress"])?;
+    ensure!(filters.contains("pref 2") && !filters.contains("pref 1 "), "{filters}");
+    send()?;
+    traffic::settle(&lab)?;
+    ensure!(traffic::received(&socket)? == 5, "packets are still dropped");
+    // A second time there is nothing to remove, and what is there is named.
+    weir(&lab, &words)?
+        .refused(&["no BPF filter with priority 1", "priority 2 handle 0x1"])
+        .map(drop)
+}
+
+fn shadowed() -> Result<()> {
+    let lab = Lab::new()?;
+    clsact(&lab)?;
+    let always = build(&lab, "always.o", "tc:lo:egress { drop(); }")?;
+    let never = build(&lab, "never.o", "tc:lo:ingress { @seen = count(); }")?;
+    let first = add_filter(&lab, &always, "ingress", "5")?;
+    let second = add_filter(&lab, &never, "ingress", "7")?;
+    let _owners = (hold(first)?, hold(second)?);
+    let picture = json(&lab, &["net", NODE_IF], 3)?;
+    ensure!(
+        findings(&picture) == [("shadowed-program".to_owned(), u64::from(second))],
+        "{picture:#}"
+    );
+    let finding = &picture["findings"][0];
+    ensure!(finding["why"].as_str().is_some_and(|w| w.contains("SHOT")), "{finding:#}");
+    ensure!(
+        finding["fix"] == "weir net rm veth0 ingress --priority 5 --handle 0x1",
+        "{finding:#}"
+    );
+    // The other way round the first passes on.
+    let lab = Lab::new()?;
+    clsact(&lab)?;
+    let first = add_filter(&lab, &never, "ingress", "5")?;
+    let second = add_filter(&lab, &always, "ingress", "7")?;
+    let _owners = (hold(first)?, hold(second)?);
+    let picture = json(&lab, &["net", NODE_IF], 0)?;
+    ensure!(on_hook(&picture, "ingress").len() == 2, "{picture:#}");
+    Ok(())
+}
+
+fn generic() -> Result<()> {
+    let lab = Lab::new()?;
+    let object = build(&lab, "x.o", "xdp:lo { @seen = count(); }")?;
+    let before = kernel::objects_of(Kind::Program)?;
+    lab.node
+        .ip(&["link", "set", "dev", NODE_IF, "xdpgeneric", "obj", &object, "sec", "xdp.frags"])?;
+    let id = new_program(&before)?;
+    let picture = json(&lab, &["net"], 3)?;
+    let expected = [("generic-xdp".to_owned(), u64::from(id)), ("no-owner".to_owned(), u64::from(id))];
+    ensure!(findings(&picture) == expected, "{picture:#}");
+    let done = weir(&lab, &["net", NODE_IF])?;
+    ensure!(done.stdout.contains("xdp generic") && done.stdout.contains("nobody"), "{done}");
+    let number = id.to_string();
+    let shown = weir(&lab, &["progs", &number])?.clean()?;
+    ensure!(shown.stdout.contains("xdp generic") && shown.stdout.contains(NODE_IF), "{shown}");
+    weir(&lab, &["net", "rm", NODE_IF, "--id", &number, "--yes"])?.clean()?;
+    kernel::assert_gone(&[Object { kind: Kind::Program, id }].into())?;
+    ensure!(json(&lab, &["net"], 0)?["findings"] == Value::Array(vec![]), "findings are left");
+    Ok(())
+}
+
+fn owned() -> Result<()> {
+    let lab = Lab::new()?;
+    let running = Weir::script("tc:veth0:ingress { @in = count(); } xdp:veth0 { @x = count(); }")
+        .at(&lab)
+        .start()?;
+    let pid = running.pid()?;
+    let picture = json(&lab, &["net", NODE_IF], 0)?;
+    let via = match Feature::Tcx.probe() {
+        Answer::No(_) => "clsact",
+        _ => "tcx",
+    };
+    let ingress = on_hook(&picture, "ingress");
+    ensure!(ingress.len() == 1 && ingress[0].0 == via, "{picture:#}");
+    let hooks = &picture["namespaces"][0]["interfaces"][0]["hooks"];
+    for hook in hooks.as_array().context("no hooks")? {
+        let owners = hook["programs"][0]["program"]["owners"].as_array().cloned().unwrap_or_default();
+        ensure!(owners.iter().any(|o| o["pid"] == pid && o["command"] == "weir"), "{hook:#}");
+    }
+    let xdp = on_hook(&picture, "xdp");
+    ensure!(xdp.len() == 1, "{picture:#}");
+    // A link is detached, and nobody else's.
+    let id = xdp[0].2.to_string();
+    weir(&lab, &["net", "rm", "--id", &id, "--yes"])?.clean()?;
+    let picture = json(&lab, &["net", NODE_IF], 0)?;
+    ensure!(
+        on_hook(&picture, "xdp").is_empty() && on_hook(&picture, "ingress").len() == 1,
+        "{picture:#}"
+    );
+    running.stop()?.clean().map(drop)
+}
+
+fn missing() -> Result<()> {
+    let lab = Lab::new()?;
+    clsact(&lab)?;
+    let object = build(&lab, "p.o", "tc:lo:ingress { @seen = count(); }")?;
+    let _first = hold(add_filter(&lab, &object, "ingress", "1")?)?;
+    for (name, peer) in [("veth1", "pod1"), ("veth2", "pod2")] {
+        lab.node.ip(&["link", "add", name, "type", "veth", "peer", "name", peer])?;
+    }
+    lab.node.tc(&["qdisc", "add", "dev", "veth1", "clsact"])?;
+    let before = kernel::objects_of(Kind::Program)?;
+    lab.node.tc(&[
+        "filter",
+        "add",
+        "dev",
+        "veth1",
+        "ingress",
+        "bpf",
+        "da",
+        "obj",
+        &object,
+        "sec",
+        "classifier",
+    ])?;
+    let _second = hold(new_program(&before)?)?;
+    let picture = json(&lab, &["net"], 3)?;
+    ensure!(findings(&picture) == [("missing-clsact".to_owned(), 0)], "{picture:#}");
+    let finding = &picture["findings"][0];
+    ensure!(
+        finding["interface"] == "veth2" && finding["fix"] == "tc qdisc add dev veth2 clsact",
+        "{finding:#}"
+    );
+    Ok(())
+}
+
+fn watch() -> Result<()> {
+    let lab = Lab::new()?;
+    clsact(&lab)?;
+    let object = build(&lab, "p.o", "tc:lo:ingress { @seen = count(); }")?;
+    let mut watching = Weir::new(["net", NODE_IF, "--watch"]).at(&lab).start_unattached()?;
+    watching.wait_stdout("the first picture", |text| text.contains("nothing"))?;
+    let id = add_filter(&lab, &object, "egress", "3")?;
+    let line = format!("veth0 egress  clsact prio 3 handle 0x1 da  id {id} w0_ingress\n");
+    watching.wait_stdout("the new filter", |text| text.contains(&format!("+ {line}")))?;
+    watching.wait_stdout("its finding", |text| text.contains("no-owner: "))?;
+    lab.node.tc(&["filter", "del", "dev", NODE_IF, "egress"])?;
+    watching.wait_stdout("its end", |text| text.contains(&format!("- {line}")))?;
+    watching.end_with(Signal::SIGINT)?;
+    // A reader that goes away ends it, quietly.
+    let mut watching = Weir::new(["net", NODE_IF, "--watch", "--json"]).at(&lab).start_unattached()?;
+    watching.wait_stdout("the first picture", |text| text.ends_with('\n'))?;
+    add_filter(&lab, &object, "ingress", "3")?;
+    watching.wait_stdout("the new filter", |text| {
+        let mut lines = text.lines().skip(1).filter_map(|l| serde_json::from_str::<Value>(l).ok());
+        lines.any(|v| v["change"] == "attached" && v["interface"] == NODE_IF && v["attachment"]["at"]["priority"] == 3)
+    })?;
+    watching.end_with(Signal::SIGTERM).map(drop)
+}
+
+fn all_netns() -> Result<()> {
+    let lab = Lab::new()?;
+    clsact(&lab)?;
+    let object = build(&lab, "p.o", "tc:lo:ingress { @seen = count(); }")?;
+    let id = add_filter(&lab, &object, "ingress", "3")?;
+    // From the peer's namespace the node's is another one.
+    let done = Weir::new(["net", "--all-netns", "--json"]).at_peer(&lab).run()?;
+    let picture: Value = serde_json::from_str(&done.stdout).with_context(|| format!("no JSON: {done}"))?;
+    let namespaces = picture["namespaces"].as_array().context("no namespaces")?;
+    let node = namespaces
+        .iter()
+        .find(|n| n["name"] == lab.node.name())
+        .context("the node is not shown")?;
+    ensure!(node["interfaces"][0]["hooks"][0]["programs"][0]["program"]["id"] == id, "{node:#}");
+    let fix = format!(
+        "ip netns exec {} weir net rm veth0 ingress --priority 3 --handle 0x1",
+        lab.node.name()
+    );
+    let all = picture["findings"].as_array().cloned().unwrap_or_default();
+    ensure!(all.iter().any(|f| f["program"] == id && f["fix"] == fix.as_str()), "{picture:#}");
+    // Without the switch it is not, and the peer has none.
+    let done = Weir::new(["net"]).at_peer(&lab).run()?;
+    ensure!(!done.stdout.contains(lab.node.name()), "{done}");
+    // By id it is found in any namespace.
+    let number = id.to_string();
+    Weir::new(["net", "rm", "--id", &number, "--yes"]).at_peer(&lab).run()?.clean()?;
+    let filters = lab.node.tc(&["filter", "show", "dev", NODE_IF, "ingress"])?;
+    ensure!(!filters.contains("bpf"), "{filters}");
+    Ok(())
+}
+
+fn maps() -> Result<()> {
+    let lab = Lab::new()?;
+    let running = Weir::script("tc:veth0:ingress { @by[ip.src] = count(); @size[ip.src] = sum(pkt.len); }")
+        .at(&lab)
+        .start()?;
+    let peer = lab.peer4();
+    traffic::send_udp(&lab.peer, peer.into(), (lab.node4(), 53).into(), 4)?;
+    traffic::settle(&lab)?;
+    let list = json(&lab, &["maps"], 0)?;
+    let ours: Vec<u32> = running.objects().iter().filter(|o| o.kind == Kind::Map).map(|o| o.id).collect();
+    let of_name = |name: &str| {
+        let all = list.as_array().cloned().unwrap_or_default();
+        let is_it = |m: &&Value| m["name"] == name && ours.iter().any(|id| m["id"] == *id);
+        all.iter()
+            .find(is_it)
+            .cloned()
+            .with_context(|| format!("no map {name} in {list:#}"))
+    };
+    let by = of_name("AT_by")?;
+    ensure!(by["entries"] == 1 && by["owners"][0]["command"] == "weir", "{by:#}");
+    let id = by["id"].to_string();
+    // The address is read by the type that weir gave its map; the packets are four and the last one of all.
+    let done = weir(&lab, &["maps", &id])?.clean()?;
+    ensure!(done.stdout.contains(&format!("[{peer}]: 5 ")), "{done}");
+    let size = of_name("AT_size")?["id"].to_string();
+    let top = json(&lab, &["maps", &size, "--top", "1", "--by", "sum"], 0)?;
+    ensure!(
+        top["entries_in_map"] == 1 && top["entries"][0]["key"] == peer.to_string(),
+        "{top:#}"
+    );
+    weir(&lab, &["maps", &size, "--by", "bytes"])?.refused(&["no number `bytes`", "sum"])?;
+    let unknown = weir(&lab, &["maps", "no-such-map"])?;
+    unknown.refused(&["no BPF map is called `no-such-map`"])?;
+    running.stop()?.clean()?;
+    weir(&lab, &["maps", &id])?
+        .refused(&[&format!("no BPF map has id {id}"), "weir maps"])
+        .map(drop)
+}
+
+fn wrong_input() -> Result<()> {
+    let lab = Lab::new()?;
+    weir(&lab, &["net", "vth0"])?.refused(&["no network interface `vth0`", "did you mean `veth0`"])?;
+    weir(&lab, &["net", "rm", "vth0", "ingress", "--priority", "1", "--yes"])?.refused(&["no network interface `vth0`"])?;
+    weir(&lab, &["net", "rm", NODE_IF, "ingress", "--priority", "1", "--yes"])?
+        .refused(&["no BPF filter with priority 1", "no BPF filters in that direction"])?;
+    weir(&lab, &["net", "rm", NODE_IF, "ingress"])?.refused(&["--priority"])?;
+    weir(&lab, &["net", "rm", NODE_IF, "sideways", "--priority", "1"])?.refused(&["ingress", "egress"])?;
+    weir(&lab, &["net", "rm"])?.refused(&["--priority", "--id"])?;
+    weir(&lab, &["net", "--no-such-switch"])?.refused(&["--no-such-switch"])?;
+    weir(&lab, &["progs", "4294967294"])?.refused(&["no BPF program has id 4294967294"])?;
+    weir(&lab, &["net", "rm", "--id", "4294967294", "--yes"])?.refused(&["program 4294967294 is not attached"])?;
+    weir(&lab, &["maps", "/sys/fs/bpf/no-such-pin"])?.refused(&["no-such-pin", "No such file"])?;
+    weir(&lab, &["maps", "--top", "3"])?.refused(&["ID | NAME | PIN"])?;
+    // Two filters of one priority are told apart by their handles.
+    clsact(&lab)?;
+    let object = build(&lab, "p.o", "tc:lo:ingress { @seen = count(); }")?;
+    add_filter(&lab, &object, "ingress", "3")?;
+    add_filter(&lab, &object, "ingress", "3")?;
+    weir(&lab, &["net", "rm", NODE_IF, "ingress", "--priority", "3", "--yes"])?.refused(&[
+        "2 filters have priority 3",
+        "--handle 0x1",
+        "--handle 0x2",
+    ])?;
+    weir(
+        &lab,
+        &["net", "rm", NODE_IF, "ingress", "--priority", "3", "--handle", "2", "--yes"],
+    )?
+    .clean()?;
+    let filters = lab.node.tc(&["filter", "show", "dev", NODE_IF, "ingress"])?;
+    ensure!(filters.contains("handle 0x1") && !filters.contains("handle 0x2"), "{filters}");
+    Ok(())
+}
+
+fn no_permission() -> Result<()> {
+    // CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF
+    const PRIVILEGED: &[libc::c_ulong] = &[12, 21, 38, 39];
+    for command in [
+        &["net"][..],
+        &["maps"],
+        &["progs"],
+        &["net", "rm", "--id", "1", "--yes"],
+        &["maps", "1"],
+    ] {
+        let done = Weir::new(command.iter().copied()).without_capabilities(PRIVILEGED).run()?;
+        done.refused(&["CAP_SYS_ADMIN", "CAP_NET_ADMIN"])?;
+    }
+    Ok(())
+}
