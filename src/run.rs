@@ -66,6 +66,7 @@ fn script(args: &Run, kernel: &Kernel, source: &Source, script_args: Vec<String>
         helper_errors: args.warnings,
         child: bound.child.as_ref().map(Child::pid),
         warnings: !args.quiet && !args.no_warnings,
+        times: args.verbose,
     };
 
     if let Some(stages) = &args.debug {
@@ -149,6 +150,7 @@ fn start_or_retry(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object
     // The author has seen the messages of the first compilation.
     let again = Job {
         warnings: false,
+        times: false,
         args: job.args.clone(),
         ..*job
     };

@@ -5,6 +5,7 @@ use crate::elf;
 use crate::kernel::{Feature, KernelInfo, Support};
 use crate::object::{MapRole, Object};
 use crate::{clif, hir, plan};
+use std::time::{Duration, Instant};
 use weir_parser::{Diagnostic, LineIndex, SourceId, Span};
 
 /// Largest value of a per-CPU map (`PCPU_MIN_UNIT_SIZE`).
@@ -89,6 +90,8 @@ pub struct Output {
     pub internal: Option<(&'static str, String)>,
     /// The script's maps, those of earlier entries among them, for the entries that follow.
     pub maps: Vec<hir::Map>,
+    /// How long the parts of the way took, in its order.
+    pub times: Vec<(&'static str, Duration)>,
     /// Requested text forms, as far as compilation came.
     pub dumps: Vec<(Stage, String)>,
 }
@@ -96,6 +99,17 @@ pub struct Output {
 impl Output {
     fn failed(&self) -> bool {
         self.internal.is_some() || self.diagnostics.iter().any(Diagnostic::is_error)
+    }
+}
+
+/// Measures one part after the other.
+struct Clock(Instant);
+
+impl Clock {
+    fn lap(&mut self, out: &mut Output, part: &'static str) {
+        let now = Instant::now();
+        out.times.push((part, now - self.0));
+        self.0 = now;
     }
 }
 
@@ -107,7 +121,9 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
     if wants(Stage::Tokens) {
         out.dumps.push((Stage::Tokens, weir_parser::tokens_text(id, &source.text)));
     }
+    let mut clock = Clock(Instant::now());
     let parsed = weir_parser::parse(id, &source.text);
+    clock.lap(&mut out, "parse");
     out.diagnostics = parsed.diagnostics;
     if wants(Stage::Ast) {
         out.dumps.push((Stage::Ast, weir_parser::dump(&parsed.program)));
@@ -123,6 +139,7 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
     if wants(Stage::Hir) {
         out.dumps.push((Stage::Hir, hir::text::dump(&program)));
     }
+    clock.lap(&mut out, "check");
     out.maps.clone_from(&program.maps);
     let mut plan = plan::plan(&program, kernel);
     let clif::Code {
@@ -156,6 +173,7 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
             .collect();
         out.dumps.push((Stage::Clif, text.join("\n")));
     }
+    clock.lap(&mut out, "code");
     let isa = match kernel.feature(Feature::IsaV4) {
         Support::Yes => Isa::V4,
         Support::No(_) | Support::Unknown(_) => Isa::V3,
@@ -211,11 +229,13 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
         return out;
     }
     backend_dumps(&mut out, options, &compiled, &plan, &bodies);
+    clock.lap(&mut out, "back end");
     match write_object(source, program, plan, &compiled, &bodies) {
         Ok(object) => {
             if wants(Stage::Elf) {
                 out.dumps.push((Stage::Elf, elf::dump(&object.elf)));
             }
+            clock.lap(&mut out, "object");
             out.object = Some(object);
         }
         Err(error) => out.internal = Some(("elf", error.to_string())),

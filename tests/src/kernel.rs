@@ -189,6 +189,15 @@ pub fn run_stats(program: Object) -> std::io::Result<(u64, u64)> {
     Ok((u64_at(&answer, RUN_TIME_NS), u64_at(&answer, RUN_CNT)))
 }
 
+/// Instructions of a program as the kernel has rewritten them.
+///
+/// # Errors
+/// The program is gone.
+pub fn instructions(program: Object) -> std::io::Result<u32> {
+    const XLATED_PROG_LEN: usize = 20;
+    Ok(u32_at(&info(program, [0; INFO_LEN])?, XLATED_PROG_LEN) / 8)
+}
+
 /// Switches the run-time statistics of all programs on until the descriptor is closed, so they end with this process however
 /// it ends (kernel 5.8).
 ///

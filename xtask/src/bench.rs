@@ -34,16 +34,31 @@ pub struct Args {
 enum What {
     /// Start to exit, and peak memory, of a script that only exits
     Start,
+    /// Compile time of fifty lines, by part; bpftrace does not tell its own
+    Compile,
     /// Cost of one event
     Events,
+    /// Lines of `printf` a second, delivered and lost
+    Lines,
     /// Size of the program with all its libraries
     Size,
 }
 
 const EXIT_SCRIPT: &str = "BEGIN { exit(); }";
-/// The probe fires once per `getpid()`; the bodies are what is compared.
-const PROBE: &str = "tracepoint:syscalls:sys_enter_getpid";
-const BODIES: &[&str] = &["{}", "{ @ = count(); }", "{ @[pid] = count(); }"];
+/// Fires once per `getpid()`; the bodies are what is compared.
+const GETPID: &str = "tracepoint:syscalls:sys_enter_getpid";
+/// Has `args.id`; fires for every system call of the machine.
+const SYS_ENTER: &str = "tracepoint:raw_syscalls:sys_enter";
+const BODIES: &[(&str, &str)] = &[
+    (GETPID, "{}"),
+    (GETPID, "{ @ = count(); }"),
+    (GETPID, "{ @[pid] = count(); }"),
+    (GETPID, "{ @[comm] = count(); }"),
+    (SYS_ENTER, "{ @ = hist(args.id); }"),
+    (SYS_ENTER, "{ @[comm, args.id] = sum(1); }"),
+];
+/// What is printed, and how many lines at full speed.
+const LINES: &str = "tracepoint:syscalls:sys_enter_getpid { printf(\"%d\\n\", pid); }";
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     proc::need_root("measuring BPF programs")?;
@@ -63,8 +78,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if wanted(What::Start) {
         rows.extend(start(&pair, args.runs)?);
     }
+    if wanted(What::Compile) {
+        rows.extend(compile(pair.weir, args.runs)?);
+    }
     if wanted(What::Events) {
         rows.extend(events(&pair, args)?);
+    }
+    if wanted(What::Lines) {
+        rows.extend(lines(&pair, args)?);
     }
     if wanted(What::Size) {
         rows.push(Row {
@@ -109,15 +130,17 @@ fn print_table(pair: &Pair<'_>, rows: &[Row], runs: usize) -> Result<ExitCode> {
     println!("| | weir | bpftrace | bpftrace / weir |");
     println!("|---|---:|---:|---:|");
     for row in rows {
-        let ratio = if row.weir > 0.0 {
+        let ratio = if row.weir > 0.0 && row.bpftrace.is_finite() {
             format!("{:.1}", row.bpftrace / row.weir)
         } else {
             "–".to_owned()
         };
-        println!(
-            "| {} | {:.1} {} | {:.1} {} | {ratio} |",
-            row.what, row.weir, row.unit, row.bpftrace, row.unit
-        );
+        let other = if row.bpftrace.is_finite() {
+            format!("{:.1} {}", row.bpftrace, row.unit)
+        } else {
+            "–".to_owned()
+        };
+        println!("| {} | {:.1} {} | {other} | {ratio} |", row.what, row.weir, row.unit);
     }
     println!("\n\"Program\" is the kernel's own figure and includes its reading the clock: compare with `{{}}`.");
     Ok(ExitCode::SUCCESS)
@@ -173,6 +196,40 @@ fn start(pair: &Pair<'_>, runs: usize) -> Result<Vec<Row>> {
     ])
 }
 
+/// Fifty lines, whose compilation is timed.
+const FIFTY: &str = include_str!("fifty.bt");
+
+/// What `-v` says of the compiler's time.
+fn compile(weir: &Path, runs: usize) -> Result<Vec<Row>> {
+    let mut times: Vec<(String, Vec<f64>)> = Vec::new();
+    for _ in 0..runs {
+        let mut command = Command::new(weir);
+        let out = command.args(["-v", "--dry-run", "-e", FIFTY]).stdin(Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        ensure!(out.status.success(), "`weir -v --dry-run` failed: {said}");
+        let line = said
+            .lines()
+            .find_map(|l| l.strip_prefix("compiled in "))
+            .context("`-v` does not say how long it took")?;
+        let (total, parts) = line.split_once(" ms: ").context("the times have another form")?;
+        let parts = parts.split(", ").filter_map(|p| p.rsplit_once(' '));
+        for (part, ms) in std::iter::once(("all of it", total)).chain(parts) {
+            let ms: f64 = ms.parse().with_context(|| format!("`{ms}` is no time"))?;
+            match times.iter_mut().find(|(name, _)| name == part) {
+                Some((_, all)) => all.push(ms),
+                None => times.push((part.to_owned(), vec![ms])),
+            }
+        }
+    }
+    let row = |(part, all): (String, Vec<f64>)| Row {
+        what: format!("compile 50 lines: {part}"),
+        unit: "ms",
+        weir: median(all),
+        bpftrace: f64::NAN,
+    };
+    Ok(times.into_iter().map(row).collect())
+}
+
 struct Cost {
     wall_ms: f64,
     peak_mib: f64,
@@ -217,22 +274,23 @@ fn wait_with_peak(child: Child) -> Result<(i32, i64)> {
 fn events(pair: &Pair<'_>, args: &Args) -> Result<Vec<Row>> {
     stay_on_one_cpu()?;
     let mut rows = Vec::new();
-    for body in BODIES {
-        let script = format!("{PROBE} {body}");
+    for (probe, body) in BODIES {
+        let script = format!("{probe} {body}");
         let (mut weir, mut bpftrace) = (Vec::new(), Vec::new());
         for _ in 0..args.runs {
             for (program, into) in [(pair.weir, &mut weir), (pair.bpftrace, &mut bpftrace)] {
                 into.push(one_event_run(program, &script, args.events).with_context(|| format!("{} -e '{script}'", program.display()))?);
             }
         }
-        let row = |what: &str, of: fn(&EventCost) -> f64| Row {
+        let row = |what: &str, unit, of: fn(&EventCost) -> f64| Row {
             what: format!("`{body}`: {what}"),
-            unit: "ns",
+            unit,
             weir: median(weir.iter().map(of).collect()),
             bpftrace: median(bpftrace.iter().map(of).collect()),
         };
-        rows.push(row("program, per event", |c| c.program_ns));
-        rows.push(row("added to the system call", |c| c.added_ns));
+        rows.push(row("program, per event", "ns", |c| c.program_ns));
+        rows.push(row("added to the system call", "ns", |c| c.added_ns));
+        rows.push(row("instructions", "", |c| f64::from(c.instructions)));
     }
     Ok(rows)
 }
@@ -242,6 +300,8 @@ struct EventCost {
     program_ns: f64,
     /// By the clock: the system call with the probe, less without.
     added_ns: f64,
+    /// Of the program, as the kernel has rewritten it.
+    instructions: u32,
 }
 
 /// Attaches the script and fires its probe, once without and once with the kernel's statistics.
@@ -255,21 +315,24 @@ fn one_event_run(program: &Path, script: &str, events: u64) -> Result<EventCost>
     let without = fire(events);
     let tool = Weir::script(script).program(program).start()?;
     let with = fire(events);
-    let (ns, runs) = {
+    let ((ns, runs), instructions) = {
         let _stats = kernel::enable_stats().context("cannot switch on the statistics of BPF programs")?;
         fire(events);
         // Other programs may come and go on the machine: ours is the one that ran for each event.
         let now = kernel::objects_of(Kind::Program)?;
-        let stats = now.difference(&before).filter_map(|program| kernel::run_stats(*program).ok());
+        let stats = now
+            .difference(&before)
+            .filter_map(|program| Some((kernel::run_stats(*program).ok()?, kernel::instructions(*program).ok()?)));
         stats
-            .filter(|(_, runs)| *runs >= events)
-            .max_by_key(|(_, runs)| *runs)
+            .filter(|((_, runs), _)| *runs >= events)
+            .max_by_key(|((_, runs), _)| *runs)
             .context("no program ran for each event")?
     };
     tool.stop()?.clean()?;
     Ok(EventCost {
         program_ns: ns as f64 / runs as f64,
         added_ns: with - without,
+        instructions,
     })
 }
 
@@ -281,6 +344,37 @@ fn fire(events: u64) -> f64 {
         unsafe { libc::syscall(libc::SYS_getpid) };
     }
     begin.elapsed().as_nanos() as f64 / events as f64
+}
+
+/// As many lines as the events make: what arrives, how fast, and what is said to be lost.
+fn lines(pair: &Pair<'_>, args: &Args) -> Result<Vec<Row>> {
+    let (mut weir, mut bpftrace) = (Vec::new(), Vec::new());
+    for _ in 0..args.runs {
+        for (program, into) in [(pair.weir, &mut weir), (pair.bpftrace, &mut bpftrace)] {
+            let tool = Weir::script(LINES).program(program).start()?;
+            let begin = Instant::now();
+            fire(args.events);
+            let done = tool.stop()?;
+            let seconds = begin.elapsed().as_secs_f64();
+            let numbers = |line: &&str| !line.is_empty() && line.bytes().all(|b| b.is_ascii_digit());
+            let delivered = done.stdout.lines().filter(numbers).count();
+            into.push((
+                delivered as f64 / seconds,
+                args.events.saturating_sub(delivered as u64) as f64 / args.events as f64,
+            ));
+            done.nothing_left()?;
+        }
+    }
+    let row = |what: &str, unit, of: fn(&(f64, f64)) -> f64| Row {
+        what: what.into(),
+        unit,
+        weir: median(weir.iter().map(of).collect()),
+        bpftrace: median(bpftrace.iter().map(of).collect()),
+    };
+    Ok(vec![
+        row("`printf(\"%d\\n\", pid)`: thousand lines a second", "k/s", |l| l.0 / 1e3),
+        row("`printf(\"%d\\n\", pid)`: lost at full speed", "%", |l| l.1 * 100.0),
+    ])
 }
 
 fn stay_on_one_cpu() -> Result<()> {

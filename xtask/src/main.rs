@@ -10,6 +10,7 @@
 mod apt;
 mod bench;
 mod builtins;
+mod dist;
 mod proc;
 mod setup;
 mod test;
@@ -33,6 +34,8 @@ enum Task {
     Vm(vm::Args),
     /// Measure weir beside the installed bpftrace and print a markdown table (needs root)
     Bench(bench::Args),
+    /// Build weir as one stripped static file
+    Dist(dist::Args),
     /// Build the natives' BPF objects, or check the committed ones
     Builtins(builtins::Args),
     /// Install the system packages that the tests need and that are missing
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Vm(args) => vm::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Dist(args) => dist::run(&args),
         Task::Builtins(args) => builtins::run(&args),
         Task::Setup(args) => setup::run(&args),
     };
