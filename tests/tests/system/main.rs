@@ -12,8 +12,15 @@ mod leftovers;
 mod one_liners;
 mod repl;
 mod support;
+mod tracing;
 
 fn main() {
+    if let Some(result) = weir_tests::victim::main() {
+        if let Err(e) = result {
+            panic!("{e:#}");
+        }
+        return;
+    }
     weir_tests::harness::run(&[
         support::TESTS,
         one_liners::TESTS,
@@ -21,6 +28,7 @@ fn main() {
         hooks::TESTS,
         interfaces::TESTS,
         cgroups::TESTS,
+        tracing::TESTS,
         examples::TESTS,
         leftovers::TESTS,
         repl::TESTS,
