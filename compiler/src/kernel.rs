@@ -158,6 +158,17 @@ pub trait KernelInfo {
     fn symbol_address(&self, _name: &str) -> Option<u64> {
         None
     }
+    /// Returns device and inode of weir's own pid namespace, `None` in the first one.
+    fn pid_namespace(&self) -> Option<(u64, u64)> {
+        None
+    }
+    /// Reads what `import` names: a file, or all scripts of a directory in the order of their names. Each with the name it is known by.
+    ///
+    /// # Errors
+    /// Why it cannot be, in the user's words.
+    fn import(&self, path: &std::path::Path) -> Result<Vec<(String, String)>, String> {
+        Err(format!("`{}` cannot be read here", path.display()))
+    }
     /// Number of possible CPUs.
     fn cpus(&self) -> u32;
     /// Reads a file that the script names with `file("…")`.

@@ -92,6 +92,8 @@ pub struct Output {
     pub maps: Vec<hir::Map>,
     /// How long the parts of the way took, in its order.
     pub times: Vec<(&'static str, Duration)>,
+    /// Scripts that this one imports, in the order of the numbers in spans, the first of them 1.
+    pub imports: Vec<Source>,
     /// Requested text forms, as far as compilation came.
     pub dumps: Vec<(Stage, String)>,
 }
@@ -122,12 +124,16 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
         out.dumps.push((Stage::Tokens, weir_parser::tokens_text(id, &source.text)));
     }
     let mut clock = Clock(Instant::now());
-    let parsed = weir_parser::parse(id, &source.text);
+    let mut parsed = weir_parser::parse(id, &source.text);
     clock.lap(&mut out, "parse");
     out.diagnostics = parsed.diagnostics;
     if wants(Stage::Ast) {
         out.dumps.push((Stage::Ast, weir_parser::dump(&parsed.program)));
     }
+    if out.failed() {
+        return out;
+    }
+    out.imports = crate::import::resolve(source, &mut parsed.program, kernel, &mut out.diagnostics);
     if out.failed() {
         return out;
     }
@@ -230,7 +236,7 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
     }
     backend_dumps(&mut out, options, &compiled, &plan, &bodies);
     clock.lap(&mut out, "back end");
-    match write_object(source, program, plan, &compiled, &bodies) {
+    match write_object(source, &out.imports, program, plan, &compiled, &bodies) {
         Ok(object) => {
             if wants(Stage::Elf) {
                 out.dumps.push((Stage::Elf, elf::dump(&object.elf)));
@@ -342,12 +348,14 @@ fn reloc_name(kind: backend::RelocKind, plan: &plan::Plan) -> String {
 
 fn write_object(
     source: &Source,
+    imports: &[Source],
     program: hir::Program,
     plan: plan::Plan,
     compiled: &[Code],
     bodies: &[Body],
 ) -> Result<Object, elf::ElfError> {
-    let index = LineIndex::new(&source.text);
+    let sources: Vec<&Source> = std::iter::once(source).chain(imports).collect();
+    let indexes: Vec<LineIndex<'_>> = sources.iter().map(|s| LineIndex::new(&s.text)).collect();
     let mut parts = Vec::new();
     for (code, spans) in compiled {
         let insns: Vec<elf::RawInsn> = code.insns.iter().map(|i| i.to_bytes()).collect();
@@ -369,6 +377,8 @@ fn write_object(
             .iter()
             .filter_map(|(insn, location)| {
                 let span = usize::try_from(*location).ok().and_then(|l| spans.get(l))?;
+                let number = usize::try_from(span.source.0).ok()?;
+                let (index, source) = (indexes.get(number)?, sources.get(number)?);
                 let (line, col) = index.line_col(span.start);
                 Some(elf::Line {
                     insn: *insn,
@@ -425,5 +435,6 @@ fn write_object(
         counters: plan.counters,
         natives: program.natives,
         config: program.config,
+        imports: imports.iter().map(|s| (s.name.clone(), s.text.clone())).collect(),
     })
 }

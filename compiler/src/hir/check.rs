@@ -61,22 +61,34 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
                     );
                 }
             }
-            ast::Item::MapDecl(_) | ast::Item::Probe(_) | ast::Item::Macro(_) => {}
-            ast::Item::Import(item) => early.push(unsupported(item.span, "import")),
-            ast::Item::Fn(item) => early.push(unsupported(item.span, "fn")),
+            ast::Item::Import(_) | ast::Item::MapDecl(_) | ast::Item::Probe(_) | ast::Item::Macro(_) | ast::Item::Fn(_) => {}
         }
     }
     let macros = super::macros::collect(program, &mut early);
+    let types = super::script_types::collect(program, kernel.btf(), &defines, &mut early);
+    let functions = super::functions::collect(program, &macros, &mut early);
     environment(&options.config, &mut config, &mut early);
     let decls = map_declarations(program, &mut early);
     let mut maps: Vec<MapState> = options.maps.iter().map(MapState::existing).collect();
     loop {
-        let mut cx = Checker::new(kernel, options, &natives, &defines, &macros, &config, &decls, maps.clone());
+        let mut cx = Checker::new(
+            kernel,
+            options,
+            &natives,
+            &defines,
+            &macros,
+            &types,
+            &functions,
+            &config,
+            &decls,
+            maps.clone(),
+        );
         for item in &program.items {
             if let ast::Item::Probe(probe) = item {
                 cx.probe(probe);
             }
         }
+        cx.uncalled_functions();
         if cx.maps != maps {
             maps = cx.maps;
             continue;
@@ -156,10 +168,6 @@ fn shared_interfaces(natives: &[NativeInstance], out: &mut Vec<Diagnostic>) {
     }
 }
 
-fn unsupported(span: Span, what: &str) -> Diagnostic {
-    Diagnostic::error("unsupported", span, format!("`{what}` is not supported by this version of weir"))
-}
-
 /// Applies the settings of the environment, which win over the script's own.
 fn environment(settings: &[(String, String)], config: &mut Config, out: &mut Vec<Diagnostic>) {
     for (name, text) in settings {
@@ -193,28 +201,82 @@ const KNOWN_SETTINGS: &[&str] = &[
     "stack_mode",
 ];
 
-/// Settings of bpftrace that have no meaning here.
-const IGNORED_SETTINGS: &[&str] = &[
-    "cache_user_symbols",
-    "cpp_demangle",
-    "lazy_symbolication",
-    "license",
-    "log_size",
-    "max_bpf_progs",
-    "max_cat_bytes",
-    "max_probes",
-    "on_stack_limit",
-    "perf_rb_pages",
-    "show_debug_info",
-    "unstable_tseries",
-    "unstable_dw_ustack",
-    "unstable_typeinfo",
-    "unstable_import_statement",
-    "unstable_import",
-    "unstable_macro",
-    "unstable_map_decl",
-    "use_blazesym",
+/// What a setting takes.
+#[derive(Clone, Copy)]
+enum Takes {
+    Int,
+    Bool,
+    Text,
+    /// One of these words.
+    Word(&'static [&'static str]),
+}
+
+const UNSTABLE: Takes = Takes::Word(&["enable", "warn", "error", "disable"]);
+
+/// Settings of bpftrace that have no meaning here, and what they take.
+const IGNORED_SETTINGS: &[(&str, Takes)] = &[
+    ("cache_user_symbols", Takes::Word(&["PER_PID", "PER_PROGRAM", "NONE"])),
+    ("cpp_demangle", Takes::Bool),
+    ("lazy_symbolication", Takes::Bool),
+    ("license", Takes::Text),
+    ("log_size", Takes::Int),
+    ("max_bpf_progs", Takes::Int),
+    ("max_cat_bytes", Takes::Int),
+    ("max_probes", Takes::Int),
+    ("on_stack_limit", Takes::Int),
+    ("perf_rb_pages", Takes::Int),
+    ("show_debug_info", Takes::Bool),
+    ("unstable_tseries", UNSTABLE),
+    ("unstable_dw_ustack", UNSTABLE),
+    ("unstable_typeinfo", UNSTABLE),
+    ("unstable_import_statement", UNSTABLE),
+    ("unstable_import", UNSTABLE),
+    ("unstable_macro", UNSTABLE),
+    ("unstable_map_decl", UNSTABLE),
+    ("use_blazesym", Takes::Bool),
 ];
+
+impl Takes {
+    fn accepts(self, value: &ast::ExprKind) -> bool {
+        use ast::ExprKind as E;
+        match (self, value) {
+            (Takes::Int, E::Int(_)) | (Takes::Bool, E::Bool(_) | E::Int(0 | 1)) | (Takes::Text, E::Str(_) | E::Name(_)) => true,
+            (Takes::Word(words), E::Name(word)) => words.iter().any(|w| w.eq_ignore_ascii_case(word)),
+            (Takes::Word(words), E::Str(word)) => words.iter().any(|w| w.as_bytes().eq_ignore_ascii_case(word)),
+            // The older form of the unstable settings.
+            (Takes::Word(_), E::Bool(_) | E::Int(0 | 1)) => true,
+            _ => false,
+        }
+    }
+
+    fn expected(self) -> String {
+        match self {
+            Takes::Int => "it takes a number".to_owned(),
+            Takes::Bool => "it takes `true` or `false`".to_owned(),
+            Takes::Text => "it takes a string".to_owned(),
+            Takes::Word(words) => format!("it takes one of `{}`", words.join("`, `")),
+        }
+    }
+}
+
+/// What a setting takes, in the words of a help line.
+fn expected_value(key: &str) -> Option<String> {
+    let known = match key {
+        "max_map_keys" => "it takes a number above 0".to_owned(),
+        "max_strlen" => format!("it takes a number from 1 to {MAX_STRLEN}"),
+        "print_maps_on_exit" => Takes::Bool.expected(),
+        "str_trunc_trailer" => Takes::Text.expected(),
+        "missing_probes" => Takes::Word(&["error", "warn", "ignore"]).expected(),
+        "stack_mode" => Takes::Word(&["bpftrace", "perf", "raw"]).expected(),
+        _ => {
+            return IGNORED_SETTINGS
+                .iter()
+                .find(|(name, _)| *name == key)
+                .map(|(_, takes)| takes.expected());
+        }
+    };
+    Some(known)
+}
 
 enum Setting {
     Done,
@@ -251,8 +313,12 @@ fn set(name: &str, value: &ast::ExprKind, config: &mut Config) -> Setting {
         _ => {
             return if KNOWN_SETTINGS.contains(&key) {
                 Setting::BadValue
-            } else if IGNORED_SETTINGS.contains(&key) {
-                Setting::Ignored
+            } else if let Some((_, takes)) = IGNORED_SETTINGS.iter().find(|(name, _)| *name == key) {
+                if takes.accepts(value) {
+                    Setting::Ignored
+                } else {
+                    Setting::BadValue
+                }
             } else {
                 Setting::Unknown
             };
@@ -279,15 +345,16 @@ fn config_block(block: &ast::Config, config: &mut Config, out: &mut Vec<Diagnost
             Setting::BadValue => {
                 let key = name.name.to_ascii_lowercase();
                 let key = key.strip_prefix("bpftrace_").unwrap_or(&key);
-                out.push(Diagnostic::error(
-                    "bad-config",
-                    value.span,
-                    format!("`{key}` cannot have this value"),
-                ));
+                let mut d = Diagnostic::error("bad-config", value.span, format!("`{key}` cannot have this value"));
+                if let Some(expected) = expected_value(key) {
+                    d = d.help(expected);
+                }
+                out.push(d);
             }
             Setting::Unknown => {
                 let d = Diagnostic::error("unknown-config", name.span, format!("unknown setting `{}`", name.name));
-                out.push(nearest(d, &name.name.to_ascii_lowercase(), KNOWN_SETTINGS.iter().copied()));
+                let all = KNOWN_SETTINGS.iter().copied().chain(IGNORED_SETTINGS.iter().map(|(name, _)| *name));
+                out.push(nearest(d, &name.name.to_ascii_lowercase(), all));
             }
         }
     }
@@ -517,6 +584,12 @@ pub(super) struct Checker<'a> {
     pub natives: &'a [NativeInstance],
     pub defines: &'a HashMap<String, ast::Expr>,
     pub macros: &'a super::macros::Macros<'a>,
+    pub types: &'a super::script_types::ScriptTypes,
+    pub functions: &'a HashMap<String, &'a ast::FnDef>,
+    /// Functions of the script that something has called.
+    pub called: std::collections::HashSet<String>,
+    /// The functions that are being written out, the innermost last.
+    pub inside: Vec<super::functions::Inside>,
     pub macro_depth: usize,
     /// Number of macro uses so far.
     pub expansions: usize,
@@ -537,6 +610,8 @@ pub(super) struct Checker<'a> {
     /// What `probe` says, for messages.
     pub site: String,
     pub cgroup_hook: Option<&'static crate::tables::CgroupHook>,
+    /// The provider of the attach point, for `probetype`.
+    pub probe_type: String,
     /// Set when the block's meaning depends on which of its attach points it runs at.
     pub site_dependent: bool,
     pub vars: Vec<Var>,
@@ -546,7 +621,8 @@ pub(super) struct Checker<'a> {
     /// Set when an assignment gave a variable a wider type than it was used with before.
     pub var_grew: bool,
     pub loops: usize,
-    pub define_depth: usize,
+    /// `#define`s that are being written out.
+    pub expanding: Vec<String>,
 }
 
 impl<'a> Checker<'a> {
@@ -557,6 +633,8 @@ impl<'a> Checker<'a> {
         natives: &'a [NativeInstance],
         defines: &'a HashMap<String, ast::Expr>,
         macros: &'a super::macros::Macros<'a>,
+        types: &'a super::script_types::ScriptTypes,
+        functions: &'a HashMap<String, &'a ast::FnDef>,
         config: &'a Config,
         decls: &'a HashMap<String, MapDecl>,
         maps: Vec<MapState>,
@@ -567,6 +645,10 @@ impl<'a> Checker<'a> {
             natives,
             defines,
             macros,
+            types,
+            functions,
+            called: std::collections::HashSet::new(),
+            inside: Vec::new(),
             macro_depth: 0,
             expansions: 0,
             limits: 0,
@@ -582,13 +664,14 @@ impl<'a> Checker<'a> {
             target: super::probes::Target::None,
             site: String::new(),
             cgroup_hook: None,
+            probe_type: String::new(),
             site_dependent: false,
             vars: Vec::new(),
             scopes: Vec::new(),
             var_hints: Vec::new(),
             var_grew: false,
             loops: 0,
-            define_depth: 0,
+            expanding: Vec::new(),
         }
     }
 
@@ -649,9 +732,11 @@ impl<'a> Checker<'a> {
         self.target = site.target.clone();
         self.site.clone_from(&site.names.probe);
         self.cgroup_hook = site.cgroup_hook();
+        self.probe_type = probe_type(&site.text);
         self.site_dependent = false;
         self.vars = Vec::new();
         self.scopes = vec![HashMap::new()];
+        self.inside.clear();
         self.loops = 0;
         let predicate = probe.predicate.as_ref().map(|p| self.condition(p));
         let body = self.statements(&probe.body);
@@ -814,6 +899,8 @@ impl<'a> Checker<'a> {
             name: name.to_owned(),
             ty,
             span,
+            declared: false,
+            addressed: false,
         });
         let id = self.vars.len() - 1;
         if let Some(scope) = self.scopes.last_mut() {
@@ -828,6 +915,15 @@ impl<'a> Checker<'a> {
 
     pub fn stmt(kind: StmtKind, span: Span) -> Stmt {
         Stmt { kind, span }
+    }
+}
+
+/// The provider of an attach point in full.
+fn probe_type(text: &str) -> String {
+    let word = text.split(':').next().unwrap_or_default();
+    match crate::tables::provider(word) {
+        Some(provider) => provider.name.to_owned(),
+        None => word.to_owned(),
     }
 }
 

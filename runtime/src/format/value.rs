@@ -4,7 +4,7 @@ use super::{Context, sint, uint};
 use std::cmp::Ordering;
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use weir_compiler::types::{StackMode, Type};
+use weir_compiler::types::{StackMode, StructField, Type};
 
 const AF_INET: u64 = 2;
 const AF_INET6: u64 = 10;
@@ -61,6 +61,8 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
         Type::Bool => out.extend_from_slice(if uint(bytes) != 0 { b"true" } else { b"false" }),
         Type::Int { signed: true, .. } => put!(out, "{}", sint(bytes)),
         Type::Int { signed: false, .. } => put!(out, "{}", uint(bytes)),
+        Type::Str { .. } if ctx.escapes => escape(&string(bytes, ctx), out),
+        Type::CommOf if ctx.escapes => escape(&comm_of(uint(bytes)), out),
         Type::Str { .. } => out.extend_from_slice(&string(bytes, ctx)),
         Type::Buf { .. } => hex(buffer(bytes), true, true, out),
         Type::Inet => put!(out, "{}", inet(uint(slice(bytes, 0, 8)), slice(bytes, 8, 16))),
@@ -97,6 +99,15 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
             // The standard library adds ` (os error N)`.
             out.extend_from_slice(text.split(" (os error").next().unwrap_or_default().as_bytes());
         }
+        Type::SignalName => match signal_name(uint(bytes)) {
+            Some(name) => out.extend_from_slice(name.as_bytes()),
+            None => put!(out, "{}", uint(bytes)),
+        },
+        Type::SyscallName => match super::syscalls::syscall_name(uint(bytes)) {
+            Some(name) => out.extend_from_slice(name.as_bytes()),
+            None => put!(out, "{}", uint(bytes)),
+        },
+        Type::CommOf => out.extend_from_slice(&comm_of(uint(bytes))),
         Type::Flow => flow(bytes, out),
         Type::Tuple(_) => {
             out.push(b'(');
@@ -121,6 +132,27 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
             }
             out.extend_from_slice(close);
         }
+        Type::Struct { fields, .. } => {
+            let (open, equals, close): (&[u8], &[u8], &[u8]) = if spacing == Spacing::Spaced {
+                (b"{ ", b" = ", b" }")
+            } else {
+                (b"{", b"=", b"}")
+            };
+            if fields.is_empty() {
+                return out.extend_from_slice(b"{}");
+            }
+            out.extend_from_slice(open);
+            for (i, field) in fields.iter().enumerate() {
+                if i > 0 {
+                    out.extend_from_slice(separator(spacing));
+                }
+                put!(out, ".{}", field.name);
+                out.extend_from_slice(equals);
+                let (ty, bytes) = member(field, bytes);
+                write_value(&ty, &bytes, ctx, spacing, out);
+            }
+            out.extend_from_slice(close);
+        }
         Type::Array { elem, len } => {
             out.push(b'[');
             for i in 0..*len {
@@ -134,6 +166,45 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
     }
 }
 
+/// Returns a member of a struct as a value of its own: a bitfield is cut out, a short enumeration is widened.
+pub(super) fn member<'b>(field: &StructField, bytes: &'b [u8]) -> (Type, std::borrow::Cow<'b, [u8]>) {
+    let bytes = slice(bytes, field.offset, field.size);
+    let signed = matches!(field.ty, Type::Int { signed: true, .. } | Type::Enum { .. });
+    let number = |n: i64| n.to_le_bytes().to_vec().into();
+    let wide = match &field.ty {
+        Type::Int { signed, .. } => Type::Int { bits: 64, signed: *signed },
+        other => other.clone(),
+    };
+    match field.bits {
+        Some((shift, width)) => {
+            let n = uint(bytes) << (64 - u32::from(shift) - u32::from(width)).min(63);
+            let by = (64 - u32::from(width)).min(63);
+            let n = if signed { n.cast_signed() >> by } else { (n >> by).cast_signed() };
+            (wide, number(n))
+        }
+        None if matches!(field.ty, Type::Enum { .. }) && bytes.len() < 8 => (wide, number(sint(bytes))),
+        None => (field.ty.clone(), bytes.into()),
+    }
+}
+
+/// Returns the name of a signal.
+fn signal_name(number: u64) -> Option<&'static str> {
+    let number = i64::try_from(number).ok()?;
+    let mut signals = weir_compiler::constants::CONSTANTS
+        .iter()
+        .filter(|(name, _)| name.starts_with("SIG"));
+    signals.find(|(_, value)| *value == number).map(|(name, _)| *name)
+}
+
+/// Returns the name that a process has now, nothing where it is gone.
+fn comm_of(pid: u64) -> Vec<u8> {
+    let mut name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if name.last() == Some(&b'\n') {
+        name.pop();
+    }
+    name
+}
+
 /// Returns the text of a string, with the trailer when it was cut off.
 #[must_use]
 pub fn string(bytes: &[u8], ctx: &Context) -> Vec<u8> {
@@ -143,6 +214,17 @@ pub fn string(bytes: &[u8], ctx: &Context) -> Vec<u8> {
         Some(end) if (end, bytes.len()) != longest => bytes[..end].to_vec(),
         Some(end) => [&bytes[..end], ctx.trunc_trailer.as_bytes()].concat(),
         None => [bytes, ctx.trunc_trailer.as_bytes()].concat(),
+    }
+}
+
+/// Appends text for a terminal: line breaks and tabs as they are, other control characters as `\x1b`.
+pub fn escape(text: &[u8], out: &mut Vec<u8>) {
+    for byte in text {
+        match byte {
+            b'\n' | b'\t' => out.push(*byte),
+            0..=0x1f | 0x7f => put!(out, "\\x{byte:02x}"),
+            _ => out.push(*byte),
+        }
     }
 }
 
@@ -239,6 +321,9 @@ pub fn compare(ty: &Type, a: &[u8], b: &[u8]) -> Ordering {
         | Type::Username
         | Type::Timestamp { .. }
         | Type::CgroupPath
+        | Type::SignalName
+        | Type::SyscallName
+        | Type::CommOf
         | Type::Strerror => uint(a).cmp(&uint(b)),
         Type::Prefix => {
             // Family, then address, then length: as in a routing table.
@@ -253,6 +338,14 @@ pub fn compare(ty: &Type, a: &[u8], b: &[u8]) -> Ordering {
             .into_iter()
             .zip(ty.field_offsets())
             .map(|(field, offset)| compare(field, slice(a, offset, field.size()), slice(b, offset, field.size())))
+            .find(|o| o.is_ne())
+            .unwrap_or(Ordering::Equal),
+        Type::Struct { fields, .. } => fields
+            .iter()
+            .map(|field| {
+                let ((ty, x), (_, y)) = (member(field, a), member(field, b));
+                compare(&ty, &x, &y)
+            })
             .find(|o| o.is_ne())
             .unwrap_or(Ordering::Equal),
         Type::Array { elem, len } => (0..*len)
@@ -303,6 +396,22 @@ pub(super) mod tests {
         let mut buf = 3u32.to_le_bytes().to_vec();
         buf.extend(b"a\x01b\0");
         assert_eq!(show(&Type::Buf { cap: 4 }, &buf), "a\\x01b");
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_a_terminal() {
+        let text = b"a\x1b[31m\tb\x07\n\x7f\xc3\xa4\0";
+        let mut out = Vec::new();
+        let ctx = Context {
+            escapes: true,
+            ..Context::default()
+        };
+        super::text(&str_type(24), text, &ctx, &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), "a\\x1b[31m\tb\\x07\n\\x7f\u{e4}");
+        // Elsewhere the bytes are left alone.
+        let mut out = Vec::new();
+        super::text(&str_type(24), text, &Context::default(), &mut out);
+        assert_eq!(out, &text[..text.len() - 1]);
     }
 
     #[test]

@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A panic is the failure.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod functions;
+mod types;
 
 use common::{Capture, root};
 use weir_compiler::kernel::KernelInfo;
@@ -27,12 +30,18 @@ fn run_one(script: &str, format: OutputFormat, optimise: bool, arguments: &[&str
     let object = output
         .object
         .unwrap_or_else(|| panic!("{script}\n{errors:#?}\n{:?}", output.internal));
+    output_of(object, format)
+}
+
+/// Runs a compiled script and returns what it printed.
+fn output_of(object: weir_compiler::object::Object, format: OutputFormat) -> String {
+    let kernel = Kernel::new();
     let capture = Capture::new();
     let mut run_options = capture.options(format);
     run_options.quiet = true;
     let session = Session::start(object, &kernel, run_options).unwrap_or_else(|e| match e {
-        weir_runtime::Error::Rejected { log, .. } => panic!("{script}\n{log}"),
-        other => panic!("{script}\n{other}"),
+        weir_runtime::Error::Rejected { log, .. } => panic!("{log}"),
+        other => panic!("{other}"),
     });
     session.run().unwrap();
     capture.text()
@@ -286,7 +295,7 @@ fn sizes_offsets_and_types() {
         return;
     }
     prints(
-        "print(offsetof(struct task_struct, comm) > 0); print(sizeof(uint32)); print(offsetof(struct list_head, prev)); let $n: uint8 = 300; print($n); let $u: int64; $u = 4; print($u);",
+        "print(offsetof(struct task_struct, comm) > 0); print(sizeof(uint32)); print(offsetof(struct list_head, prev)); let $n: uint8 = (uint8)300; print($n); let $u: int64; $u = 4; print($u);",
         "true\n4\n8\n44\n4",
     );
     prints(
