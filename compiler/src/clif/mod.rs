@@ -252,7 +252,10 @@ impl<'a, 'h> Generator<'a, 'h> {
         };
         self.b.ins().jump(self.exit, &[BlockArg::Value(verdict)]);
         self.b.switch_to_block(self.exit);
-        let result = self.b.block_params(self.exit)[0];
+        let mut result = self.b.block_params(self.exit)[0];
+        if self.hook == Hook::CgroupSkb || self.hook.is_cgroup_call() {
+            result = self.cgroup_answer(result);
+        }
         self.b.ins().return_(&[result]);
         self.enter_scratch();
     }
