@@ -7,7 +7,9 @@ use std::fmt::Write;
 use std::process::ExitCode;
 use weir_compiler::constants::CONSTANTS;
 use weir_compiler::pipeline::Stage;
-use weir_compiler::tables::{BUILTINS, Builtin, FIELDS, FUNCTIONS, Field, FieldType, Function, Hooks, PROVIDERS, Provider, provider};
+use weir_compiler::tables::{
+    BUILTINS, Builtin, CGROUP_HOOKS, FIELDS, FUNCTIONS, Field, FieldType, Function, Hooks, PROVIDERS, Provider, provider,
+};
 use weir_stdlib::NATIVES;
 
 pub fn main(args: &Doc) -> Result<ExitCode, Failure> {
@@ -83,7 +85,11 @@ fn probe_text(probe: &Provider) -> String {
     } else {
         format!("\n    also written {}", quoted(probe.aliases))
     };
-    format!("{}: probe\n    {}\n    {}{aliases}\n", probe.name, probe.form, probe.doc)
+    let mut text = format!("{}: probe\n    {}\n    {}{aliases}\n", probe.name, probe.form, probe.doc);
+    if probe.name == "cgroup" {
+        section(&mut text, "hooks", CGROUP_HOOKS.iter().map(|h| (h.name.to_owned(), h.doc)));
+    }
+    text
 }
 
 fn builtin_text(builtin: &Builtin) -> String {

@@ -8,7 +8,7 @@
 use std::fmt::Write;
 use weir_compiler::kernel::{Feature, KernelInfo, Support};
 use weir_compiler::pipeline::{Options, Output, Source, compile};
-use weir_compiler::tables::{BUILTINS, BuiltinKind, FIELDS, FieldType, Hook};
+use weir_compiler::tables::{BUILTINS, BuiltinKind, CGROUP_HOOKS, FIELDS, FieldType, Hook};
 use weir_runtime::load::load;
 use weir_runtime::{Error, Kernel};
 
@@ -410,7 +410,10 @@ fn random_scripts_load() {
     let mut failures = Vec::new();
     let mut fallbacks = 0;
     for seed in first..first + count {
-        let (hook, probe, args): (Hook, &str, &[&str]) = match seed % 6 {
+        let cgroup = &CGROUP_HOOKS[usize::try_from(seed / 7).unwrap() % CGROUP_HOOKS.len()];
+        let cgroup_probe = format!("cgroup:/:{}", cgroup.name);
+        let (hook, probe, args): (Hook, &str, &[&str]) = match seed % 7 {
+            5 => (cgroup.hook, &cgroup_probe, &[]),
             0 | 1 => (Hook::Xdp, "xdp:lo", &[]),
             2 | 3 => (Hook::Tc, "tc:lo:ingress", &[]),
             4 if kprobes => (Hook::Kprobe, "kprobe:tcp_sendmsg", &[]),

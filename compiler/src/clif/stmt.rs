@@ -244,10 +244,7 @@ impl<'h> Generator<'_, 'h> {
             }
             StmtKind::Return(Some(value)) => {
                 let value = self.expr(value);
-                let mut n = self.as_int(&value);
-                if self.hook == Hook::CgroupSkb || self.hook.is_cgroup_call() {
-                    n = self.cgroup_answer(n);
-                }
+                let n = self.as_int(&value);
                 let exit = self.exit;
                 self.when(value.present, |g| g.leave(exit, &[BlockArg::Value(n)]));
             }

@@ -310,9 +310,7 @@ fn tcx_order() -> Result<()> {
         (&[][..], [first, second, ours], false),
         (&["--before", "their_second"], [first, ours, second], true),
         (&["--after", "their_first"], [first, ours, second], true),
-        (&["--before", first], [ours, first, second], true),
         (&["--after", &drops_id], [first, second, ours], false),
-        (&["--before", &drops_id], [first, ours, second], true),
     ] {
         let mut weir = Weir::new(switches.iter().copied().chain(["-e", script])).at(&lab).start()?;
         let found = kernel::tcx_chain(&lab.node, NODE_IF)?;
