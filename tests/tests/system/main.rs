@@ -10,6 +10,7 @@ mod hooks;
 mod inspect;
 mod interfaces;
 mod leftovers;
+mod natives;
 mod one_liners;
 mod repl;
 mod support;
@@ -23,6 +24,7 @@ fn main() {
         interfaces::TESTS,
         cgroups::TESTS,
         inspect::TESTS,
+        natives::TESTS,
         examples::TESTS,
         leftovers::TESTS,
         repl::TESTS,
