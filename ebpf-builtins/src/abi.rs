@@ -73,7 +73,7 @@ pub struct PacketsBytes {
 
 /// The blocklist: indices, slots and flags.
 pub mod blocklist {
-    /// Index in `STATS`: IP packets on no list. Every packet is counted once, by this or one of the five below.
+    /// Index in `STATS`: IP packets on no list, or without the protocol or port asked for. Every packet is counted once, by this or one of the five below.
     pub const STAT_PASSED: u32 = 0;
     /// Index in `STATS`: packets that the block list matched. With `DRY_RUN` they went on all the same.
     pub const STAT_DROPPED: u32 = 1;
@@ -97,6 +97,9 @@ pub mod blocklist {
     pub const SLOT_DROP: u32 = 0;
     /// Slot in `EVENTS`: a packet on the allow list.
     pub const SLOT_ALLOW: u32 = 1;
+
+    /// Words of `PORTS`: a bit for each port. The bit's number is the port in network order read as a little-endian number.
+    pub const PORT_WORDS: usize = 1024;
 
     /// Bit of `MATCH`: look the source address up.
     pub const MATCH_SRC: u32 = 1;

@@ -39,6 +39,15 @@ pub mod blocklist {
     pub const BLOCK4: &str = "BLOCK4";
     /// LPM trie [`Lpm6`](crate::Lpm6) → [`Lpm6`](crate::Lpm6): the list.
     pub const BLOCK6: &str = "BLOCK6";
+    /// As `BLOCK4`, of the second set; with [`RODATA_ATOMIC`] only.
+    pub const SWAP4: &str = "SWAP4";
+    /// As `BLOCK6`, of the second set.
+    pub const SWAP6: &str = "SWAP6";
+    /// Array with one `u32`: which set is in force, 0 or 1. Whoever changes it must wait for the programs that run (a grace period
+    /// of RCU) before changing the set that was.
+    pub const ACTIVE: &str = "ACTIVE";
+    /// Array with one element of [`PORT_WORDS`] words: the ports, with [`RODATA_ONLY_PORTS`].
+    pub const PORTS: &str = "PORTS";
     /// LPM trie [`Lpm4`](crate::Lpm4) → [`Lpm4`](crate::Lpm4): the allow list.
     pub const ALLOW4: &str = "ALLOW4";
     /// LPM trie [`Lpm6`](crate::Lpm6) → [`Lpm6`](crate::Lpm6): the allow list.
@@ -64,6 +73,12 @@ pub mod blocklist {
     pub const RODATA_FAMILIES: &str = "FAMILIES";
     /// `.rodata` `u32`: the same for the allow list; default none.
     pub const RODATA_ALLOW_FAMILIES: &str = "ALLOW_FAMILIES";
+    /// `.rodata` `u32`: the IP protocol that is dropped, 1 for both ICMPs; default 0, all.
+    pub const RODATA_PROTO: &str = "PROTO";
+    /// `.rodata` `u32`: 1 = drop only packets to a port in `PORTS`; default 0.
+    pub const RODATA_ONLY_PORTS: &str = "ONLY_PORTS";
+    /// `.rodata` `u32`: 1 = there are two sets of block tries, and `ACTIVE` says which is in force; default 0.
+    pub const RODATA_ATOMIC: &str = "ATOMIC";
     /// `.rodata` `u32`: 1 = count, report, call the event, but let everything pass; default 0.
     pub const RODATA_DRY_RUN: &str = "DRY_RUN";
     /// `.rodata` `u32`: 1 = fill `EVENT` and tail-call [`SLOT_DROP`]; default 0.
@@ -74,12 +89,17 @@ pub mod blocklist {
     pub const RODATA_CHAIN_NEXT: &str = "CHAIN_NEXT";
 
     /// Every map of the object.
-    pub const MAPS: &[&str] = &[BLOCK4, BLOCK6, ALLOW4, ALLOW6, HITS4, HITS6, STATS_MAP, EVENT, EVENTS, CHAIN];
+    pub const MAPS: &[&str] = &[
+        BLOCK4, BLOCK6, SWAP4, SWAP6, ACTIVE, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, STATS_MAP, EVENT, EVENTS, CHAIN,
+    ];
     /// Every setting of the object.
     pub const RODATA: &[&str] = &[
         RODATA_MATCH,
         RODATA_FAMILIES,
         RODATA_ALLOW_FAMILIES,
+        RODATA_PROTO,
+        RODATA_ONLY_PORTS,
+        RODATA_ATOMIC,
         RODATA_DRY_RUN,
         RODATA_EVENT_DROP,
         RODATA_EVENT_ALLOW,

@@ -55,6 +55,10 @@ fn blocklist_has_its_maps() {
     for (name, kind, key, value, entries, flags) in [
         (bl::BLOCK4, BPF_MAP_TYPE_LPM_TRIE, lpm4, lpm4, 1 << 20, BPF_F_NO_PREALLOC),
         (bl::BLOCK6, BPF_MAP_TYPE_LPM_TRIE, lpm6, lpm6, 1 << 20, BPF_F_NO_PREALLOC),
+        (bl::SWAP4, BPF_MAP_TYPE_LPM_TRIE, lpm4, lpm4, 1, BPF_F_NO_PREALLOC),
+        (bl::SWAP6, BPF_MAP_TYPE_LPM_TRIE, lpm6, lpm6, 1, BPF_F_NO_PREALLOC),
+        (bl::ACTIVE, BPF_MAP_TYPE_ARRAY, 4, 4, 1, 0),
+        (bl::PORTS, BPF_MAP_TYPE_ARRAY, 4, 8 * bl::PORT_WORDS as u32, 1, 0),
         (bl::ALLOW4, BPF_MAP_TYPE_LPM_TRIE, lpm4, lpm4, 1 << 20, BPF_F_NO_PREALLOC),
         (bl::ALLOW6, BPF_MAP_TYPE_LPM_TRIE, lpm6, lpm6, 1 << 20, BPF_F_NO_PREALLOC),
         (bl::HITS4, BPF_MAP_TYPE_PERCPU_HASH, lpm4, hits, 1 << 16, BPF_F_NO_PREALLOC),
@@ -86,7 +90,7 @@ fn blocklist_has_its_settings() {
         words.sort_unstable();
         words
     };
-    assert_eq!(words(&object), [0, 0, 0, 0, 0, bl::MATCH_SRC, bl::IPV4 | bl::IPV6]);
+    assert_eq!(words(&object), [0, 0, 0, 0, 0, 0, 0, 0, bl::MATCH_SRC, bl::IPV4 | bl::IPV6]);
     let values: Vec<[u8; 4]> = (0..bl::RODATA.len() as u32).map(|i| (100 + i).to_le_bytes()).collect();
     let globals: HashMap<&str, (&[u8], bool)> = bl::RODATA
         .iter()
@@ -96,7 +100,7 @@ fn blocklist_has_its_settings() {
     object.patch_map_data(globals).unwrap();
     assert_eq!(
         words(&object),
-        [100, 101, 102, 103, 104, 105, 106],
+        [100, 101, 102, 103, 104, 105, 106, 107, 108, 109],
         "two settings at one place, or one missing"
     );
 }

@@ -301,6 +301,14 @@ pub enum Notice {
     Helper { helper: &'static str, code: i64, span: Span },
     /// `errorf` or `warnf` of the script.
     Script { message: String, error: bool, span: Span },
+    /// A native has something to say.
+    Native {
+        /// Its name in the script.
+        alias: String,
+        message: String,
+        warning: bool,
+        span: Option<Span>,
+    },
     /// Anything else, with what to do about it.
     Other { message: String, span: Option<Span> },
 }
@@ -335,6 +343,7 @@ impl Notice {
                 | Notice::InterfaceAppeared { .. }
                 | Notice::InterfaceGone { .. }
                 | Notice::NamespaceGone { .. }
+                | Notice::Native { warning: false, .. }
         )
     }
 
@@ -351,7 +360,7 @@ impl Notice {
             | Notice::Limited { span, .. }
             | Notice::Helper { span, .. }
             | Notice::Script { span, .. } => Some(*span),
-            Notice::Other { span, .. } => *span,
+            Notice::Native { span, .. } | Notice::Other { span, .. } => *span,
             _ => None,
         }
     }
@@ -408,6 +417,7 @@ impl fmt::Display for Notice {
                 write!(f, "`{iface}` runs XDP in generic mode: its driver refused native XDP ({reason})")
             }
             Notice::MissingProbe { message, .. } | Notice::Other { message, .. } => f.write_str(message),
+            Notice::Native { alias, message, .. } => write!(f, "`{alias}`: {message}"),
             Notice::XdpModes { modes } => {
                 for (i, mode) in ["native", "generic"].into_iter().enumerate() {
                     let names: Vec<String> = modes.iter().filter(|(_, m)| *m == mode).map(|(n, _)| format!("`{n}`")).collect();

@@ -118,6 +118,22 @@ impl Map {
         )
     }
 
+    /// Counts the elements.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn len(&self) -> Result<usize> {
+        Ok(self.keys()?.len())
+    }
+
+    /// Whether there is no element.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
     fn is_array(&self) -> bool {
         matches!(self.kind, MapKind::Array | MapKind::PerCpuArray)
     }

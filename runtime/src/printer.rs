@@ -599,7 +599,7 @@ impl Shared {
             .natives
             .iter()
             .enumerate()
-            .flat_map(|(instance, n)| (0..n.map_names().len()).map(move |map| MapRef::Native { instance, map }));
+            .flat_map(|(instance, n)| n.printed_at_exit().map(move |map| MapRef::Native { instance, map }));
         own.into_iter().map(|(_, i)| MapRef::Own(i)).chain(natives).collect()
     }
 

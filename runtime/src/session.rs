@@ -8,7 +8,7 @@ use crate::format::Context;
 use crate::kernel::Kernel;
 use crate::load;
 use crate::maps;
-use crate::native;
+use crate::native::{self, upkeep, upkeep::Upkeep};
 use crate::printer::{Command, Printer, Report, Shared};
 use crate::ring::Ring;
 use crate::sink::{Buffering, JsonSink, Sink, TextSink, stdout};
@@ -19,7 +19,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::Poll;
@@ -165,6 +165,7 @@ pub struct Session {
     signals: Signals,
     shared: Arc<Shared>,
     attached: Option<Attached>,
+    upkeep: Upkeep,
     printer: Printer,
     /// `exit()` was called, with this code.
     exit: Option<i32>,
@@ -305,7 +306,9 @@ impl Session {
     /// # Errors
     /// [`Error::Rejected`] before anything has run; everything else that can be refused. Nothing is left behind.
     pub fn start(object: Object, kernel: &Kernel, options: Options) -> Result<Self, Error> {
+        let upkeep = Upkeep::new(&object)?;
         let natives = native::load_all(&object)?;
+        upkeep::tell(&natives, &options.observer);
         let shared = |name: &str| options.maps.iter().find(|(n, _)| n == name).map(|(_, fd)| fd.as_fd());
         let loaded = load::load_with(
             &object,
@@ -359,6 +362,7 @@ impl Session {
             signals,
             shared,
             attached: None,
+            upkeep,
             printer,
             exit: None,
             output: Ok(false),
@@ -586,16 +590,20 @@ impl Session {
 
     /// Registers what becomes readable when interfaces come or go.
     fn watch_interfaces(&self) -> Result<Option<AsyncFd<BorrowedFd<'static>>>, Error> {
-        let Some(fd) = self.attached.as_ref().and_then(|a| a.interfaces.ready()) else {
-            return Ok(None);
-        };
+        let fd = self.attached.as_ref().and_then(|a| a.interfaces.ready());
+        self.watch(fd, "interfaces")
+    }
+
+    /// Registers a descriptor that belongs to `self` until the control loop has ended.
+    fn watch(&self, fd: Option<RawFd>, what: &'static str) -> Result<Option<AsyncFd<BorrowedFd<'static>>>, Error> {
+        let Some(fd) = fd else { return Ok(None) };
         let _guard = self.runtime.enter();
-        // SAFETY: the descriptor belongs to `self.attached`, which outlives the control loop and with it this registration.
+        // SAFETY: the descriptor belongs to a part of `self` that outlives the control loop and with it this registration.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         // SAFETY: as above: it stays open, and the same, as long as the registration lives.
         unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
             .map(Some)
-            .map_err(|e| Error::Sys(crate::sys::SysError::new("wait for", "interfaces", e.into())))
+            .map_err(|e| Error::Sys(crate::sys::SysError::new("wait for", what, e.into())))
     }
 
     /// The control loop. What the printing thread has said before is taken into account.
@@ -605,6 +613,8 @@ impl Session {
             End(Reason),
             Signal(usize),
             Interfaces,
+            Files,
+            Reload,
             Beat,
         }
         let heartbeat = self
@@ -613,6 +623,7 @@ impl Session {
             .map_with(&self.shared.object, |role| matches!(role, MapRole::Heartbeat))
             .is_some();
         let interfaces = self.watch_interfaces()?;
+        let files = self.watch(self.upkeep.ready(), "files")?;
         let mut next_beat = Instant::now() + HEARTBEAT;
         let process = {
             let _guard = self.runtime.enter();
@@ -631,6 +642,8 @@ impl Session {
             let Signals { end, script } = &mut self.signals;
             let reports = &mut self.printer.reports;
             let namespaces = self.attached.as_ref().is_some_and(|a| a.interfaces.looks_into_namespaces());
+            let ticks = self.shared.natives.iter().any(native::Instance::wants_ticks);
+            let due = self.upkeep.due();
             let wake = self.runtime.block_on(async {
                 tokio::select! {
                     report = reports.recv() => report.map_or(Wake::End(Reason::OutputClosed), Wake::Said),
@@ -640,7 +653,9 @@ impl Session {
                     i = Signals::any(script) => Wake::Signal(i),
                     () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Wake::End(Reason::Timeout),
                     () = changed(interfaces.as_ref()) => Wake::Interfaces,
-                    () = sleep_until(next_beat), if heartbeat || namespaces => Wake::Beat,
+                    () = changed(files.as_ref()) => Wake::Files,
+                    () = sleep_until(due.map_or_else(Instant::now, Instant::from_std)), if due.is_some() => Wake::Reload,
+                    () = sleep_until(next_beat), if heartbeat || namespaces || ticks => Wake::Beat,
                 }
             });
             match wake {
@@ -652,8 +667,11 @@ impl Session {
                         attached.interfaces.refresh();
                     }
                 }
+                Wake::Files => self.upkeep.take_in(),
+                Wake::Reload => self.upkeep.reload(&self.shared.natives, &self.options.observer),
                 Wake::Beat => {
                     self.beat();
+                    Upkeep::tick(&self.shared.natives, &self.options.observer);
                     if let Some(attached) = &mut self.attached {
                         attached.interfaces.check_namespaces();
                     }
@@ -664,7 +682,7 @@ impl Session {
     }
 }
 
-/// Waits until an interface has come or gone; for ever where nobody wants to know.
+/// Waits until a watched descriptor is readable; for ever where nobody wants to know.
 async fn changed(interfaces: Option<&AsyncFd<BorrowedFd<'static>>>) {
     if let Some(fd) = interfaces
         && let Ok(mut guard) = fd.readable().await

@@ -17,6 +17,16 @@ end of their IP header. So a list that covers the gateway stops its traffic, but
 The allow list is looked up first, and a packet on it is not looked up in the block list. With `match=\"either\"` \
 the source is looked up before the destination, in the allow list and then in the block list.
 
+A file is read again when it has changed: weir notices by itself. What is new in it is added before what is gone is removed, in \
+batches, while traffic flows, so that an address that is in the old and in the new list is dropped at every moment. A file with a \
+bad line, an empty one, and one that is gone change nothing, and are complained about; to empty a list, leave a comment in its file.
+
+An entry with a `ttl` ends by itself, somewhat later than that, up to a tenth, so that a list does not end all at once. Each reading \
+of the file starts its entries' time again (`touch` is enough).
+
+With `ports` or `proto`, a listed address's other packets pass and count as `passed`. Ports are destination ports; fragments behind \
+the first have none and pass with `ports`: without their first fragment they are worth nothing to the receiver.
+
 `.hits` has an entry for a prefix from its first hit on; at most `max_hits` for each family. What came after it was full is \
 dropped all the same and counted in `.stats` as `uncounted`.
 
@@ -50,11 +60,12 @@ static PARAMS: &[ParamDecl] = &[
         ty: ParamType::Prefixes,
         required: true,
         default: "",
-        doc: "what to drop: `file(\"PATH\")` with one address or prefix a line and `#` comments, or a list",
+        doc: "what to drop: `file(\"PATH\")` with one address or prefix a line and `#` comments, a list, or `\"-\"` to read such a \
+              file from standard input. A line may say how long it lasts: `192.0.2.7 ttl=10m`",
     },
     ParamDecl {
         name: "mode",
-        ty: ParamType::Choice(&["auto", "native", "generic"]),
+        ty: ParamType::Choice(&["auto", "native", "generic", "offload"]),
         required: false,
         default: "\"auto\"",
         doc: "where XDP runs: in the driver, in the kernel's generic code, or in the driver if it can, else generic with a warning",
@@ -74,6 +85,41 @@ static PARAMS: &[ParamDecl] = &[
         doc: "what always passes, as `prefixes`; looked up first",
     },
     ParamDecl {
+        name: "proto",
+        ty: ParamType::Choice(&["any", "tcp", "udp", "icmp", "sctp"]),
+        required: false,
+        default: "\"any\"",
+        doc: "drop packets of this protocol only; `icmp` is both ICMP and ICMPv6",
+    },
+    ParamDecl {
+        name: "ports",
+        ty: ParamType::Ports,
+        required: false,
+        default: "all",
+        doc: "drop packets to these TCP, UDP or SCTP ports only: `443`, `(80, 443, 8000-8080)`",
+    },
+    ParamDecl {
+        name: "ttl",
+        ty: ParamType::Duration { min_ns: 1_000_000_000 },
+        required: false,
+        default: "none",
+        doc: "how long an entry of `prefixes` lasts, counted from when its file was last read; a line's own `ttl=` goes before it",
+    },
+    ParamDecl {
+        name: "atomic",
+        ty: ParamType::Bool,
+        required: false,
+        default: "false",
+        doc: "put a file's new content in force all at once, at double memory; else new entries come before old ones go",
+    },
+    ParamDecl {
+        name: "protect",
+        ty: ParamType::Bool,
+        required: false,
+        default: "true",
+        doc: "refuse a list that covers the default gateway, a resolver, or the peer of an SSH session, unless `allow` has it",
+    },
+    ParamDecl {
         name: "dry_run",
         ty: ParamType::Bool,
         required: false,
@@ -81,11 +127,25 @@ static PARAMS: &[ParamDecl] = &[
         doc: "count and run the event blocks, but drop nothing",
     },
     ParamDecl {
+        name: "duration",
+        ty: ParamType::Duration { min_ns: 1_000_000_000 },
+        required: false,
+        default: "none",
+        doc: "let everything pass after this time",
+    },
+    ParamDecl {
         name: "max",
         ty: ParamType::Int { min: 1, max: 1 << 26 },
         required: false,
         default: "1048576",
         doc: "capacity in entries of each list and family; a longer list is an error before anything is attached",
+    },
+    ParamDecl {
+        name: "audit",
+        ty: ParamType::Text,
+        required: false,
+        default: "\"/var/log/weir-audit.log\"",
+        doc: "file that every change of the lists is appended to as a line of JSON: who, when, what; `\"off\"` for none",
     },
     ParamDecl {
         name: "max_hits",
@@ -117,7 +177,19 @@ static MAPS: &[MapDecl] = &[
               list), and let through unjudged: `malformed`, `non_ip`, `neighbour` (neighbour discovery of a listed address). \
               `uncounted` are those of `dropped` that `.hits` had no room for",
     },
+    MapDecl {
+        name: "entries",
+        symbols: &[],
+        shape: MapShape::Known(ENTRIES),
+        writable: false,
+        doc: "how many entries the lists have now, of `max` each, and how many prefixes `.hits` has, of `max_hits` for each family",
+    },
 ];
+
+/// Names of the numbers of `.entries`.
+pub const ENTRIES: &[&str] = &["ipv4", "ipv6", "allow_ipv4", "allow_ipv6", "max", "hits", "max_hits"];
+/// Default of `audit`.
+pub const AUDIT_DEFAULT: &str = "/var/log/weir-audit.log";
 
 static EVENTS: &[EventDecl] = &[
     EventDecl {

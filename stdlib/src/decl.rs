@@ -36,8 +36,16 @@ pub struct ParamDecl {
 pub enum ParamType {
     /// Interface name or glob.
     Iface,
-    /// `file("…")` or a list of prefixes.
+    /// `file("…")`, a list of prefixes, or `"-"` for standard input.
     Prefixes,
+    /// A port, a range of ports, or a list of both.
+    Ports,
+    /// A time, in quotes or not: `30s`, `"5m"`; at least this many nanoseconds.
+    Duration {
+        min_ns: u64,
+    },
+    /// Any text.
+    Text,
     /// One of these words, in quotes.
     Choice(&'static [&'static str]),
     Bool,
@@ -54,8 +62,14 @@ pub enum ParamValue {
     Str(String),
     Bool(bool),
     Int(u64),
+    /// Nanoseconds.
+    Duration(u64),
     /// `file("path")`
     File(String),
+    /// `"-"`
+    Stdin,
+    /// Inclusive ranges.
+    Ports(Vec<(u16, u16)>),
     /// Addresses and prefixes written in the script, as text (`10.0.0.0/8`).
     List(Vec<String>),
 }
@@ -78,6 +92,8 @@ pub enum MapShape {
     ByPrefix(ValueShape),
     /// An array of named counters, printed `name: n`.
     Counters(&'static [&'static str]),
+    /// Numbers that the runtime knows, printed likewise; no map of the kernel, and not printed at exit.
+    Known(&'static [&'static str]),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

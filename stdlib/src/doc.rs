@@ -51,7 +51,7 @@ pub fn doc(native: &Native) -> String {
     for map in native.maps {
         let shape = match map.shape {
             MapShape::ByPrefix(ValueShape::PacketsBytes) => "[prefix]: packets, bytes".to_owned(),
-            MapShape::Counters(names) => format!(": {}", names.join(", ")),
+            MapShape::Counters(names) | MapShape::Known(names) => format!(": {}", names.join(", ")),
         };
         let writable = if map.writable { "" } else { "  (read only)" };
         line(&mut out, 4, &format!("@NAME.{}{shape}{writable}", map.name));
@@ -87,7 +87,10 @@ pub fn doc(native: &Native) -> String {
 fn form(ty: ParamType) -> String {
     match ty {
         ParamType::Iface => "\"IFACE\"".to_owned(),
-        ParamType::Prefixes => "file(\"PATH\") or (PREFIX, ...)".to_owned(),
+        ParamType::Prefixes => "file(\"PATH\"), (PREFIX, ...) or \"-\"".to_owned(),
+        ParamType::Ports => "(PORT, PORT-PORT, ...)".to_owned(),
+        ParamType::Duration { .. } => "TIME, such as 30s, 5m, \"1h\"".to_owned(),
+        ParamType::Text => "\"TEXT\"".to_owned(),
         ParamType::Choice(words) => words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join("|"),
         ParamType::Bool => "true|false".to_owned(),
         ParamType::Int { min, max } => format!("{min}..{max}"),

@@ -6,10 +6,12 @@
 pub mod blocklist;
 pub mod decl;
 mod doc;
+pub mod duration;
 pub mod prefix;
 
 pub use decl::{EventDecl, EventVar, Hook, MapDecl, MapShape, Native, ParamDecl, ParamType, ParamValue, ValueShape};
 pub use doc::doc;
+pub use duration::{parse_duration, show_duration};
 pub use prefix::parse_prefix;
 
 /// Every native, by name.

@@ -4,9 +4,9 @@
 //! or `XDP_DROP`, counters, and a tail call for each event that a script listens to. Names, layouts and what the
 //! settings mean: `weir_ebpf_builtins::{abi, blocklist}`.
 //!
-//! The order: find the IP header, allow list, block list, neighbour discovery (only for what the block list matched), counters, tail calls.
-//! Only fixed headers are read: addresses are in every fragment, so fragments need no treatment. What cannot be
-//! judged passes: an interface that has lost its ARP is lost for its owner.
+//! The order: find the IP header, allow list, block list; only for what the block list matched: neighbour discovery, protocol and
+//! ports; counters, tail calls. Unless there are ports to compare, only fixed headers are read: addresses are in every fragment, so
+//! fragments need no treatment. What cannot be judged passes: an interface that has lost its ARP is lost for its owner.
 
 #![no_std]
 #![no_main]
@@ -20,7 +20,7 @@ use abi::{EventRecord, FAMILY_IPV4, FAMILY_IPV6, Lpm4, Lpm6, PacketsBytes, Prefi
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::bpf_tail_call;
-use common::map::{LpmTrie, PerCpuArray, PerCpuHash, ProgArray};
+use common::map::{Array, LpmTrie, PerCpuArray, PerCpuHash, ProgArray};
 use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Truncated, context, length, network_header};
 use common::{setting, settings};
 use core::mem::offset_of;
@@ -39,6 +39,18 @@ static BLOCK4: LpmTrie<Lpm4, Lpm4, ENTRIES> = LpmTrie::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
 static BLOCK6: LpmTrie<Lpm6, Lpm6, ENTRIES> = LpmTrie::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static SWAP4: LpmTrie<Lpm4, Lpm4, 1> = LpmTrie::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static SWAP6: LpmTrie<Lpm6, Lpm6, 1> = LpmTrie::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static ACTIVE: Array<u32, 1> = Array::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static PORTS: Array<[u64; PORT_WORDS], 1> = Array::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
 static ALLOW4: LpmTrie<Lpm4, Lpm4, ENTRIES> = LpmTrie::new();
@@ -68,6 +80,9 @@ settings! {
     MATCH = MATCH_SRC;
     FAMILIES = IPV4 | IPV6;
     ALLOW_FAMILIES = 0;
+    PROTO = 0;
+    ONLY_PORTS = 0;
+    ATOMIC = 0;
     DRY_RUN = 0;
     EVENT_DROP = 0;
     EVENT_ALLOW = 0;
@@ -128,7 +143,11 @@ fn classify<R: Reader>(ctx: &xdp_md, packet: &R) -> Result<u32, Truncated> {
 #[repr(C, packed)]
 struct Ipv4 {
     version_ihl: u8,
-    _tos_to_checksum: [u8; 11],
+    _tos_to_id: [u8; 5],
+    flags_fragment: u16,
+    _ttl: u8,
+    proto: u8,
+    _checksum: u16,
     src: u32,
     dst: u32,
 }
@@ -156,8 +175,18 @@ fn ipv4<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Trunc
         return Ok(STAT_ALLOWED);
     }
     if setting!(FAMILIES) & IPV4 != 0
-        && let Some(entry) = lookup4(&BLOCK4, header)
+        && let Some(entry) = if second() { lookup4(&SWAP4, header) } else { lookup4(&BLOCK4, header) }
     {
+        if narrowed() {
+            let first_fragment = header.flags_fragment & 0x1fff_u16.to_be() == 0;
+            let upper = Upper {
+                proto: header.proto,
+                offset: first_fragment.then_some(offset + ((header.version_ihl & 15) as usize) * 4),
+            };
+            if !wanted(ctx, &upper) {
+                return Ok(STAT_PASSED);
+            }
+        }
         hit(ctx, &HITS4, entry);
         if setting!(EVENT_DROP) != 0 {
             record(drop_verdict(), SLOT_DROP, prefix4(entry));
@@ -239,10 +268,13 @@ fn ipv6<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Trunc
         return Ok(STAT_ALLOWED);
     }
     if setting!(FAMILIES) & IPV6 != 0
-        && let Some(entry) = lookup6(&BLOCK6, header)
+        && let Some(entry) = if second() { lookup6(&SWAP6, header) } else { lookup6(&BLOCK6, header) }
     {
         if is_neighbour_discovery(ctx, header.next_header, offset + size_of::<Ipv6>()) {
             return Ok(STAT_NEIGHBOUR);
+        }
+        if narrowed() && !wanted(ctx, &upper6(ctx, header.next_header, offset + size_of::<Ipv6>())) {
+            return Ok(STAT_PASSED);
         }
         hit(ctx, &HITS6, entry);
         if setting!(EVENT_DROP) != 0 {
@@ -292,6 +324,7 @@ fn prefix6(entry: &Lpm6) -> Prefix {
 const EXTENSIONS: u32 = 8;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const ICMPV6: u8 = 58;
 const DESTINATION_OPTIONS: u8 = 60;
@@ -326,6 +359,111 @@ fn is_neighbour_discovery(ctx: &xdp_md, mut next_header: u8, mut offset: usize) 
         next_header = first;
     }
     false
+}
+
+/// Whether the second set of block tries is in force.
+#[inline(always)]
+fn second() -> bool {
+    if setting!(ATOMIC) == 0 {
+        return false;
+    }
+    let first = 0;
+    // SAFETY: a word that user space writes as a whole.
+    ACTIVE.get(&first).is_some_and(|active| unsafe { active.read_volatile() } != 0)
+}
+
+/// Whether a listed packet is dropped only with a certain protocol or port.
+#[inline(always)]
+fn narrowed() -> bool {
+    setting!(PROTO) != 0 || setting!(ONLY_PORTS) != 0
+}
+
+/// What comes behind the IP headers.
+struct Upper {
+    proto: u8,
+    /// Where its header starts; `None` in a fragment behind the first.
+    offset: Option<usize>,
+}
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const SCTP: u8 = 132;
+const ICMP: u32 = 1;
+
+/// Tells whether a packet has the protocol, and its port is among the ports, that are asked for.
+#[inline(always)]
+fn wanted(ctx: &xdp_md, upper: &Upper) -> bool {
+    let proto = setting!(PROTO);
+    if proto != 0 && u32::from(upper.proto) != proto && !(proto == ICMP && upper.proto == ICMPV6) {
+        return false;
+    }
+    if setting!(ONLY_PORTS) == 0 {
+        return true;
+    }
+    let Some(offset) = upper.offset.filter(|_| matches!(upper.proto, TCP | UDP | SCTP)) else {
+        return false;
+    };
+    let packet = Anywhere(ctx);
+    let mut room = Room::new();
+    let Ok(ports) = packet.header::<Ports>(offset, &mut room) else {
+        return false;
+    };
+    // As it lies in the packet: turned round, the verifier would no longer know its bounds.
+    let port = ports.dst as usize;
+    let first = 0;
+    // SAFETY: user space filled it before the program was loaded.
+    PORTS.get(&first).is_some_and(|words| (unsafe { words.as_ref() }[port >> 6] >> (port & 63)) & 1 != 0)
+}
+
+/// How TCP, UDP and SCTP start.
+#[repr(C, packed)]
+struct Ports {
+    _src: u16,
+    dst: u16,
+}
+
+/// Walks along the extension headers.
+#[inline(always)]
+fn upper6(ctx: &xdp_md, mut next_header: u8, mut offset: usize) -> Upper {
+    let packet = Anywhere(ctx);
+    let mut first_fragment = true;
+    for _ in 0..EXTENSIONS {
+        if !matches!(next_header, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION | FRAGMENT) {
+            break;
+        }
+        let mut room = Room::new();
+        let Ok(extension) = packet.header::<Extension>(offset, &mut room) else {
+            break;
+        };
+        let len = extension.len as usize;
+        offset += match next_header {
+            FRAGMENT => {
+                if extension.fragment & 0xfff8_u16.to_be() != 0 {
+                    first_fragment = false;
+                }
+                8
+            }
+            AUTHENTICATION => (len + 2) << 2,
+            _ => (len + 1) << 3,
+        };
+        next_header = extension.next_header;
+        // Behind it comes the middle of something.
+        if !first_fragment {
+            break;
+        }
+    }
+    Upper {
+        proto: next_header,
+        offset: first_fragment.then_some(offset),
+    }
+}
+
+/// How extension headers start; the last field is a fragment header's.
+#[repr(C, packed)]
+struct Extension {
+    next_header: u8,
+    len: u8,
+    fragment: u16,
 }
 
 #[inline(always)]

@@ -55,6 +55,9 @@ fn random_packets() {
             fields: [bl::MATCH_SRC, bl::MATCH_DST, bl::MATCH_SRC | bl::MATCH_DST][seed as usize % 3],
             families: [BOTH, BOTH, bl::IPV4, bl::IPV6][seed as usize / 3 % 4],
             allow_families: [0, BOTH, bl::IPV6, bl::IPV4, BOTH][seed as usize % 5],
+            proto: [0, 0, 6, 0, 1, 17, 0][seed as usize % 7],
+            ports: [None, None, None, Some((0x101, 0x5a5a)), Some((0x5a5b, 0xffff)), Some((0, 0))][seed as usize % 6],
+            second_set: seed % 4 == 1,
             dry_run: seed % 7 == 0,
             ..Settings::default()
         };
@@ -152,6 +155,7 @@ fn what_always_passes() {
             version: 4,
             header_words: 5,
             fragment,
+            proto: 6,
         };
         check(Packet::of(body), XDP_DROP);
     }
@@ -173,6 +177,77 @@ fn what_always_passes() {
         );
         // RFC 6980: not neighbour discovery for the receiver either.
         check(v6("fe80::1", &[Extension::Fragment], Upper::Icmp6(kind)), XDP_DROP);
+    }
+}
+
+/// Protocol and ports, written out by hand: only the packets asked for are dropped.
+#[test]
+fn narrowed() {
+    let settings = Settings {
+        proto: 6,
+        ports: Some((443, 444)),
+        ..Settings::default()
+    };
+    let Some(mut rig) = Rig::load(&settings, MAX_HITS) else { return };
+    rig.set(&Lists {
+        block: prefixes(&["10.0.0.0/8", "2001:db8::/32"]),
+        allow: vec![],
+    });
+    // Port 443 is 01 bb: not one byte twice, so the bytes are patched.
+    let with_port = |packet: Packet, at: usize, port: u16| {
+        let mut bytes = packet.bytes();
+        bytes[at + 2..at + 4].copy_from_slice(&port.to_be_bytes());
+        bytes
+    };
+    let udp = |packet: Packet| {
+        let Body::V4 {
+            src,
+            dst,
+            version,
+            header_words,
+            fragment,
+            ..
+        } = packet.body
+        else {
+            panic!()
+        };
+        Packet::of(Body::V4 {
+            src,
+            dst,
+            version,
+            header_words,
+            fragment,
+            proto: 17,
+        })
+    };
+    for (port, expected) in [
+        (442, XDP_PASS),
+        (443, XDP_DROP),
+        (444, XDP_DROP),
+        (445, XDP_PASS),
+        (0xbb01, XDP_PASS),
+    ] {
+        assert_eq!(rig.run(&with_port(v4("10.0.0.1"), 34, port)), expected, "{port}");
+        assert_eq!(
+            rig.run(&with_port(v4("10.0.0.1").tagged(&[0x88a8, 0x8100]), 42, port)),
+            expected,
+            "{port}"
+        );
+        assert_eq!(rig.run(&with_port(v6("2001:db8::1", &[], TCP), 54, port)), expected, "{port}");
+        let behind = [Extension::Options(0, 1), Extension::Fragment, Extension::Authentication(1)];
+        assert_eq!(
+            rig.run(&with_port(v6("2001:db8::1", &behind, TCP), 54 + 16 + 8 + 12, port)),
+            expected,
+            "{port}"
+        );
+        // Not listed, or another protocol.
+        assert_eq!(rig.run(&with_port(v4("192.0.2.1"), 34, port)), XDP_PASS);
+        assert_eq!(rig.run(&with_port(udp(v4("10.0.0.1")), 34, port)), XDP_PASS);
+        // A fragment behind the first has no ports, whatever its bytes look like.
+        assert_eq!(
+            rig.run(&with_port(v6("2001:db8::1", &[Extension::LaterFragment], TCP), 62, port)),
+            XDP_PASS
+        );
     }
 }
 
@@ -427,6 +502,7 @@ fn every_combination_of_settings_loads() {
         for (families, allow_families) in [(1, 0), (2, 0), (3, 0), (1, 2), (2, 1), (3, 3)] {
             for switches in 0..16 {
                 let on = |bit: u32| switches >> bit & 1 == 1;
+                let narrow = fields == 3 && families == 3;
                 let settings = Settings {
                     fields,
                     families,
@@ -435,6 +511,10 @@ fn every_combination_of_settings_loads() {
                     event_drop: on(1),
                     event_allow: on(2),
                     chain_next: on(3),
+                    // What narrows comes behind the lookups, so it need not meet every way to look up.
+                    proto: if narrow { [0, 6, 1, 17][switches as usize % 4] } else { 0 },
+                    ports: (narrow && on(1)).then_some((1, 2)),
+                    second_set: on(3) != on(0),
                 };
                 if Rig::load(&settings, MAX_HITS).is_none() {
                     return;

@@ -12,6 +12,12 @@ pub struct Settings {
     pub fields: u32,
     pub families: u32,
     pub allow_families: u32,
+    /// IP protocol, 0 for all, 1 for both ICMPs.
+    pub proto: u32,
+    /// Inclusive.
+    pub ports: Option<(u16, u16)>,
+    /// Run on the second set of tries, with the first one empty.
+    pub second_set: bool,
     pub dry_run: bool,
     pub event_drop: bool,
     pub event_allow: bool,
@@ -24,6 +30,9 @@ impl Default for Settings {
             fields: bl::MATCH_SRC,
             families: bl::IPV4 | bl::IPV6,
             allow_families: bl::IPV4 | bl::IPV6,
+            proto: 0,
+            ports: None,
+            second_set: false,
             dry_run: false,
             event_drop: false,
             event_allow: false,
@@ -110,6 +119,7 @@ pub fn judge(packet: &Packet, settings: &Settings, lists: &Lists) -> Outcome {
     }
     match find(&lists.block, settings.families) {
         Some(_) if is_neighbour_discovery(packet, len) => only(bl::STAT_NEIGHBOUR),
+        Some(_) if !wanted(packet, len, settings) => only(bl::STAT_PASSED),
         Some(entry) => Outcome {
             stat: bl::STAT_DROPPED,
             entry: Some(entry),
@@ -138,6 +148,52 @@ fn covers((prefix, len): Entry, address: IpAddr) -> bool {
     prefix.is_ipv4() == address.is_ipv4() && same >= u32::from(len)
 }
 
+/// Whether the packet has the protocol and the port that are asked for.
+fn wanted(packet: &Packet, len: usize, settings: &Settings) -> bool {
+    // Protocol, and where its header starts unless that is in another fragment.
+    let (proto, upper) = match &packet.body {
+        Body::Other(_) => return false,
+        Body::V4 {
+            header_words,
+            fragment,
+            proto,
+            ..
+        } => {
+            let at = packet.network_offset() + 4 * usize::from(*header_words);
+            (*proto, (fragment & 0x1fff == 0).then_some(at))
+        }
+        Body::V6 { extensions, upper, .. } => {
+            let mut at = packet.network_offset() + 40;
+            let last = match upper {
+                Upper::Protocol(proto) => *proto,
+                Upper::Icmp6(_) => 58,
+            };
+            let mut result = None;
+            for (index, extension) in extensions.iter().enumerate() {
+                // The ninth, or one that is cut off, is where we know no more.
+                if index == 8 || len < at + 4 {
+                    result = Some((extension.kind(), Some(at)));
+                    break;
+                }
+                at += extension.len();
+                if *extension == Extension::LaterFragment {
+                    let next = extensions.get(index + 1).map_or(last, |e| e.kind());
+                    result = Some((next, None));
+                    break;
+                }
+            }
+            result.unwrap_or((last, Some(at)))
+        }
+    };
+    let same = settings.proto == 0 || settings.proto == u32::from(proto) || (settings.proto == 1 && proto == 58);
+    let port = |(low, high): (u16, u16)| {
+        let (6 | 17 | 132, Some(at)) = (proto, upper) else { return false };
+        let bytes = packet.bytes();
+        len >= at + 4 && (low..=high).contains(&u16::from_be_bytes([bytes[at + 2], bytes[at + 3]]))
+    };
+    same && settings.ports.is_none_or(port)
+}
+
 fn is_neighbour_discovery(packet: &Packet, len: usize) -> bool {
     let Body::V6 {
         extensions,
@@ -148,5 +204,9 @@ fn is_neighbour_discovery(packet: &Packet, len: usize) -> bool {
         return false;
     };
     let upper = packet.network_offset() + 40 + extensions.iter().map(|e| e.len()).sum::<usize>();
-    extensions.len() <= 8 && !extensions.contains(&Extension::Fragment) && len >= upper + 2
+    extensions.len() <= 8
+        && !extensions
+            .iter()
+            .any(|e| matches!(e, Extension::Fragment | Extension::LaterFragment))
+        && len >= upper + 2
 }

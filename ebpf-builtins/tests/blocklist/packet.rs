@@ -14,6 +14,8 @@ pub struct Packet {
     pub cut: Option<usize>,
     /// Bytes behind the last header.
     pub payload: usize,
+    /// What these bytes are; so the destination port is this byte twice.
+    pub fill: u8,
 }
 
 #[derive(Clone, Debug)]
@@ -26,6 +28,7 @@ pub enum Body {
         version: u8,
         header_words: u8,
         fragment: u16,
+        proto: u8,
     },
     V6 {
         src: Ipv6Addr,
@@ -42,6 +45,8 @@ pub enum Extension {
     Options(u8, u8),
     Authentication(u8),
     Fragment,
+    /// A fragment behind the first.
+    LaterFragment,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,11 +56,11 @@ pub enum Upper {
 }
 
 impl Extension {
-    fn kind(self) -> u8 {
+    pub fn kind(self) -> u8 {
         match self {
             Extension::Options(kind, _) => kind,
             Extension::Authentication(_) => 51,
-            Extension::Fragment => 44,
+            Extension::Fragment | Extension::LaterFragment => 44,
         }
     }
 
@@ -63,7 +68,7 @@ impl Extension {
         match self {
             Extension::Options(_, len) => (usize::from(len) + 1) * 8,
             Extension::Authentication(len) => (usize::from(len) + 2) * 4,
-            Extension::Fragment => 8,
+            Extension::Fragment | Extension::LaterFragment => 8,
         }
     }
 }
@@ -76,6 +81,7 @@ impl Packet {
             version: 4,
             header_words: 5,
             fragment: 0,
+            proto: 6,
         })
     }
 
@@ -95,6 +101,7 @@ impl Packet {
             body,
             cut: None,
             payload: 26,
+            fill: 0x5a,
         }
     }
 
@@ -129,12 +136,13 @@ impl Packet {
                 version,
                 header_words,
                 fragment,
+                proto,
             } => {
                 let mut header = vec![0; usize::from(*header_words).max(5) * 4];
                 header[0] = version << 4 | header_words;
                 header[6..8].copy_from_slice(&fragment.to_be_bytes());
                 header[8] = 64;
-                header[9] = 6;
+                header[9] = *proto;
                 header[12..16].copy_from_slice(&src.octets());
                 header[16..20].copy_from_slice(&dst.octets());
                 out.extend(header);
@@ -160,13 +168,16 @@ impl Packet {
                     out[at] = kinds[index + 1];
                     out[at + 1] = match extension {
                         Extension::Options(_, len) | Extension::Authentication(len) => *len,
-                        Extension::Fragment => 0,
+                        Extension::Fragment | Extension::LaterFragment => 0,
                     };
+                    if *extension == Extension::LaterFragment {
+                        out[at + 2..at + 4].copy_from_slice(&0x0008_u16.to_be_bytes());
+                    }
                 }
                 out.extend([first, 0]);
             }
         }
-        out.resize(out.len() + self.payload, 0x5a);
+        out.resize(out.len() + self.payload, self.fill);
         out.truncate(self.cut.unwrap_or(usize::MAX));
         out
     }
@@ -233,6 +244,7 @@ impl Generator {
                     version,
                     header_words,
                     fragment,
+                    proto: self.random.choose(&[6, 6, 17, 1, 132, 47]),
                 }
             }
             _ => {
@@ -266,6 +278,7 @@ impl Generator {
             body,
             cut: None,
             payload: self.random.below(200),
+            fill: self.random.choose(&[0x5a, 0x01, 0xff, 0]),
         };
         if self.random.one_in(4) {
             packet.cut = Some(ETHERNET + self.random.below(packet.bytes().len() - ETHERNET + 1));
@@ -275,6 +288,7 @@ impl Generator {
 
     fn extension(&mut self) -> Extension {
         match self.random.below(12) {
+            0 if self.random.one_in(2) => Extension::LaterFragment,
             0 => Extension::Fragment,
             1 | 2 => Extension::Authentication(self.random.below(5) as u8),
             _ => {

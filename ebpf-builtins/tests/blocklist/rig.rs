@@ -2,7 +2,7 @@
 
 use crate::oracle::{Counters, Entry, Lists, Settings};
 use aya::maps::lpm_trie::Key;
-use aya::maps::{LpmTrie, MapData, PerCpuArray, PerCpuHashMap};
+use aya::maps::{Array, LpmTrie, MapData, PerCpuArray, PerCpuHashMap};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use std::net::IpAddr;
@@ -15,6 +15,8 @@ pub const XDP_TX: u32 = 3;
 
 pub struct Rig {
     pub ebpf: Ebpf,
+    /// Lists go to the second set of tries.
+    second_set: bool,
 }
 
 impl Rig {
@@ -29,6 +31,9 @@ impl Rig {
             (bl::RODATA_MATCH, settings.fields),
             (bl::RODATA_FAMILIES, settings.families),
             (bl::RODATA_ALLOW_FAMILIES, settings.allow_families),
+            (bl::RODATA_PROTO, settings.proto),
+            (bl::RODATA_ONLY_PORTS, settings.ports.is_some().into()),
+            (bl::RODATA_ATOMIC, settings.second_set.into()),
             (bl::RODATA_DRY_RUN, settings.dry_run.into()),
             (bl::RODATA_EVENT_DROP, settings.event_drop.into()),
             (bl::RODATA_EVENT_ALLOW, settings.event_allow.into()),
@@ -38,19 +43,40 @@ impl Rig {
         loader
             .btf(None)
             .map_max_entries(bl::HITS4, max_hits)
-            .map_max_entries(bl::HITS6, max_hits);
+            .map_max_entries(bl::HITS6, max_hits)
+            .map_max_entries(bl::SWAP4, 1 << 16)
+            .map_max_entries(bl::SWAP6, 1 << 16);
         for (name, value) in &words {
             loader.override_global(name, value, true);
         }
         let mut ebpf = loader.load(bl::OBJECT).unwrap();
         let program: &mut Xdp = ebpf.program_mut(bl::PROGRAM).unwrap().try_into().unwrap();
         program.load().unwrap();
-        Some(Self { ebpf })
+        let second_set = settings.second_set;
+        if second_set {
+            let mut active: Array<&mut MapData, u32> = ebpf.map_mut(bl::ACTIVE).unwrap().try_into().unwrap();
+            active.set(0, 1, 0).unwrap();
+        }
+        if let Some((low, high)) = settings.ports {
+            let mut words = [0_u64; bl::PORT_WORDS];
+            for port in low..=high {
+                let bit = usize::from(port.swap_bytes());
+                words[bit / 64] |= 1 << (bit % 64);
+            }
+            let mut ports: Array<&mut MapData, [u64; bl::PORT_WORDS]> = ebpf.map_mut(bl::PORTS).unwrap().try_into().unwrap();
+            ports.set(0, words, 0).unwrap();
+        }
+        Some(Self { ebpf, second_set })
     }
 
     /// Fills the tries.
     pub fn set(&mut self, lists: &Lists) {
-        for (list, v4, v6) in [(&lists.block, bl::BLOCK4, bl::BLOCK6), (&lists.allow, bl::ALLOW4, bl::ALLOW6)] {
+        let (block4, block6) = if self.second_set {
+            (bl::SWAP4, bl::SWAP6)
+        } else {
+            (bl::BLOCK4, bl::BLOCK6)
+        };
+        for (list, v4, v6) in [(&lists.block, block4, block6), (&lists.allow, bl::ALLOW4, bl::ALLOW6)] {
             for entry in list {
                 match entry.0 {
                     IpAddr::V4(address) => self.insert(v4, address.octets(), lpm::<8>(*entry)),

@@ -1,70 +1,167 @@
-//! `blocklist`: parameters → settings, map sizes and tries of its object.
+//! `blocklist`: parameters → settings, map sizes and tries of its object, and the lists that are kept up to date.
 
+use super::audit::Audit;
+use super::lists::{Lists, Origin, Plan, covering, fits, spares};
+use super::prefixes::{Prefixes, bytes};
+use super::protect::Guard;
 use super::{Params, Setup, prefixes};
-use crate::error::Error;
+use crate::error::{Error, Notice};
 use crate::load::Elf;
+use std::path::Path;
 use weir_ebpf_builtins::blocklist as object;
-use weir_stdlib::blocklist::{MAX_DEFAULT, MAX_HITS_DEFAULT};
+use weir_stdlib::ParamValue;
+use weir_stdlib::blocklist::{AUDIT_DEFAULT, MAX_DEFAULT, MAX_HITS_DEFAULT};
 
-pub(super) fn setup(params: &Params<'_>, event_used: &dyn Fn(&str) -> bool, chained: bool) -> Result<Setup, Error> {
+/// IP protocols by their names in `proto`.
+const PROTOCOLS: &[(&str, u32)] = &[("tcp", 6), ("udp", 17), ("icmp", 1), ("sctp", 132)];
+const TCP: u32 = 6;
+
+pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn Fn(&str) -> bool, chained: bool) -> Result<Setup, Error> {
     let mut elf = Elf::parse(object::OBJECT)?;
     let max = params.int("max").unwrap_or(MAX_DEFAULT);
     let max_hits = u32::try_from(params.int("max_hits").unwrap_or(MAX_HITS_DEFAULT)).unwrap_or(u32::MAX);
-    let (block, block_span) = prefixes::param(params, "prefixes")?.unwrap_or((prefixes::Prefixes::default(), params.0.span));
-    let (allow, allow_span) = prefixes::param(params, "allow")?.unwrap_or((prefixes::Prefixes::default(), params.0.span));
-    for (list, what, span) in [(&block, "prefixes", block_span), (&allow, "allow", allow_span)] {
-        for (count, family) in [(list.v4.len(), "IPv4"), (list.v6.len(), "IPv6")] {
-            if count as u64 > max {
-                return Err(Error::Param {
-                    message: format!("`{what}` has {count} {family} prefixes, but `max` is {max}"),
-                    help: Some(format!("add `max={}`", count.next_power_of_two())),
-                    span,
-                });
-            }
-        }
-    }
-    let families = |list: &prefixes::Prefixes| {
-        (if list.v4.is_empty() { 0 } else { object::IPV4 }) | (if list.v6.is_empty() { 0 } else { object::IPV6 })
-    };
+    let (block, block_span) = prefixes::param(params, "prefixes")?.unwrap_or((Prefixes::default(), params.0.span));
+    let (allow, allow_span) = prefixes::param(params, "allow")?.unwrap_or((Prefixes::default(), params.0.span));
+    fits("prefixes", &block, max, block_span)?;
+    fits("allow", &allow, max, allow_span)?;
     let matched = match params.text("match") {
         Some("dst") => object::MATCH_DST,
         Some("either") => object::MATCH_SRC | object::MATCH_DST,
         _ => object::MATCH_SRC,
     };
+    let proto = params
+        .text("proto")
+        .and_then(|word| PROTOCOLS.iter().find(|(name, _)| *name == word));
+    let proto = proto.map_or(0, |(_, number)| *number);
+    let ports = match params.get("ports") {
+        Some((ParamValue::Ports(ports), _)) => Some(ports.clone()),
+        _ => None,
+    };
+    let (dry_run, atomic) = (params.flag("dry_run"), params.flag("atomic"));
+
+    let guard = (params.flag_or("protect", true) && !dry_run).then(|| Guard {
+        netns: netns.map(str::to_owned),
+        src: matched & object::MATCH_SRC != 0,
+        dst: matched & object::MATCH_DST != 0,
+        ports: ports.clone(),
+        tcp: proto == 0 || proto == TCP,
+    });
+    if let Some(guard) = &guard {
+        let allowed = |addr| covering(&allow, addr).is_some();
+        spares(&guard.addresses(), |addr| covering(&block, addr), allowed, block_span)?;
+    }
+    let origin = |what: &'static str, ttl| {
+        let (value, span) = params.get(what).map_or((None, params.0.span), |(v, span)| (Some(v), span));
+        let file = match value {
+            Some(ParamValue::File(path)) => Some(path.into()),
+            _ => None,
+        };
+        Origin { what, span, file, ttl }
+    };
+    let (block_from, allow_from) = (origin("prefixes", params.duration("ttl")), origin("allow", None));
+
+    // A file may get what it has not yet.
+    let families = |list: &Prefixes, from: &Origin| {
+        let any = from.file.is_some();
+        (if any || !list.v4.is_empty() { object::IPV4 } else { 0 }) | (if any || !list.v6.is_empty() { object::IPV6 } else { 0 })
+    };
     for (symbol, value) in [
         (object::RODATA_MATCH, matched),
-        (object::RODATA_FAMILIES, families(&block)),
-        (object::RODATA_ALLOW_FAMILIES, families(&allow)),
-        (object::RODATA_DRY_RUN, u32::from(params.flag("dry_run"))),
+        (object::RODATA_FAMILIES, families(&block, &block_from)),
+        (object::RODATA_ALLOW_FAMILIES, families(&allow, &allow_from)),
+        (object::RODATA_PROTO, proto),
+        (object::RODATA_ONLY_PORTS, u32::from(ports.is_some())),
+        (object::RODATA_ATOMIC, u32::from(atomic)),
+        (object::RODATA_DRY_RUN, u32::from(dry_run)),
         (object::RODATA_EVENT_DROP, u32::from(event_used("drop"))),
         (object::RODATA_EVENT_ALLOW, u32::from(event_used("allow"))),
         (object::RODATA_CHAIN_NEXT, u32::from(chained)),
     ] {
         elf.set_rodata(symbol, value)?;
     }
-    let max = u32::try_from(max).unwrap_or(u32::MAX);
-    let fill = [
-        (object::BLOCK4, block.bytes_v4()),
-        (object::BLOCK6, block.bytes_v6()),
-        (object::ALLOW4, allow.bytes_v4()),
-        (object::ALLOW6, allow.bytes_v6()),
-    ];
+
+    // While a list is changed, the tries hold the old entries and the new ones.
+    let room = u32::try_from(max.saturating_mul(2)).unwrap_or(u32::MAX);
+    let second = if atomic { room } else { 1 };
+    // The value of an entry is its key.
+    let mut fill: Vec<(&'static str, Vec<u8>, Vec<u8>)> = [
+        (object::BLOCK4, bytes(block.v4.iter().map(|e| &e.key))),
+        (object::BLOCK6, bytes(block.v6.iter().map(|e| &e.key))),
+        (object::ALLOW4, bytes(allow.v4.iter().map(|e| &e.key))),
+        (object::ALLOW6, bytes(allow.v6.iter().map(|e| &e.key))),
+    ]
+    .into_iter()
+    .filter(|(_, keys)| !keys.is_empty())
+    .map(|(map, keys)| (map, keys.clone(), keys))
+    .collect();
+    if let Some(ports) = &ports {
+        fill.push((object::PORTS, 0u32.to_ne_bytes().to_vec(), port_bits(ports)));
+    }
+
+    let mut notices = Vec::new();
+    let audit = match params.text("audit").unwrap_or(AUDIT_DEFAULT) {
+        "off" => Audit::off(),
+        path => Audit::open(Path::new(path)).unwrap_or_else(|error| {
+            notices.push(Notice::Native {
+                alias: params.0.alias.clone(),
+                message: format!(
+                    "no audit log is kept: cannot open `{path}` ({error}); name another with `audit=\"PATH\"`, or `audit=\"off\"`"
+                ),
+                warning: true,
+                span: Some(params.0.span),
+            });
+            Audit::off()
+        }),
+    };
+    let lists = Lists::new(Plan {
+        alias: params.0.alias.clone(),
+        span: params.0.span,
+        block: (block_from, block),
+        allow: (allow_from, allow),
+        max,
+        atomic,
+        guard,
+        audit,
+        duration: params.duration("duration"),
+        notices,
+    });
     Ok(Setup {
         elf,
         program: object::PROGRAM,
         sizes: vec![
-            (object::BLOCK4, max),
-            (object::BLOCK6, max),
-            (object::ALLOW4, max),
-            (object::ALLOW6, max),
+            (object::BLOCK4, room),
+            (object::BLOCK6, room),
+            (object::SWAP4, second),
+            (object::SWAP6, second),
+            (object::ALLOW4, room),
+            (object::ALLOW6, room),
             (object::HITS4, max_hits),
             (object::HITS6, max_hits),
         ],
-        // The value of an entry is its key.
-        fill: fill
-            .into_iter()
-            .filter(|(_, keys)| !keys.is_empty())
-            .map(|(map, keys)| (map, keys.clone(), keys))
-            .collect(),
+        fill,
+        lists: Some(lists),
     })
+}
+
+/// `PORTS` with these ports.
+fn port_bits(ports: &[(u16, u16)]) -> Vec<u8> {
+    let mut words = vec![0u64; object::PORT_WORDS];
+    for port in ports.iter().flat_map(|(low, high)| *low..=*high) {
+        // The program takes the port as it lies in the packet.
+        let bit = usize::from(u16::from_ne_bytes(port.to_be_bytes()));
+        words[bit / 64] |= 1 << (bit % 64);
+    }
+    words.iter().flat_map(|w| w.to_ne_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_bits_in_network_order() {
+        let bits = port_bits(&[(443, 443), (0x0102, 0x0103)]);
+        let set: Vec<usize> = (0..65536).filter(|bit| bits[bit / 8] >> (bit % 8) & 1 != 0).collect();
+        assert_eq!(set, [0x0201, 0x0301, 0xbb01]);
+    }
 }

@@ -1,17 +1,26 @@
 //! Instances of natives: the embedded object is parameterised, loaded, filled; script blocks hang on its events.
 
+mod audit;
 mod blocklist;
+mod files;
+mod lists;
 pub mod prefixes;
+mod protect;
+mod table;
+pub(crate) mod upkeep;
 
 use crate::attach::interfaces::{Place, Target};
 use crate::attach::{Attacher, iface};
-use crate::error::Error;
+use crate::error::{Error, Notice};
 use crate::format::uint;
 use crate::load::{Elf, Loaded};
 use crate::maps::{Cell, Map, Row, Snapshot};
 use crate::sys::bpf;
+use lists::Lists;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
 use weir_compiler::object::{AttachPoint, IfacePattern, MapKind, NativeInstance, Object, ProgramKind, XdpMode};
 use weir_compiler::types::{MapValue, Type};
 use weir_parser::Span;
@@ -25,6 +34,8 @@ pub struct Instance {
     program: OwnedFd,
     iface: IfacePattern,
     mode: XdpMode,
+    /// What changes while it runs. Read by the printing thread, too.
+    lists: Option<Mutex<Lists>>,
 }
 
 /// What a native's own code decides: how its object is made ready.
@@ -36,6 +47,7 @@ pub(crate) struct Setup {
     pub sizes: Vec<(&'static str, u32)>,
     /// Keys and values to fill in, by map symbol: both as the map wants them.
     pub fill: Vec<(&'static str, Vec<u8>, Vec<u8>)>,
+    pub(in crate::native) lists: Option<Lists>,
 }
 
 /// Reads the parameters of an instance.
@@ -63,7 +75,22 @@ impl Params<'_> {
     }
 
     pub(crate) fn flag(&self, name: &str) -> bool {
-        matches!(self.get(name), Some((ParamValue::Bool(true), _)))
+        self.flag_or(name, false)
+    }
+
+    pub(crate) fn flag_or(&self, name: &str, default: bool) -> bool {
+        match self.get(name) {
+            Some((ParamValue::Bool(value), _)) => *value,
+            _ => default,
+        }
+    }
+
+    /// Nanoseconds.
+    pub(crate) fn duration(&self, name: &str) -> Option<u64> {
+        match self.get(name)?.0 {
+            ParamValue::Duration(ns) => Some(*ns),
+            _ => None,
+        }
     }
 }
 
@@ -87,7 +114,7 @@ fn load(object: &Object, index: usize, spec: &NativeInstance) -> Result<Instance
     let (pattern, mode) = iface_and_mode(&params)?;
     let chained = chain_of(object, &pattern, spec)?.is_some();
     let mut setup = match spec.native.name {
-        "blocklist" => blocklist::setup(&params, &event_used, chained)?,
+        "blocklist" => blocklist::setup(&params, pattern.netns.as_deref(), &event_used, chained)?,
         other => return Err(Error::Object(format!("no loader for native `{other}`"))),
     };
     setup.elf.load_btf();
@@ -128,6 +155,7 @@ fn load(object: &Object, index: usize, spec: &NativeInstance) -> Result<Instance
         program,
         iface: pattern,
         mode,
+        lists: setup.lists.map(Mutex::new),
     })
 }
 
@@ -276,7 +304,62 @@ impl Instance {
             span,
         };
         attacher.attached.probes += attacher.attached.interfaces.add(target)?;
+        if let Some(mut lists) = self.lists() {
+            lists.started();
+        }
         Ok(())
+    }
+
+    fn lists(&self) -> Option<MutexGuard<'_, Lists>> {
+        // A thread that panicked over it left it as it was between two changes.
+        let lists = self.lists.as_ref()?.lock();
+        Some(lists.unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Reads a file again that has changed, if it is one of this native's. `touched` tells whether it has changed once more since.
+    pub(crate) fn reload(&self, path: &Path, touched: &mut dyn FnMut() -> bool) {
+        if let Some(mut lists) = self.lists() {
+            lists.reload(path, &self.maps, touched);
+        }
+    }
+
+    /// Whether the native wants [`Self::tick`] about once a second.
+    pub(crate) fn wants_ticks(&self) -> bool {
+        self.lists().is_some_and(|lists| lists.wants_ticks())
+    }
+
+    /// Lets time pass.
+    pub(crate) fn tick(&self) {
+        if let Some(mut lists) = self.lists() {
+            lists.tick(&self.maps);
+        }
+    }
+
+    /// Gives what a person should hear of it, once.
+    pub(crate) fn notices(&self) -> Vec<Notice> {
+        self.lists().map(|mut lists| lists.notices()).unwrap_or_default()
+    }
+
+    /// Returns which maps, by their index in the declaration, are printed at exit: those that the kernel has.
+    pub(crate) fn printed_at_exit(&self) -> impl Iterator<Item = usize> {
+        let maps = self.spec.native.maps.iter().enumerate();
+        maps.filter(|(_, m)| !matches!(m.shape, MapShape::Known(_))).map(|(i, _)| i)
+    }
+
+    /// The numbers of `.entries`, in the order of the declaration.
+    fn known(&self) -> Result<Vec<u64>, Error> {
+        use weir_ebpf_builtins::blocklist::{BLOCK4, HITS4, HITS6};
+        let map = |symbol: &str| self.maps.get(symbol).ok_or_else(|| Error::Object(format!("no map `{symbol}`")));
+        let hits = map(HITS4)?.len()? + map(HITS6)?.len()?;
+        let sizes = self.lists().map(|l| l.sizes()).unwrap_or_default();
+        let mut numbers: Vec<u64> = sizes.iter().map(|n| *n as u64).collect();
+        // The tries have room for twice as much: see `lists`.
+        numbers.extend([
+            u64::from(map(BLOCK4)?.max_entries / 2),
+            hits as u64,
+            u64::from(map(HITS4)?.max_entries),
+        ]);
+        Ok(numbers)
     }
 
     /// Names every map as scripts do: `@ALIAS.name`.
@@ -327,26 +410,16 @@ impl Instance {
                 })
             }
             MapShape::Counters(names) => {
-                let mut rows = Vec::new();
+                let mut numbers = Vec::new();
                 for map in maps {
-                    for (i, counter) in names.iter().enumerate() {
+                    for i in 0..names.len() {
                         let raw = map.lookup(&(i as u32).to_ne_bytes())?.unwrap_or_default();
-                        let mut key = counter.as_bytes().to_vec();
-                        key.push(0);
-                        rows.push(Row {
-                            key,
-                            value: Cell::Int(i128::from(uint(&sum_words(&raw, 1)))),
-                        });
+                        numbers.push(uint(&sum_words(&raw, 1)));
                     }
                 }
-                // In the order of the declaration: it tells a story that sorting would not.
-                Ok(Snapshot {
-                    name,
-                    key: Some(Type::Str { cap: 64 }),
-                    value: MapValue::Count,
-                    rows,
-                })
+                Ok(named_numbers(name, names, &numbers))
             }
+            MapShape::Known(names) => Ok(named_numbers(name, names, &self.known()?)),
         }
     }
 
@@ -375,6 +448,20 @@ impl Instance {
             if zero { map.zero()? } else { map.clear()? }
         }
         Ok(())
+    }
+}
+
+/// Numbers with their names, in the order of the declaration: it tells a story that sorting would not.
+fn named_numbers(name: String, names: &[&str], numbers: &[u64]) -> Snapshot {
+    let rows = names.iter().zip(numbers).map(|(counter, number)| Row {
+        key: [counter.as_bytes(), b"\0"].concat(),
+        value: Cell::Int(i128::from(*number)),
+    });
+    Snapshot {
+        name,
+        key: Some(Type::Str { cap: 64 }),
+        value: MapValue::Count,
+        rows: rows.collect(),
     }
 }
 

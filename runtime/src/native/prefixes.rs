@@ -1,18 +1,76 @@
-//! Lists of address prefixes: from files (one a line, `#` comments) and from scripts.
+//! Lists of address prefixes: from files (one a line, `#` comments), from standard input, and from scripts.
 
 use super::Params;
 use crate::error::Error;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::OnceLock;
 use weir_ebpf_builtins::{Lpm4, Lpm6};
 use weir_parser::Span;
-use weir_stdlib::ParamValue;
+use weir_stdlib::{ParamValue, parse_duration};
+
+/// The key of a trie.
+pub trait Key: Copy + Eq + Send + std::fmt::Debug {
+    /// Lists are in this order: neighbours in the trie are inserted one after the other.
+    fn order(&self) -> (u128, u32);
+    /// Adds the element as the kernel wants it: its key, which is its value, too.
+    fn write(&self, out: &mut Vec<u8>);
+    fn prefix(&self) -> (IpAddr, u32);
+}
+
+impl Key for Lpm4 {
+    fn order(&self) -> (u128, u32) {
+        (u128::from(u32::from_be_bytes(self.addr)), self.len_bits)
+    }
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.len_bits.to_ne_bytes());
+        out.extend_from_slice(&self.addr);
+    }
+    fn prefix(&self) -> (IpAddr, u32) {
+        (self.addr.into(), self.len_bits)
+    }
+}
+
+impl Key for Lpm6 {
+    fn order(&self) -> (u128, u32) {
+        (u128::from_be_bytes(self.addr), self.len_bits)
+    }
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.len_bits.to_ne_bytes());
+        out.extend_from_slice(&self.addr);
+    }
+    fn prefix(&self) -> (IpAddr, u32) {
+        (self.addr.into(), self.len_bits)
+    }
+}
+
+/// Returns elements as bytes.
+#[must_use]
+pub fn bytes<'a, K: Key + 'a>(keys: impl IntoIterator<Item = &'a K>) -> Vec<u8> {
+    let mut out = Vec::new();
+    keys.into_iter().for_each(|key| key.write(&mut out));
+    out
+}
+
+/// One line of a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<K> {
+    pub key: K,
+    /// What the line itself says of how long it lasts, in nanoseconds.
+    pub ttl: Option<u64>,
+}
 
 /// Prefixes of both families, sorted, without doubles.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefixes {
-    pub v4: Vec<Lpm4>,
-    pub v6: Vec<Lpm6>,
+    pub v4: Vec<Entry<Lpm4>>,
+    pub v6: Vec<Entry<Lpm6>>,
+}
+
+/// Of doubles, the one that lasts longest counts; without a time of its own, an entry lasts as the list says.
+fn sort<K: Key>(entries: &mut Vec<Entry<K>>) {
+    entries.sort_unstable_by_key(|e| (e.key.order(), e.ttl.is_some(), std::cmp::Reverse(e.ttl)));
+    entries.dedup_by(|later, first| later.key == first.key);
 }
 
 impl Prefixes {
@@ -20,7 +78,7 @@ impl Prefixes {
     ///
     /// # Errors
     /// What is wrong with it, and what to write instead.
-    pub fn add(&mut self, text: &str) -> Result<(), String> {
+    pub fn add(&mut self, text: &str, ttl: Option<u64>) -> Result<(), String> {
         let (addr, len) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
         let addr: IpAddr = addr
             .parse()
@@ -41,24 +99,47 @@ impl Prefixes {
             ));
         }
         match addr {
-            IpAddr::V4(a) => self.v4.push(Lpm4 {
-                len_bits,
-                addr: a.octets(),
-            }),
-            IpAddr::V6(a) => self.v6.push(Lpm6 {
-                len_bits,
-                addr: a.octets(),
-            }),
+            IpAddr::V4(a) => {
+                let key = Lpm4 {
+                    len_bits,
+                    addr: a.octets(),
+                };
+                self.v4.push(Entry { key, ttl });
+            }
+            IpAddr::V6(a) => {
+                let key = Lpm6 {
+                    len_bits,
+                    addr: a.octets(),
+                };
+                self.v6.push(Entry { key, ttl });
+            }
         }
         Ok(())
     }
 
+    /// Parses a line without its comment: a prefix, and perhaps `ttl=10m`.
+    fn add_line(&mut self, line: &str) -> Result<(), String> {
+        let mut words = line.split_whitespace();
+        let Some(prefix) = words.next() else { return Ok(()) };
+        let mut ttl = None;
+        for word in words {
+            let time = word
+                .strip_prefix("ttl=")
+                .ok_or_else(|| format!("expected `ttl=…` or nothing behind the prefix, found `{}`", shortened(word)))?;
+            let ns = parse_duration(time).filter(|ns| *ns >= SHORTEST_TTL);
+            ttl = Some(ns.ok_or_else(|| format!("expected a time of at least 1s such as `ttl=10m`, found `{}`", shortened(word)))?);
+        }
+        self.add(prefix, ttl)
+    }
+
     fn sort(&mut self) {
-        // In the order of addresses: neighbours in the trie are inserted one after the other.
-        self.v4.sort_unstable_by_key(|p| (p.addr, p.len_bits));
-        self.v4.dedup();
-        self.v6.sort_unstable_by_key(|p| (p.addr, p.len_bits));
-        self.v6.dedup();
+        sort(&mut self.v4);
+        sort(&mut self.v6);
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_empty() && self.v6.is_empty()
     }
 
     /// Reads the text of a file.
@@ -70,33 +151,16 @@ impl Prefixes {
         // Some editors start a file with a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (i, line) in text.lines().enumerate() {
-            let entry = line.split('#').next().unwrap_or_default().trim();
-            if !entry.is_empty() {
-                prefixes.add(entry).map_err(|message| (i + 1, message))?;
-            }
+            let entry = line.split('#').next().unwrap_or_default();
+            prefixes.add_line(entry).map_err(|message| (i + 1, message))?;
         }
         prefixes.sort();
         Ok(prefixes)
     }
-
-    /// Returns the elements of the IPv4 trie as bytes: keys, which are the values, too.
-    #[must_use]
-    pub fn bytes_v4(&self) -> Vec<u8> {
-        self.v4
-            .iter()
-            .flat_map(|p| p.len_bits.to_ne_bytes().into_iter().chain(p.addr))
-            .collect()
-    }
-
-    /// Returns the elements of the IPv6 trie as bytes.
-    #[must_use]
-    pub fn bytes_v6(&self) -> Vec<u8> {
-        self.v6
-            .iter()
-            .flat_map(|p| p.len_bits.to_ne_bytes().into_iter().chain(p.addr))
-            .collect()
-    }
 }
+
+/// Clocks are looked at once a second.
+const SHORTEST_TTL: u64 = 1_000_000_000;
 
 fn mask(addr: IpAddr, len_bits: u32) -> IpAddr {
     match addr {
@@ -122,6 +186,14 @@ const MAX_FILE_BYTES: u64 = 512 << 20;
 /// # Errors
 /// When it cannot be read, or a line is bad: named as `file:line`.
 pub fn read_file(path: &Path, span: Span) -> Result<Prefixes, Error> {
+    parse(path, &read_text(path, span)?, span)
+}
+
+/// Reads a file as text.
+///
+/// # Errors
+/// When it cannot be read, is no regular file, or is too large.
+pub(super) fn read_text(path: &Path, span: Span) -> Result<String, Error> {
     let failed = |source| Error::ReadFile {
         path: path.to_owned(),
         span,
@@ -139,7 +211,11 @@ pub fn read_file(path: &Path, span: Span) -> Result<Prefixes, Error> {
         ))));
     }
     let text = std::fs::read(path).map_err(failed)?;
-    Prefixes::parse(&String::from_utf8_lossy(&text)).map_err(|(line, message)| Error::PrefixFile {
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+pub(super) fn parse(path: &Path, text: &str, span: Span) -> Result<Prefixes, Error> {
+    Prefixes::parse(text).map_err(|(line, message)| Error::PrefixFile {
         path: path.to_owned(),
         line,
         message,
@@ -147,18 +223,37 @@ pub fn read_file(path: &Path, span: Span) -> Result<Prefixes, Error> {
     })
 }
 
-/// Reads a parameter that is a list or a file; `None` when it is not given.
+/// Reads standard input to its end. Once: a script that must be compiled again asks again.
+fn read_stdin(span: Span) -> Result<Prefixes, Error> {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    let path = Path::new("standard input");
+    if TEXT.get().is_none() {
+        let text = std::io::read_to_string(std::io::stdin()).map_err(|source| Error::ReadFile {
+            path: path.to_owned(),
+            span,
+            source,
+        })?;
+        // Nobody else sets it: natives are loaded by one thread.
+        let _ = TEXT.set(text);
+    }
+    parse(path, TEXT.get().map_or("", String::as_str), span)
+}
+
+/// Reads a parameter that is a list, a file or standard input; `None` when it is not given.
 pub(crate) fn param(params: &Params<'_>, name: &str) -> Result<Option<(Prefixes, Span)>, Error> {
     let Some((value, span)) = params.get(name) else { return Ok(None) };
     let list = match value {
         ParamValue::File(path) => return Ok(Some((read_file(Path::new(path), span)?, span))),
+        ParamValue::Stdin => return Ok(Some((read_stdin(span)?, span))),
         ParamValue::List(list) => list.clone(),
         ParamValue::Str(one) => vec![one.clone()],
         _ => return Err(Error::Object(format!("parameter `{name}` is no list of prefixes"))),
     };
     let mut prefixes = Prefixes::default();
     for entry in &list {
-        prefixes.add(entry).map_err(|message| Error::Param { message, help: None, span })?;
+        prefixes
+            .add(entry, None)
+            .map_err(|message| Error::Param { message, help: None, span })?;
     }
     prefixes.sort();
     Ok(Some((prefixes, span)))
@@ -172,18 +267,32 @@ mod tests {
     fn files_have_comments_blank_lines_and_both_families() {
         let text = "# bad guys\n192.0.2.0/24\n\n 10.0.0.1 # host\n2001:db8::/32\n10.0.0.1\n0.0.0.0/0\n";
         let p = Prefixes::parse(text).unwrap();
-        assert_eq!(p.v4.len(), 3);
-        assert_eq!(p.v4[0], Lpm4 { len_bits: 0, addr: [0; 4] });
-        assert_eq!(
-            p.v4[1],
-            Lpm4 {
-                len_bits: 32,
-                addr: [10, 0, 0, 1]
-            }
-        );
-        assert_eq!(p.v6[0].len_bits, 32);
-        assert_eq!(p.bytes_v4().len(), 24);
-        assert_eq!(p.bytes_v6().len(), 20);
+        let keys: Vec<_> = p.v4.iter().map(|e| (e.key.addr, e.key.len_bits)).collect();
+        assert_eq!(keys, [([0; 4], 0), ([10, 0, 0, 1], 32), ([192, 0, 2, 0], 24)]);
+        assert_eq!(p.v6[0].key.len_bits, 32);
+        assert_eq!(bytes(p.v4.iter().map(|e| &e.key)).len(), 24);
+        assert_eq!(bytes(p.v6.iter().map(|e| &e.key)).len(), 20);
+    }
+
+    #[test]
+    fn a_line_may_say_how_long_it_lasts() {
+        let p = Prefixes::parse("10.0.0.1 ttl=10m # for now\n10.0.0.2\n10.0.0.1 ttl=1h\n10.0.0.2 ttl=5s\n").unwrap();
+        let ttls: Vec<_> = p.v4.iter().map(|e| e.ttl).collect();
+        // Of doubles, the longest; an entry that lasts as the list says is not shortened by its double.
+        assert_eq!(ttls, [Some(3_600_000_000_000), None]);
+        for (text, message) in [
+            ("10.0.0.1 10m", "expected `ttl=…` or nothing behind the prefix, found `10m`"),
+            (
+                "10.0.0.1 ttl=10",
+                "expected a time of at least 1s such as `ttl=10m`, found `ttl=10`",
+            ),
+            (
+                "10.0.0.1 ttl=10ms",
+                "expected a time of at least 1s such as `ttl=10m`, found `ttl=10ms`",
+            ),
+        ] {
+            assert_eq!(Prefixes::parse(text).unwrap_err(), (1, message.to_owned()));
+        }
     }
 
     #[test]

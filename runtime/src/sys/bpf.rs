@@ -311,6 +311,26 @@ pub fn map_update_many(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], key_size
     Ok(())
 }
 
+/// Deletes many elements, in batches of at most 4096, or one by one where that is refused. Keys that are not there are passed over.
+///
+/// # Errors
+/// What the kernel says.
+pub fn map_delete_many(map: BorrowedFd<'_>, keys: &[u8], key_size: usize, name: &str) -> Result<()> {
+    for keys in keys.chunks(4096 * key_size) {
+        let mut attr = zeroed();
+        attr.batch.keys = ptr(keys);
+        attr.batch.count = u32::try_from(keys.len() / key_size).unwrap_or(u32::MAX);
+        attr.batch.map_fd = ufd(map);
+        // A batch ends at the first key that is not there.
+        if call(bpf_cmd::BPF_MAP_DELETE_BATCH, &mut attr).is_err() {
+            for key in keys.chunks_exact(key_size) {
+                map_delete(map, key, name)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Loads BTF into the kernel.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ mod hooks;
 mod inspect;
 mod interfaces;
 mod leftovers;
+mod natives;
 mod one_liners;
 mod repl;
 mod support;
@@ -31,6 +32,7 @@ fn main() {
         cgroups::TESTS,
         inspect::TESTS,
         tracing::TESTS,
+        natives::TESTS,
         examples::TESTS,
         leftovers::TESTS,
         repl::TESTS,

@@ -135,6 +135,9 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
     let expected = || match decl.ty {
         ParamType::Iface => "the name of an interface in quotes, such as \"eth1\"".to_owned(),
         ParamType::Prefixes => "`file(\"path\")`, a prefix, or a list such as `(10.0.0.0/8, \"2001:db8::/32\")`".to_owned(),
+        ParamType::Ports => "a port, or a list of ports and ranges such as `(80, 443, 8000-8080)`".to_owned(),
+        ParamType::Duration { min_ns } => format!("a time such as `30s` or `\"5m\"`, at least {}", weir_stdlib::show_duration(min_ns)),
+        ParamType::Text => "a text in quotes".to_owned(),
         ParamType::Choice(words) => format!("one of \"{}\"", words.join("\", \"")),
         ParamType::Bool => "`true` or `false`".to_owned(),
         ParamType::Int { min, max } => format!("an integer from {min} to {max}"),
@@ -161,12 +164,31 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
             Some(E::Param(n)) => positional(*n),
             _ => None,
         },
+        E::Call { name, args } if name.name == "getopt" => Some(named(args, options).ok_or_else(wrong)?),
         _ => None,
     };
     match (decl.ty, &value.kind, text) {
         (ParamType::Iface, _, Some(text)) if !text.is_empty() => Ok(ParamValue::Str(text)),
         (ParamType::Choice(words), _, Some(text)) if words.contains(&text.as_str()) => Ok(ParamValue::Str(text)),
         (ParamType::Bool, E::Bool(b), _) => Ok(ParamValue::Bool(*b)),
+        (ParamType::Bool, _, Some(text)) if text == "true" || text == "false" => Ok(ParamValue::Bool(text == "true")),
+        (ParamType::Text, _, Some(text)) => Ok(ParamValue::Str(text)),
+        (ParamType::Duration { min_ns }, kind, text) => {
+            let ns = match kind {
+                E::Duration(ns) => Some(*ns),
+                _ => text.as_deref().and_then(weir_stdlib::parse_duration),
+            };
+            ns.filter(|ns| *ns >= min_ns).map(ParamValue::Duration).ok_or_else(wrong)
+        }
+        (ParamType::Ports, E::Tuple(elems), _) => {
+            let ports: Option<Vec<_>> = elems.iter().map(port_range).collect();
+            ports.map(ParamValue::Ports).ok_or_else(wrong)
+        }
+        (ParamType::Ports, _, Some(text)) => {
+            let ports: Option<Vec<_>> = text.split(',').map(|part| ports_text(part.trim())).collect();
+            ports.map(ParamValue::Ports).ok_or_else(wrong)
+        }
+        (ParamType::Ports, _, None) => port_range(value).map(|range| ParamValue::Ports(vec![range])).ok_or_else(wrong),
         (ParamType::Int { min, max }, E::Int(n) | E::Duration(n), _) if (min..=max).contains(n) => Ok(ParamValue::Int(*n)),
         (ParamType::Int { min, max }, _, Some(text)) => match text.parse::<u64>() {
             Ok(n) if (min..=max).contains(&n) => Ok(ParamValue::Int(n)),
@@ -176,10 +198,17 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
             [ast::Arg { name: None, value: path }] => match &path.kind {
                 E::Str(path) => Ok(ParamValue::File(String::from_utf8_lossy(path).into_owned())),
                 E::Param(n) => positional(*n).map(ParamValue::File).ok_or_else(wrong),
+                E::Call { name, args } if name.name == "getopt" => named(args, options).map(ParamValue::File).ok_or_else(wrong),
                 _ => Err(wrong()),
             },
             _ => Err(wrong()),
         },
+        (ParamType::Prefixes, _, Some(text)) if text == "-" => Ok(ParamValue::Stdin),
+        (ParamType::Prefixes, _, Some(text)) if !matches!(value.kind, E::Str(_)) => text
+            .split(',')
+            .map(|part| known_prefix(part.trim(), value.span))
+            .collect::<Result<Vec<_>, _>>()
+            .map(ParamValue::List),
         (ParamType::Prefixes, E::Tuple(elems), _) => elems.iter().map(prefix_text).collect::<Result<Vec<_>, _>>().map(ParamValue::List),
         (ParamType::Prefixes, _, _) => match prefix_text(value) {
             Ok(text) => Ok(ParamValue::List(vec![text])),
@@ -201,12 +230,60 @@ fn prefix_text(value: &ast::Expr) -> Result<String, Box<Diagnostic>> {
             ));
         }
     };
-    match weir_stdlib::prefix::parse_prefix(&text) {
+    known_prefix(&text, value.span)
+}
+
+fn known_prefix(text: &str, span: weir_parser::Span) -> Result<String, Box<Diagnostic>> {
+    match weir_stdlib::prefix::parse_prefix(text) {
         Ok((address, len)) => Ok(format!("{address}/{len}")),
         Err(why) => Err(Box::new(Diagnostic::error(
             "bad-prefix",
-            value.span,
+            span,
             format!("`{text}` is not a prefix: {why}"),
         ))),
     }
+}
+
+/// `getopt("name", default)`: what `--name=…` says, else the default, as text.
+fn named(args: &[ast::Arg], options: &Options) -> Option<String> {
+    use ast::ExprKind as E;
+    let E::Str(name) = &args.first()?.value.kind else { return None };
+    let name = String::from_utf8_lossy(name);
+    let given = options.named.iter().rev().find(|(n, _)| *n == name);
+    match (given, args.get(1).map(|a| &a.value.kind)) {
+        (Some((_, Some(value))), _) => Some(value.clone()),
+        (Some((_, None)), _) => Some("true".to_owned()),
+        (None, Some(E::Str(text))) => Some(String::from_utf8_lossy(text).into_owned()),
+        (None, Some(E::Int(n))) => Some(n.to_string()),
+        (None, Some(E::Duration(ns))) => Some(weir_stdlib::show_duration(*ns)),
+        (None, Some(E::Bool(b))) => Some(b.to_string()),
+        (None, None) => Some("false".to_owned()),
+        _ => None,
+    }
+}
+
+/// A port, or `LOW-HIGH`, which the parser takes for a difference where it is no element of a set.
+fn port_range(value: &ast::Expr) -> Option<(u16, u16)> {
+    use ast::ExprKind as E;
+    let port = |n: u64| u16::try_from(n).ok();
+    let (low, high) = match &value.kind {
+        E::Int(n) => (port(*n)?, port(*n)?),
+        E::Str(text) => return ports_text(&String::from_utf8_lossy(text)),
+        E::Binary {
+            op: ast::BinaryOp::Sub,
+            left,
+            right,
+        } => match (&left.kind, &right.kind) {
+            (E::Int(low), E::Int(high)) => (port(*low)?, port(*high)?),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    (low <= high).then_some((low, high))
+}
+
+fn ports_text(text: &str) -> Option<(u16, u16)> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    let (low, high) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
+    (low <= high).then_some((low, high))
 }

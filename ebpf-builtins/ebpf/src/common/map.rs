@@ -70,5 +70,6 @@ const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 pub type LpmTrie<K, V, const MAX: usize> = Map<K, V, { ty::BPF_MAP_TYPE_LPM_TRIE as usize }, MAX, NO_PREALLOC>;
 /// Elements are allocated when they are first set.
 pub type PerCpuHash<K, V, const MAX: usize> = Map<K, V, { ty::BPF_MAP_TYPE_PERCPU_HASH as usize }, MAX, NO_PREALLOC>;
+pub type Array<V, const MAX: usize> = Map<u32, V, { ty::BPF_MAP_TYPE_ARRAY as usize }, MAX, 0>;
 pub type PerCpuArray<V, const MAX: usize> = Map<u32, V, { ty::BPF_MAP_TYPE_PERCPU_ARRAY as usize }, MAX, 0>;
 pub type ProgArray<const MAX: usize> = Map<u32, u32, { ty::BPF_MAP_TYPE_PROG_ARRAY as usize }, MAX, 0>;

@@ -1,0 +1,116 @@
+//! The audit log: a line of JSON for every change of a native's rules: who, when, what.
+
+use crate::sys::proc;
+use serde::Serialize;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// So many prefixes of one change are written out; the counts are always whole.
+const LISTED: usize = 10_000;
+
+/// The file, or nothing.
+#[derive(Debug)]
+pub(super) struct Audit {
+    file: Option<File>,
+    path: PathBuf,
+}
+
+/// What happened.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Record<'a> {
+    pub instance: &'a str,
+    pub native: &'a str,
+    /// `start`, `reload`, `expire`, `end`.
+    pub action: &'a str,
+    /// `prefixes` or `allow`.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub list: &'a str,
+    /// Where the list is from.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    pub entries: usize,
+    pub added: usize,
+    pub removed: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub add: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    pid: u32,
+    uid: u32,
+    /// Who logged in, before `sudo` and `su`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    login_uid: Option<u32>,
+    #[serde(flatten)]
+    record: &'a Record<'a>,
+}
+
+impl Audit {
+    /// Keeps no log.
+    pub fn off() -> Self {
+        Self {
+            file: None,
+            path: PathBuf::new(),
+        }
+    }
+
+    /// Opens the log for appending; made readable for its owner only.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::options().append(true).create(true).mode(0o600).open(path)?;
+        Ok(Self {
+            file: Some(file),
+            path: path.to_owned(),
+        })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends a record, in one write, so that lines of several weirs do not mix.
+    ///
+    /// # Errors
+    /// When it cannot be written; the log is closed then.
+    pub fn write(&mut self, record: &Record<'_>) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let line = Line {
+            time: timestamp(),
+            pid: std::process::id(),
+            uid: nix::unistd::getuid().as_raw(),
+            login_uid: login_uid(),
+            record,
+        };
+        let mut text = serde_json::to_vec(&line).map_err(io::Error::other)?;
+        text.push(b'\n');
+        let result = file.write_all(&text);
+        if result.is_err() {
+            self.file = None;
+        }
+        result
+    }
+}
+
+/// Writes out the first of many.
+pub(super) fn listed<T>(items: &[T], show: impl Fn(&T) -> String) -> Vec<String> {
+    items.iter().take(LISTED).map(show).collect()
+}
+
+fn timestamp() -> String {
+    let now = i128::from(proc::clock_ns(libc::CLOCK_REALTIME));
+    String::from_utf8_lossy(&crate::format::time::strftime("%Y-%m-%dT%H:%M:%S.%f%z", now)).into_owned()
+}
+
+fn login_uid() -> Option<u32> {
+    let text = std::fs::read_to_string("/proc/self/loginuid").ok()?;
+    // All ones: nobody has logged in (a service).
+    text.trim().parse().ok().filter(|uid| *uid != u32::MAX)
+}

@@ -1,0 +1,502 @@
+//! The lists of a blocklist while it runs: what they hold, when entries end, how a file's new content gets into the kernel.
+//!
+//! The kernel's maps always hold what the tables here say, except while a change is on its way: new entries come before old ones go.
+
+use super::audit::{Audit, Record, listed};
+use super::prefixes::{self, Key, Prefixes, bytes};
+use super::protect::{Guard, Protected};
+use super::table::{Change, Table};
+use crate::error::{Error, Notice};
+use crate::maps::Map;
+use crate::sys::{Result as SysResult, bpf, proc};
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use weir_ebpf_builtins::{Lpm4, Lpm6, blocklist as object};
+use weir_parser::Span;
+
+/// Where a list is from.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    /// The parameter: `prefixes`, `allow`.
+    pub what: &'static str,
+    pub span: Span,
+    /// `None` for a list in the script, and for standard input.
+    pub file: Option<PathBuf>,
+    /// How long entries last that do not say it themselves.
+    pub ttl: Option<u64>,
+}
+
+/// One list, both families.
+#[derive(Debug)]
+struct List {
+    origin: Origin,
+    v4: Table<Lpm4>,
+    v6: Table<Lpm6>,
+    /// Two sets of tries, one of them in force.
+    sets: [[&'static str; 2]; 2],
+    /// Which set is in force, where there are two.
+    active: Option<usize>,
+}
+
+/// Both lists of an instance.
+#[derive(Debug)]
+pub(super) struct Lists {
+    alias: String,
+    block: List,
+    allow: List,
+    max: u64,
+    guard: Option<Guard>,
+    audit: Audit,
+    /// When enforcement ends.
+    ends: Option<u64>,
+    over: bool,
+    /// A list has been said to be nearly full.
+    warned: bool,
+    notices: Vec<Notice>,
+    span: Span,
+}
+
+/// What [`Lists::new`] is made from.
+pub(super) struct Plan {
+    pub alias: String,
+    pub span: Span,
+    pub block: (Origin, Prefixes),
+    pub allow: (Origin, Prefixes),
+    pub max: u64,
+    pub atomic: bool,
+    pub guard: Option<Guard>,
+    pub audit: Audit,
+    /// Nanoseconds from now.
+    pub duration: Option<u64>,
+    pub notices: Vec<Notice>,
+}
+
+type Maps = HashMap<String, Map>;
+
+/// Not wall time: a clock that is set must end nothing. Goes on while the machine sleeps.
+fn now() -> u64 {
+    proc::clock_ns(libc::CLOCK_BOOTTIME)
+}
+
+const BLOCK: [[&str; 2]; 2] = [[object::BLOCK4, object::BLOCK6], [object::SWAP4, object::SWAP6]];
+const ALLOW: [[&str; 2]; 2] = [[object::ALLOW4, object::ALLOW6]; 2];
+
+impl Lists {
+    /// Takes over what the maps are filled with.
+    pub fn new(plan: Plan) -> Self {
+        let now = now();
+        let list = |(origin, prefixes): (Origin, Prefixes), sets, active| List {
+            v4: Table::new().change(&prefixes.v4, origin.ttl, now).table,
+            v6: Table::new().change(&prefixes.v6, origin.ttl, now).table,
+            origin,
+            sets,
+            active,
+        };
+        let mut lists = Self {
+            alias: plan.alias,
+            block: list(plan.block, BLOCK, plan.atomic.then_some(0)),
+            allow: list(plan.allow, ALLOW, None),
+            max: plan.max,
+            guard: plan.guard,
+            audit: plan.audit,
+            ends: plan.duration.map(|d| now.saturating_add(d)),
+            over: false,
+            warned: false,
+            notices: plan.notices,
+            span: plan.span,
+        };
+        lists.check_pressure();
+        lists
+    }
+
+    /// Gives what a person should hear, once.
+    pub fn notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    fn say(&mut self, warning: bool, message: String) {
+        self.notices.push(Notice::Native {
+            alias: self.alias.clone(),
+            message,
+            warning,
+            span: warning.then_some(self.span),
+        });
+    }
+
+    /// Says in the audit log that the lists are in force.
+    pub fn started(&mut self) {
+        for allow in [false, true] {
+            let entries = self.list(allow).len();
+            if entries > 0 || !allow {
+                self.record(allow, "start", entries, (Vec::new(), Vec::new()), 0);
+            }
+        }
+    }
+
+    fn list(&self, allow: bool) -> &List {
+        if allow { &self.allow } else { &self.block }
+    }
+
+    fn list_mut(&mut self, allow: bool) -> &mut List {
+        if allow { &mut self.allow } else { &mut self.block }
+    }
+
+    fn record(&mut self, allow: bool, action: &str, added: usize, names: (Vec<String>, Vec<String>), removed: usize) {
+        let list = self.list(allow);
+        let record = Record {
+            instance: &self.alias,
+            native: "blocklist",
+            action,
+            list: list.origin.what,
+            source: list.origin.file.as_deref().map(|p| p.display().to_string()).unwrap_or_default(),
+            entries: list.len(),
+            added,
+            removed,
+            add: names.0,
+            remove: names.1,
+        };
+        if let Err(error) = self.audit.write(&record) {
+            let path = self.audit.path().display().to_string();
+            self.say(
+                true,
+                format!("the audit log `{path}` cannot be written ({error}); what follows is not logged"),
+            );
+        }
+    }
+
+    /// Whether [`Self::tick`] has something to look after.
+    pub fn wants_ticks(&self) -> bool {
+        self.ends.is_some() && !self.over || [&self.block, &self.allow].iter().any(|l| l.v4.ends() || l.v6.ends())
+    }
+
+    /// Number of entries: IPv4, IPv6, allowed IPv4, allowed IPv6.
+    pub fn sizes(&self) -> [usize; 4] {
+        [self.block.v4.len(), self.block.v6.len(), self.allow.v4.len(), self.allow.v6.len()]
+    }
+
+    /// Reads a file that has changed, and puts it in force. A file with a fault in it changes nothing.
+    ///
+    /// `touched` tells whether the file has changed again since; then the next call does the work.
+    pub fn reload(&mut self, path: &Path, maps: &Maps, mut touched: impl FnMut() -> bool) {
+        if self.over {
+            return;
+        }
+        for allow in [true, false] {
+            let origin = &self.list(allow).origin;
+            if origin.file.as_deref() != Some(path) {
+                continue;
+            }
+            let (what, span) = (origin.what, origin.span);
+            let new = prefixes::read_text(path, span).and_then(|text| {
+                if text.is_empty() && self.list(allow).len() > 0 {
+                    let message = format!("{} is empty", path.display());
+                    return Err(Error::Param { message, help: None, span });
+                }
+                prefixes::parse(path, &text, span)
+            });
+            if touched() {
+                return;
+            }
+            let new = new.and_then(|new| {
+                fits(what, &new, self.max, span)?;
+                self.spares(allow, &new)?;
+                Ok(new)
+            });
+            let result = new.and_then(|new| self.put(allow, &new, maps));
+            if let Err(error) = result {
+                self.say(true, format!("{error}; the list in force stays as it is"));
+            }
+        }
+    }
+
+    /// Refuses a new list that would cut somebody off who must not be.
+    fn spares(&self, allow: bool, new: &Prefixes) -> Result<(), Error> {
+        let Some(guard) = &self.guard else { return Ok(()) };
+        let block = |addr| if allow { self.block.covering(addr) } else { covering(new, addr) };
+        let allowed = |addr| {
+            if allow {
+                covering(new, addr).is_some()
+            } else {
+                self.allow.covering(addr).is_some()
+            }
+        };
+        spares(&guard.addresses(), block, allowed, self.list(allow).origin.span)
+    }
+
+    fn put(&mut self, allow: bool, new: &Prefixes, maps: &Maps) -> Result<(), Error> {
+        let now = now();
+        let list = self.list_mut(allow);
+        let ttl = list.origin.ttl;
+        let v4 = list.v4.change(&new.v4, ttl, now);
+        let v6 = list.v6.change(&new.v6, ttl, now);
+        let (added, removed) = (v4.add.len() + v6.add.len(), v4.remove.len() + v6.remove.len());
+        list.apply(&v4, &v6, maps)?;
+        let names = (
+            [listed(&v4.add, show), listed(&v6.add, show)].concat(),
+            [listed(&v4.remove, show), listed(&v6.remove, show)].concat(),
+        );
+        list.v4 = v4.table;
+        list.v6 = v6.table;
+        let (what, entries) = (list.origin.what, list.len());
+        if added + removed > 0 {
+            self.record(allow, "reload", added, names, removed);
+        }
+        self.say(
+            false,
+            format!("`{what}` read again: {added} added, {removed} removed, {entries} in force"),
+        );
+        self.check_pressure();
+        Ok(())
+    }
+
+    fn check_pressure(&mut self) {
+        let most = self.sizes().into_iter().max().unwrap_or(0) as u64;
+        let high = most * 5 > self.max * 4;
+        if high && !self.warned {
+            self.say(true, format!("a list has {most} entries of at most {}: raise `max`", self.max));
+        }
+        self.warned = high;
+    }
+
+    /// Ends entries whose time is over, and enforcement when its own is.
+    pub fn tick(&mut self, maps: &Maps) {
+        let now = now();
+        if !self.over && self.ends.is_some_and(|ends| ends <= now) {
+            self.over = true;
+            match self.block.remove_all(maps) {
+                Ok(removed) => {
+                    self.say(true, "its `duration` is over: everything passes from now on".to_owned());
+                    self.record(false, "end", 0, (Vec::new(), Vec::new()), removed);
+                }
+                Err(error) => self.say(true, format!("its `duration` is over, but the list cannot be removed: {error}")),
+            }
+        }
+        for allow in [false, true] {
+            let list = self.list_mut(allow);
+            let (v4, v6) = (list.v4.ended(now), list.v6.ended(now));
+            if v4.is_empty() && v6.is_empty() {
+                continue;
+            }
+            let result = list.forget(&v4, 0, maps).and_then(|()| list.forget(&v6, 1, maps));
+            if let Err(error) = result {
+                self.say(true, format!("entries whose time is over cannot be removed: {error}"));
+                continue;
+            }
+            list.v4.forget_ended(now);
+            list.v6.forget_ended(now);
+            let names = [listed(&v4, show), listed(&v6, show)].concat();
+            self.record(allow, "expire", 0, (Vec::new(), names), v4.len() + v6.len());
+            self.check_pressure();
+        }
+    }
+}
+
+/// Refuses a list that is longer than `max`.
+pub(super) fn fits(what: &str, list: &Prefixes, max: u64, span: Span) -> Result<(), Error> {
+    for (count, family) in [(list.v4.len(), "IPv4"), (list.v6.len(), "IPv6")] {
+        if count as u64 > max {
+            return Err(Error::Param {
+                message: format!("`{what}` has {count} {family} prefixes, but `max` is {max}"),
+                help: Some(format!("add `max={}`", count.next_power_of_two())),
+                span,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what would cut off an address that must stay reachable.
+pub(super) fn spares(
+    protected: &BTreeSet<Protected>,
+    block: impl Fn(IpAddr) -> Option<(IpAddr, u32)>,
+    allowed: impl Fn(IpAddr) -> bool,
+    span: Span,
+) -> Result<(), Error> {
+    for Protected { addr, why } in protected {
+        if let Some((net, len)) = block(*addr)
+            && !allowed(*addr)
+        {
+            return Err(Error::Param {
+                message: format!("the list covers {addr}, {why}, by its entry {net}/{len}"),
+                help: Some(format!(
+                    "take the entry out, let the address pass with `allow={}`, or force it with `protect=false`",
+                    quoted(*addr)
+                )),
+                span,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// An address as a script writes it.
+fn quoted(addr: IpAddr) -> String {
+    if addr.is_ipv4() { addr.to_string() } else { format!("\"{addr}\"") }
+}
+
+/// Finds the longest entry that covers an address.
+pub(super) fn covering(list: &Prefixes, addr: IpAddr) -> Option<(IpAddr, u32)> {
+    match addr {
+        IpAddr::V4(a) => longest(list.v4.iter().map(|e| &e.key), a.to_bits().into(), 32),
+        IpAddr::V6(a) => longest(list.v6.iter().map(|e| &e.key), a.to_bits(), 128),
+    }
+}
+
+fn longest<'a, K: Key + 'a>(keys: impl Iterator<Item = &'a K>, addr: u128, width: u32) -> Option<(IpAddr, u32)> {
+    let covers = |key: &&K| {
+        let (net, len) = key.order();
+        // A shift by the whole width is no bits at all.
+        (net ^ addr).checked_shr(width - len).unwrap_or(0) == 0
+    };
+    keys.filter(covers).max_by_key(|key| key.order().1).map(Key::prefix)
+}
+
+fn show<K: Key>(key: &K) -> String {
+    let (addr, len) = key.prefix();
+    format!("{addr}/{len}")
+}
+
+impl List {
+    fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
+    fn covering(&self, addr: IpAddr) -> Option<(IpAddr, u32)> {
+        match addr {
+            IpAddr::V4(a) => longest(self.v4.keys(), a.to_bits().into(), 32),
+            IpAddr::V6(a) => longest(self.v6.keys(), a.to_bits(), 128),
+        }
+    }
+
+    fn trie<'m>(&self, family: usize, set: usize, maps: &'m Maps) -> Result<&'m Map, Error> {
+        let symbol = self.sets[set][family];
+        maps.get(symbol).ok_or_else(|| Error::Object(format!("no map `{symbol}`")))
+    }
+
+    fn in_force(&self) -> usize {
+        self.active.unwrap_or(0)
+    }
+
+    /// Brings the kernel from the tables of now to those of the changes.
+    fn apply(&mut self, v4: &Change<Lpm4>, v6: &Change<Lpm6>, maps: &Maps) -> Result<(), Error> {
+        let Some(active) = self.active else {
+            let (trie4, trie6) = (self.trie(0, 0, maps)?, self.trie(1, 0, maps)?);
+            let added = add(trie4, &v4.add).and_then(|()| add(trie6, &v6.add));
+            if let Err(error) = added {
+                // As it was: what could be added is taken out again.
+                let _ = remove(trie4, &v4.add);
+                let _ = remove(trie6, &v6.add);
+                return Err(error.into());
+            }
+            remove(trie4, &v4.remove)?;
+            remove(trie6, &v6.remove)?;
+            return Ok(());
+        };
+        let other = 1 - active;
+        let new = [self.trie(0, other, maps)?, self.trie(1, other, maps)?];
+        let filled = fill(new[0], v4.table.keys()).and_then(|()| fill(new[1], v6.table.keys()));
+        let switched = filled.and_then(|()| {
+            let map = maps.get(object::ACTIVE).ok_or_else(|| Error::Object("no map ACTIVE".to_owned()));
+            let value = u32::from(other == 1).to_ne_bytes();
+            map.map(|map| bpf::map_update(map.fd.as_fd(), &0u32.to_ne_bytes(), &value, 0, &map.symbol))
+                .unwrap_or(Ok(()))
+        });
+        if let Err(error) = switched {
+            let _ = remove_keys(new[0], v4.table.keys());
+            let _ = remove_keys(new[1], v6.table.keys());
+            return Err(error.into());
+        }
+        self.active = Some(other);
+        // Programs that have begun look into the old set to their end.
+        grace_period();
+        remove_keys(self.trie(0, active, maps)?, self.v4.keys())?;
+        remove_keys(self.trie(1, active, maps)?, self.v6.keys())?;
+        Ok(())
+    }
+
+    fn forget<K: Key>(&self, keys: &[K], family: usize, maps: &Maps) -> Result<(), Error> {
+        Ok(remove(self.trie(family, self.in_force(), maps)?, keys)?)
+    }
+
+    fn remove_all(&mut self, maps: &Maps) -> Result<usize, Error> {
+        let removed = self.len();
+        remove_keys(self.trie(0, self.in_force(), maps)?, self.v4.keys())?;
+        remove_keys(self.trie(1, self.in_force(), maps)?, self.v6.keys())?;
+        (self.v4, self.v6) = (Table::new(), Table::new());
+        Ok(removed)
+    }
+}
+
+fn add<K: Key>(trie: &Map, keys: &[K]) -> SysResult<()> {
+    fill(trie, keys.iter())
+}
+
+fn fill<'a, K: Key + 'a>(trie: &Map, keys: impl Iterator<Item = &'a K>) -> SysResult<()> {
+    let bytes = bytes(keys);
+    let size = trie.key_size as usize;
+    bpf::map_update_many(trie.fd.as_fd(), &bytes, &bytes, size, size, &trie.symbol)
+}
+
+fn remove<K: Key>(trie: &Map, keys: &[K]) -> SysResult<()> {
+    remove_keys(trie, keys.iter())
+}
+
+fn remove_keys<'a, K: Key + 'a>(trie: &Map, keys: impl Iterator<Item = &'a K>) -> SysResult<()> {
+    bpf::map_delete_many(trie.fd.as_fd(), &bytes(keys), trie.key_size as usize, &trie.symbol)
+}
+
+/// Waits until every BPF program that runs now has ended.
+fn grace_period() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: no memory is passed. The kernel's answer to this command is `synchronize_rcu()`.
+    let done = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0;
+    if !done {
+        // Refused with `nohz_full`. No packet takes that long.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefixes(text: &str) -> Prefixes {
+        Prefixes::parse(text).unwrap()
+    }
+
+    #[test]
+    fn the_longest_entry_covers() {
+        let list = prefixes("0.0.0.0/0\n10.0.0.0/8\n10.1.0.0/16\n2001:db8::/32\n192.0.2.1\n");
+        let of = |addr: &str| covering(&list, addr.parse().unwrap()).map(|(net, len)| format!("{net}/{len}"));
+        assert_eq!(of("10.1.2.3").as_deref(), Some("10.1.0.0/16"));
+        assert_eq!(of("10.2.0.0").as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(of("192.0.2.1").as_deref(), Some("192.0.2.1/32"));
+        assert_eq!(of("192.0.2.2").as_deref(), Some("0.0.0.0/0"));
+        assert_eq!(of("2001:db8:1::").as_deref(), Some("2001:db8::/32"));
+        assert_eq!(of("2001:db9::"), None);
+        assert_eq!(covering(&prefixes("::/0"), "fe80::1".parse().unwrap()).map(|c| c.1), Some(0));
+    }
+
+    #[test]
+    fn whoever_is_protected_is_spared_unless_allowed() {
+        let list = prefixes("10.0.0.0/8\n");
+        let gateway = BTreeSet::from([Protected {
+            addr: "10.0.0.1".parse().unwrap(),
+            why: "the default gateway",
+        }]);
+        let check = |allow: &str| {
+            let allow = prefixes(allow);
+            spares(&gateway, |a| covering(&list, a), |a| covering(&allow, a).is_some(), Span::default())
+        };
+        let refused = check("10.0.0.2\n").unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "the list covers 10.0.0.1, the default gateway, by its entry 10.0.0.0/8"
+        );
+        assert!(refused.help()[0].contains("`allow=10.0.0.1`"), "{:?}", refused.help());
+        assert!(check("10.0.0.0/24\n").is_ok());
+        assert!(spares(&gateway, |a| covering(&prefixes("11.0.0.0/8\n"), a), |_| false, Span::default()).is_ok());
+    }
+}

@@ -1,0 +1,262 @@
+//! Whom a blocklist must not cut off: the default gateway, the resolvers, and whoever is logged in by SSH.
+//!
+//! Input: a network namespace, and what the list looks at. Output: addresses, each with its reason. Read anew each time.
+
+use crate::sys::netns;
+use std::collections::{BTreeSet, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What of a packet the list looks at.
+#[derive(Clone, Debug)]
+pub(super) struct Guard {
+    pub netns: Option<String>,
+    pub src: bool,
+    pub dst: bool,
+    /// Only packets to these ports are dropped.
+    pub ports: Option<Vec<(u16, u16)>>,
+    /// TCP is among what is dropped.
+    pub tcp: bool,
+}
+
+/// An address that must stay reachable.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Protected {
+    pub addr: IpAddr,
+    pub why: &'static str,
+}
+
+const SSH: u16 = 22;
+const GATEWAY: &str = "the default gateway";
+const RESOLVER: &str = "a resolver";
+const SSH_PEER: &str = "the peer of an SSH session";
+const SSH_LOCAL: &str = "this host's end of an SSH session";
+
+impl Guard {
+    /// Lists the addresses now.
+    pub fn addresses(&self) -> BTreeSet<Protected> {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+        let net = netns::run_in(self.netns.as_deref(), || ["route", "ipv6_route", "tcp", "tcp6"].map(read));
+        let [route, route6, tcp, tcp6] = net.unwrap_or_default();
+        let mut all = BTreeSet::new();
+        let mut add = |addr: IpAddr, why| {
+            if !addr.is_loopback() && !addr.is_unspecified() {
+                all.insert(Protected { addr, why });
+            }
+        };
+        // Answers of both come to ports that nobody knows beforehand.
+        if self.src && self.ports.is_none() {
+            gateways(&route, &route6).into_iter().for_each(|a| add(a, GATEWAY));
+            resolvers().into_iter().for_each(|a| add(a, RESOLVER));
+        }
+        if self.tcp {
+            let own = std::env::var("SSH_CONNECTION").ok();
+            let sockets: Vec<Socket> = sockets(&tcp).chain(sockets(&tcp6)).collect();
+            for (local, remote, port) in sessions(&sockets, own.as_deref(), &ssh_inodes()) {
+                if self
+                    .ports
+                    .as_ref()
+                    .is_some_and(|ports| !ports.iter().any(|(low, high)| (*low..=*high).contains(&port)))
+                {
+                    continue;
+                }
+                if self.src {
+                    add(remote, SSH_PEER);
+                }
+                if self.dst {
+                    add(local, SSH_LOCAL);
+                }
+            }
+        }
+        all
+    }
+}
+
+/// Gateways of default routes, from `/proc/net/route` and `/proc/net/ipv6_route`.
+fn gateways(route: &str, route6: &str) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for line in route.lines().skip(1) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        if let [_, "00000000", gateway, _, _, _, _, "00000000", ..] = fields[..]
+            && let Ok(gateway) = u32::from_str_radix(gateway, 16)
+        {
+            // As the word lies in memory.
+            found.push(Ipv4Addr::from(gateway.to_ne_bytes()).into());
+        }
+    }
+    for line in route6.lines() {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        if let [dest, "00", _, _, gateway, ..] = fields[..]
+            && dest.bytes().all(|b| b == b'0')
+            && let Ok(gateway) = u128::from_str_radix(gateway, 16)
+        {
+            found.push(Ipv6Addr::from_bits(gateway).into());
+        }
+    }
+    found
+}
+
+fn resolvers() -> Vec<IpAddr> {
+    let read = |path| nameservers(&std::fs::read_to_string(path).unwrap_or_default());
+    let mut found = read("/etc/resolv.conf");
+    // systemd-resolved answers on the loopback and asks these.
+    if found.iter().any(IpAddr::is_loopback) {
+        found.extend(read("/run/systemd/resolve/resolv.conf"));
+    }
+    found
+}
+
+fn nameservers(text: &str) -> Vec<IpAddr> {
+    let words = text
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("nameserver")?.split_whitespace().next());
+    // `fe80::1%eth0`
+    words.filter_map(|w| w.split('%').next()?.parse().ok()).collect()
+}
+
+/// A line of `/proc/net/tcp` or `tcp6`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Socket {
+    local: (IpAddr, u16),
+    remote: IpAddr,
+    established: bool,
+    listening: bool,
+    inode: u64,
+}
+
+fn sockets(text: &str) -> impl Iterator<Item = Socket> {
+    text.lines().skip(1).filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (local, port) = endpoint(fields.get(1)?)?;
+        let (remote, _) = endpoint(fields.get(2)?)?;
+        let state = *fields.get(3)?;
+        Some(Socket {
+            local: (local, port),
+            remote,
+            established: state == "01",
+            listening: state == "0A",
+            inode: fields.get(9)?.parse().ok()?,
+        })
+    })
+}
+
+/// `0100007F:0016`: words as they lie in memory.
+fn endpoint(text: &str) -> Option<(IpAddr, u16)> {
+    let (addr, port) = text.split_once(':')?;
+    let mut bytes = Vec::new();
+    for word in addr.as_bytes().chunks(8) {
+        let word = u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok()?;
+        bytes.extend(word.to_ne_bytes());
+    }
+    let addr = match bytes.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
+        16 => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?).to_canonical(),
+        _ => return None,
+    };
+    Some((addr, u16::from_str_radix(port, 16).ok()?))
+}
+
+/// Established SSH sessions: local address, remote address, local port. `own` is `SSH_CONNECTION`.
+fn sessions(sockets: &[Socket], own: Option<&str>, held_by_ssh: &HashSet<u64>) -> Vec<(IpAddr, IpAddr, u16)> {
+    let listening: HashSet<u16> = sockets.iter().filter(|s| s.listening).map(|s| s.local.1).collect();
+    // Where sshd listens, or where it serves what somebody (systemd) listens to. Not what it connects to for its users.
+    let mut ports: HashSet<u16> = sockets
+        .iter()
+        .filter(|s| held_by_ssh.contains(&s.inode) && listening.contains(&s.local.1))
+        .map(|s| s.local.1)
+        .collect();
+    ports.insert(SSH);
+    let mut found = Vec::new();
+    if let Some([remote, _, local, port]) = own.map(|own| own.split(' ').collect::<Vec<_>>()).as_deref()
+        && let (Ok(remote), Ok(local), Ok(port)) = (remote.parse::<IpAddr>(), local.parse::<IpAddr>(), port.parse())
+    {
+        found.push((local.to_canonical(), remote.to_canonical(), port));
+        ports.insert(port);
+    }
+    let established = sockets.iter().filter(|s| s.established && ports.contains(&s.local.1));
+    found.extend(established.map(|s| (s.local.0, s.remote, s.local.1)));
+    found
+}
+
+/// Inodes of the sockets that SSH servers hold.
+fn ssh_inodes() -> HashSet<u64> {
+    let mut inodes = HashSet::new();
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let path = process.path();
+        let comm = std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+        if !comm.starts_with("sshd") && !comm.starts_with("dropbear") {
+            continue;
+        }
+        for fd in std::fs::read_dir(path.join("fd")).into_iter().flatten().flatten() {
+            let target = std::fs::read_link(fd.path()).unwrap_or_default();
+            let inode = target.to_str().and_then(|t| t.strip_prefix("socket:[")?.strip_suffix(']'));
+            let inode: Option<u64> = inode.and_then(|n| n.parse().ok());
+            inodes.extend(inode);
+        }
+    }
+    inodes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn default_gateways_of_both_families() {
+        let route = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+                     eth0\t00000000\t0102A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+                     eth0\t0002A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+        let zero = "0".repeat(32);
+        let route6 = format!(
+            "{zero} 00 {zero} 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003 eth0\n\
+             fe800000000000000000000000000000 40 {zero} 00 {zero} 00000100 00000001 00000000 00000001 eth0\n"
+        );
+        assert_eq!(gateways(route, &route6), [ip("192.168.2.1"), ip("fe80::1")]);
+    }
+
+    #[test]
+    fn resolvers_are_read_from_resolv_conf() {
+        let text = "# nameserver 1.1.1.1\nnameserver 192.0.2.53\nsearch example.org\nnameserver fe80::1%eth0\n  nameserver 127.0.0.53\n";
+        assert_eq!(nameservers(text), [ip("192.0.2.53"), ip("fe80::1"), ip("127.0.0.53")]);
+    }
+
+    #[test]
+    fn ssh_sessions_are_those_of_the_server() {
+        let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+        let line = |local: &str, remote: &str, state: &str, inode: u32| {
+            format!("   0: {local} {remote} {state} 00000000:00000000 00:00000000 00000000     0        0 {inode} 1 0\n")
+        };
+        let text = [
+            head.to_owned(),
+            line("00000000:0016", "00000000:0000", "0A", 1),
+            line("0100000A:0016", "0200000A:C001", "01", 2),
+            // sshd on a port of its own, and what it forwards for a user.
+            line("00000000:08AE", "00000000:0000", "0A", 3),
+            line("0100000A:08AE", "0300000A:C001", "01", 4),
+            line("0100000A:C002", "0400000A:0050", "01", 5),
+            // Somebody else.
+            line("0100000A:01BB", "0500000A:C001", "01", 6),
+            line("0100000A:0016", "0600000A:C001", "06", 7),
+        ]
+        .concat();
+        let list: Vec<Socket> = sockets(&text).collect();
+        assert_eq!(list.len(), 7);
+        let held = HashSet::from([1, 2, 3, 4, 5]);
+        let remotes = |own: Option<&str>, held: &HashSet<u64>| -> Vec<String> {
+            sessions(&list, own, held)
+                .into_iter()
+                .map(|(_, remote, _)| remote.to_string())
+                .collect()
+        };
+        assert_eq!(remotes(None, &held), ["10.0.0.2", "10.0.0.3"]);
+        assert_eq!(remotes(None, &HashSet::new()), ["10.0.0.2"]);
+        let own = "192.0.2.9 50000 10.0.0.1 443";
+        assert_eq!(remotes(Some(own), &HashSet::new()), ["192.0.2.9", "10.0.0.2", "10.0.0.5"]);
+        // IPv4 in an IPv6 socket.
+        let mapped = endpoint("0000000000000000FFFF00000100000A:0016").unwrap();
+        assert_eq!(mapped, (ip("10.0.0.1"), 22));
+    }
+}

@@ -1,0 +1,429 @@
+//! Natives with real traffic: what the blocklist drops while its files change and its time passes, and what it refuses.
+
+use anyhow::{Context, Result, ensure};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use weir_tests::frame::Frame;
+use weir_tests::harness::Test;
+use weir_tests::net::{Lab, NODE_IF, PEER_IF};
+use weir_tests::output::map;
+use weir_tests::traffic;
+use weir_tests::weir::{Finished, Running, Weir, program};
+
+pub const TESTS: &[Test] = &[
+    Test::new("blocklist_reload_under_flood_lets_nothing_through", flood),
+    Test::new("blocklist_atomic_reload_under_flood_lets_nothing_through", flood_atomic),
+    Test::new("blocklist_keeps_its_list_when_the_file_is_bad", bad_files),
+    Test::new("blocklist_entries_end_and_a_refreshed_one_never_lapses", ttl),
+    Test::new("blocklist_ends_after_its_duration", duration),
+    Test::new("blocklist_allow_ports_and_dry_run", narrowed),
+    Test::new("blocklist_refuses_to_cut_off_gateway_and_ssh_peer", protect),
+    Test::new("blocklist_over_capacity_is_refused_before_anything_is_attached", capacity),
+    Test::new("blocklist_of_a_whole_subnet_leaves_arp_and_neighbour_discovery", neighbours),
+    Test::new("blocklist_from_standard_input", standard_input),
+    Test::new("blocklist_audit_log_has_every_change", audit),
+];
+
+const SPORT: u16 = 5000;
+
+fn v4(text: &str) -> Ipv4Addr {
+    text.parse().unwrap_or(Ipv4Addr::UNSPECIFIED)
+}
+
+fn v6(text: &str) -> Ipv6Addr {
+    text.parse().unwrap_or(Ipv6Addr::UNSPECIFIED)
+}
+
+/// `use blocklist` on the node's interface with these parameters, and a count of what is dropped by source.
+fn script(params: &str) -> String {
+    format!(r#"use blocklist(iface="veth0", audit="off", {params}) as bl; bl:drop {{ @[ip.src] = count(); }}"#)
+}
+
+fn started(lab: &Lab, params: &str) -> Result<Running> {
+    Weir::script(&script(params)).at(lab).start()
+}
+
+/// Puts a file in place as careful programs do.
+fn replace(lab: &Lab, name: &str, text: &str) -> Result<()> {
+    let (new, path) = (lab.dir.path().join("new"), lab.dir.path().join(name));
+    std::fs::write(&new, text)?;
+    std::fs::rename(new, path).context("cannot replace the file")
+}
+
+fn stats(done: &Finished) -> BTreeMap<String, u64> {
+    let stats = map(&done.stdout, "@bl.stats").into_iter();
+    stats.filter_map(|(name, n)| Some((name, n.parse().ok()?))).collect()
+}
+
+fn flood() -> Result<()> {
+    flood_with("")
+}
+
+fn flood_atomic() -> Result<()> {
+    flood_with(", atomic=true")
+}
+
+/// Two lists take turns while packets come at full speed. What both of them list, by other prefixes, never passes; what neither of them
+/// lists is never dropped; what one of them lists is either.
+fn flood_with(extra: &str) -> Result<()> {
+    const LISTS: [&str; 2] = [
+        "10.66.0.0/16\n192.0.2.0/25\n2001:db8:bad::/48\n198.51.100.1\n",
+        "10.64.0.0/10\n192.0.2.1\n2001:db8::/32\n203.0.113.1\n",
+    ];
+    const RELOADS: usize = 20;
+    let lab = Lab::new()?;
+    let (node4, node6) = (lab.node4(), lab.node6());
+    // Enough neighbours in the tries that a change takes a while.
+    let more: String = (0..3000u32).map(|i| format!("172.16.{}.{}\n", i >> 8, i & 255)).collect();
+    let other: String = (0..3000u32).map(|i| format!("172.24.{}.{}\n", i >> 8, i & 255)).collect();
+    let lists = [format!("{}{more}", LISTS[0]), format!("{}{other}", LISTS[1])];
+    lab.dir.write("bad.txt", &lists[0])?;
+    let mut weir = started(&lab, &format!("prefixes=file(\"bad.txt\"){extra}"))?;
+    let listed4 = traffic::listen_udp(&lab.node, SocketAddr::new(node4.into(), 5001))?;
+    let listed6 = traffic::listen_udp(&lab.node, SocketAddr::new(node6.into(), 5001))?;
+    let always = [
+        Frame::udp(v4("10.66.1.2"), node4, 5001),
+        Frame::udp(v4("192.0.2.1"), node4, 5001),
+        Frame::udp(v6("2001:db8:bad::1"), node6, 5001),
+    ];
+    let never = [
+        Frame::udp(v4("10.128.0.1"), node4, SPORT),
+        Frame::udp(v6("2001:db9::1"), node6, SPORT),
+    ];
+    let sometimes = [
+        Frame::udp(v4("198.51.100.1"), node4, SPORT),
+        Frame::udp(v4("203.0.113.1"), node4, SPORT),
+    ];
+    let frames: Vec<(u32, Frame)> = always.iter().chain(&never).chain(&sometimes).map(|f| (16, f.clone())).collect();
+    let stop = AtomicBool::new(false);
+    let rounds = std::thread::scope(|scope| -> Result<u64> {
+        let sender = scope.spawn(|| -> Result<u64> {
+            let mut rounds = 0;
+            while !stop.load(Ordering::Relaxed) {
+                traffic::send_frames(&lab, &frames)?;
+                rounds += 1;
+            }
+            Ok(rounds)
+        });
+        let reloads = (1..=RELOADS).try_for_each(|i| {
+            replace(&lab, "bad.txt", &lists[i % 2])?;
+            weir.wait_stderr("word of the reload", |text| text.matches("`prefixes` read again").count() == i)
+        });
+        stop.store(true, Ordering::Relaxed);
+        let rounds = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        reloads.and(rounds)
+    })?;
+    traffic::settle(&lab)?;
+    ensure!(
+        traffic::received(&listed4)? + traffic::received(&listed6)? == 0,
+        "a packet of an address that is in both lists came through"
+    );
+    let done = weir.stop()?.clean()?;
+    let sent = rounds * 16;
+    ensure!(rounds > RELOADS as u64, "hardly any traffic: {rounds} rounds");
+    let dropped: BTreeMap<String, u64> = done.map("@").into_iter().filter_map(|(k, n)| Some((k, n.parse().ok()?))).collect();
+    for (source, expected) in [("10.66.1.2", sent), ("192.0.2.1", sent), ("2001:db8:bad::1", sent)] {
+        ensure!(dropped.get(source) == Some(&expected), "{source}: {dropped:?}, {sent} were sent");
+    }
+    for source in ["10.128.0.1", "2001:db9::1"] {
+        ensure!(!dropped.contains_key(source), "{source} is on no list: {dropped:?}");
+    }
+    for source in ["198.51.100.1", "203.0.113.1"] {
+        let n = dropped.get(source).copied().unwrap_or(0);
+        ensure!(n > 0 && n < sent, "{source} is on one of the lists, {n} of {sent} were dropped");
+    }
+    let stats = stats(&done);
+    let of = |name: &str| stats.get(name).copied().unwrap_or(0);
+    // One more: the packet of `settle`.
+    ensure!(of("dropped") + of("passed") == sent * 7 + 1, "{stats:?}, {} were sent", sent * 7);
+    ensure!(of("dropped") == dropped.values().sum::<u64>(), "{stats:?} {dropped:?}");
+    Ok(())
+}
+
+/// Sends `count` datagrams from a source and returns how many arrive.
+fn arrive(lab: &Lab, source: &str, count: u32) -> Result<u32> {
+    // Another test's child process may hold our last socket until it executes its program.
+    let address = SocketAddr::new(lab.node4().into(), SPORT);
+    let socket = weir_tests::wait_for("the port", || Ok(traffic::listen_udp(&lab.node, address).ok()))?;
+    traffic::send_frames(lab, &[(count, Frame::udp(v4(source), lab.node4(), SPORT))])?;
+    traffic::settle(lab)?;
+    traffic::received(&socket)
+}
+
+fn bad_files() -> Result<()> {
+    let lab = Lab::new()?;
+    lab.dir.write("bad.txt", "198.51.100.1\n")?;
+    let mut weir = started(&lab, "prefixes=file(\"bad.txt\"), max=3")?;
+    let mut faults = 0;
+    let mut fault = |weir: &mut Running, words: &[&str]| -> Result<()> {
+        faults += 1;
+        weir.wait_stderr(&format!("a complaint with {words:?}"), |text| {
+            text.matches("the list in force stays as it is").count() == faults && words.iter().all(|w| text.contains(w))
+        })?;
+        ensure!(arrive(&lab, "198.51.100.1", 3)? == 0, "the old list is gone after {words:?}");
+        Ok(())
+    };
+    replace(&lab, "bad.txt", "203.0.113.1\n# more\n10.0.0.300\n")?;
+    fault(&mut weir, &["bad.txt:3: expected an address or a prefix, found `10.0.0.300`"])?;
+    replace(&lab, "bad.txt", "")?;
+    fault(&mut weir, &["bad.txt is empty"])?;
+    replace(&lab, "bad.txt", "203.0.113.1\n203.0.113.2\n203.0.113.3\n203.0.113.4\n")?;
+    fault(&mut weir, &["`prefixes` has 4 IPv4 prefixes, but `max` is 3"])?;
+    std::fs::remove_file(lab.dir.path().join("bad.txt"))?;
+    fault(&mut weir, &["cannot read `bad.txt`"])?;
+    // A good one is taken again, written in place this time; then one with a comment only: nothing is listed.
+    lab.dir.write("bad.txt", "203.0.113.1\n")?;
+    weir.wait_stderr("word of the reload", |text| text.contains("1 added, 1 removed, 1 in force"))?;
+    ensure!(
+        arrive(&lab, "203.0.113.1", 2)? == 0 && arrive(&lab, "198.51.100.1", 2)? == 2,
+        "the new list is not in force"
+    );
+    lab.dir.write("bad.txt", "# nobody\n")?;
+    weir.wait_stderr("word of the empty list", |text| text.contains("0 added, 1 removed, 0 in force"))?;
+    ensure!(arrive(&lab, "203.0.113.1", 2)? == 2, "an entry is left");
+    let done = weir.stop()?.clean()?;
+    done.expect_map("@", [("198.51.100.1", 12), ("203.0.113.1", 2)])
+}
+
+/// Sends until a packet of the source arrives; returns when.
+fn passes(lab: &Lab, source: &str) -> Result<Instant> {
+    weir_tests::wait_for("the end of the entry", || Ok((arrive(lab, source, 1)? == 1).then(Instant::now)))
+}
+
+fn ttl() -> Result<()> {
+    let lab = Lab::new()?;
+    let list = "198.51.100.1 ttl=1s\n198.51.100.2\n198.51.100.3 ttl=1h\n";
+    lab.dir.write("bad.txt", list)?;
+    let weir = started(&lab, "prefixes=file(\"bad.txt\"), ttl=2s")?;
+    // Much longer than a second, but refreshed all the time, in place and by a new file.
+    let begin = Instant::now();
+    let mut refreshed = Instant::now();
+    while begin.elapsed() < Duration::from_secs(3) {
+        if refreshed.elapsed() > Duration::from_millis(150) {
+            replace(&lab, "bad.txt", list)?;
+            refreshed = Instant::now();
+        }
+        ensure!(arrive(&lab, "198.51.100.1", 5)? == 0, "a refreshed entry has lapsed");
+    }
+    // What was refreshed last may have been taken in a little later.
+    let first = passes(&lab, "198.51.100.1")?;
+    ensure!(first.duration_since(refreshed) >= Duration::from_secs(1), "it ended early");
+    passes(&lab, "198.51.100.2")?;
+    ensure!(arrive(&lab, "198.51.100.3", 2)? == 0, "an entry ended long before its time");
+    weir.stop()?.clean().map(drop)
+}
+
+fn duration() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut weir = started(&lab, "prefixes=198.51.100.0/24, duration=1s")?;
+    ensure!(arrive(&lab, "198.51.100.1", 3)? == 0, "it is not in force");
+    weir.wait_stderr("word of the end", |text| text.contains("its `duration` is over"))?;
+    ensure!(arrive(&lab, "198.51.100.1", 3)? == 3, "it is still in force");
+    weir.stop()?.clean()?.expect_map("@", [("198.51.100.1", 3)])
+}
+
+fn narrowed() -> Result<()> {
+    let lab = Lab::new()?;
+    let (node4, node6) = (lab.node4(), lab.node6());
+    // Allow before block, whatever the lengths are; both lists with both families; the destination's ports.
+    let weir = started(
+        &lab,
+        "prefixes=(198.51.100.0/24, \"2001:db8::/32\", 198.51.100.7), allow=(198.51.100.0/28, \"2001:db8::1\"), proto=\"udp\", ports=(5000, 6000-6002)",
+    )?;
+    let udp = |src: &str, port| Frame::udp(v4(src), node4, port);
+    let frames = [
+        (3, udp("198.51.100.7", 5000)),
+        (4, udp("198.51.100.99", 5000)),
+        (5, udp("198.51.100.99", 5001)),
+        (6, udp("198.51.100.99", 6002).vlan(7)),
+        (7, Frame::syn(v4("198.51.100.99"), node4, 5000)),
+        (8, Frame::udp(v6("2001:db8::1"), node6, 6001)),
+        (9, Frame::udp(v6("2001:db8::2"), node6, 6001)),
+        (2, Frame::udp(v6("2001:db8::2"), node6, 5999)),
+    ];
+    traffic::send_frames(&lab, &frames)?;
+    traffic::settle(&lab)?;
+    let done = weir.stop()?.clean()?;
+    done.expect_map("@", [("198.51.100.99", 10), ("2001:db8::2", 9)])?;
+    let of = stats(&done);
+    ensure!(
+        of["dropped"] == 19 && of["allowed"] == 11 && of["passed"] == 5 + 7 + 2 + 1,
+        "{of:?}"
+    );
+
+    // A dry run counts the same and drops nothing. `protect` has nothing to refuse then.
+    let weir = started(&lab, "prefixes=(0.0.0.0/0, \"::/0\"), dry_run=true")?;
+    ensure!(arrive(&lab, "198.51.100.7", 5)? == 5, "a dry run has dropped");
+    let done = weir.stop()?.clean()?;
+    done.expect_entry("@", "198.51.100.7", 5)?;
+    // Five, and the packet of `settle`.
+    ensure!(stats(&done)["dropped"] == 6, "{done}");
+    Ok(())
+}
+
+/// The node's subnet, as a prefix. Not more: the machine's own resolvers, which are protected, may be anywhere.
+fn subnet(lab: &Lab) -> String {
+    let [a, b, c, _] = lab.node4().octets();
+    format!("{a}.{b}.{c}.0/24")
+}
+
+fn protect() -> Result<()> {
+    let lab = Lab::new()?;
+    let (node4, peer4) = (lab.node4(), lab.peer4());
+    let net = subnet(&lab);
+    let everything = |params: &str| Weir::script(&script(&format!("prefixes={net}{params}"))).at(&lab);
+    // Nobody is there yet.
+    everything("").start()?.stop()?.clean()?;
+
+    lab.node.ip(&["route", "add", "default", "via", &peer4.to_string()])?;
+    everything("").run()?.refused(&[
+        &format!("the list covers {peer4}, the default gateway, by its entry {net}"),
+        "protect=false",
+        "^",
+    ])?;
+    lab.node.ip(&["route", "del", "default"])?;
+    lab.node.ip(&["-6", "route", "add", "default", "via", &lab.peer6().to_string()])?;
+    Weir::script(&script("prefixes=\"fd00::/8\""))
+        .at(&lab)
+        .run()?
+        .refused(&["the default gateway", &format!("allow=\"{}\"", lab.peer6())])?;
+    lab.node.ip(&["-6", "route", "del", "default"])?;
+
+    let to = SocketAddr::new(node4.into(), 22);
+    let listener = lab.node.run(|| TcpListener::bind(to).context("cannot listen"))?;
+    let _client = lab.peer.run(|| TcpStream::connect(to).context("cannot connect"))?;
+    let _server = listener.accept()?;
+    everything("").run()?.refused(&[
+        &format!("the list covers {peer4}, the peer of an SSH session"),
+        &format!("allow={peer4}"),
+        "^",
+    ])?;
+    // What cannot hit the session is no danger: other ports, another protocol, an exception for the peer.
+    for harmless in [
+        ", ports=443",
+        ", proto=\"udp\"",
+        &format!(", allow={peer4}"),
+        &format!(", match=\"dst\", allow={net}"),
+    ] {
+        everything(harmless).start()?.stop()?.clean()?;
+    }
+    everything(", ports=(20-30)").run()?.refused(&["the peer of an SSH session"])?;
+    everything(", match=\"dst\"")
+        .run()?
+        .refused(&["this host's end of an SSH session"])?;
+
+    // A file that becomes dangerous is not taken; forced, it is.
+    lab.dir.write("bad.txt", "198.51.100.1\n")?;
+    let mut weir = started(&lab, "prefixes=file(\"bad.txt\")")?;
+    replace(&lab, "bad.txt", &format!("{net}\n"))?;
+    weir.wait_stderr("a refusal", |text| {
+        text.contains("the peer of an SSH session") && text.contains("the list in force stays as it is")
+    })?;
+    ensure!(arrive(&lab, "198.51.100.1", 2)? == 0, "the old list is gone");
+    weir.stop()?.clean()?;
+    everything(", protect=false").start()?.stop()?.clean().map(drop)
+}
+
+fn capacity() -> Result<()> {
+    let lab = Lab::new()?;
+    lab.dir.write("bad.txt", "198.51.100.1\n198.51.100.2\n198.51.100.3\n")?;
+    let done = Weir::script(&script("prefixes=file(\"bad.txt\"), max=2")).at(&lab).run()?;
+    done.refused(&["`prefixes` has 3 IPv4 prefixes, but `max` is 2", "add `max=4`", "^"])?;
+    let mut weir = started(&lab, "prefixes=file(\"bad.txt\"), max=3")?;
+    // Full lists can be exchanged all the same, and their pressure is said.
+    weir.wait_stderr("a warning", |text| text.contains("a list has 3 entries of at most 3: raise `max`"))?;
+    replace(&lab, "bad.txt", "198.51.100.4\n198.51.100.5\n198.51.100.6\n")?;
+    weir.wait_stderr("word of the reload", |text| text.contains("3 added, 3 removed, 3 in force"))?;
+    ensure!(
+        arrive(&lab, "198.51.100.6", 2)? == 0 && arrive(&lab, "198.51.100.1", 2)? == 2,
+        "the new list is not in force"
+    );
+    weir.stop()?.clean().map(drop)
+}
+
+fn neighbours() -> Result<()> {
+    let lab = Lab::new()?;
+    for (ns, iface) in [(&lab.node, NODE_IF), (&lab.peer, PEER_IF)] {
+        ns.ip(&["link", "set", iface, "arp", "on"])?;
+        ns.ip(&["neigh", "flush", "dev", iface, "nud", "permanent"])?;
+    }
+    let weir = started(&lab, &format!("prefixes=({}, \"fd00::/8\", \"fe80::/10\")", subnet(&lab)))?;
+    let (node4, node6) = (lab.node4(), lab.node6());
+    traffic::send_udp(&lab.peer, lab.peer4().into(), SocketAddr::new(node4.into(), SPORT), 1)?;
+    traffic::send_udp(&lab.peer, lab.peer6().into(), SocketAddr::new(node6.into(), SPORT), 1)?;
+    let known = |address: &str| -> Result<bool> {
+        let neighbour = lab.peer.ip(&["neigh", "show", "to", address, "dev", PEER_IF])?;
+        Ok(neighbour.contains("lladdr 02:00:00:00:00:01"))
+    };
+    weir_tests::wait_for("both neighbours", || {
+        Ok((known(&node4.to_string())? && known(&node6.to_string())?).then_some(()))
+    })?;
+    // Packets that waited for their neighbour have been sent by now, and were dropped.
+    weir_tests::wait_for("the packets", || {
+        let links = lab.node.ip(&["-s", "-j", "link", "show", "dev", NODE_IF])?;
+        let links: serde_json::Value = serde_json::from_str(&links)?;
+        Ok((links[0]["stats64"]["rx"]["packets"].as_u64() >= Some(4)).then_some(()))
+    })?;
+    let done = weir.stop()?.clean()?;
+    let of = stats(&done);
+    ensure!(of["non_ip"] >= 1 && of["neighbour"] >= 1 && of["passed"] == 0, "{of:?}");
+    done.expect_entry("@", &lab.peer4().to_string(), 1)?;
+    done.expect_entry("@", &lab.peer6().to_string(), 1)
+}
+
+fn standard_input() -> Result<()> {
+    let lab = Lab::new()?;
+    let script = r#"use blocklist(iface="veth0", prefixes="-", audit="off", max=10) as bl; begin { print(@bl.entries); exit(); }"#;
+    let weir = program()?;
+    let line = r#"printf '198.51.100.1\n198.51.100.0/24 # net\n2001:db8::/32\n' | exec "$0" -e "$1""#;
+    let args = ["-c".as_ref(), line.as_ref(), weir.as_os_str(), script.as_ref()];
+    let done = Weir::new(args).program(Path::new("/bin/sh")).at(&lab).run()?.clean()?;
+    for (name, number) in [("ipv4", 2), ("ipv6", 1), ("allow_ipv4", 0), ("max", 10), ("hits", 0)] {
+        done.expect_entry("@bl.entries", name, number)?;
+    }
+    Ok(())
+}
+
+fn audit() -> Result<()> {
+    let lab = Lab::new()?;
+    lab.dir.write("bad.txt", "198.51.100.1\n198.51.100.2 ttl=1s\n")?;
+    let script = r#"use blocklist(iface="veth0", prefixes=file("bad.txt"), audit="audit.log") as bl;"#;
+    let mut weir = Weir::script(&format!("{script} bl:drop {{ @ = count(); }}")).at(&lab).start()?;
+    weir_tests::wait_for("the end of an entry", || {
+        let text = std::fs::read_to_string(lab.dir.path().join("audit.log"))?;
+        Ok(text.contains("expire").then_some(()))
+    })?;
+    replace(&lab, "bad.txt", "2001:db8::/32\n198.51.100.1\n")?;
+    weir.wait_stderr("word of the reload", |text| text.contains("1 added, 0 removed, 2 in force"))?;
+    weir.stop()?.clean()?;
+    let text = std::fs::read_to_string(lab.dir.path().join("audit.log"))?;
+    let lines: Vec<serde_json::Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let actions: Vec<&str> = lines.iter().filter_map(|l| l["action"].as_str()).collect();
+    ensure!(actions == ["start", "expire", "reload"], "{text}");
+    ensure!(
+        lines
+            .iter()
+            .all(|l| l["uid"] == 0 && l["instance"] == "bl" && l["time"].is_string()),
+        "{text}"
+    );
+    ensure!(lines[0]["added"] == 2 && lines[0]["source"] == "bad.txt", "{text}");
+    ensure!(
+        lines[1]["remove"] == serde_json::json!(["198.51.100.2/32"]) && lines[1]["entries"] == 1,
+        "{text}"
+    );
+    ensure!(
+        lines[2]["add"] == serde_json::json!(["2001:db8::/32"]) && lines[2]["entries"] == 2,
+        "{text}"
+    );
+    // Switched off, there is none; where it cannot be, that is said, and the list is in force all the same.
+    let weir = Weir::script(&script.replace("audit.log", "no/such/folder/log")).at(&lab).start()?;
+    let done = weir.stop()?.clean()?;
+    ensure!(
+        done.stderr.contains("no audit log is kept: cannot open `no/such/folder/log`"),
+        "{done}"
+    );
+    Ok(())
+}
