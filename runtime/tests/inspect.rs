@@ -283,7 +283,7 @@ fn a_million_entries_are_counted_and_read_in_seconds() {
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!((counted.entries, counted.pressure()), (Some(1_000_000), Some(100)));
     let sum: u64 = all.elements.iter().map(|(_, v)| u64::from_ne_bytes(v.try_into().unwrap())).sum();
-    assert_eq!(sum, (0..u64::from(MILLION)).map(|i| i * 2).sum());
+    assert_eq!(sum, (0..u64::from(MILLION)).map(|i| i * 2).sum::<u64>());
 }
 
 #[test]
