@@ -45,6 +45,8 @@ pub enum Feature {
     IsaV4,
     Btf,
     Tracefs,
+    /// Counters of the processor.
+    Pmu,
 }
 
 /// One field of a tracepoint's record, as its `format` file says.
@@ -62,6 +64,32 @@ pub struct TracepointField {
     pub data_loc: bool,
 }
 
+/// A function of a program or library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserFunction {
+    /// As the symbol table has it.
+    pub name: String,
+    /// As a C++ programmer writes it, where the name is mangled.
+    pub demangled: Option<String>,
+    /// Bytes from the start of the file.
+    pub offset: u64,
+    /// Chosen when the program is loaded (`STT_GNU_IFUNC`): what is at `offset` runs once and chooses.
+    pub indirect: bool,
+}
+
+/// One place of a static event of a program or library, as its note says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsdtProbe {
+    pub provider: String,
+    pub name: String,
+    /// Bytes from the start of the file.
+    pub offset: u64,
+    /// Where the counter lies that tells the program that somebody listens; 0 where there is none.
+    pub semaphore: u64,
+    /// Where the arguments are: `-4@%eax 8@16(%rbp)`.
+    pub args: String,
+}
+
 /// The kernel as the compiler sees it.
 pub trait KernelInfo {
     fn version(&self) -> KernelVersion;
@@ -76,6 +104,35 @@ pub trait KernelInfo {
     fn has_function(&self, name: &str) -> bool;
     /// Lists the functions that can be probed, sorted. Slow; for globs and "did you mean".
     fn functions(&self) -> Vec<String>;
+    /// Lists the functions that can be probed with the module that each is in, `vmlinux` for the kernel's own.
+    fn functions_by_module(&self) -> Vec<(String, String)> {
+        self.functions().into_iter().map(|f| ("vmlinux".to_owned(), f)).collect()
+    }
+    /// Finds a program or library by path, by name in `PATH`, by name of a library, or by a pattern of paths.
+    ///
+    /// # Errors
+    /// Why there is none, in one line.
+    fn binaries(&self, name: &str) -> Result<Vec<String>, String> {
+        Err(format!("there is no program or library `{name}`"))
+    }
+    /// Lists the functions of a program or library, sorted by name.
+    ///
+    /// # Errors
+    /// Why the file cannot be read, in one line.
+    fn user_functions(&self, _path: &str) -> Result<Vec<UserFunction>, String> {
+        Ok(Vec::new())
+    }
+    /// Lists the static events of a program or library.
+    ///
+    /// # Errors
+    /// Why the file cannot be read, in one line.
+    fn usdt_probes(&self, _path: &str) -> Result<Vec<UsdtProbe>, String> {
+        Ok(Vec::new())
+    }
+    /// Translates an address, as `nm` prints it, to an offset in the file; `None` outside of the code.
+    fn code_offset(&self, _path: &str, _address: u64) -> Option<u64> {
+        None
+    }
     /// Lists the network interfaces of weir's own network namespace.
     fn interfaces(&self) -> Vec<String>;
     /// Lists the network interfaces of another network namespace: a name of `ip netns`, a pid, or a path.

@@ -75,7 +75,14 @@ pub enum ProgramKind {
     Tracepoint,
     RawTracepoint,
     Kprobe,
-    /// perf events: `interval`, `profile`, `software`, `hardware`.
+    /// Many functions by one link: `BPF_TRACE_KPROBE_MULTI`.
+    KprobeMulti,
+    Uprobe,
+    Fentry,
+    Fexit,
+    /// Run by reading from a descriptor.
+    Iter,
+    /// perf events: `interval`, `profile`, `software`, `hardware`, `watchpoint`.
     PerfEvent,
     Xdp,
     /// TC: tcx or clsact.
@@ -140,11 +147,61 @@ pub enum AttachPoint {
         category: String,
         name: String,
     },
+    /// Perf event that fires at every `count`-th event, on every CPU.
+    Counter {
+        hardware: bool,
+        event: String,
+        /// `PERF_COUNT_SW_*` or `PERF_COUNT_HW_*`
+        config: u64,
+        count: u64,
+    },
+    /// Access to memory; `mode` is of `HW_BREAKPOINT_R` 1, `_W` 2, `_X` 4.
+    Watchpoint {
+        address: u64,
+        len: u32,
+        mode: u32,
+    },
+    RawTracepoint {
+        name: String,
+    },
     Kprobe {
         module: Option<String>,
         function: String,
         offset: u64,
         ret: bool,
+        /// Found by a pattern: where the kernel refuses it, the others go on.
+        pattern: bool,
+    },
+    Fentry {
+        module: Option<String>,
+        function: String,
+        /// Of the function, in the types of the kernel or of the module.
+        btf_id: u32,
+        ret: bool,
+    },
+    /// A place in the code of a file.
+    Uprobe {
+        path: String,
+        /// With `+offset`; the address where there is no name.
+        function: String,
+        /// Bytes from the start of the file.
+        offset: u64,
+        ret: bool,
+    },
+    /// One place of a static event of a file.
+    Usdt {
+        path: String,
+        provider: String,
+        name: String,
+        /// Bytes from the start of the file.
+        offset: u64,
+        /// File offset of the counter of listeners, or 0.
+        semaphore: u64,
+    },
+    Iter {
+        kind: String,
+        /// Of the kernel's function `bpf_iter_KIND`.
+        btf_id: u32,
     },
     Xdp {
         iface: IfacePattern,
@@ -302,6 +359,8 @@ pub enum MapRole {
     Stacks,
     /// Array with one `u64`: nanoseconds of the boot clock when the script started, written before anything runs.
     Started,
+    /// The name of each place that a program is attached to, by its cookie: text of `value_size` bytes, put there before anything runs.
+    Names { names: Vec<String> },
     /// A constant set: every key has the value 0, put there before anything runs.
     Set { keys: Vec<Vec<u8>> },
     /// Stands for a map of a native: the runtime puts that map's file descriptor in its place.

@@ -59,7 +59,7 @@ pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo) -> Plan {
     for (index, block) in program.blocks.iter().enumerate() {
         let shares = block.hook.has_verdict();
         if !shares {
-            plan.add_program(program, vec![index], block.attach.clone());
+            plan.add_program(program, kernel, vec![index], block.attach.clone());
             continue;
         }
         for attach in &block.attach {
@@ -80,7 +80,7 @@ pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo) -> Plan {
         }
     }
     for (blocks, attach) in groups {
-        plan.add_program(program, blocks, attach);
+        plan.add_program(program, kernel, blocks, attach);
     }
     let tc = plan.programs.iter().any(|p| p.kind == ProgramKind::SchedCls);
     if tc && kernel.feature(Feature::Tcx) != Support::Yes {
@@ -153,42 +153,47 @@ fn user_map(map: &hir::Map, max_map_keys: u32) -> MapSpec {
 }
 
 impl Plan {
-    fn add_program(&mut self, program: &hir::Program, blocks: Vec<usize>, attach: Vec<Attach>) {
+    fn add_program(&mut self, program: &hir::Program, kernel: &dyn KernelInfo, blocks: Vec<usize>, attach: Vec<Attach>) {
         let Some(&first) = blocks.first() else { return };
         let block = &program.blocks[first];
         let number = self.programs.len();
-        let (kind, word, section) = match &attach[0].point {
-            AttachPoint::Begin => (ProgramKind::RunOnce, "begin".to_owned(), "raw_tp/weir".to_owned()),
-            AttachPoint::End => (ProgramKind::RunOnce, "end".to_owned(), "raw_tp/weir".to_owned()),
-            AttachPoint::Signal { .. } => (ProgramKind::RunOnce, "signal".to_owned(), "raw_tp/weir".to_owned()),
-            AttachPoint::Interval { .. } => (ProgramKind::PerfEvent, "interval".to_owned(), "perf_event".to_owned()),
-            AttachPoint::Profile { .. } => (ProgramKind::PerfEvent, "profile".to_owned(), "perf_event".to_owned()),
-            AttachPoint::Tracepoint { category, name } => (ProgramKind::Tracepoint, name.clone(), format!("tracepoint/{category}/{name}")),
-            AttachPoint::Kprobe { function, ret, .. } => (
-                ProgramKind::Kprobe,
-                function.clone(),
-                format!("{}/{function}", if *ret { "kretprobe" } else { "kprobe" }),
-            ),
-            AttachPoint::Xdp { .. } => (ProgramKind::Xdp, "xdp".to_owned(), "xdp.frags".to_owned()),
+        let point = &attach[0].point;
+        let many = attach.len() > 1 && kernel.feature(Feature::KprobeMulti) == Support::Yes;
+        let at_entry = |a: &Attach| matches!(a.point, AttachPoint::Kprobe { offset: 0, .. });
+        let (kind, word) = match point {
+            AttachPoint::Begin => (ProgramKind::RunOnce, "begin".to_owned()),
+            AttachPoint::End => (ProgramKind::RunOnce, "end".to_owned()),
+            AttachPoint::Signal { .. } => (ProgramKind::RunOnce, "signal".to_owned()),
+            AttachPoint::Interval { .. } => (ProgramKind::PerfEvent, "interval".to_owned()),
+            AttachPoint::Profile { .. } => (ProgramKind::PerfEvent, "profile".to_owned()),
+            AttachPoint::Counter { event, .. } => (ProgramKind::PerfEvent, event.clone()),
+            AttachPoint::Watchpoint { .. } => (ProgramKind::PerfEvent, "watchpoint".to_owned()),
+            AttachPoint::Tracepoint { name, .. } => (ProgramKind::Tracepoint, name.clone()),
+            AttachPoint::RawTracepoint { name } => (ProgramKind::RawTracepoint, name.clone()),
+            AttachPoint::Kprobe { function, .. } if many && attach.iter().all(at_entry) => (ProgramKind::KprobeMulti, function.clone()),
+            AttachPoint::Kprobe { function, .. } => (ProgramKind::Kprobe, function.clone()),
+            AttachPoint::Fentry { function, ret: false, .. } => (ProgramKind::Fentry, function.clone()),
+            AttachPoint::Fentry { function, ret: true, .. } => (ProgramKind::Fexit, function.clone()),
+            AttachPoint::Uprobe { function, .. } => (ProgramKind::Uprobe, function.clone()),
+            AttachPoint::Usdt { name, .. } => (ProgramKind::Uprobe, name.clone()),
+            AttachPoint::Iter { kind, .. } => (ProgramKind::Iter, kind.clone()),
+            AttachPoint::Xdp { .. } => (ProgramKind::Xdp, "xdp".to_owned()),
             AttachPoint::Tc { direction, .. } => (
                 ProgramKind::SchedCls,
                 if *direction == Direction::Ingress { "ingress" } else { "egress" }.to_owned(),
-                "classifier".to_owned(),
             ),
             AttachPoint::CgroupSkb { direction, .. } => {
                 let word = if *direction == Direction::Ingress { "ingress" } else { "egress" };
-                (ProgramKind::CgroupSkb(*direction), word.to_owned(), format!("cgroup_skb/{word}"))
+                (ProgramKind::CgroupSkb(*direction), word.to_owned())
             }
-            AttachPoint::Cgroup { hook, .. } => (ProgramKind::of_cgroup(hook), hook.name.to_owned(), format!("cgroup/{}", hook.name)),
+            AttachPoint::Cgroup { hook, .. } => (ProgramKind::of_cgroup(hook), hook.name.to_owned()),
             AttachPoint::NativeEvent { instance, event } => {
                 let native = &program.natives[*instance];
-                (
-                    ProgramKind::NativeEventXdp,
-                    format!("{}_{}", native.alias, native.native.events[*event].name),
-                    "xdp.frags".to_owned(),
-                )
+                let word = format!("{}_{}", native.alias, native.native.events[*event].name);
+                (ProgramKind::NativeEventXdp, word)
             }
         };
+        let section = crate::elf::section_name(kind, point, true);
         let clean: String = word
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' })

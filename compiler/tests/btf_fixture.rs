@@ -15,6 +15,8 @@ use weir_compiler::elf::btf_build::{BtfBuilder, Field, IntEncoding, LinkageKind}
 
 const STRUCTS: &[&str] = &[
     "__sk_buff",
+    "bpf_iter__task",
+    "bpf_iter__tcp",
     "bpf_perf_event_data",
     "bpf_raw_tracepoint_args",
     "cgroup",
@@ -46,6 +48,10 @@ const STRUCTS: &[&str] = &[
     "xdp_md",
 ];
 const FUNCS: &[&str] = &[
+    "__traceiter_sched_switch",
+    "__traceiter_tcp_retransmit_skb",
+    "bpf_iter_task",
+    "bpf_iter_tcp",
     "ip_output",
     "ip_rcv",
     "kfree_skb_list_reason",

@@ -333,7 +333,13 @@ fn every_kind_of_section_loads() {
             point("sched", "sched_switch"),
             "tracepoint/sched/sched_switch",
         ),
-        (ProgramKind::RawTracepoint, point("sched", "sched_switch"), "raw_tp/sched_switch"),
+        (
+            ProgramKind::RawTracepoint,
+            AttachPoint::RawTracepoint {
+                name: "sched_switch".to_owned(),
+            },
+            "raw_tp/sched_switch",
+        ),
         (ProgramKind::RunOnce, AttachPoint::Begin, "raw_tp"),
         (ProgramKind::RunOnce, AttachPoint::End, "raw_tp"),
         (
@@ -350,6 +356,7 @@ fn every_kind_of_section_loads() {
                 function: "tcp_connect".to_owned(),
                 offset: 0,
                 ret: false,
+                pattern: false,
             },
             "kprobe/tcp_connect",
         ),
@@ -360,6 +367,7 @@ fn every_kind_of_section_loads() {
                 function: "tcp_connect".to_owned(),
                 offset: 0,
                 ret: true,
+                pattern: false,
             },
             "kretprobe/tcp_connect",
         ),

@@ -20,6 +20,8 @@ fn run(script: &str, stage: Option<Stage>) -> Output {
         kprobes: !first.contains("no-kprobes"),
         tcx: !first.contains("no-tcx"),
         btf: !first.contains("no-btf"),
+        fentry: !first.contains("no-fentry"),
+        pmu: !first.contains("no-pmu"),
     };
     let source = Source {
         name: "stdin".to_owned(),

@@ -1,9 +1,10 @@
 //! The running kernel as the compiler wants to know it. Every fact is found out at the first question.
 
+use crate::binary;
 use crate::sys::bpf::{self, ProgAttr};
 use crate::sys::cgroup::Cgroup2;
 use crate::sys::mmap::Mmap;
-use crate::sys::perf::KprobePmu;
+use crate::sys::perf::{self, KprobePmu};
 use crate::sys::tracefs::Tracefs;
 use crate::sys::{netlink::Netlink, netns, proc};
 use aya_obj::generated::{bpf_attach_type, bpf_insn, bpf_prog_type};
@@ -13,7 +14,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, OnceLock};
 use weir_compiler::btf::Btf;
-use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField};
+use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField, UsdtProbe, UserFunction};
 use weir_compiler::object::LinkLayer;
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -25,7 +26,9 @@ pub struct Kernel {
     btf: OnceLock<Option<Btf>>,
     tracefs: OnceLock<Result<Tracefs, String>>,
     features: Mutex<HashMap<Feature, Support>>,
-    functions: OnceLock<Vec<String>>,
+    functions: OnceLock<Vec<(String, String)>>,
+    names: OnceLock<Vec<String>>,
+    files: Mutex<HashMap<String, Result<Vec<UserFunction>, String>>>,
 }
 
 impl Kernel {
@@ -67,6 +70,14 @@ impl Kernel {
                 None => Support::Unknown("the kernel has no BTF to look it up in".to_owned()),
             },
             Feature::Fentry => self.probe_fentry(),
+            // Whether the processor's cycles can be counted.
+            Feature::Pmu => match perf::counter(true, 0, 1_000_000, perf::Whose::Process(0), "cycles") {
+                Ok(_) => Support::Yes,
+                Err(e) if matches!(e.errno(), libc::ENOENT | libc::EOPNOTSUPP | libc::ENODEV) => {
+                    Support::No("the processor shows no counters, as in most virtual machines".to_owned())
+                }
+                Err(e) => Support::Unknown(e.source.to_string()),
+            },
             // Whether a query on the loopback interface is understood.
             Feature::Tcx => match bpf::tcx_programs(1, true) {
                 Ok(_) => Support::Yes,
@@ -113,11 +124,17 @@ impl Kernel {
         };
         let loaded = match bpf::prog_load(&attr) {
             Ok(fd) => fd,
-            Err(e) => return Support::No(format!("the kernel refuses fentry programs: {e}")),
+            Err(bpf::ProgLoadError::Sys(e)) => {
+                return Support::No(format!("the kernel refuses such programs: {}", crate::sys::describe(&e.source)));
+            }
+            Err(e) => return Support::No(format!("the kernel refuses such programs: {e}")),
         };
-        match bpf::raw_tracepoint_open(loaded.as_fd(), c"") {
+        match bpf::link_create(loaded.as_fd(), bpf::LinkTarget::Tracing { exit: false }, "fentry") {
             Ok(_) => Support::Yes,
-            Err(e) => Support::No(format!("the kernel refuses to attach fentry programs: {}", e.source)),
+            Err(e) => Support::No(format!(
+                "the kernel refuses to attach such programs: {}",
+                crate::sys::describe(&e.source)
+            )),
         }
     }
 
@@ -133,24 +150,40 @@ impl Kernel {
         Btf::from_bytes(proc::read_all(VMLINUX).ok()?).ok()
     }
 
-    /// Lists the functions that ftrace can hook, else all text symbols.
-    fn read_functions(&self) -> Vec<String> {
+    /// Lists the functions that ftrace can hook, else all text symbols, without those that may not be probed: module and name.
+    fn read_functions(&self) -> Vec<(String, String)> {
         let filter = self.tracefs().ok().and_then(|t| t.read("available_filter_functions").ok());
-        let mut names: Vec<String> = match filter {
-            Some(text) => text
-                .lines()
-                .filter_map(|l| l.split_ascii_whitespace().next())
-                .map(str::to_owned)
-                .collect(),
+        let mut all: Vec<(String, String)> = match filter {
+            Some(text) => text.lines().filter_map(filter_function).collect(),
             None => {
                 let text = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
-                text.lines().filter_map(text_symbol).map(str::to_owned).collect()
+                text.lines().filter_map(text_symbol).collect()
             }
         };
-        names.sort_unstable();
-        names.dedup();
-        names
+        // `0xADDRESS-0xADDRESS NAME`; there is no list where debugfs is not mounted.
+        let blacklist = std::fs::read_to_string("/sys/kernel/debug/kprobes/blacklist").unwrap_or_default();
+        let protected: std::collections::HashSet<&str> = blacklist.lines().filter_map(|l| l.split_ascii_whitespace().nth(1)).collect();
+        all.retain(|(_, name)| !protected.contains(name.as_str()));
+        all.sort_unstable_by(|a, b| (&a.1, &a.0).cmp(&(&b.1, &b.0)));
+        all.dedup();
+        all
     }
+
+    fn names(&self) -> &[String] {
+        self.names.get_or_init(|| {
+            let mut names: Vec<String> = self.functions_by_module().into_iter().map(|(_, name)| name).collect();
+            names.dedup();
+            names
+        })
+    }
+}
+
+/// `NAME`, or `NAME [MODULE]` in ftrace's list.
+fn filter_function(line: &str) -> Option<(String, String)> {
+    let mut words = line.split_ascii_whitespace();
+    let name = words.next()?;
+    let module = words.next().and_then(|m| m.strip_prefix('[')?.strip_suffix(']'));
+    Some((module.unwrap_or("vmlinux").to_owned(), name.to_owned()))
 }
 
 fn insn(code: u8, imm: i32) -> bpf_insn {
@@ -161,12 +194,14 @@ fn insn(code: u8, imm: i32) -> bpf_insn {
     insn
 }
 
-/// The name of a text symbol in a line of `/proc/kallsyms`.
-fn text_symbol(line: &str) -> Option<&str> {
+/// Module and name of a text symbol in a line of `/proc/kallsyms`.
+fn text_symbol(line: &str) -> Option<(String, String)> {
     let mut words = line.split_ascii_whitespace();
     let (_, kind, name) = (words.next()?, words.next()?, words.next()?);
+    let module = words.next().and_then(|m| m.strip_prefix('[')?.strip_suffix(']'));
     // `__pfx_` and `.cold` parts are not functions that anybody calls.
-    (matches!(kind, "t" | "T") && !name.contains('.') && !name.starts_with("__pfx_")).then_some(name)
+    let called = matches!(kind, "t" | "T") && !name.contains('.') && !name.starts_with("__pfx_") && module != Some("bpf");
+    called.then(|| (module.unwrap_or("vmlinux").to_owned(), name.to_owned()))
 }
 
 fn filesystem_known(name: &str) -> bool {
@@ -287,16 +322,33 @@ impl KernelInfo for Kernel {
 
     fn has_function(&self, name: &str) -> bool {
         // BTF knows the functions that were not inlined, and knows them at once; the lists are long.
-        self.btf().is_some_and(|btf| btf.find_func(name).is_some())
-            || self
-                .functions
-                .get_or_init(|| self.read_functions())
-                .binary_search_by(|f| f.as_str().cmp(name))
-                .is_ok()
+        self.btf().is_some_and(|btf| btf.find_func(name).is_some()) || self.names().binary_search_by(|f| f.as_str().cmp(name)).is_ok()
     }
 
     fn functions(&self) -> Vec<String> {
+        self.names().to_vec()
+    }
+
+    fn functions_by_module(&self) -> Vec<(String, String)> {
         self.functions.get_or_init(|| self.read_functions()).clone()
+    }
+
+    fn binaries(&self, name: &str) -> Result<Vec<String>, String> {
+        binary::find(name)
+    }
+
+    fn user_functions(&self, path: &str) -> Result<Vec<UserFunction>, String> {
+        // Types are checked in rounds, each of which asks again.
+        let mut files = self.files.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        files.entry(path.to_owned()).or_insert_with(|| binary::functions(path)).clone()
+    }
+
+    fn usdt_probes(&self, path: &str) -> Result<Vec<UsdtProbe>, String> {
+        binary::usdt_probes(path)
+    }
+
+    fn code_offset(&self, path: &str, address: u64) -> Option<u64> {
+        binary::code_offset(path, address)
     }
 
     fn interfaces(&self) -> Vec<String> {
@@ -407,8 +459,12 @@ print fmt: \"x\"
 
     #[test]
     fn text_symbols() {
-        assert_eq!(text_symbol("ffffffff81000000 T tcp_sendmsg"), Some("tcp_sendmsg"));
-        assert_eq!(text_symbol("ffffffff81000000 t veth_xmit\t[veth]"), Some("veth_xmit"));
+        let pair = |module: &str, name: &str| Some((module.to_owned(), name.to_owned()));
+        assert_eq!(text_symbol("ffffffff81000000 T tcp_sendmsg"), pair("vmlinux", "tcp_sendmsg"));
+        assert_eq!(text_symbol("ffffffff81000000 t veth_xmit\t[veth]"), pair("veth", "veth_xmit"));
+        assert_eq!(text_symbol("ffffffff81000000 t bpf_prog_1\t[bpf]"), None);
+        assert_eq!(filter_function("veth_xmit [veth]"), pair("veth", "veth_xmit"));
+        assert_eq!(filter_function("tcp_sendmsg"), pair("vmlinux", "tcp_sendmsg"));
         assert_eq!(text_symbol("ffffffff81000000 D jiffies"), None);
         assert_eq!(text_symbol("ffffffff81000000 t foo.cold"), None);
     }

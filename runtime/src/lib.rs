@@ -4,6 +4,7 @@
 //! the process; what an old kernel cannot tie to a descriptor is removed by [`attach::reaper`].
 
 pub mod attach;
+pub mod binary;
 pub mod error;
 pub mod format;
 pub mod inspect;

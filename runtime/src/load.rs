@@ -9,11 +9,11 @@ use crate::sys::bpf::{self, MapAttr, ProgAttr, ProgLoadError};
 use crate::sys::proc;
 use aya_obj::btf::BtfFeatures;
 use aya_obj::generated::bpf_insn;
-use aya_obj::generated::bpf_prog_type as prog_type;
+use aya_obj::generated::{bpf_attach_type as attach_type, bpf_prog_type as prog_type};
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use weir_compiler::object::{MapKind, MapRole, MapSpec, Object, ProgramKind};
+use weir_compiler::object::{AttachPoint, MapKind, MapRole, MapSpec, Object, ProgramKind, ProgramSpec};
 
 const BPF_F_RDONLY_PROG: u32 = 1 << 7;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
@@ -24,7 +24,15 @@ pub fn kernel_kind(kind: ProgramKind) -> (u32, u32, u32) {
     match kind {
         ProgramKind::RunOnce | ProgramKind::RawTracepoint => (prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT as u32, 0, 0),
         ProgramKind::Tracepoint => (prog_type::BPF_PROG_TYPE_TRACEPOINT as u32, 0, 0),
-        ProgramKind::Kprobe => (prog_type::BPF_PROG_TYPE_KPROBE as u32, 0, 0),
+        ProgramKind::Kprobe | ProgramKind::Uprobe => (prog_type::BPF_PROG_TYPE_KPROBE as u32, 0, 0),
+        ProgramKind::KprobeMulti => (
+            prog_type::BPF_PROG_TYPE_KPROBE as u32,
+            attach_type::BPF_TRACE_KPROBE_MULTI as u32,
+            0,
+        ),
+        ProgramKind::Fentry => (prog_type::BPF_PROG_TYPE_TRACING as u32, attach_type::BPF_TRACE_FENTRY as u32, 0),
+        ProgramKind::Fexit => (prog_type::BPF_PROG_TYPE_TRACING as u32, attach_type::BPF_TRACE_FEXIT as u32, 0),
+        ProgramKind::Iter => (prog_type::BPF_PROG_TYPE_TRACING as u32, attach_type::BPF_TRACE_ITER as u32, 0),
         ProgramKind::PerfEvent => (prog_type::BPF_PROG_TYPE_PERF_EVENT as u32, 0, 0),
         // Programs in one program array must agree in all three, so every XDP program of weir is the same here.
         ProgramKind::Xdp | ProgramKind::NativeEventXdp => (prog_type::BPF_PROG_TYPE_XDP as u32, BPF_XDP, BPF_F_XDP_HAS_FRAGS),
@@ -139,7 +147,8 @@ impl Elf {
             .ok_or_else(|| Error::Object(format!("no code for program `{symbol}`")))
     }
 
-    pub(crate) fn load_program(&self, symbol: &str, kind: ProgramKind) -> Result<OwnedFd, ProgramError> {
+    /// `attach_btf_id` is that of the kernel's function for a program that belongs to one, else 0.
+    pub(crate) fn load_program(&self, symbol: &str, kind: ProgramKind, attach_btf_id: u32) -> Result<OwnedFd, ProgramError> {
         let function = self.function(symbol)?;
         let (prog_type, expected_attach_type, flags) = kernel_kind(kind);
         let func_info = function.func_info.func_info_bytes();
@@ -149,7 +158,7 @@ impl Elf {
             name: symbol,
             kind: prog_type,
             expected_attach_type,
-            attach_btf_id: 0,
+            attach_btf_id,
             flags,
             insns: &function.instructions,
             license: &license,
@@ -285,6 +294,15 @@ pub fn load_with<'a>(
                 };
                 elf.create_map(&spec.name, |attr| attr.max_entries = ring_size)?
             }
+            (MapRole::Names { names }, None) => {
+                let fd = elf.create_map(elf_name(spec), |_| {})?;
+                for (i, name) in (0u32..).zip(names) {
+                    let mut value = name.clone().into_bytes();
+                    value.resize(spec.value_size as usize, 0);
+                    bpf::map_update(fd.as_fd(), &i.to_ne_bytes(), &value, 0, &spec.name)?;
+                }
+                fd
+            }
             (MapRole::Set { keys }, None) => {
                 let fd = elf.create_map(elf_name(spec), |_| {})?;
                 for key in keys {
@@ -318,11 +336,19 @@ pub fn load_with<'a>(
     let mut programs = Vec::with_capacity(object.programs.len());
     for (i, spec) in object.programs.iter().enumerate() {
         programs.push(
-            elf.load_program(&spec.name, spec.kind)
+            elf.load_program(&spec.name, spec.kind, btf_id(spec))
                 .map_err(|e| e.into_error(Some(i), Some(spec.span)))?,
         );
     }
     Ok(Loaded { maps, programs, ring_size })
+}
+
+/// The kernel's function that a program is for.
+fn btf_id(spec: &ProgramSpec) -> u32 {
+    match spec.attach.first().map(|a| &a.point) {
+        Some(AttachPoint::Fentry { btf_id, .. } | AttachPoint::Iter { btf_id, .. }) => *btf_id,
+        _ => 0,
+    }
 }
 
 /// Lists where the instructions of a program come from, for messages about verifier logs.

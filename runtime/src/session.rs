@@ -411,6 +411,7 @@ impl Session {
             &self.options.reaper_args,
             self.options.attach.clone(),
         );
+        attacher.pid = self.options.pid;
         if self.exit.is_some() {
             // `begin` has called `exit()`: the rest would be detached at once.
             attacher.attached.probes = run_once::count(&shared.object);
@@ -448,6 +449,15 @@ impl Session {
         MapsHandle(Arc::clone(&self.shared))
     }
 
+    /// Runs the iterators, each over all of its objects.
+    fn iterate(&mut self) -> Result<(), Error> {
+        let iterators = self.attached.as_ref().map(|a| a.iterators.as_slice()).unwrap_or_default();
+        for iterator in iterators {
+            iterator.run()?;
+        }
+        Ok(())
+    }
+
     /// Returns how many probes are attached.
     #[must_use]
     pub fn probes(&self) -> usize {
@@ -474,6 +484,9 @@ impl Session {
     pub fn run(mut self) -> Result<Outcome, Error> {
         let deadline = self.options.timeout.map(|t| self.started + t);
         let watched = self.options.until_exit.is_some();
+        if self.exit.is_none() {
+            self.iterate()?;
+        }
         let reason = if self.exit.is_none() && !watched && run_once::only_runs_once(&self.shared.object) {
             Reason::Nothing
         } else {

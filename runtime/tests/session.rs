@@ -788,6 +788,7 @@ fn kprobes_count_or_say_what_is_missing() {
         function: "udp_sendmsg".into(),
         offset: 0,
         ret,
+        pattern: false,
     };
     let object = Builder::default()
         .count("calls")

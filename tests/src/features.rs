@@ -17,6 +17,8 @@ pub enum Feature {
     Netem,
     /// Interfaces that a program feeds.
     Tun,
+    /// `fentry` and `fexit` programs.
+    Fentry,
 }
 
 pub enum Answer {
@@ -26,7 +28,7 @@ pub enum Answer {
 }
 
 impl Feature {
-    pub const ALL: [Feature; 4] = [Feature::Kprobe, Feature::Tcx, Feature::Netem, Feature::Tun];
+    pub const ALL: [Feature; 5] = [Feature::Kprobe, Feature::Tcx, Feature::Netem, Feature::Tun, Feature::Fentry];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -34,6 +36,7 @@ impl Feature {
             Feature::Tcx => "tcx",
             Feature::Netem => "netem",
             Feature::Tun => "tun",
+            Feature::Fentry => "fentry",
         }
     }
 
@@ -41,7 +44,7 @@ impl Feature {
     fn since(self) -> Option<(u32, u32)> {
         match self {
             Feature::Tcx => Some((6, 6)),
-            Feature::Kprobe | Feature::Netem | Feature::Tun => None,
+            Feature::Kprobe | Feature::Netem | Feature::Tun | Feature::Fentry => None,
         }
     }
 
@@ -65,6 +68,11 @@ impl Feature {
                     Answer::No("this kernel has no tun interfaces".to_owned())
                 }
                 Err(e) => Answer::CannotTell(format!("opening /dev/net/tun: {e}")),
+            },
+            Feature::Fentry => match kernel::load_fentry() {
+                Ok(()) => Answer::Yes,
+                Err(e) if e.raw_os_error() == Some(libc::EPERM) => Answer::No("this kernel refuses fentry programs".to_owned()),
+                Err(e) => Answer::CannotTell(format!("loading an fentry program: {e}")),
             },
             Feature::Netem => match try_netem() {
                 Ok(()) => Answer::Yes,

@@ -452,3 +452,32 @@ pub fn tcx_chain(ns: &Netns, iface: &str) -> Result<Vec<String>> {
     };
     Ok(ids[..count].iter().map(name).collect())
 }
+
+/// Loads an fentry program for a type that is no function, which a kernel with such programs finds out (`EINVAL`) and one that refuses them
+/// does not look at.
+///
+/// # Errors
+/// The kernel's own, `EPERM` when it refuses such programs.
+pub fn load_fentry() -> std::io::Result<()> {
+    const BPF_PROG_LOAD: libc::c_long = 5;
+    const BPF_PROG_TYPE_TRACING: u32 = 26;
+    const BPF_TRACE_FENTRY: u32 = 24;
+    // r0 = 0; exit
+    let insns: [u64; 2] = [0xb7, 0x95];
+    let license = c"GPL";
+    let mut words = [0; 32];
+    words[..2].copy_from_slice(&[BPF_PROG_TYPE_TRACING, 2]);
+    let pointer = |words: &mut [u32; 32], at: usize, p: u64| {
+        words[at] = p as u32;
+        words[at + 1] = (p >> 32) as u32;
+    };
+    pointer(&mut words, 2, insns.as_ptr() as u64);
+    pointer(&mut words, 4, license.as_ptr() as u64);
+    // expected_attach_type, attach_btf_id
+    words[17] = BPF_TRACE_FENTRY;
+    words[27] = 1;
+    match bpf(BPF_PROG_LOAD, &mut words) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        other => other.map(drop),
+    }
+}

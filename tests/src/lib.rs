@@ -15,6 +15,7 @@ pub mod net;
 pub mod output;
 pub mod terminal;
 pub mod traffic;
+pub mod victim;
 pub mod weir;
 
 use anyhow::{Result, bail};

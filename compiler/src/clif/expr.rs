@@ -3,7 +3,8 @@
 use super::Generator;
 use super::value::{Repr, Room, Val, VarSlot};
 use crate::hir::{CTy, Expr, ExprKind, SetElem, Space, Ty};
-use crate::object::HelperCall;
+use crate::object::{HelperCall, MapKind, MapRole, MapSpec};
+use crate::tables::Hook;
 use crate::tables::{BuiltinKind, helper};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::{I8, I16, I32, I64};
@@ -12,6 +13,8 @@ use weir_parser::ast::BinaryOp;
 
 /// Offsets of the first six arguments in `struct pt_regs` of x86-64 (System V order).
 const ARG_OFFSETS: [i32; 6] = [112, 104, 96, 88, 72, 64];
+/// `cs` in `struct pt_regs`.
+const CS_OFFSET: i32 = 136;
 /// `ax` in `struct pt_regs`.
 const RETVAL_OFFSET: i32 = 80;
 const AF_INET6: i64 = 10;
@@ -125,6 +128,9 @@ impl<'h> Generator<'_, 'h> {
                 }
             }
             ExprKind::CtxLoad { offset, size } => {
+                if matches!(e.ty, Ty::Ptr { .. }) && matches!(self.hook, Hook::Fentry | Hook::Fexit) {
+                    return Val::int(self.untyped(*offset));
+                }
                 let n = self.load(self.ctx, i32::try_from(*offset).unwrap_or(0), *size);
                 Val::int(self.normalise(n, &e.ty))
             }
@@ -319,24 +325,108 @@ impl<'h> Generator<'_, 'h> {
             | BuiltinKind::Pcomm
             | BuiltinKind::Cpid
             | BuiltinKind::Ctx => self.ctx,
-            BuiltinKind::Arg(n) => self.load(self.ctx, ARG_OFFSETS[usize::from(n).min(5)], 8),
-            BuiltinKind::Retval => self.load(self.ctx, RETVAL_OFFSET, 8),
-            BuiltinKind::Func | BuiltinKind::Probe => {
-                let block = &self.hir.blocks[self.block];
-                let text = if kind == BuiltinKind::Func {
-                    block.func.clone()
-                } else {
-                    block.probe_text.clone()
-                };
-                let text: String = text.chars().take(63).collect();
-                let pointer = self.literal(text.as_bytes(), 64);
+            BuiltinKind::Usermode => {
+                // The lowest two bits of `cs` are the privilege level.
+                let cs = self.load(self.ctx, CS_OFFSET, 8);
+                let mask = self.int(3);
+                let level = self.b.ins().band(cs, mask);
+                let user = self.compare_imm(IntCC::NotEqual, level, 0);
+                self.bool_to_int(user)
+            }
+            BuiltinKind::ProbeType => {
+                let pointer = self.literal(self.hir.blocks[self.block].probe_type.as_bytes(), 16);
                 return Val {
-                    repr: Repr::Mem { pointer, size: 64 },
+                    repr: Repr::Mem { pointer, size: 16 },
                     present: None,
                 };
             }
+            BuiltinKind::Arg(n) => self.load(self.ctx, ARG_OFFSETS[usize::from(n).min(5)], 8),
+            BuiltinKind::Retval => self.load(self.ctx, RETVAL_OFFSET, 8),
+            BuiltinKind::Func | BuiltinKind::Probe => {
+                return self.site_name(kind == BuiltinKind::Func);
+            }
         };
         Val::int(value)
+    }
+
+    /// `func` or `probe`: a literal, or, where the program is attached in many places, found by what the kernel says of this one.
+    fn site_name(&mut self, func: bool) -> Val {
+        let cap = crate::hir::expr::name_cap(self.hook);
+        let room = usize::try_from(cap - 1).unwrap_or(63);
+        let cut = |name: &str| {
+            let end = (0..=room.min(name.len())).rev().find(|i| name.is_char_boundary(*i));
+            name[..end.unwrap_or(0)].to_owned()
+        };
+        let block = &self.hir.blocks[self.block];
+        let names: Vec<String> = block.names.iter().map(|n| cut(if func { &n.func } else { &n.probe })).collect();
+        if names.iter().all(|n| *n == names[0]) {
+            let pointer = self.literal(names[0].as_bytes(), cap);
+            return Val {
+                repr: Repr::Mem { pointer, size: cap },
+                present: None,
+            };
+        }
+        let map = self.plan.map(MapSpec {
+            name: format!("weir_{}_{}", if func { "funcs" } else { "probes" }, self.block),
+            kind: MapKind::Array,
+            key_size: 4,
+            value_size: cap,
+            max_entries: u32::try_from(names.len()).unwrap_or(u32::MAX),
+            flags: 0,
+            role: MapRole::Names { names },
+        });
+        let ctx = self.ctx;
+        let cookie = self.helper(helper::GET_ATTACH_COOKIE, &[ctx]);
+        let cookie = self.b.ins().ireduce(I32, cookie);
+        let key = self.index_slot();
+        self.b.ins().store(super::plain(), cookie, key, 0);
+        // A copy: the map is shared, and what is done with the text may want room behind it.
+        let copy = self.memory_slot(cap);
+        self.zero(copy, 0, cap);
+        let key = self.index_slot();
+        let map = self.map_address(map);
+        let name = self.helper(helper::MAP_LOOKUP_ELEM, &[map, key]);
+        let (found, done) = (self.b.create_block(), self.b.create_block());
+        self.b.ins().brif(name, found, &[], done, &[]);
+        self.b.switch_to_block(found);
+        let name = self.pin(name);
+        self.copy_text(name, cap, copy, 0, cap);
+        self.b.ins().jump(done, &[]);
+        self.b.switch_to_block(done);
+        Val {
+            repr: Repr::Mem { pointer: copy, size: cap },
+            present: None,
+        }
+    }
+
+    /// Eight bytes of the context as a plain number: the kernel knows the type of what a direct load gives, and forbids arithmetic
+    /// on it.
+    fn untyped(&mut self, offset: u32) -> Value {
+        let at = self.b.ins().iadd_imm_s(self.ctx, i64::from(offset));
+        let slot = self.copy_memory(at, 8, Space::Kernel);
+        self.load(slot, 0, 8)
+    }
+
+    /// Address of a place whose type the kernel knows, by nothing but direct loads; `None` where there is no such way.
+    fn typed_address(&mut self, e: &Expr) -> Option<Value> {
+        match &e.kind {
+            ExprKind::CtxLoad { offset, .. } if matches!(e.ty, Ty::Ptr { space: Space::Btf, .. }) => {
+                Some(self.load(self.ctx, i32::try_from(*offset).ok()?, 8))
+            }
+            ExprKind::Place { base, offset } => {
+                let base = self.typed_address(base)?;
+                Some(self.b.ins().iadd_imm_s(base, i64::from(*offset)))
+            }
+            ExprKind::Read {
+                place,
+                size: 8,
+                bits: None,
+            } if matches!(e.ty, Ty::Ptr { space: Space::Btf, .. }) => {
+                let address = self.typed_address(place)?;
+                Some(self.load(address, 0, 8))
+            }
+            _ => None,
+        }
     }
 
     fn event_var(&mut self, offset: u32, size: u32) -> Val {
@@ -736,6 +826,18 @@ impl<'h> Generator<'_, 'h> {
     }
 
     fn read(&mut self, place: &'h Expr, size: u32, bits: Option<(u8, u8)>, ty: &Ty) -> Val {
+        if let (Ty::Obj { space: Space::Btf, .. }, None) = (&place.ty, bits)
+            && !matches!(ty, Ty::Ptr { .. })
+            && let Some(address) = self.typed_address(place)
+        {
+            let n = self.load(address, 0, size);
+            return Val::int(self.normalise(n, ty));
+        }
+        if let (Hook::Iter, Ty::Ptr { .. }, ExprKind::Place { base, offset }) = (self.hook, ty, &place.kind)
+            && matches!(base.kind, ExprKind::Builtin(BuiltinKind::Ctx))
+        {
+            return Val::int(self.untyped(*offset));
+        }
         let value = self.expr(place);
         let address = self.as_int(&value);
         let Ty::Obj { space, .. } = place.ty else { return value };

@@ -383,7 +383,13 @@ impl<'h> Generator<'_, 'h> {
         });
     }
 
-    fn bump(&mut self, pointer: Value, offset: i32, by: Value) {
+    /// Adds to a word of this CPU, undisturbed by what may run in between.
+    pub fn bump(&mut self, pointer: Value, offset: i32, by: Value) {
+        if self.hook.may_nest() {
+            let pointer = self.b.ins().iadd_imm_s(pointer, i64::from(offset));
+            self.b.ins().atomic_rmw(I64, plain(), AtomicRmwOp::Add, pointer, by);
+            return;
+        }
         let old = self.b.ins().load(I64, plain(), pointer, offset);
         let new = self.b.ins().iadd(old, by);
         self.b.ins().store(plain(), new, pointer, offset);

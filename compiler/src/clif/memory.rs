@@ -29,6 +29,8 @@ pub(crate) struct Memory {
     scratch_peak: u32,
     /// Bytes at the start of scratch that always stay zero.
     zero_bytes: u32,
+    /// Whether scratch is one of several slots, with a word that says that it is taken.
+    taken_word: bool,
     index_slot: Option<StackSlot>,
     shared_slot: Option<StackSlot>,
 }
@@ -42,9 +44,13 @@ pub(crate) struct Mark {
 
 /// The zero region that scratch starts with, when there is scratch.
 const ZERO_BYTES: u32 = 1032;
+/// Where the word lies that says that a slot of scratch is taken.
+pub(crate) const TAKEN_OFFSET: i32 = ZERO_BYTES as i32;
+/// How many runs of one program may be under way on one CPU at once.
+pub(crate) const SLOTS: u32 = 4;
 
 impl Memory {
-    pub fn new(entry: Block, body: Block, scratch: Value, stack_budget: u32) -> Self {
+    pub fn new(entry: Block, body: Block, scratch: Value, stack_budget: u32, taken_word: bool) -> Self {
         Self {
             entry,
             body,
@@ -56,6 +62,7 @@ impl Memory {
             scratch_bytes: 0,
             scratch_peak: 0,
             zero_bytes: 0,
+            taken_word,
             index_slot: None,
             shared_slot: None,
         }
@@ -95,7 +102,8 @@ impl Memory {
     pub fn release(&mut self, mark: Mark) {
         self.free_slots.extend(self.live_slots.drain(mark.slots..));
         // The zero region, once there, stays.
-        self.scratch_bytes = mark.scratch_bytes.max(self.zero_bytes);
+        let start = self.zero_bytes + if self.taken_word && self.zero_bytes > 0 { 8 } else { 0 };
+        self.scratch_bytes = mark.scratch_bytes.max(start);
     }
 }
 
@@ -167,7 +175,7 @@ impl Generator<'_, '_> {
     pub fn frame_room(&mut self, size: u32) -> u32 {
         if self.memory.scratch_bytes == 0 {
             self.memory.zero_bytes = ZERO_BYTES;
-            self.memory.scratch_bytes = ZERO_BYTES;
+            self.memory.scratch_bytes = ZERO_BYTES + if self.memory.taken_word { 8 } else { 0 };
         }
         let offset = self.memory.scratch_bytes;
         self.memory.scratch_bytes += size.next_multiple_of(8);

@@ -31,8 +31,8 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::immediates::Imm64;
 use cranelift_codegen::ir::types::{I8, I16, I32, I64};
 use cranelift_codegen::ir::{
-    self, AbiParam, Block, BlockArg, ExtFuncData, ExternalName, FuncRef, GlobalValueData, InstBuilder, MemFlagsData, Signature, SourceLoc,
-    Type, Value,
+    self, AbiParam, AtomicRmwOp, Block, BlockArg, ExtFuncData, ExternalName, FuncRef, GlobalValueData, InstBuilder, MemFlagsData,
+    Signature, SourceLoc, Type, Value,
 };
 use cranelift_codegen::isa::{CallConv, TargetFrontendConfig};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
@@ -220,7 +220,7 @@ impl<'a, 'h> Generator<'a, 'h> {
             first_subprogram,
             has_loops,
             loops: Vec::new(),
-            memory: memory::Memory::new(entry, body, scratch, budget),
+            memory: memory::Memory::new(entry, body, scratch, budget, hook.may_nest()),
             place: Span::default(),
         }
     }
@@ -252,6 +252,10 @@ impl<'a, 'h> Generator<'a, 'h> {
         };
         self.b.ins().jump(self.exit, &[BlockArg::Value(verdict)]);
         self.b.switch_to_block(self.exit);
+        if self.hook.may_nest() && self.memory.scratch_peak() > 0 {
+            let (zero, scratch) = (self.int(0), self.memory.frame());
+            self.b.ins().store(plain(), zero, scratch, memory::TAKEN_OFFSET);
+        }
         let mut result = self.b.block_params(self.exit)[0];
         if self.hook == Hook::CgroupSkb || self.hook.is_cgroup_call() {
             result = self.cgroup_answer(result);
@@ -271,29 +275,47 @@ impl<'a, 'h> Generator<'a, 'h> {
             return;
         }
         let program = self.plan.programs[self.index].name.clone();
+        let slots = if self.hook.may_nest() { memory::SLOTS } else { 1 };
         let map = self.plan.map(MapSpec {
             name: format!("scratch_{program}"),
             kind: MapKind::PerCpuArray,
             key_size: 4,
             value_size: size,
-            max_entries: 1,
+            max_entries: slots,
             flags: 0,
             role: MapRole::Scratch,
         });
-        let key = self.index_slot();
-        let zero = self.b.ins().iconst(I32, 0);
-        self.b.ins().store(plain(), zero, key, 0);
-        let map = self.map_address(map);
-        let pointer = self.helper(helper::MAP_LOOKUP_ELEM, &[map, key]);
-        let (some, none) = (self.b.create_block(), self.b.create_block());
-        self.b.ins().brif(pointer, some, &[], none, &[]);
-        self.b.switch_to_block(none);
-        self.b.set_cold_block(none);
-        let verdict = self.int(self.default_verdict());
-        self.b.ins().return_(&[verdict]);
-        self.b.switch_to_block(some);
-        let pointer = self.pin(pointer);
-        self.b.ins().jump(body, &[BlockArg::Value(pointer)]);
+        let verdict = self.default_verdict();
+        for slot in 0..slots {
+            let key = self.index_slot();
+            let number = self.b.ins().iconst(I32, i64::from(slot));
+            self.b.ins().store(plain(), number, key, 0);
+            let address = self.map_address(map);
+            let pointer = self.helper(helper::MAP_LOOKUP_ELEM, &[address, key]);
+            let (some, none) = (self.b.create_block(), self.b.create_block());
+            self.b.ins().brif(pointer, some, &[], none, &[]);
+            self.b.switch_to_block(none);
+            self.b.set_cold_block(none);
+            let result = self.int(verdict);
+            self.b.ins().return_(&[result]);
+            self.b.switch_to_block(some);
+            let pointer = self.pin(pointer);
+            if slots == 1 {
+                self.b.ins().jump(body, &[BlockArg::Value(pointer)]);
+                return;
+            }
+            // Runs that preempt each other need not end in the order of a stack, so each slot has a word of its own.
+            let one = self.int(1);
+            let word = self.b.ins().iadd_imm_s(pointer, i64::from(memory::TAKEN_OFFSET));
+            let taken = self.b.ins().atomic_rmw(I64, plain(), AtomicRmwOp::Xchg, word, one);
+            let next = self.b.create_block();
+            self.b.ins().brif(taken, next, &[], body, &[BlockArg::Value(pointer)]);
+            self.b.switch_to_block(next);
+            self.b.set_cold_block(next);
+        }
+        self.count(CounterSpec::ScratchExhausted);
+        let result = self.int(verdict);
+        self.b.ins().return_(&[result]);
     }
 
     fn finish(mut self) -> (Vec<i64>, Vec<Span>) {
@@ -482,9 +504,8 @@ impl<'a, 'h> Generator<'a, 'h> {
         self.b.ins().brif(pointer, some, &[], done, &[]);
         self.b.switch_to_block(some);
         let pointer = self.pin(pointer);
-        let old = self.b.ins().load(I64, plain(), pointer, 0);
-        let new = self.b.ins().iadd_imm_s(old, Imm64::new(1));
-        self.b.ins().store(plain(), new, pointer, 0);
+        let one = self.int(1);
+        self.bump(pointer, 0, one);
         self.b.ins().jump(done, &[]);
         self.b.switch_to_block(done);
     }

@@ -36,6 +36,12 @@ impl<'h> Generator<'_, 'h> {
         for (slot, ty) in self.vars.clone().iter().zip(&types) {
             self.clear_slot(slot, ty);
         }
+        if let Some(offset) = block.wants {
+            let pointer = self.load(self.ctx, i32::try_from(offset).unwrap_or(0), 8);
+            let some = self.b.create_block();
+            self.b.ins().brif(pointer, some, &[], next, &[]);
+            self.b.switch_to_block(some);
+        }
         if let Some(predicate) = &block.predicate {
             self.at(predicate.span);
             let value = self.expr(predicate);

@@ -25,6 +25,17 @@ pub fn section_name(kind: ProgramKind, point: &AttachPoint, frags: bool) -> Stri
         (ProgramKind::RawTracepoint, AttachPoint::Tracepoint { name, .. }) => format!("raw_tp/{name}"),
         (ProgramKind::Kprobe, AttachPoint::Kprobe { function, ret: false, .. }) => format!("kprobe/{function}"),
         (ProgramKind::Kprobe, AttachPoint::Kprobe { function, ret: true, .. }) => format!("kretprobe/{function}"),
+        (ProgramKind::Fentry, AttachPoint::Fentry { function, .. }) => format!("fentry/{function}"),
+        (ProgramKind::Fexit, AttachPoint::Fentry { function, .. }) => format!("fexit/{function}"),
+        (ProgramKind::Iter, AttachPoint::Iter { kind, .. }) => format!("iter/{kind}"),
+        (ProgramKind::RawTracepoint, AttachPoint::RawTracepoint { name }) => format!("raw_tp/{name}"),
+        // No place in the section's name: aya knows no `kprobe.multi`, and a file's path may hold anything.
+        (ProgramKind::KprobeMulti, _) => "kprobe".to_owned(),
+        (ProgramKind::Uprobe, AttachPoint::Uprobe { ret: true, .. }) => "uretprobe".to_owned(),
+        (ProgramKind::Uprobe, _) => "uprobe".to_owned(),
+        (ProgramKind::Fentry, _) => "fentry".to_owned(),
+        (ProgramKind::Fexit, _) => "fexit".to_owned(),
+        (ProgramKind::Iter, _) => "iter".to_owned(),
         (ProgramKind::Tracepoint, _) => "tracepoint".to_owned(),
         (ProgramKind::Kprobe, _) => "kprobe".to_owned(),
         // `BPF_PROG_RUN` knows raw tracepoint programs; these are never attached.
@@ -32,7 +43,7 @@ pub fn section_name(kind: ProgramKind, point: &AttachPoint, frags: bool) -> Stri
     }
 }
 
-/// Returns the struct that a program's context points to, `None` for tracepoints, each of which has its own.
+/// Returns the struct that a program's context points to, `None` where each place has its own.
 pub(super) fn context_struct(kind: ProgramKind) -> Option<&'static str> {
     match kind {
         ProgramKind::Xdp | ProgramKind::NativeEventXdp => Some("xdp_md"),
@@ -40,8 +51,8 @@ pub(super) fn context_struct(kind: ProgramKind) -> Option<&'static str> {
         ProgramKind::CgroupSockAddr(_) => Some("bpf_sock_addr"),
         ProgramKind::CgroupSock(_) => Some("bpf_sock"),
         ProgramKind::PerfEvent => Some("bpf_perf_event_data"),
-        ProgramKind::Kprobe => Some("pt_regs"),
+        ProgramKind::Kprobe | ProgramKind::KprobeMulti | ProgramKind::Uprobe => Some("pt_regs"),
         ProgramKind::RunOnce | ProgramKind::RawTracepoint => Some("bpf_raw_tracepoint_args"),
-        ProgramKind::Tracepoint => None,
+        ProgramKind::Tracepoint | ProgramKind::Fentry | ProgramKind::Fexit | ProgramKind::Iter => None,
     }
 }

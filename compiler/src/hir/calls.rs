@@ -308,7 +308,7 @@ impl Checker<'_> {
                 ty: CTy::Array { .. },
                 space,
             } => Some(*space),
-            Ty::Int { bits: 64, .. } => Some(Space::Kernel),
+            Ty::Int { bits: 64, .. } => Some(self.default_space()),
             other => {
                 let d = Diagnostic::error("argument-type", ptr.span, format!("`{function}` takes a pointer, found `{other}`"));
                 self.error(d);

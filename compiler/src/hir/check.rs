@@ -3,7 +3,7 @@
 //! A map may be read before the block that fixes its type, so the blocks are checked until the types of the maps no
 //! longer change; only the last round's diagnostics count.
 
-use super::{Block, Map, MapId, MapValueTy, Program, Stmt, StmtKind, Ty, Var, VarId};
+use super::{Block, Map, MapId, MapValueTy, Program, Space, Stmt, StmtKind, Ty, Var, VarId};
 use crate::kernel::KernelInfo;
 use crate::object::{Config, MissingProbes, NativeInstance};
 use crate::tables::Hook;
@@ -532,7 +532,10 @@ pub(super) struct Checker<'a> {
     pub hook: Hook,
     pub native: Option<usize>,
     pub event: usize,
-    pub tracepoint: Option<(String, String)>,
+    /// Where the block's arguments come from.
+    pub target: super::probes::Target,
+    /// What `probe` says, for messages.
+    pub site: String,
     pub cgroup_hook: Option<&'static crate::tables::CgroupHook>,
     /// Set when the block's meaning depends on which of its attach points it runs at.
     pub site_dependent: bool,
@@ -576,7 +579,8 @@ impl<'a> Checker<'a> {
             hook: Hook::RunOnce,
             native: None,
             event: 0,
-            tracepoint: None,
+            target: super::probes::Target::None,
+            site: String::new(),
             cgroup_hook: None,
             site_dependent: false,
             vars: Vec::new(),
@@ -607,12 +611,12 @@ impl<'a> Checker<'a> {
                 return;
             }
             if !dependent {
-                let (same, other): (Vec<_>, Vec<_>) = rest.into_iter().partition(|s| {
-                    let denies = |s: &super::probes::Site| s.cgroup_hook().map(|h| h.can_deny);
-                    s.hook == first.hook && s.native == first.native && denies(s) == denies(&first)
-                });
+                let (same, other): (Vec<_>, Vec<_>) = rest.into_iter().partition(|s| s.shares_code(&first));
                 rest = other;
-                block.attach.extend(same.into_iter().map(|s| s.attach));
+                for site in same {
+                    block.names.push(site.names);
+                    block.attach.push(site.attach);
+                }
             }
             self.blocks.push(block);
         }
@@ -642,7 +646,8 @@ impl<'a> Checker<'a> {
         self.hook = site.hook;
         self.native = site.native.map(|(instance, _)| instance);
         self.event = site.native.map_or(0, |(_, event)| event);
-        self.tracepoint = site.tracepoint.clone();
+        self.target = site.target.clone();
+        self.site.clone_from(&site.names.probe);
         self.cgroup_hook = site.cgroup_hook();
         self.site_dependent = false;
         self.vars = Vec::new();
@@ -653,8 +658,9 @@ impl<'a> Checker<'a> {
         let block = Block {
             hook: site.hook,
             attach: vec![site.attach.clone()],
-            probe_text: site.text.clone(),
-            func: site.func.clone(),
+            names: vec![site.names.clone()],
+            probe_type: site.probe_type,
+            wants: self.target.wants(self.kernel),
             predicate,
             body,
             vars: std::mem::take(&mut self.vars),
@@ -859,6 +865,11 @@ pub(super) fn storable(ty: &Ty) -> Ty {
         } if **elem == super::CTy::Char => Ty::Str {
             cap: len.next_multiple_of(8),
         },
+        // What is kept is a number to the kernel, whatever it was.
+        Ty::Ptr { to, space: Space::Btf } => Ty::Ptr {
+            to: to.clone(),
+            space: Space::Kernel,
+        },
         Ty::Tuple(fields) => Ty::Tuple(fields.iter().map(storable).collect()),
         Ty::Record(fields) => Ty::Record(fields.iter().map(|(name, ty)| (name.clone(), storable(ty))).collect()),
         other => other.clone(),
@@ -884,6 +895,14 @@ pub(super) fn unify(a: &Ty, b: &Ty) -> Option<Ty> {
             let fields = x.iter().zip(y).map(|((name, x), (_, y))| Some((name.clone(), unify(x, y)?)));
             Ty::Record(fields.collect::<Option<_>>()?)
         }
+        (Ty::Ptr { to: x, space: s }, Ty::Ptr { to: y, space: t }) if x == y && s != t => Ty::Ptr {
+            to: x.clone(),
+            space: if *s == Space::User || *t == Space::User {
+                Space::User
+            } else {
+                Space::Kernel
+            },
+        },
         (Ty::Ptr { space, .. }, Ty::Ptr { .. }) if a != b => Ty::Ptr {
             to: Box::new(super::CTy::Void),
             space: *space,

@@ -179,7 +179,7 @@ impl Checker<'_> {
     }
 
     /// Returns the kernel's types, or says that there are none.
-    fn need_btf<'k>(&mut self, kernel: &'k dyn crate::kernel::KernelInfo, span: Span) -> Option<&'k Btf> {
+    pub(super) fn need_btf<'k>(&mut self, kernel: &'k dyn crate::kernel::KernelInfo, span: Span) -> Option<&'k Btf> {
         let btf = kernel.btf();
         if btf.is_none() {
             self.error(
@@ -280,6 +280,13 @@ impl Checker<'_> {
             return self.failed(span);
         };
         let ty = from_btf(btf, field.ty);
+        // Inside of a union the kernel loses the type.
+        let own = btf.composite(TypeId(*id)).is_some_and(|c| c.members().any(|m| m.name == name.name));
+        let space = if space == Space::Btf && (*union || !own) {
+            Space::Kernel
+        } else {
+            space
+        };
         let place = |offset| Expr {
             kind: ExprKind::Place {
                 base: Box::new(base.clone()),
@@ -354,7 +361,12 @@ impl Checker<'_> {
             CTy::Ptr(to) => (
                 Ty::Ptr {
                     to: to.clone(),
-                    space: if *space == Space::User { Space::User } else { Space::Kernel },
+                    space: match space {
+                        Space::User => Space::User,
+                        // The kernel follows its own structs.
+                        Space::Btf if matches!(**to, CTy::Struct { .. }) => Space::Btf,
+                        _ => Space::Kernel,
+                    },
                 },
                 8,
             ),
@@ -381,12 +393,8 @@ impl Checker<'_> {
     }
 
     /// `args.name` in a tracepoint.
-    pub(super) fn tracepoint_arg(&mut self, name: &ast::Ident, span: Span) -> Expr {
-        self.site_dependent = true;
-        let Some((category, event)) = self.tracepoint.clone() else {
-            return self.failed(span);
-        };
-        let Some(fields) = self.kernel.tracepoint(&category, &event) else {
+    pub(super) fn tracepoint_arg(&mut self, category: &str, event: &str, name: &ast::Ident, span: Span) -> Expr {
+        let Some(fields) = self.kernel.tracepoint(category, event) else {
             return self.failed(span);
         };
         let Some(field) = fields.iter().find(|f| f.name == name.name) else {

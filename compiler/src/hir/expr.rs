@@ -425,7 +425,10 @@ impl Checker<'_> {
                 };
                 return Self::make(ExprKind::Int(i64::from(child)), Ty::U32, span);
             }
-            BuiltinKind::Nsecs | BuiltinKind::Jiffies | BuiltinKind::Cgroup | BuiltinKind::Retval | BuiltinKind::Arg(_) => Ty::U64,
+            BuiltinKind::Arg(n) => return self.numbered_argument(n, span),
+            BuiltinKind::Retval => return self.return_value(span),
+            BuiltinKind::Usermode => Ty::Bool,
+            BuiltinKind::Nsecs | BuiltinKind::Jiffies | BuiltinKind::Cgroup => Ty::U64,
             BuiltinKind::Comm => Ty::Str { cap: 16 },
             BuiltinKind::Curtask => {
                 let task = self.kernel.btf().and_then(|b| b.find_struct("task_struct"));
@@ -439,10 +442,7 @@ impl Checker<'_> {
                     space: Space::Kernel,
                 }
             }
-            BuiltinKind::Ctx => Ty::Ptr {
-                to: Box::new(CTy::Void),
-                space: Space::Context,
-            },
+            BuiltinKind::Ctx => return self.context_pointer(span),
             BuiltinKind::Args => {
                 self.error(
                     Diagnostic::error("args-alone", span, "`args` is a group of arguments, not a value")
@@ -451,9 +451,11 @@ impl Checker<'_> {
                 return self.failed(span);
             }
             BuiltinKind::Func | BuiltinKind::Probe => {
-                self.site_dependent = true;
-                Ty::Str { cap: 64 }
+                // Where the kernel tells them apart, one program serves all places.
+                self.site_dependent |= !self.hook.has_cookie();
+                Ty::Str { cap: name_cap(self.hook) }
             }
+            BuiltinKind::ProbeType => Ty::Str { cap: 16 },
         };
         if builtin.kind == BuiltinKind::Ncpus {
             return Self::make(ExprKind::Int(i64::from(self.kernel.cpus())), ty, span);
@@ -522,7 +524,7 @@ impl Checker<'_> {
                     if !args.hooks.contains(self.hook) {
                         return self.builtin(args, base.span);
                     }
-                    return self.tracepoint_arg(name, span);
+                    return self.argument(name, span);
                 }
             } else if let Some(native) = self.native.filter(|n| self.natives[*n].alias == first) {
                 return self.event_var(native, name, span);
@@ -548,7 +550,7 @@ impl Checker<'_> {
             if !args.hooks.contains(self.hook) {
                 return self.builtin(args, base.span);
             }
-            return self.tracepoint_arg(name, span);
+            return self.argument(name, span);
         }
         if let ast::ExprKind::Map { name: alias, keys: None } = &base.kind
             && self.alias(alias).is_some()
@@ -864,6 +866,12 @@ impl Checker<'_> {
             span,
         )
     }
+}
+
+/// Room for `probe` and `func`: paths are longer than names of the kernel.
+pub(crate) fn name_cap(hook: tables::Hook) -> u32 {
+    use tables::Hook::{Uprobe, Uretprobe, Usdt};
+    if matches!(hook, Uprobe | Uretprobe | Usdt) { 128 } else { 64 }
 }
 
 /// Parses an integer as the lexer would.

@@ -3,10 +3,11 @@
 //! Input: [`weir_parser::ast::Program`]. Output: [`Program`] and diagnostics; with an error among them the tree must
 //! not be compiled further. Not here: memory layout of programs, packet parsing, code.
 
+mod args;
 mod calls;
 mod check;
 mod ctypes;
-mod expr;
+pub(crate) mod expr;
 mod lints;
 pub(crate) mod loops;
 mod macros;
@@ -17,10 +18,12 @@ mod sets;
 mod stmt;
 mod system;
 pub mod text;
+mod usdt;
 pub mod visit;
 
+pub use args::{Parameter, parameters};
 pub use check::{DeclaredKind, MapDecl, Options, check, nearest_name};
-pub use probes::glob_match;
+pub use probes::{glob_match, iterators, raw_parameters};
 
 use crate::object::{Attach, Config, NativeInstance, TextKind};
 use crate::tables::{AggKind, BuiltinKind, Hook, Verdict};
@@ -78,16 +81,27 @@ pub enum MapValueTy {
 pub struct Block {
     pub hook: Hook,
     pub attach: Vec<Attach>,
-    /// The attach points as written, for `probe` and messages.
-    pub probe_text: String,
-    /// The function name for `func`.
-    pub func: String,
+    /// What `probe` and `func` are at each attach point.
+    pub names: Vec<SiteNames>,
+    /// First word of the attach points, in full.
+    pub probe_type: &'static str,
+    /// Offset of a pointer in the context without which the block does not run: iterators end with a null.
+    pub wants: Option<u32>,
     pub predicate: Option<Expr>,
     pub body: Vec<Stmt>,
     pub vars: Vec<Var>,
     /// For a block on a native's event: index into [`Program::natives`].
     pub native: Option<usize>,
     pub span: Span,
+}
+
+/// The names of one attach point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteNames {
+    /// With all parts, wildcards filled in.
+    pub probe: String,
+    /// The function, where there is one.
+    pub func: String,
 }
 
 /// A scratch variable.
@@ -145,6 +159,9 @@ pub enum Space {
     User,
     /// The program's own context: loaded directly.
     Context,
+    /// A struct of the kernel behind a pointer whose type the kernel knows: loaded directly where the way to it is nothing but
+    /// such loads, else like [`Space::Kernel`].
+    Btf,
 }
 
 /// A C type.

@@ -99,6 +99,10 @@ impl Checker<'_> {
         }
         let ty = match (&value.ty, ty) {
             (Ty::Ptr { space: Space::User, .. }, Ty::Ptr { to, .. }) => Ty::Ptr { to, space: Space::User },
+            (Ty::Int { .. }, Ty::Ptr { to, .. }) => Ty::Ptr {
+                to,
+                space: self.default_space(),
+            },
             (_, ty) => ty,
         };
         Self::make(ExprKind::Convert(Box::new(value)), ty, span)

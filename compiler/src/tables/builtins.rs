@@ -30,11 +30,13 @@ pub enum BuiltinKind {
     Jiffies,
     Ctx,
     Args,
-    /// `arg0` … `arg5`
+    /// `arg0` … `arg11`
     Arg(u8),
     Retval,
     Func,
     Probe,
+    ProbeType,
+    Usermode,
     Kstack,
     Ustack,
     Username,
@@ -48,7 +50,26 @@ pub enum BuiltinKind {
 const SOFTIRQ: &str = "packets are handled in softirq, where the current task is a bystander; count by `ip.src` or `port.dst` instead";
 const NO_STACK: &str =
     "the kernel takes no stacks here; take them in a probe of the function that you want to see, such as `kprobe:tcp_v4_connect`";
-pub(super) const FUNC_HOOKS: Hooks = Hooks::of(&[Hook::Kprobe]);
+const ARG_HOOKS: Hooks = Hooks::of(&[
+    Hook::Kprobe,
+    Hook::RawTracepoint,
+    Hook::Fentry,
+    Hook::Fexit,
+    Hook::Uprobe,
+    Hook::Usdt,
+]);
+/// More than six arguments do not fit into registers.
+const STACK_ARG_HOOKS: Hooks = Hooks::of(&[Hook::RawTracepoint, Hook::Usdt]);
+const NO_STACK_ARG: &str = "a function has `arg0` … `arg5`; what does not fit into registers lies on the stack at `reg(\"sp\")`";
+const NO_ARG: &str = "a `tracepoint` has `args.field`; an argument seen on entry can be kept in a map by `tid`";
+const FUNC_HOOKS: Hooks = Hooks::of(&[
+    Hook::Kprobe,
+    Hook::Kretprobe,
+    Hook::Fentry,
+    Hook::Fexit,
+    Hook::Uprobe,
+    Hook::Uretprobe,
+]);
 
 macro_rules! builtins {
     ($($name:literal $kind:expr, $hooks:expr, $instead:expr, $doc:literal;)*) => {
@@ -79,16 +100,24 @@ builtins! {
     "rand" BuiltinKind::Rand, Hooks::ALL, "", "random 32-bit number";
     "jiffies" BuiltinKind::Jiffies, Hooks::ALL, "", "timer ticks since boot";
     "ctx" BuiltinKind::Ctx, Hooks::ALL, "", "address of the program's context";
-    "args" BuiltinKind::Args, Hooks::of(&[Hook::Tracepoint]), "name the argument registers `arg0` … `arg5` in a kprobe", "arguments of the probe: `args.field`";
-    "arg0" BuiltinKind::Arg(0), FUNC_HOOKS, "arguments are available in `kprobe`; a `tracepoint` has `args.field`", "first argument of the function";
-    "arg1" BuiltinKind::Arg(1), FUNC_HOOKS, "arguments are available in `kprobe`; a `tracepoint` has `args.field`", "second argument";
-    "arg2" BuiltinKind::Arg(2), FUNC_HOOKS, "arguments are available in `kprobe`; a `tracepoint` has `args.field`", "third argument";
-    "arg3" BuiltinKind::Arg(3), FUNC_HOOKS, "arguments are available in `kprobe`; a `tracepoint` has `args.field`", "fourth argument";
-    "arg4" BuiltinKind::Arg(4), FUNC_HOOKS, "arguments are available in `kprobe`; a `tracepoint` has `args.field`", "fifth argument";
-    "arg5" BuiltinKind::Arg(5), FUNC_HOOKS, "arguments are available in `kprobe`; a `tracepoint` has `args.field`", "sixth argument";
-    "retval" BuiltinKind::Retval, Hooks::of(&[Hook::Kretprobe]), "return values are available in `kretprobe`; a `sys_exit_*` tracepoint has `args.ret`", "return value of the function";
-    "func" BuiltinKind::Func, Hooks::of(&[Hook::Kprobe, Hook::Kretprobe]), "`probe` names the whole attach point", "name of the traced function";
-    "probe" BuiltinKind::Probe, Hooks::ALL, "", "the attach point as written";
+    "args" BuiltinKind::Args, Hooks::of(&[Hook::Tracepoint, Hook::RawTracepoint, Hook::Fentry, Hook::Fexit]), "name the arguments by number there: `arg0`, `arg1`, …", "arguments of the probe: `args.field`";
+    "arg0" BuiltinKind::Arg(0), ARG_HOOKS, NO_ARG, "first argument of the function";
+    "arg1" BuiltinKind::Arg(1), ARG_HOOKS, NO_ARG, "second argument";
+    "arg2" BuiltinKind::Arg(2), ARG_HOOKS, NO_ARG, "third argument";
+    "arg3" BuiltinKind::Arg(3), ARG_HOOKS, NO_ARG, "fourth argument";
+    "arg4" BuiltinKind::Arg(4), ARG_HOOKS, NO_ARG, "fifth argument";
+    "arg5" BuiltinKind::Arg(5), ARG_HOOKS, NO_ARG, "sixth argument";
+    "arg6" BuiltinKind::Arg(6), STACK_ARG_HOOKS, NO_STACK_ARG, "seventh argument";
+    "arg7" BuiltinKind::Arg(7), STACK_ARG_HOOKS, NO_STACK_ARG, "eighth argument";
+    "arg8" BuiltinKind::Arg(8), STACK_ARG_HOOKS, NO_STACK_ARG, "ninth argument";
+    "arg9" BuiltinKind::Arg(9), STACK_ARG_HOOKS, NO_STACK_ARG, "tenth argument";
+    "arg10" BuiltinKind::Arg(10), STACK_ARG_HOOKS, NO_STACK_ARG, "eleventh argument";
+    "arg11" BuiltinKind::Arg(11), STACK_ARG_HOOKS, NO_STACK_ARG, "twelfth argument";
+    "retval" BuiltinKind::Retval, Hooks::of(&[Hook::Kretprobe, Hook::Fexit, Hook::Uretprobe]), "return values are available in `kretprobe`, `fexit` and `uretprobe`; a `sys_exit_*` tracepoint has `args.ret`", "return value of the function";
+    "func" BuiltinKind::Func, FUNC_HOOKS, "`probe` names the whole attach point", "name of the traced function";
+    "probe" BuiltinKind::Probe, Hooks::ALL, "", "the attach point, wildcards filled in";
+    "probetype" BuiltinKind::ProbeType, Hooks::ALL, "", "the probe type: first word of the attach point";
+    "usermode" BuiltinKind::Usermode, Hooks::REGISTERS, "the registers tell; `profile` has them", "whether the CPU was in user mode";
 }
 
 #[must_use]

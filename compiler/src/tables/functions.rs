@@ -1,6 +1,5 @@
 //! Functions of the language.
 
-use super::builtins::FUNC_HOOKS;
 use super::hooks::{Hook, Hooks};
 use crate::object::TextKind;
 
@@ -145,8 +144,8 @@ functions! {
     "system" FunctionKind::Text(TextKind::System), 1..=128, Hooks::ALL, "system(format, ...)", "runs a command (`--unsafe`)";
     "signal" FunctionKind::Signal { thread: false }, 1..=1, Hooks::SIGNAL, "signal(number or \"NAME\")", "sends a signal to the current process (`--unsafe`)";
     "signal_thread" FunctionKind::Signal { thread: true }, 1..=1, Hooks::SIGNAL, "signal_thread(number or \"NAME\")", "sends a signal to the current thread (`--unsafe`)";
-    "override" FunctionKind::Override, 1..=1, FUNC_HOOKS, "override(value)", "makes the function return this without running (`--unsafe`)";
-    "reg" FunctionKind::Reg, 1..=1, Hooks::of(&[Hook::Kprobe, Hook::Kretprobe, Hook::PerfEvent]), "reg(\"name\")", "a register of the CPU: `ip`, `sp`, `ax`, …";
+    "override" FunctionKind::Override, 1..=1, Hooks::of(&[Hook::Kprobe]), "override(value)", "makes the function return this without running (`--unsafe`)";
+    "reg" FunctionKind::Reg, 1..=1, Hooks::REGISTERS, "reg(\"name\")", "a register of the CPU: `ip`, `sp`, `ax`, …";
     "cgroupid" FunctionKind::Cgroupid, 1..=1, Hooks::ALL, "cgroupid(\"/path\")", "id of a cgroup v2 directory";
     "cgroup_path" FunctionKind::CgroupPath, 1..=2, Hooks::ALL, "cgroup_path(id)", "path of a cgroup by its id";
     "strerror" FunctionKind::Strerror, 1..=1, Hooks::ALL, "strerror(errno)", "text of an error number";

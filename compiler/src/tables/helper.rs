@@ -33,4 +33,6 @@ pub const KTIME_GET_COARSE_NS: u32 = 160;
 pub const XDP_GET_BUFF_LEN: u32 = 188;
 pub const FOR_EACH_MAP_ELEM: u32 = 164;
 pub const LOOP: u32 = 181;
+/// The number that was given where the program was attached; Linux 5.15.
+pub const GET_ATTACH_COOKIE: u32 = 174;
 pub const MAP_LOOKUP_PERCPU_ELEM: u32 = 195;

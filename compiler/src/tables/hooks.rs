@@ -10,9 +10,19 @@ pub enum Hook {
     RunOnce,
     /// `interval`, `profile`
     PerfEvent,
+    /// `software`, `hardware`
+    PerfCounter,
+    Watchpoint,
     Tracepoint,
+    RawTracepoint,
     Kprobe,
     Kretprobe,
+    Fentry,
+    Fexit,
+    Uprobe,
+    Uretprobe,
+    Usdt,
+    Iter,
     Xdp,
     Tc,
     /// A block on a native's event; runs as an XDP program.
@@ -28,12 +38,21 @@ pub enum Hook {
 }
 
 impl Hook {
-    pub const ALL: [Hook; 12] = [
+    pub const ALL: [Hook; 21] = [
         Hook::RunOnce,
         Hook::PerfEvent,
+        Hook::PerfCounter,
+        Hook::Watchpoint,
         Hook::Tracepoint,
+        Hook::RawTracepoint,
         Hook::Kprobe,
         Hook::Kretprobe,
+        Hook::Fentry,
+        Hook::Fexit,
+        Hook::Uprobe,
+        Hook::Uretprobe,
+        Hook::Usdt,
+        Hook::Iter,
         Hook::Xdp,
         Hook::Tc,
         Hook::NativeXdp,
@@ -49,7 +68,16 @@ impl Hook {
         match self {
             Hook::RunOnce => "begin/end",
             Hook::PerfEvent => "interval/profile",
+            Hook::PerfCounter => "software/hardware",
+            Hook::Watchpoint => "watchpoint",
             Hook::Tracepoint => "tracepoint",
+            Hook::RawTracepoint => "rawtracepoint",
+            Hook::Fentry => "fentry",
+            Hook::Fexit => "fexit",
+            Hook::Uprobe => "uprobe",
+            Hook::Uretprobe => "uretprobe",
+            Hook::Usdt => "usdt",
+            Hook::Iter => "iter",
             Hook::Kprobe => "kprobe",
             Hook::Kretprobe => "kretprobe",
             Hook::Xdp => "xdp",
@@ -65,8 +93,41 @@ impl Hook {
     /// Returns the name as it stands in a sentence: ``an `xdp` ``.
     #[must_use]
     pub fn with_article(self) -> String {
-        let article = if matches!(self, Hook::Xdp | Hook::PerfEvent) { "an" } else { "a" };
+        let article = if matches!(self, Hook::Xdp | Hook::PerfEvent | Hook::Fentry | Hook::Fexit | Hook::Iter) {
+            "an"
+        } else {
+            "a"
+        };
         format!("{article} `{}`", self.name())
+    }
+
+    /// Returns whether a program can start while the same program is interrupted on the same CPU: then its working memory
+    /// is one of several slots. Elsewhere the kernel counts programs that run (`bpf_prog_active`, the program's own
+    /// `active`) and leaves out the second.
+    #[must_use]
+    pub fn may_nest(self) -> bool {
+        matches!(
+            self,
+            Hook::Uprobe | Hook::Uretprobe | Hook::Usdt | Hook::Iter | Hook::CgroupSockAddr | Hook::CgroupPostBind | Hook::CgroupSock
+        )
+    }
+
+    /// Returns whether the kernel keeps a number with each place that a program is attached to, by which one program tells them
+    /// apart (`bpf_get_attach_cookie`).
+    #[must_use]
+    pub fn has_cookie(self) -> bool {
+        matches!(
+            self,
+            Hook::PerfEvent
+                | Hook::PerfCounter
+                | Hook::Watchpoint
+                | Hook::Tracepoint
+                | Hook::Kprobe
+                | Hook::Kretprobe
+                | Hook::Uprobe
+                | Hook::Uretprobe
+                | Hook::Usdt
+        )
     }
 
     /// Returns whether the block sees a packet.
@@ -129,19 +190,68 @@ impl Hooks {
     pub const PROCESS: Hooks = Hooks::of(&[
         Hook::RunOnce,
         Hook::PerfEvent,
+        Hook::PerfCounter,
+        Hook::Watchpoint,
         Hook::Tracepoint,
+        Hook::RawTracepoint,
         Hook::Kprobe,
         Hook::Kretprobe,
+        Hook::Fentry,
+        Hook::Fexit,
+        Hook::Uprobe,
+        Hook::Uretprobe,
+        Hook::Usdt,
+        Hook::Iter,
         Hook::CgroupSockAddr,
         Hook::CgroupPostBind,
         Hook::CgroupSock,
     ]);
 
     /// Hooks in which stacks can be taken: the kernel has no helper for it in the rest.
-    pub const STACK: Hooks = Hooks::of(&[Hook::RunOnce, Hook::PerfEvent, Hook::Tracepoint, Hook::Kprobe, Hook::Kretprobe]);
+    pub const STACK: Hooks = Hooks::of(&[
+        Hook::RunOnce,
+        Hook::PerfEvent,
+        Hook::PerfCounter,
+        Hook::Watchpoint,
+        Hook::Tracepoint,
+        Hook::RawTracepoint,
+        Hook::Kprobe,
+        Hook::Kretprobe,
+        Hook::Fentry,
+        Hook::Fexit,
+        Hook::Uprobe,
+        Hook::Uretprobe,
+        Hook::Usdt,
+        Hook::Iter,
+    ]);
+
+    /// Hooks whose context is the CPU's registers.
+    pub const REGISTERS: Hooks = Hooks::of(&[
+        Hook::PerfEvent,
+        Hook::PerfCounter,
+        Hook::Watchpoint,
+        Hook::Kprobe,
+        Hook::Kretprobe,
+        Hook::Uprobe,
+        Hook::Uretprobe,
+        Hook::Usdt,
+    ]);
 
     /// Hooks in which a signal reaches the task that caused the event.
-    pub const SIGNAL: Hooks = Hooks::of(&[Hook::PerfEvent, Hook::Tracepoint, Hook::Kprobe, Hook::Kretprobe]);
+    pub const SIGNAL: Hooks = Hooks::of(&[
+        Hook::PerfEvent,
+        Hook::PerfCounter,
+        Hook::Watchpoint,
+        Hook::Tracepoint,
+        Hook::RawTracepoint,
+        Hook::Kprobe,
+        Hook::Kretprobe,
+        Hook::Fentry,
+        Hook::Fexit,
+        Hook::Uprobe,
+        Hook::Uretprobe,
+        Hook::Usdt,
+    ]);
 
     #[must_use]
     pub const fn of(hooks: &[Hook]) -> Hooks {
@@ -166,11 +276,18 @@ impl Hooks {
 
 impl fmt::Display for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<String> = self
-            .iter()
-            .filter(|h| *h != Hook::NativeXdp)
-            .map(|h| format!("`{}`", h.name()))
-            .collect();
-        f.write_str(&names.join(", "))
+        let list = |wanted: bool| -> Vec<String> {
+            Hook::ALL
+                .into_iter()
+                .filter(|h| *h != Hook::NativeXdp && self.contains(*h) == wanted)
+                .map(|h| format!("`{}`", h.name()))
+                .collect()
+        };
+        // What is nearly everywhere is said by where it is not.
+        let (there, missing) = (list(true), list(false));
+        if missing.len() * 2 < there.len() {
+            return write!(f, "every probe but {}", missing.join(", "));
+        }
+        f.write_str(&there.join(", "))
     }
 }

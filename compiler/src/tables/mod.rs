@@ -5,6 +5,7 @@
 
 mod builtins;
 mod cgroups;
+mod counters;
 mod fields;
 mod functions;
 pub mod helper;
@@ -13,6 +14,7 @@ mod providers;
 
 pub use builtins::{BUILTINS, Builtin, BuiltinKind, builtin};
 pub use cgroups::{AddressFamily, CGROUP_HOOKS, CgroupHook};
+pub use counters::{COUNTERS, Counter};
 pub use fields::*;
 pub use functions::{AggKind, FUNCTIONS, Function, FunctionKind, Verdict, function};
 pub use hooks::{Hook, Hooks};

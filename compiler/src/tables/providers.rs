@@ -51,6 +51,27 @@ pub static PROVIDERS: &[Provider] = &[
         doc: "regularly, on every CPU",
     },
     Provider {
+        name: "software",
+        aliases: &["s"],
+        form: "software:EVENT[:COUNT]",
+        hook: Hook::PerfCounter,
+        doc: "every COUNT events that the kernel counts itself",
+    },
+    Provider {
+        name: "hardware",
+        aliases: &["h"],
+        form: "hardware:EVENT[:COUNT]",
+        hook: Hook::PerfCounter,
+        doc: "every COUNT events that the processor counts",
+    },
+    Provider {
+        name: "watchpoint",
+        aliases: &["w"],
+        form: "watchpoint:ADDRESS:LENGTH:MODE",
+        hook: Hook::Watchpoint,
+        doc: "access to a memory address; MODE is of `r`, `w`, `x`",
+    },
+    Provider {
         name: "tracepoint",
         aliases: &["t"],
         form: "tracepoint:CATEGORY:NAME",
@@ -70,6 +91,55 @@ pub static PROVIDERS: &[Provider] = &[
         form: "kretprobe:[MODULE:]FUNCTION",
         hook: Hook::Kretprobe,
         doc: "return of a kernel function",
+    },
+    Provider {
+        name: "rawtracepoint",
+        aliases: &["rt"],
+        form: "rawtracepoint:[MODULE:]EVENT",
+        hook: Hook::RawTracepoint,
+        doc: "a static event of the kernel, with the arguments that the kernel has there",
+    },
+    Provider {
+        name: "fentry",
+        aliases: &["f", "kfunc"],
+        form: "fentry:[MODULE:]FUNCTION",
+        hook: Hook::Fentry,
+        doc: "entry of a kernel function, with typed arguments",
+    },
+    Provider {
+        name: "fexit",
+        aliases: &["fr", "kretfunc"],
+        form: "fexit:[MODULE:]FUNCTION",
+        hook: Hook::Fexit,
+        doc: "return of a kernel function, with typed arguments and return value",
+    },
+    Provider {
+        name: "uprobe",
+        aliases: &["u"],
+        form: "uprobe:BINARY:FUNCTION[+OFFSET]",
+        hook: Hook::Uprobe,
+        doc: "entry of a function of a program or library",
+    },
+    Provider {
+        name: "uretprobe",
+        aliases: &["ur"],
+        form: "uretprobe:BINARY:FUNCTION",
+        hook: Hook::Uretprobe,
+        doc: "return of a function of a program or library",
+    },
+    Provider {
+        name: "usdt",
+        aliases: &["U"],
+        form: "usdt:BINARY:[PROVIDER:]PROBE",
+        hook: Hook::Usdt,
+        doc: "a static event of a program or library",
+    },
+    Provider {
+        name: "iter",
+        aliases: &["it"],
+        form: "iter:KIND",
+        hook: Hook::Iter,
+        doc: "once for every object of a kind that the kernel has",
     },
     Provider {
         name: "xdp",
@@ -104,6 +174,12 @@ pub static PROVIDERS: &[Provider] = &[
 /// Finds a probe type; names are case-insensitive, as in bpftrace.
 #[must_use]
 pub fn provider(name: &str) -> Option<&'static Provider> {
+    // `u` and `U` are two things; every other name may be written either way.
+    let exact = PROVIDERS.iter().find(|p| p.aliases.contains(&name));
+    exact.or_else(|| by_any_case(name))
+}
+
+fn by_any_case(name: &str) -> Option<&'static Provider> {
     PROVIDERS
         .iter()
         .find(|p| p.name.eq_ignore_ascii_case(name) || p.aliases.iter().any(|a| a.eq_ignore_ascii_case(name)))

@@ -4,13 +4,16 @@
 
 use std::sync::OnceLock;
 use weir_compiler::btf::Btf;
-use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField};
+use weir_compiler::hir::glob_match;
+use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField, UsdtProbe, UserFunction};
 use weir_compiler::object::LinkLayer;
 
 pub struct FixtureKernel {
     pub kprobes: bool,
     pub tcx: bool,
     pub btf: bool,
+    pub fentry: bool,
+    pub pmu: bool,
 }
 
 impl Default for FixtureKernel {
@@ -19,6 +22,8 @@ impl Default for FixtureKernel {
             kprobes: true,
             tcx: true,
             btf: true,
+            fentry: true,
+            pmu: true,
         }
     }
 }
@@ -51,6 +56,8 @@ impl KernelInfo for FixtureKernel {
     fn feature(&self, feature: Feature) -> Support {
         match feature {
             Feature::Kprobe if !self.kprobes => Support::No("CONFIG_KPROBES is not set".to_owned()),
+            Feature::Fentry if !self.fentry => Support::No("the kernel refuses fentry programs".to_owned()),
+            Feature::Pmu if !self.pmu => Support::No("the processor shows no counters".to_owned()),
             Feature::Tcx if !self.tcx => Support::No("the kernel is older than 6.6".to_owned()),
             _ => Support::Yes,
         }
@@ -105,6 +112,68 @@ impl KernelInfo for FixtureKernel {
         ["tcp_connect", "tcp_recvmsg", "tcp_retransmit_skb", "tcp_sendmsg", "vfs_read"]
             .map(str::to_owned)
             .to_vec()
+    }
+
+    fn functions_by_module(&self) -> Vec<(String, String)> {
+        let mut all: Vec<(String, String)> = self.functions().into_iter().map(|f| ("vmlinux".to_owned(), f)).collect();
+        all.extend(["veth_open", "veth_xmit"].map(|f| ("veth".to_owned(), f.to_owned())));
+        all
+    }
+
+    fn binaries(&self, name: &str) -> Result<Vec<String>, String> {
+        let all = ["/usr/bin/victim", "/usr/lib/libplain.so.1"];
+        let found: Vec<String> = all
+            .into_iter()
+            .filter(|path| *path == name || path.ends_with(&format!("/{name}")) || (name.contains('*') && glob_match(name, path)))
+            .map(str::to_owned)
+            .collect();
+        if found.is_empty() {
+            return Err(format!("there is no program or library `{name}`"));
+        }
+        Ok(found)
+    }
+
+    fn user_functions(&self, path: &str) -> Result<Vec<UserFunction>, String> {
+        if path != "/usr/bin/victim" {
+            return Ok(Vec::new());
+        }
+        let function = |name: &str, demangled: Option<&str>, offset, indirect| UserFunction {
+            name: name.to_owned(),
+            demangled: demangled.map(str::to_owned),
+            offset,
+            indirect,
+        };
+        Ok(vec![
+            function("_ZN2ns4openEPKc", Some("ns::open(char const*)"), 0x1200, false),
+            function("_ZN2ns4openEi", Some("ns::open(int)"), 0x1300, false),
+            function("copy", None, 0x1400, true),
+            function("copy_avx2", None, 0x1500, false),
+            function("copy_sse2", None, 0x1600, false),
+            function("main", None, 0x1100, false),
+            function("main_alias", None, 0x1100, false),
+        ])
+    }
+
+    fn usdt_probes(&self, path: &str) -> Result<Vec<UsdtProbe>, String> {
+        if path != "/usr/bin/victim" {
+            return Ok(Vec::new());
+        }
+        let probe = |name: &str, offset, semaphore, args: &str| UsdtProbe {
+            provider: "shop".to_owned(),
+            name: name.to_owned(),
+            offset,
+            semaphore,
+            args: args.to_owned(),
+        };
+        Ok(vec![
+            probe("close", 0x1170, 0, ""),
+            probe("sale", 0x1150, 0x4010, "-4@%eax 8@-16(%rbp,%rcx,8) 8@$7 8@price(%rip)"),
+            probe("sale", 0x1160, 0x4010, "-4@%ebx 8@(%rdi) 8@$8 8@%r8"),
+        ])
+    }
+
+    fn code_offset(&self, _path: &str, address: u64) -> Option<u64> {
+        (0x401_000..0x402_000).contains(&address).then(|| address - 0x400_000)
     }
 
     fn interfaces(&self) -> Vec<String> {

@@ -12,18 +12,22 @@ pub mod reaper;
 pub mod run_once;
 pub mod tc;
 pub mod tracepoint;
+pub mod tracing;
+pub mod uprobe;
 pub mod xdp;
 
 use crate::error::{Error, Notice};
 use crate::kernel::Kernel;
 use crate::load::Loaded;
 use crate::maps;
+use crate::sys::SysError;
+use crate::sys::bpf::{LinkTarget, link_create};
 use interfaces::{Interfaces, Place, Settings, Target};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use weir_compiler::kernel::{Feature, KernelInfo, Support};
-use weir_compiler::object::{Attach, AttachPoint, IfacePattern, LinkLayer, MissingProbes, Object};
+use weir_compiler::object::{Attach, AttachPoint, IfacePattern, LinkLayer, MissingProbes, Object, ProgramKind};
 use weir_parser::Span;
 
 /// Receives what a person should hear. Called from any thread.
@@ -44,9 +48,32 @@ pub enum Handle {
     Clsact(tc::ClsactFilter),
 }
 
+/// One program and one place that it goes to.
+#[derive(Clone, Copy, Debug)]
+pub struct Point<'a> {
+    pub program: BorrowedFd<'a>,
+    /// Which of the program's places it is; the program can ask the kernel for it.
+    pub cookie: u64,
+    pub span: Span,
+}
+
+impl Point<'_> {
+    fn error(&self, point: &str, source: SysError) -> Error {
+        Error::Attach {
+            point: point.to_owned(),
+            span: self.span,
+            source,
+        }
+    }
+}
+
 /// What attaching needs.
 pub struct Attacher<'a> {
     pub kernel: &'a Kernel,
+    /// The one process whose events count, where the kernel can tell them apart.
+    pub pid: Option<u32>,
+    /// Functions of a pattern that the kernel refused.
+    left_out: Option<(Span, Vec<String>)>,
     pub observer: &'a Observer,
     /// Says where each program is attached.
     pub verbose: bool,
@@ -60,6 +87,8 @@ pub struct Attached {
     pub interfaces: Interfaces,
     /// As bpftrace counts them: attach points, `begin` and `end` included.
     pub probes: usize,
+    /// Run once, when everything else is attached.
+    pub iterators: Vec<tracing::Iterator>,
 }
 
 /// Up to this many attachments are removed one after the other.
@@ -96,12 +125,31 @@ impl<'a> Attacher<'a> {
                 handles: Vec::new(),
                 interfaces: Interfaces::new(tcx, settings, observer, reaper_args),
                 probes: 0,
+                iterators: Vec::new(),
             },
+            pid: None,
+            left_out: None,
         }
     }
 
     pub(crate) fn push(&mut self, handle: Handle) {
         self.attached.handles.push(handle);
+    }
+
+    /// Links a program to a perf event, which is then owned by [`Attached`].
+    fn link_event(&mut self, place: &Point<'_>, point: &str, event: Result<OwnedFd, SysError>) -> Result<(), Error> {
+        let event = event.map_err(|e| place.error(point, e))?;
+        let target = LinkTarget::PerfEvent {
+            event: event.as_fd(),
+            cookie: place.cookie,
+        };
+        let link = link_create(place.program, target, point).map_err(|e| place.error(point, e))?;
+        self.push(Handle::Perf { link, event });
+        Ok(())
+    }
+
+    fn left_out(&mut self, span: Span, name: &str) {
+        self.left_out.get_or_insert_with(|| (span, Vec::new())).1.push(name.to_owned());
     }
 
     /// Attaches every program of a script, except those that run once and the events of natives.
@@ -112,12 +160,23 @@ impl<'a> Attacher<'a> {
     /// The first attach point that cannot be had, unless the script says that missing probes do not matter.
     pub fn attach_all(&mut self, object: &Object, loaded: &Loaded, skip: &[usize]) -> Result<(), Error> {
         for (i, (spec, program)) in object.programs.iter().zip(&loaded.programs).enumerate() {
-            for attach in &spec.attach {
+            if spec.kind == ProgramKind::KprobeMulti {
+                kprobe::attach_many(self, program.as_fd(), &spec.attach, spec.span)?;
+                continue;
+            }
+            for (cookie, attach) in (0u64..).zip(&spec.attach) {
                 if skip.contains(&i) {
                     self.attached.probes += 1;
                     continue;
                 }
-                match self.attach_one(attach, program) {
+                let place = Point {
+                    program: program.as_fd(),
+                    cookie,
+                    span: attach.span,
+                };
+                let refused = self.left_out.as_ref().map_or(0, |(_, names)| names.len());
+                match self.attach_one(attach, &place) {
+                    Ok(()) if self.left_out.as_ref().map_or(0, |(_, names)| names.len()) > refused => {}
                     Ok(()) if is_second_half(&attach.point) => {}
                     Ok(()) => self.attached.probes += 1,
                     Err(e) if is_missing(&e) && object.config.missing_probes != MissingProbes::Error => {
@@ -132,23 +191,66 @@ impl<'a> Attacher<'a> {
                 }
             }
         }
+        kprobe::report_left_out(self);
         Ok(())
     }
 
-    fn attach_one(&mut self, attach: &Attach, program: &OwnedFd) -> Result<(), Error> {
-        let program = program.as_fd();
-        let span = attach.span;
+    fn attach_one(&mut self, attach: &Attach, place: &Point<'_>) -> Result<(), Error> {
+        let (program, span) = (place.program, place.span);
         match &attach.point {
             // Run by the session; a native's events are in its program array already.
             AttachPoint::Begin | AttachPoint::End | AttachPoint::Signal { .. } | AttachPoint::NativeEvent { .. } => Ok(()),
-            AttachPoint::Interval { period } => perf::interval(self, program, *period, span),
-            AttachPoint::Profile { period } => perf::profile(self, program, *period, span),
-            AttachPoint::Tracepoint { category, name } => tracepoint::attach(self, program, category, name, span),
+            AttachPoint::Interval { period } => perf::interval(self, place, *period),
+            AttachPoint::Profile { period } => perf::profile(self, place, *period),
+            AttachPoint::Counter {
+                hardware,
+                event,
+                config,
+                count,
+            } => perf::counter(self, place, *hardware, (event, *config, *count)),
+            AttachPoint::Watchpoint { address, len, mode } => perf::watchpoint(self, place, *address, *len, *mode),
+            AttachPoint::Tracepoint { category, name } => tracepoint::attach(self, place, category, name),
+            AttachPoint::RawTracepoint { name } => tracing::raw_tracepoint(self, place, name),
+            AttachPoint::Fentry { function, ret, .. } => tracing::function(self, place, function, *ret),
+            AttachPoint::Iter { kind, .. } => tracing::iterator(self, place, kind),
+            AttachPoint::Uprobe {
+                path,
+                function,
+                offset,
+                ret,
+            } => {
+                let kind = if *ret { "uretprobe" } else { "uprobe" };
+                let code = uprobe::Code {
+                    point: &format!("{kind}:{path}:{function}"),
+                    path,
+                    offset: *offset,
+                    semaphore: 0,
+                    ret: *ret,
+                };
+                uprobe::attach(self, place, &code)
+            }
+            AttachPoint::Usdt {
+                path,
+                provider,
+                name,
+                offset,
+                semaphore,
+            } => {
+                let code = uprobe::Code {
+                    point: &format!("usdt:{path}:{provider}:{name}"),
+                    path,
+                    offset: *offset,
+                    semaphore: *semaphore,
+                    ret: false,
+                };
+                uprobe::attach(self, place, &code)
+            }
             AttachPoint::Kprobe {
                 module,
                 function,
                 offset,
                 ret,
+                pattern,
             } => {
                 let target = crate::sys::perf::KprobeTarget {
                     module: module.as_deref(),
@@ -156,7 +258,7 @@ impl<'a> Attacher<'a> {
                     offset: *offset,
                     ret: *ret,
                 };
-                kprobe::attach(self, program, &target, span)
+                kprobe::attach(self, place, &target, *pattern)
             }
             AttachPoint::Xdp { iface, mode } => self.on_interfaces(program, iface, Place::Xdp(*mode), span),
             AttachPoint::CgroupSkb { path, direction } => cgroup::attach_skb(self, program, path, *direction, span),

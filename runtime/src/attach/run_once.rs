@@ -35,6 +35,6 @@ pub fn count(object: &Object) -> usize {
 /// Returns whether a script has anything that can happen after `begin`.
 #[must_use]
 pub fn only_runs_once(object: &Object) -> bool {
-    let once = |point: &AttachPoint| matches!(point, AttachPoint::Begin | AttachPoint::End);
+    let once = |point: &AttachPoint| matches!(point, AttachPoint::Begin | AttachPoint::End | AttachPoint::Iter { .. });
     object.natives.is_empty() && object.programs.iter().flat_map(|p| &p.attach).all(|a| once(&a.point))
 }

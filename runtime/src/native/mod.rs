@@ -120,7 +120,7 @@ fn load(object: &Object, index: usize, spec: &NativeInstance) -> Result<Instance
     drop(fds);
     let program = setup
         .elf
-        .load_program(setup.program, ProgramKind::Xdp)
+        .load_program(setup.program, ProgramKind::Xdp, 0)
         .map_err(|e| e.into_error(None, Some(spec.span)))?;
     Ok(Instance {
         spec: spec.clone(),

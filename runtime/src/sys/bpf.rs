@@ -6,6 +6,7 @@ pub mod query;
 
 use super::{Result, SysError};
 use aya_obj::generated::{BPF_F_AFTER, BPF_F_BEFORE, BPF_F_ID, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_info, bpf_prog_info};
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -444,8 +445,18 @@ pub fn prog_run(prog: BorrowedFd<'_>, name: &str) -> Result<u32> {
 /// What a link is made of besides the program.
 #[derive(Clone, Copy, Debug)]
 pub enum LinkTarget<'a> {
-    /// `BPF_PERF_EVENT` on a perf event (tracepoint, kprobe, clock). Linux 5.15.
-    PerfEvent(BorrowedFd<'a>),
+    /// `BPF_PERF_EVENT` on a perf event (tracepoint, kprobe, clock), with the number that the program can ask for. Linux 5.15.
+    PerfEvent { event: BorrowedFd<'a>, cookie: u64 },
+    /// `BPF_TRACE_KPROBE_MULTI` on functions by name, the cookie of each beside it. Linux 5.18.
+    KprobeMulti {
+        functions: &'a [CString],
+        cookies: &'a [u64],
+        ret: bool,
+    },
+    /// `BPF_TRACE_FENTRY` or `_FEXIT` on the function that the program was loaded for.
+    Tracing { exit: bool },
+    /// `BPF_TRACE_ITER`; reading needs [`iter_create`].
+    Iter,
     /// `BPF_XDP` on an interface of the calling thread's network namespace; `XDP_FLAGS_*`. Linux 5.9.
     Xdp { ifindex: u32, flags: u32 },
     /// `BPF_TCX_INGRESS` or `_EGRESS`, at the end of the chain unless `place` says otherwise. Linux 6.6.
@@ -473,13 +484,28 @@ pub struct TcxPlace {
 /// What the kernel says.
 pub fn link_create(prog: BorrowedFd<'_>, target: LinkTarget<'_>, name: &str) -> Result<OwnedFd> {
     use aya_obj::generated::bpf_attach_type::{BPF_PERF_EVENT, BPF_TCX_EGRESS, BPF_TCX_INGRESS, BPF_XDP};
+    use aya_obj::generated::bpf_attach_type::{BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_TRACE_ITER, BPF_TRACE_KPROBE_MULTI};
     let mut attr = zeroed();
+    let symbols: Vec<*const libc::c_char>;
     attr.link_create.__bindgen_anon_1.prog_fd = ufd(prog);
     match target {
-        LinkTarget::PerfEvent(fd) => {
-            attr.link_create.__bindgen_anon_2.target_fd = ufd(fd);
+        LinkTarget::PerfEvent { event, cookie } => {
+            attr.link_create.__bindgen_anon_2.target_fd = ufd(event);
             attr.link_create.attach_type = BPF_PERF_EVENT as u32;
+            attr.link_create.__bindgen_anon_3.perf_event.bpf_cookie = cookie;
         }
+        LinkTarget::KprobeMulti { functions, cookies, ret } => {
+            symbols = functions.iter().map(|f| f.as_ptr()).collect();
+            attr.link_create.attach_type = BPF_TRACE_KPROBE_MULTI as u32;
+            attr.link_create.__bindgen_anon_3.kprobe_multi.flags = u32::from(ret);
+            attr.link_create.__bindgen_anon_3.kprobe_multi.cnt = u32::try_from(symbols.len()).unwrap_or(u32::MAX);
+            attr.link_create.__bindgen_anon_3.kprobe_multi.syms = ptr(&symbols);
+            attr.link_create.__bindgen_anon_3.kprobe_multi.cookies = ptr(&cookies[..symbols.len()]);
+        }
+        LinkTarget::Tracing { exit } => {
+            attr.link_create.attach_type = if exit { BPF_TRACE_FEXIT as u32 } else { BPF_TRACE_FENTRY as u32 };
+        }
+        LinkTarget::Iter => attr.link_create.attach_type = BPF_TRACE_ITER as u32,
         LinkTarget::Xdp { ifindex, flags } => {
             attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
             attr.link_create.attach_type = BPF_XDP as u32;
@@ -499,6 +525,16 @@ pub fn link_create(prog: BorrowedFd<'_>, target: LinkTarget<'_>, name: &str) -> 
         }
     }
     call_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr).map_err(|e| SysError::new("attach to", name, e))
+}
+
+/// Makes the descriptor whose reading runs an iterator once.
+///
+/// # Errors
+/// What the kernel says.
+pub fn iter_create(link: BorrowedFd<'_>, name: &str) -> Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.iter_create.link_fd = ufd(link);
+    call_fd(bpf_cmd::BPF_ITER_CREATE, &mut attr).map_err(|e| SysError::new("run iterator", name, e))
 }
 
 /// Attaches a program to a raw tracepoint by name.

@@ -59,4 +59,11 @@ impl SysError {
     }
 }
 
+/// Returns an error's words without the number that the standard library puts behind them.
+#[must_use]
+pub fn describe(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
+}
+
 pub type Result<T> = std::result::Result<T, SysError>;

@@ -13,8 +13,15 @@ mod leftovers;
 mod one_liners;
 mod repl;
 mod support;
+mod tracing;
 
 fn main() {
+    if let Some(result) = weir_tests::victim::main() {
+        if let Err(e) = result {
+            panic!("{e:#}");
+        }
+        return;
+    }
     weir_tests::harness::run(&[
         support::TESTS,
         one_liners::TESTS,
@@ -23,6 +30,7 @@ fn main() {
         interfaces::TESTS,
         cgroups::TESTS,
         inspect::TESTS,
+        tracing::TESTS,
         examples::TESTS,
         leftovers::TESTS,
         repl::TESTS,

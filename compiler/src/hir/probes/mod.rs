@@ -3,11 +3,17 @@
 mod cgroup;
 mod native;
 mod packet;
+mod perf;
 mod tracing;
+mod user;
 
 pub(super) use native::native_instance;
+pub use tracing::{iterators, raw_parameters};
 
+use super::SiteNames;
 use super::check::{Checker, nearest};
+use super::usdt::UsdtArg;
+use crate::btf::TypeId;
 use crate::object::{Attach, AttachPoint, MissingProbes};
 use crate::tables::{self, Hook};
 use weir_parser::{Diagnostic, Span, ast};
@@ -17,24 +23,92 @@ use weir_parser::{Diagnostic, Span, ast};
 pub(super) struct Site {
     pub hook: Hook,
     pub attach: Attach,
-    pub text: String,
-    pub func: String,
-    pub tracepoint: Option<(String, String)>,
+    pub names: SiteNames,
+    /// The provider's own name.
+    pub probe_type: &'static str,
+    pub target: Target,
     /// Instance and event.
     pub native: Option<(usize, usize)>,
+}
+
+/// Where the arguments of a block come from.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Target {
+    None,
+    /// Category and name.
+    Tracepoint(String, String),
+    /// A function or event whose arguments lie in the context, 8 bytes each: its prototype, and how many parameters of it are
+    /// not among them.
+    Proto {
+        proto: TypeId,
+        skip: usize,
+    },
+    /// Numbered arguments without names or types.
+    Numbered,
+    /// Where a note says that the arguments are.
+    Usdt(Vec<UsdtArg>),
+    /// The struct that the context of an iterator is.
+    Iter(TypeId),
+}
+
+impl Target {
+    /// The first pointer in an iterator's context behind its head: null at the end.
+    pub fn wants(&self, kernel: &dyn crate::kernel::KernelInfo) -> Option<u32> {
+        let (Target::Iter(id), Some(btf)) = (self, kernel.btf()) else {
+            return None;
+        };
+        let fields = btf.fields(*id);
+        let (_, field) = fields.iter().find(|(name, _)| *name != "meta")?;
+        matches!(btf.resolved(field.ty), Some(crate::btf::BtfType::Ptr(_))).then(|| field.byte_offset())
+    }
 }
 
 impl Site {
     /// An attach point that needs no more than its words.
     fn new(hook: Hook, span: Span, parts: &[String], point: AttachPoint) -> Self {
+        let provider = parts.first().and_then(|first| tables::provider(first));
+        let probe_type = provider.map_or(hook.name(), |p| p.name);
+        let rest = parts.get(1..).unwrap_or_default().iter().map(String::as_str);
+        let mut words: Vec<&str> = vec![provider.map_or(parts[0].as_str(), |p| p.name)];
+        words.extend(rest);
         Self {
             hook,
             attach: Attach { point, span },
-            text: parts.join(":"),
-            func: String::new(),
-            tracepoint: None,
+            names: SiteNames {
+                probe: words.join(":"),
+                func: String::new(),
+            },
+            probe_type,
+            target: Target::None,
             native: None,
         }
+    }
+
+    /// A place found by name: `probe` and `func` say which.
+    fn found(hook: Hook, span: Span, probe_type: &'static str, place: &str, func: &str, point: AttachPoint) -> Self {
+        Self {
+            hook,
+            attach: Attach { point, span },
+            names: SiteNames {
+                probe: format!("{probe_type}:{place}"),
+                func: func.to_owned(),
+            },
+            probe_type,
+            target: Target::None,
+            native: None,
+        }
+    }
+
+    /// Whether a block that does not depend on its place can be one program for both.
+    pub fn shares_code(&self, other: &Site) -> bool {
+        // Programs on functions of the kernel and iterators belong to one place each.
+        let own = matches!(self.hook, Hook::Fentry | Hook::Fexit | Hook::Iter);
+        let denies = |s: &Site| s.cgroup_hook().map(|h| h.can_deny);
+        self.hook == other.hook
+            && self.native == other.native
+            && self.probe_type == other.probe_type
+            && denies(self) == denies(other)
+            && !own
     }
 }
 
@@ -128,7 +202,7 @@ impl Checker<'_> {
                 [kind, _] if kind == "signal" => self.error(wrong("names a signal that cannot be probed").help("`SIGUSR1` or `SIGUSR2`")),
                 _ => self.error(wrong("is incomplete")),
             },
-            "interval" | "profile" => match tracing::period(&parts[1..]) {
+            "interval" | "profile" => match perf::period(&parts[1..]) {
                 Ok(period) => out.push(site(
                     Hook::PerfEvent,
                     if provider.name == "interval" {
@@ -140,7 +214,14 @@ impl Checker<'_> {
                 Err(what) => self.error(wrong(what)),
             },
             "tracepoint" => self.tracepoint_site(point, &parts, out, wrong),
+            "rawtracepoint" => self.raw_tracepoint_site(point, &parts, out, wrong),
             "kprobe" | "kretprobe" => self.kprobe_site(point, &parts, provider.name == "kretprobe", out, wrong),
+            "fentry" | "fexit" => self.fentry_site(point, &parts, provider.name == "fexit", out, wrong),
+            "software" | "hardware" => self.counter_site(point, &parts, provider.name == "hardware", out, wrong),
+            "watchpoint" => self.watchpoint_site(point, &parts, out, wrong),
+            "uprobe" | "uretprobe" => self.uprobe_site(point, &parts, provider.name == "uretprobe", out, wrong),
+            "usdt" => self.usdt_site(point, &parts, out, wrong),
+            "iter" => self.iter_site(point, &parts, out, wrong),
             "xdp" => self.xdp_site(point, &parts, out, wrong),
             "tc" => self.tc_site(point, &parts, out, wrong),
             "cgroup" => self.cgroup_site(point, &parts, out, wrong),
@@ -181,6 +262,14 @@ impl Checker<'_> {
             d = d.help(help);
         }
         self.error(d);
+    }
+}
+
+/// A number as in C: `26`, `0x1a`.
+pub(super) fn number(text: &str) -> Option<u64> {
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => u64::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Site;
 use crate::hir::check::{Checker, Options, nearest_name};
-use crate::object::{Attach, AttachPoint, NativeInstance};
+use crate::object::{AttachPoint, NativeInstance};
 use crate::tables::{self, Hook};
 use weir_parser::{Diagnostic, ast};
 use weir_stdlib::{ParamType, ParamValue};
@@ -34,17 +34,9 @@ impl Checker<'_> {
             .help(format!("its events are {}", names.join(", ")));
             return self.error(d);
         };
-        out.push(Site {
-            hook: Hook::NativeXdp,
-            attach: Attach {
-                point: AttachPoint::NativeEvent { instance, event },
-                span: point.span,
-            },
-            text: parts.join(":"),
-            func: String::new(),
-            tracepoint: None,
-            native: Some((instance, event)),
-        });
+        let mut site = Site::new(Hook::NativeXdp, point.span, parts, AttachPoint::NativeEvent { instance, event });
+        site.native = Some((instance, event));
+        out.push(site);
     }
 }
 

@@ -1,11 +1,11 @@
-//! Attach points in the kernel's code and on its clocks.
+//! Attach points in the kernel's code.
 
-use super::{Site, glob_match, is_glob};
+use super::{Site, Target, glob_match, is_glob};
+use crate::btf::{Btf, BtfType, TypeId};
 use crate::hir::check::{Checker, nearest_name};
 use crate::kernel::{Feature, Support};
-use crate::object::{Attach, AttachPoint};
+use crate::object::AttachPoint;
 use crate::tables::Hook;
-use std::time::Duration;
 use weir_parser::{Diagnostic, ast};
 
 impl Checker<'_> {
@@ -19,19 +19,21 @@ impl Checker<'_> {
         let [_, category, name] = parts else {
             return self.error(wrong("has the wrong number of parts"));
         };
-        let make = |category: &str, name: &str| Site {
-            hook: Hook::Tracepoint,
-            attach: Attach {
-                point: AttachPoint::Tracepoint {
-                    category: category.to_owned(),
-                    name: name.to_owned(),
-                },
-                span: point.span,
-            },
-            text: format!("tracepoint:{category}:{name}"),
-            func: String::new(),
-            tracepoint: Some((category.to_owned(), name.to_owned())),
-            native: None,
+        let make = |category: &str, name: &str| {
+            let attach = AttachPoint::Tracepoint {
+                category: category.to_owned(),
+                name: name.to_owned(),
+            };
+            let mut site = Site::found(
+                Hook::Tracepoint,
+                point.span,
+                "tracepoint",
+                &format!("{category}:{name}"),
+                "",
+                attach,
+            );
+            site.target = Target::Tracepoint(category.to_owned(), name.to_owned());
+            site
         };
         if is_glob(category) || is_glob(name) {
             let before = out.len();
@@ -81,75 +83,313 @@ impl Checker<'_> {
         };
         let (function, offset) = match function.split_once('+') {
             None => (function, 0),
-            Some((name, offset)) => {
-                let value = match offset.strip_prefix("0x") {
-                    Some(hex) => u64::from_str_radix(hex, 16),
-                    None => offset.parse(),
-                };
-                match value {
-                    Ok(n) if !ret => (name, n),
-                    Ok(_) => return self.error(wrong("cannot have an offset")),
-                    Err(_) => return self.error(wrong("has an offset that is not a number")),
-                }
-            }
+            Some((name, offset)) => match super::number(offset) {
+                Some(n) if !ret => (name, n),
+                Some(_) => return self.error(wrong("cannot have an offset")),
+                None => return self.error(wrong("has an offset that is not a number")),
+            },
         };
+        if function.is_empty() {
+            return self.error(wrong("names no function"));
+        }
         let hook = if ret { Hook::Kretprobe } else { Hook::Kprobe };
         let word = if ret { "kretprobe" } else { "kprobe" };
-        let make = |function: &str| Site {
-            hook,
-            attach: Attach {
-                point: AttachPoint::Kprobe {
-                    module: module.clone(),
-                    function: function.to_owned(),
-                    offset,
-                    ret,
-                },
-                span: point.span,
-            },
-            text: format!("{word}:{function}"),
-            func: function.to_owned(),
-            tracepoint: None,
-            native: None,
+        let pattern = is_glob(function) || module.as_deref().is_some_and(is_glob);
+        let make = |module: Option<&str>, function: &str| {
+            let attach = AttachPoint::Kprobe {
+                module: module.map(str::to_owned),
+                function: function.to_owned(),
+                offset,
+                ret,
+                pattern,
+            };
+            let mut place = module.map_or_else(String::new, |m| format!("{m}:"));
+            place.push_str(function);
+            if offset > 0 {
+                place.push_str(&format!("+{offset}"));
+            }
+            Site::found(hook, point.span, word, &place, function, attach)
         };
         if let Support::No(why) = self.kernel.feature(Feature::Kprobe) {
-            let mut d = Diagnostic::error("no-kprobes", point.span, format!("this kernel has no kprobes ({why})"));
-            let all = self.kernel.tracepoints();
-            let same: Vec<String> = all
-                .iter()
-                .filter(|(_, n)| n == function)
-                .map(|(c, n)| format!("`tracepoint:{c}:{n}`"))
-                .collect();
-            if !same.is_empty() {
-                d = d.help(format!("{} works here; its fields are `args.field`", same.join(" or ")));
-            } else if let Some(near) = related_tracepoint(function, &all) {
-                d = d.help(format!(
-                    "`tracepoint:{near}` works here and may answer the question; `weir -l 'tracepoint:*'` lists more"
-                ));
-            } else {
-                d = d.help("tracepoints work here: `weir -l 'tracepoint:*'` lists them");
-            }
+            let d = Diagnostic::error("no-kprobes", point.span, format!("this kernel has no kprobes ({why})"));
+            let d = self.instead_of(d, function);
             return self.error(d);
         }
-        if is_glob(function) {
+        // `vmlinux` is the kernel itself, which the kernel has no word for.
+        let given = |m: &str| (m != "vmlinux").then(|| m.to_owned());
+        if pattern || module.as_deref().is_some_and(|m| m != "vmlinux") {
+            let wanted = module.as_deref().unwrap_or("*");
+            let all = self.kernel.functions_by_module();
             let before = out.len();
-            for name in self.kernel.functions() {
-                if glob_match(function, &name) {
-                    out.push(make(&name));
+            for (m, f) in &all {
+                if glob_match(wanted, m) && glob_match(function, f) {
+                    out.push(make(module.as_ref().and_then(|_| given(m)).as_deref(), f));
                 }
             }
-            if out.len() == before {
-                self.missing(point, format!("no kernel function matches `{function}`"), None);
+            if out.len() > before {
+                return;
             }
-            return;
+            if !is_glob(wanted) && !all.iter().any(|(m, _)| m == wanted) {
+                let mut modules: Vec<&str> = all.iter().map(|(m, _)| m.as_str()).collect();
+                modules.dedup();
+                let near = nearest_name(wanted, modules.into_iter()).map(|m| format!("did you mean `{word}:{m}:{function}`?"));
+                return self.missing(point, format!("no module `{wanted}` is loaded"), near);
+            }
+            if pattern {
+                return self.missing(point, format!("no kernel function matches `{function}`"), None);
+            }
+            let near = nearest_name(function, all.iter().filter(|(m, _)| m == wanted).map(|(_, f)| f.as_str()));
+            let near = near.map(|n| format!("did you mean `{word}:{wanted}:{n}`?"));
+            return self.missing(
+                point,
+                format!("the module `{wanted}` has no function `{function}` that can be probed"),
+                near,
+            );
         }
         if self.kernel.has_function(function) {
-            out.push(make(function));
+            out.push(make(None, function));
             return;
         }
         let functions = self.kernel.functions();
         let near = nearest_name(function, functions.iter().map(String::as_str)).map(|n| format!("did you mean `{word}:{n}`?"));
         self.missing(point, format!("this kernel has no function `{function}` that can be probed"), near);
     }
+
+    /// Says what works where a kernel function cannot be probed.
+    fn instead_of(&self, d: Diagnostic, function: &str) -> Diagnostic {
+        let all = self.kernel.tracepoints();
+        let same: Vec<String> = all
+            .iter()
+            .filter(|(_, n)| n == function)
+            .map(|(c, n)| format!("`tracepoint:{c}:{n}`"))
+            .collect();
+        if !same.is_empty() {
+            return d.help(format!("{} works here; its fields are `args.field`", same.join(" or ")));
+        }
+        match related_tracepoint(function, &all) {
+            Some(near) => d.help(format!(
+                "`tracepoint:{near}` works here and may answer the question; `weir -l 'tracepoint:*'` lists more"
+            )),
+            None => d.help("tracepoints work here: `weir -l 'tracepoint:*'` lists them"),
+        }
+    }
+
+    pub(super) fn fentry_site(
+        &mut self,
+        point: &ast::AttachPoint,
+        parts: &[String],
+        ret: bool,
+        out: &mut Vec<Site>,
+        wrong: impl Fn(&str) -> Diagnostic,
+    ) {
+        let word = if ret { "fexit" } else { "fentry" };
+        let hook = if ret { Hook::Fexit } else { Hook::Fentry };
+        let function = match parts {
+            [_, function] => function,
+            [_, module, function] if module == "vmlinux" => function,
+            [_, module, ..] if module == "bpf" => {
+                return self.error(wrong("names a BPF program, which this version of weir cannot probe"));
+            }
+            [_, module, function] => {
+                let d = wrong(&format!(
+                    "names the module `{module}`, whose types this version of weir does not read"
+                ));
+                let kprobe = if ret { "kretprobe" } else { "kprobe" };
+                return self.error(d.help(format!("`{kprobe}:{module}:{function}` needs no types")));
+            }
+            _ => return self.error(wrong("has the wrong number of parts")),
+        };
+        let kernel = self.kernel;
+        if let Support::No(why) = kernel.feature(Feature::Fentry) {
+            let d = Diagnostic::error("no-fentry", point.span, format!("this kernel has no `{word}` ({why})"));
+            let d = if kernel.feature(Feature::Kprobe) == Support::Yes {
+                d.help(format!(
+                    "`{}:{function}` works here; {}",
+                    if ret { "kretprobe" } else { "kprobe" },
+                    if ret {
+                        "the result is `retval`"
+                    } else {
+                        "its arguments are `arg0`, `arg1`, …"
+                    }
+                ))
+            } else {
+                self.instead_of(d, function)
+            };
+            return self.error(d);
+        }
+        let Some(btf) = self.need_btf(kernel, point.span) else { return };
+        let make = |name: &str| {
+            let id = btf.find_func(name)?;
+            let proto = match btf.type_by_id(id)? {
+                BtfType::Func { proto, .. } => proto,
+                _ => return None,
+            };
+            let attach = AttachPoint::Fentry {
+                module: None,
+                function: name.to_owned(),
+                btf_id: id.0,
+                ret,
+            };
+            let mut site = Site::found(hook, point.span, word, &format!("vmlinux:{name}"), name, attach);
+            site.target = Target::Proto { proto, skip: 0 };
+            Some(site)
+        };
+        if is_glob(function) {
+            let before = out.len();
+            // What cannot be traced has types all the same.
+            let names = kernel.functions();
+            out.extend(names.iter().filter(|n| glob_match(function, n)).filter_map(|n| make(n)));
+            if out.len() == before {
+                self.missing(point, format!("no kernel function with types matches `{function}`"), None);
+            }
+            return;
+        }
+        match make(function) {
+            Some(site) => out.push(site),
+            None => {
+                let near = nearest_name(function, btf.func_names()).map(|n| format!("did you mean `{word}:{n}`?"));
+                self.missing(point, format!("this kernel has no types of a function `{function}`"), near);
+            }
+        }
+    }
+
+    pub(super) fn raw_tracepoint_site(
+        &mut self,
+        point: &ast::AttachPoint,
+        parts: &[String],
+        out: &mut Vec<Site>,
+        wrong: impl Fn(&str) -> Diagnostic,
+    ) {
+        let ([_, name] | [_, _, name]) = parts else {
+            return self.error(wrong("has the wrong number of parts"));
+        };
+        let kernel = self.kernel;
+        let btf = kernel.btf();
+        let make = |name: &str| {
+            let attach = AttachPoint::RawTracepoint { name: name.to_owned() };
+            let mut site = Site::found(Hook::RawTracepoint, point.span, "rawtracepoint", name, "", attach);
+            site.target = btf.and_then(|b| raw_prototype(b, name)).unwrap_or(Target::Numbered);
+            site
+        };
+        let known = |name: &str| btf.is_some_and(|b| raw_prototype(b, name).is_some());
+        if !is_glob(name) && known(name) {
+            out.push(make(name));
+            return;
+        }
+        // Modules have events that the kernel's own types do not tell; tracefs does.
+        let mut names: Vec<String> = kernel.tracepoints().into_iter().map(|(_, n)| n).collect();
+        let events = btf.into_iter().flat_map(crate::btf::Btf::typedef_names);
+        names.extend(events.filter_map(|n| n.strip_prefix("btf_trace_")).map(str::to_owned));
+        names.sort();
+        names.dedup();
+        // Those of system calls are made from two events that all of them share.
+        let syscall = |n: &str| (n.starts_with("sys_enter_") || n.starts_with("sys_exit_")) && !known(n);
+        let found: Vec<&String> = names.iter().filter(|n| glob_match(name, n) && !syscall(n)).collect();
+        if !found.is_empty() {
+            out.extend(found.into_iter().map(|n| make(n)));
+            return;
+        }
+        if is_glob(name) {
+            return self.missing(point, format!("no raw tracepoint matches `{name}`"), None);
+        }
+        let near = if syscall(name) {
+            let both = if name.starts_with("sys_enter_") { "sys_enter" } else { "sys_exit" };
+            Some(format!(
+                "all system calls share `rawtracepoint:{both}`; `tracepoint:syscalls:{name}` is this one alone"
+            ))
+        } else {
+            let near = nearest_name(name, names.iter().map(String::as_str));
+            near.map(|n| format!("did you mean `rawtracepoint:{n}`?"))
+        };
+        self.missing(point, format!("there is no raw tracepoint `{name}`"), near);
+    }
+
+    pub(super) fn iter_site(
+        &mut self,
+        point: &ast::AttachPoint,
+        parts: &[String],
+        out: &mut Vec<Site>,
+        wrong: impl Fn(&str) -> Diagnostic,
+    ) {
+        let kind = match parts {
+            [_, kind] => kind,
+            [_, _, _] => {
+                return self.error(
+                    wrong("has a name to be read by, which this version of weir does not make")
+                        .help("without it, the block runs once for each object, then the script ends"),
+                );
+            }
+            _ => return self.error(wrong("has the wrong number of parts")),
+        };
+        let kernel = self.kernel;
+        let Some(btf) = self.need_btf(kernel, point.span) else { return };
+        let find = |kind: &str| {
+            Some((
+                btf.find_func(&format!("bpf_iter_{kind}"))?,
+                btf.find_struct(&format!("bpf_iter__{kind}"))?,
+            ))
+        };
+        let all = iterators(btf);
+        let names = all.iter().filter(|n| glob_match(kind, n));
+        let found: Vec<(&String, (TypeId, TypeId))> = names.filter_map(|n| Some((n, find(n)?))).collect();
+        if found.is_empty() {
+            let near = nearest_name(kind, all.iter().map(String::as_str)).map(|n| format!("did you mean `iter:{n}`?"));
+            let near = near.or_else(|| Some(format!("there are `{}`", all.join("`, `"))));
+            return self.missing(point, format!("this kernel has no iterator `{kind}`"), near);
+        }
+        for (name, (func, context)) in found {
+            let attach = AttachPoint::Iter {
+                kind: name.clone(),
+                btf_id: func.0,
+            };
+            let mut site = Site::found(Hook::Iter, point.span, "iter", name, "", attach);
+            site.target = Target::Iter(context);
+            out.push(site);
+        }
+    }
+}
+
+/// Iterators over something that has to be named first, a map or a cgroup.
+const NEED_A_TARGET: &[&str] = &["bpf_map_elem", "bpf_sk_storage_map", "sockmap", "cgroup"];
+
+/// The kernel's iterators: those with a context and a function.
+#[must_use]
+pub fn iterators(btf: &Btf) -> Vec<String> {
+    let names = btf.struct_names().filter_map(|n| n.strip_prefix("bpf_iter__"));
+    let mut names: Vec<String> = names
+        .filter(|n| !NEED_A_TARGET.contains(n) && btf.find_func(&format!("bpf_iter_{n}")).is_some())
+        .map(str::to_owned)
+        .collect();
+    names.sort();
+    names
+}
+
+/// The arguments of a raw tracepoint, for lists.
+#[must_use]
+pub fn raw_parameters(btf: &Btf, name: &str) -> Option<Vec<crate::hir::Parameter>> {
+    match raw_prototype(btf, name)? {
+        Target::Proto { proto, skip } => Some(crate::hir::parameters(btf, proto, skip).0),
+        _ => None,
+    }
+}
+
+/// The prototype of a raw tracepoint's arguments: of the function that calls its listeners, which has their names, else of their type.
+fn raw_prototype(btf: &Btf, name: &str) -> Option<Target> {
+    let typedef = btf.find_typedef(&format!("btf_trace_{name}"))?;
+    let named = btf
+        .find_func(&format!("__traceiter_{name}"))
+        .and_then(|id| match btf.type_by_id(id) {
+            Some(BtfType::Func { proto, .. }) => Some(proto),
+            _ => None,
+        });
+    let proto = match named {
+        Some(proto) => proto,
+        None => match btf.resolved(typedef)? {
+            BtfType::Ptr(to) => btf.resolve(to),
+            _ => return None,
+        },
+    };
+    Some(Target::Proto { proto, skip: 1 })
 }
 
 /// The tracepoint that shares the most words with a function's name, if it shares a telling one.
@@ -160,56 +400,4 @@ fn related_tracepoint(function: &str, all: &[(String, String)]) -> Option<String
         .iter()
         .max_by_key(|(c, n)| (score(n), std::cmp::Reverse((c.len() + n.len(), c.clone(), n.clone()))))?;
     (score(&best.1) >= 2).then(|| format!("{}:{}", best.0, best.1))
-}
-
-/// `s:3`, `ms:100`, `us:5`, `hz:99`, `10ms`, or bare nanoseconds.
-pub(super) fn period(parts: &[String]) -> Result<Duration, &'static str> {
-    let number = |text: &str| text.parse::<u64>().ok().filter(|n| *n > 0);
-    let nanos = match parts {
-        [one] => {
-            let digits = one.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-            let n = number(digits).ok_or("has no positive number")?;
-            let unit = match &one[digits.len()..] {
-                "" | "ns" => 1,
-                "us" => 1_000,
-                "ms" => 1_000_000,
-                "s" => 1_000_000_000,
-                "m" => 60_000_000_000,
-                "h" => 3_600_000_000_000,
-                _ => return Err("has an unknown unit"),
-            };
-            n.checked_mul(unit).ok_or("is too long")?
-        }
-        [unit, n] => {
-            let n = number(n).ok_or("has no positive number")?;
-            match unit.as_str() {
-                "s" => n.checked_mul(1_000_000_000).ok_or("is too long")?,
-                "ms" => n.checked_mul(1_000_000).ok_or("is too long")?,
-                "us" => n.checked_mul(1_000).ok_or("is too long")?,
-                "hz" => 1_000_000_000 / n,
-                _ => return Err("has an unknown unit"),
-            }
-        }
-        _ => return Err("has the wrong number of parts"),
-    };
-    if nanos < 1_000 {
-        return Err("is shorter than a microsecond");
-    }
-    Ok(Duration::from_nanos(nanos))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn periods_read_all_forms() {
-        let p = |parts: &[&str]| period(&parts.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
-        assert_eq!(p(&["s", "3"]), Ok(Duration::from_secs(3)));
-        assert_eq!(p(&["hz", "100"]), Ok(Duration::from_millis(10)));
-        assert_eq!(p(&["10ms"]), Ok(Duration::from_millis(10)));
-        assert_eq!(p(&["500000"]), Ok(Duration::from_micros(500)));
-        assert_eq!(p(&["s", "0"]), Err("has no positive number"));
-        assert_eq!(p(&["weeks", "1"]), Err("has an unknown unit"));
-    }
 }

@@ -1,0 +1,75 @@
+//! Programs that belong to one place of the kernel's code by its types: `rawtracepoint`, `fentry`, `fexit`, `iter`.
+
+use super::{Attacher, Handle, Point};
+use crate::error::Error;
+use crate::sys::SysError;
+use crate::sys::bpf::{self, LinkTarget, link_create};
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Attaches to a raw tracepoint by its name.
+///
+/// # Errors
+/// `ENOENT` when there is none, else what the kernel says.
+pub fn raw_tracepoint(attacher: &mut Attacher<'_>, place: &Point<'_>, name: &str) -> Result<(), Error> {
+    let point = format!("rawtracepoint:{name}");
+    let c_name = CString::new(name).map_err(|e| place.error(&point, SysError::new("attach to", name, e.into())))?;
+    let link = bpf::raw_tracepoint_open(place.program, &c_name).map_err(|e| place.error(&point, e))?;
+    attacher.push(Handle::Link(link));
+    Ok(())
+}
+
+/// Attaches to the function that the program was loaded for.
+///
+/// # Errors
+/// What the kernel says.
+pub fn function(attacher: &mut Attacher<'_>, place: &Point<'_>, function: &str, exit: bool) -> Result<(), Error> {
+    let point = format!("{}:{function}", if exit { "fexit" } else { "fentry" });
+    let link = link_create(place.program, LinkTarget::Tracing { exit }, &point).map_err(|e| place.error(&point, e))?;
+    attacher.push(Handle::Link(link));
+    Ok(())
+}
+
+/// An iterator, to be run when everything else is attached.
+#[derive(Debug)]
+pub struct Iterator {
+    link: OwnedFd,
+    kind: String,
+}
+
+/// Makes an iterator ready.
+///
+/// # Errors
+/// What the kernel says.
+pub fn iterator(attacher: &mut Attacher<'_>, place: &Point<'_>, kind: &str) -> Result<(), Error> {
+    let point = format!("iter:{kind}");
+    let link = link_create(place.program, LinkTarget::Iter, &point).map_err(|e| place.error(&point, e))?;
+    attacher.attached.iterators.push(Iterator {
+        link,
+        kind: kind.to_owned(),
+    });
+    Ok(())
+}
+
+impl Iterator {
+    /// Runs the program once for every object.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn run(&self) -> Result<(), SysError> {
+        let mut file = File::from(bpf::iter_create(self.link.as_fd(), &self.kind)?);
+        // Nothing comes out of it: what the script prints goes through the ring buffer.
+        let mut room = [0; 4096];
+        loop {
+            match file.read(&mut room) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                // So many objects without output: the kernel wants to be asked again.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
+                Err(e) => return Err(SysError::new("run iterator", &self.kind, e)),
+            }
+        }
+    }
+}
