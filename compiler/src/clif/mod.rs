@@ -252,6 +252,10 @@ impl<'a, 'h> Generator<'a, 'h> {
         };
         self.b.ins().jump(self.exit, &[BlockArg::Value(verdict)]);
         self.b.switch_to_block(self.exit);
+        if self.hook.may_nest() && self.memory.scratch_peak() > 0 {
+            let (zero, scratch) = (self.int(0), self.memory.frame());
+            self.b.ins().store(plain(), zero, scratch, memory::TAKEN_OFFSET);
+        }
         let mut result = self.b.block_params(self.exit)[0];
         if self.hook.may_nest() && self.memory.scratch_peak() > 0 {
             let (zero, scratch) = (self.int(0), self.memory.frame());

@@ -35,6 +35,8 @@ pub enum BuiltinKind {
     Retval,
     Func,
     Probe,
+    ProbeType,
+    Usermode,
     Kstack,
     Ustack,
     Username,
