@@ -35,8 +35,6 @@ pub enum BuiltinKind {
     Retval,
     Func,
     Probe,
-    ProbeType,
-    Usermode,
     Kstack,
     Ustack,
     Username,
