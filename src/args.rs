@@ -4,7 +4,7 @@
 //! the argument `build`.
 
 use crate::inspect::args::{Maps, Net, NetRm, Progs};
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, Parser, ValueEnum};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +20,8 @@ pub enum Command {
     Clean,
     Demo(Demo),
     Repl(Repl),
+    Check(Check),
+    Completions(Completions),
     Net(Net),
     NetRm(NetRm),
     Maps(Maps),
@@ -29,12 +31,14 @@ pub enum Command {
 const AFTER_HELP: &str = "\
 Commands (as the first word):
   weir build FILE -o x.bpf.o   compile to a BPF object that bpftool and libbpf load, too
+  weir check FILE...           parses, types and compiles scripts; runs nothing, needs no root
   weir doc [NAME]              what a native, builtin, function, packet field or probe type is
   weir demo                    shows weir on traffic that it makes in network namespaces of its own
   weir repl                    probes typed one after the other, with maps that live on between them
   weir net [IFACE]             all BPF on the network, whosever it is, and what looks wrong
   weir net rm ...              removes one program of it, after showing it
   weir maps, weir progs        all BPF maps and programs, or what is in one
+  weir completions SHELL       completion for bash, zsh, fish, ...
   weir clean                   removes TC filters that a killed weir left on an old kernel
 
 Examples:
@@ -163,6 +167,54 @@ pub struct Build {
     pub quiet: bool,
 }
 
+/// Parses, types and compiles scripts without running them. Needs no root.
+#[derive(Debug, Parser)]
+#[command(name = "weir check", override_usage = "weir check FILE... [--btf FILE] [--json] [-- ARGS]")]
+pub struct Check {
+    /// The scripts (`-` for standard input)
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<OsString>,
+    /// Check against the types of another kernel: a copy of its /sys/kernel/btf/vmlinux
+    #[arg(long, value_name = "FILE")]
+    pub btf: Option<PathBuf>,
+    /// Machine-readable output
+    #[arg(long)]
+    pub json: bool,
+    /// Errors only
+    #[arg(short = 'q', long = "quiet", visible_alias = "no-warnings")]
+    pub quiet: bool,
+    /// Arguments of the scripts
+    #[arg(value_name = "ARGS", last = true)]
+    pub args: Vec<OsString>,
+}
+
+/// Prints a completion script for a shell.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weir completions",
+    after_help = "bash: weir completions bash > /etc/bash_completion.d/weir"
+)]
+pub struct Completions {
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// The whole command line as one declaration, for completions.
+pub fn whole() -> clap::Command {
+    let sub = |command: clap::Command, name: &'static str| command.name(name).override_usage("");
+    Run::command()
+        .subcommand(sub(Build::command(), "build"))
+        .subcommand(sub(Check::command(), "check"))
+        .subcommand(sub(Doc::command(), "doc"))
+        .subcommand(sub(Clean::command(), "clean"))
+        .subcommand(sub(Demo::command(), "demo"))
+        .subcommand(sub(Repl::command(), "repl"))
+        .subcommand(sub(Net::command(), "net").subcommand(sub(NetRm::command(), "rm")))
+        .subcommand(sub(Maps::command(), "maps"))
+        .subcommand(sub(Progs::command(), "progs"))
+        .subcommand(sub(Completions::command(), "completions"))
+}
+
 /// Says what a name means: a native, builtin, function, packet field or probe type.
 #[derive(Debug, Parser)]
 #[command(name = "weir doc")]
@@ -219,6 +271,8 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, clap::Erro
     let args: Vec<OsString> = args.collect();
     match args.get(1).and_then(|a| a.to_str()) {
         Some("build") => Build::try_parse_from(&args[1..]).map(Command::Build),
+        Some("check") => Check::try_parse_from(&args[1..]).map(Command::Check),
+        Some("completions") => Completions::try_parse_from(&args[1..]).map(Command::Completions),
         Some("doc") => Doc::try_parse_from(&args[1..]).map(Command::Doc),
         Some("clean") => Clean::try_parse_from(&args[1..]).map(|_| Command::Clean),
         Some("repl") => Repl::try_parse_from(&args[1..]).map(Command::Repl),
@@ -358,8 +412,10 @@ mod tests {
 
     #[test]
     fn the_declaration_is_consistent() {
-        use clap::CommandFactory;
         Run::command().debug_assert();
+        Check::command().debug_assert();
+        Completions::command().debug_assert();
+        whole().debug_assert();
         Build::command().debug_assert();
         Doc::command().debug_assert();
         Demo::command().debug_assert();

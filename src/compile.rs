@@ -34,6 +34,22 @@ impl Job<'_> {
     ///
     /// Returns nothing when an error was shown.
     pub fn compile(&self, renderer: &Renderer, optimise: bool, dump: &[Stage]) -> (Option<Object>, Vec<(Stage, String)>) {
+        let output = self.output(optimise, dump);
+        let shown: Vec<Diagnostic> = output.diagnostics.into_iter().filter(|d| d.is_error() || self.warnings).collect();
+        let sources: Vec<Source> = std::iter::once(self.source.clone()).chain(output.imports).collect();
+        out::stderr(&renderer.diagnostics(&sources, &shown));
+        if let Some((stage, message)) = &output.internal {
+            out::stderr(&report::internal(renderer, self.source, stage, message));
+            return (None, output.dumps);
+        }
+        if self.times && output.object.is_some() {
+            out::stderr(&times_text(&output.times));
+        }
+        (output.object, output.dumps)
+    }
+
+    /// Compiles and says nothing.
+    pub fn output(&self, optimise: bool, dump: &[Stage]) -> pipeline::Output {
         let (named, positional) = split_named(&self.args);
         let script = hir::Options {
             positional,
@@ -49,18 +65,7 @@ impl Job<'_> {
             optimise,
             dump: dump.to_vec(),
         };
-        let output = guarded(|| pipeline::compile(self.source, self.kernel, &options));
-        let shown: Vec<Diagnostic> = output.diagnostics.into_iter().filter(|d| d.is_error() || self.warnings).collect();
-        let sources: Vec<Source> = std::iter::once(self.source.clone()).chain(output.imports).collect();
-        out::stderr(&renderer.diagnostics(&sources, &shown));
-        if let Some((stage, message)) = &output.internal {
-            out::stderr(&report::internal(renderer, self.source, stage, message));
-            return (None, output.dumps);
-        }
-        if self.times && output.object.is_some() {
-            out::stderr(&times_text(&output.times));
-        }
-        (output.object, output.dumps)
+        guarded(|| pipeline::compile(self.source, self.kernel, &options))
     }
 }
 

@@ -4,6 +4,7 @@
 mod args;
 mod build;
 mod caps;
+mod check;
 mod child;
 mod clean;
 mod compile;
@@ -45,6 +46,8 @@ fn main() -> ExitCode {
         Command::Clean => clean::main(),
         Command::Demo(args) => demo::main(&args),
         Command::Repl(args) => repl::main(&args),
+        Command::Check(args) => check::main(&args),
+        Command::Completions(args) => check::completions(&args),
         Command::Net(args) => inspect::net(&args),
         Command::NetRm(args) => inspect::rm(&args),
         Command::Maps(args) => inspect::maps(&args),

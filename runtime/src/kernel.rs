@@ -14,7 +14,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
-use weir_compiler::btf::Btf;
+use weir_compiler::btf::{Btf, BtfError, BtfType};
 use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField, UsdtProbe, UserFunction};
 use weir_compiler::object::LinkLayer;
 
@@ -36,6 +36,39 @@ impl Kernel {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Another kernel, of which its BTF is all that is known: what that does not tell is taken to be there. Tracepoints are still those of
+    /// the running kernel.
+    ///
+    /// # Errors
+    /// When it is not BTF, or damaged.
+    pub fn of_btf(bytes: Vec<u8>) -> Result<Self, BtfError> {
+        let btf = Btf::from_bytes(bytes)?;
+        btf.check()?;
+        let name = |id| match btf.type_by_id(id) {
+            Some(BtfType::Func { name, .. }) => Some(name.to_owned()),
+            _ => None,
+        };
+        let mut functions: Vec<String> = btf.ids().filter_map(name).collect();
+        functions.sort_unstable();
+        functions.dedup();
+        let kernel = Self {
+            btf: OnceLock::from(Some(btf)),
+            names: OnceLock::from(functions.clone()),
+            functions: OnceLock::from(functions.into_iter().map(|f| ("vmlinux".to_owned(), f)).collect::<Vec<_>>()),
+            ..Self::default()
+        };
+        let there = [
+            Feature::Btf,
+            Feature::Kprobe,
+            Feature::KprobeMulti,
+            Feature::Fentry,
+            Feature::Tcx,
+            Feature::Pmu,
+        ];
+        let kernel = there.into_iter().fold(kernel, |k, f| k.assume(f, Support::Yes));
+        Ok(kernel.assume(Feature::IsaV4, Support::No("the other kernel may be older".to_owned())))
     }
 
     /// Takes an answer for granted instead of probing: for `--no-feature`, and for tests of what older kernels get.

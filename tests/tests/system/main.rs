@@ -4,6 +4,7 @@
 
 mod absent;
 mod cgroups;
+mod check;
 mod cli;
 mod examples;
 mod hooks;
@@ -33,6 +34,7 @@ fn main() {
         inspect::TESTS,
         tracing::TESTS,
         natives::TESTS,
+        check::TESTS,
         examples::TESTS,
         leftovers::TESTS,
         repl::TESTS,
