@@ -5,6 +5,8 @@
 mod absent;
 mod cgroups;
 mod cli;
+mod command_line;
+mod environment;
 mod examples;
 mod hooks;
 mod inspect;
@@ -12,6 +14,7 @@ mod interfaces;
 mod leftovers;
 mod natives;
 mod one_liners;
+mod output;
 mod repl;
 mod support;
 mod tracing;
@@ -37,6 +40,9 @@ fn main() {
         leftovers::TESTS,
         repl::TESTS,
         cli::TESTS,
+        command_line::TESTS,
+        environment::TESTS,
+        output::TESTS,
     ])
     .exit()
 }
