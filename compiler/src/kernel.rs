@@ -158,6 +158,10 @@ pub trait KernelInfo {
     fn symbol_address(&self, _name: &str) -> Option<u64> {
         None
     }
+    /// Returns device and inode of weir's own pid namespace, `None` in the first one.
+    fn pid_namespace(&self) -> Option<(u64, u64)> {
+        None
+    }
     /// Number of possible CPUs.
     fn cpus(&self) -> u32;
     /// Reads a file that the script names with `file("…")`.

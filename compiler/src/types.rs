@@ -73,6 +73,33 @@ pub enum Type {
         elem: Box<Type>,
         len: u32,
     },
+    /// A whole struct or union of C, as it lies in memory. `id` is the compiler's number of it.
+    Struct {
+        name: String,
+        id: u32,
+        union: bool,
+        size: u32,
+        fields: Vec<StructField>,
+    },
+    /// `u64` number of a signal, printed by name.
+    SignalName,
+    /// `u64` number of a system call, printed by name.
+    SyscallName,
+    /// `u64` id of a process, printed as its name at that time.
+    CommOf,
+}
+
+/// One member of a C struct.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StructField {
+    pub name: String,
+    /// Bytes from the start of the struct.
+    pub offset: u32,
+    /// Bytes in memory; less than the type's own for an enumeration.
+    pub size: u32,
+    /// Shift and width of a bitfield in the integer at the offset.
+    pub bits: Option<(u8, u8)>,
+    pub ty: Type,
 }
 
 /// How the frames of a stack are printed.
@@ -124,7 +151,11 @@ impl Type {
             | Type::Username
             | Type::Timestamp { .. }
             | Type::CgroupPath
+            | Type::SignalName
+            | Type::SyscallName
+            | Type::CommOf
             | Type::Strerror => 8,
+            Type::Struct { size, .. } => *size,
             Type::Tuple(_) | Type::Record(_) => {
                 let fields = self.fields();
                 let end = self
@@ -216,6 +247,10 @@ impl fmt::Display for Type {
                 f.write_str(" }")
             }
             Type::Array { elem, len } => write!(f, "{elem}[{len}]"),
+            Type::Struct { name, union, .. } => write!(f, "{} {name}", if *union { "union" } else { "struct" }),
+            Type::SignalName => f.write_str("signal_t"),
+            Type::SyscallName => f.write_str("syscall_t"),
+            Type::CommOf => f.write_str("comm_t"),
         }
     }
 }

@@ -279,6 +279,9 @@ fn element_size(ty: &str) -> u32 {
     }
 }
 
+/// Inode of the namespace that the machine started with (`PROC_PID_INIT_INO`).
+const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
+
 impl KernelInfo for Kernel {
     fn version(&self) -> KernelVersion {
         *self.version.get_or_init(|| parse_version(&uname_release()))
@@ -394,6 +397,12 @@ impl KernelInfo for Kernel {
             let addr = u64::from_str_radix(words.next()?, 16).ok().filter(|a| *a != 0)?;
             (words.nth(1)? == name).then_some(addr)
         })
+    }
+
+    fn pid_namespace(&self) -> Option<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt;
+        let own = std::fs::metadata("/proc/self/ns/pid").ok()?;
+        (own.ino() != FIRST_PID_NAMESPACE).then(|| (own.dev(), own.ino()))
     }
 
     fn cpus(&self) -> u32 {

@@ -112,7 +112,13 @@ impl<'h> Generator<'_, 'h> {
                         present: value.present,
                     };
                 }
-                let n = self.as_int(&value);
+                let n = match (&value.repr, &inner.ty) {
+                    (Repr::Mem { pointer, .. }, Ty::Kept(array)) => self.load_bytes(*pointer, array.size()),
+                    _ => self.as_int(&value),
+                };
+                if let Ty::Kept(array @ crate::types::Type::Array { .. }) = &e.ty {
+                    return self.bytes_of(&value, n, array.size());
+                }
                 if e.ty == Ty::Kept(crate::types::Type::USym) {
                     let both = self.helper(helper::GET_CURRENT_PID_TGID, &[]);
                     let pid = self.b.ins().ushr_imm_s(both, 32);
@@ -164,7 +170,17 @@ impl<'h> Generator<'_, 'h> {
             ExprKind::ReadBuf { ptr, len, cap, space } => self.read_buf(ptr, len, *cap, *space),
             ExprKind::ReadArray { place, size } => self.read_array(place, *size),
             ExprKind::Strncmp { left, right, n } => self.strncmp(left, right, *n),
-            ExprKind::Strcontains { text, part } => self.strcontains(text, part),
+            ExprKind::Strcontains { text, part, index } => self.strcontains(text, part, *index),
+            ExprKind::Concat { left, right } => self.concat(left, right),
+            ExprKind::Fill { number, size, args } => self.fill_call(*number, *size, args),
+            ExprKind::Give { number, args, value, size } => self.give_call(*number, args, value, *size),
+            ExprKind::StackBytes { user, depth } => self.stack_bytes(*user, *depth),
+            ExprKind::AddrOf(id) => match self.vars[*id].memory {
+                Some(room) => Val::int(self.room(room)),
+                None => Val::int(self.int(0)),
+            },
+            ExprKind::MapAddr { map, key } => self.map_value_address(*map, key.as_deref()),
+            ExprKind::Inline { body, result } => self.inline(body, *result),
             ExprKind::Strlen(text) => self.strlen(text),
             ExprKind::Stack { user, depth } => self.stack(*user, *depth),
             ExprKind::Len(map) => Val::int(self.map_len(*map)),
@@ -315,7 +331,12 @@ impl<'h> Generator<'_, 'h> {
                 low(self, n)
             }
             // These became other expressions when they were checked.
-            BuiltinKind::Args
+            BuiltinKind::LeaderTid
+            | BuiltinKind::LeaderComm
+            | BuiltinKind::Usermode
+            | BuiltinKind::ProbeType
+            | BuiltinKind::HasCpid
+            | BuiltinKind::Args
             | BuiltinKind::Ncpus
             | BuiltinKind::Kstack
             | BuiltinKind::Ustack
@@ -508,6 +529,7 @@ impl<'h> Generator<'_, 'h> {
                 let old = self.expr(target);
                 let n = self.as_int(&old);
                 let new = self.b.ins().iadd(n, by);
+                let new = self.normalise(new, &target.ty);
                 let slot = self.vars[*id].clone();
                 self.write_slot(
                     &slot,
@@ -526,9 +548,67 @@ impl<'h> Generator<'_, 'h> {
         }
         let n = self.as_int(&old);
         let new = self.b.ins().iadd(n, by);
+        let new = self.normalise(new, &target.ty);
         Val {
             repr: Repr::Int(new),
             present: old.present,
+        }
+    }
+
+    /// Up to eight bytes of memory as a number.
+    fn load_bytes(&mut self, pointer: Value, size: u32) -> Value {
+        if matches!(size, 1 | 2 | 4) {
+            return self.load(pointer, 0, size);
+        }
+        let n = self.load(pointer, 0, 8);
+        if size >= 8 {
+            return n;
+        }
+        let mask = self.int((1_i64 << (size * 8)) - 1);
+        self.b.ins().band(n, mask)
+    }
+
+    /// The bytes of a number, or those of another array, as an array.
+    fn bytes_of(&mut self, value: &Val, n: Value, size: u32) -> Val {
+        if let Repr::Mem { .. } = value.repr {
+            return value.clone();
+        }
+        let slot = self.memory_slot(8);
+        let n = if size < 8 {
+            let mask = self.int((1_i64 << (size * 8)) - 1);
+            self.b.ins().band(n, mask)
+        } else {
+            n
+        };
+        self.b.ins().store(super::plain(), n, slot, 0);
+        Val {
+            repr: Repr::Mem { pointer: slot, size: 8 },
+            present: value.present,
+        }
+    }
+
+    /// The body of a function of the script: `return` in it goes on behind it.
+    fn inline(&mut self, body: &'h [crate::hir::Stmt], result: Option<usize>) -> Val {
+        let done = self.b.create_block();
+        let next = std::mem::replace(&mut self.next, done);
+        let loops = std::mem::take(&mut self.loops);
+        let ty = result.map(|id| self.hir.blocks[self.block].vars[id].ty.clone());
+        // Nothing is left from a call before.
+        if let (Some(id), Some(ty)) = (result, &ty) {
+            let slot = self.vars[id].clone();
+            self.clear_slot(&slot, ty);
+        }
+        self.statements(body);
+        self.b.ins().jump(done, &[]);
+        self.b.switch_to_block(done);
+        self.next = next;
+        self.loops = loops;
+        match (result, ty) {
+            (Some(id), Some(ty)) => {
+                let slot = self.vars[id].clone();
+                self.read_slot(&slot, &ty)
+            }
+            _ => Val::int(self.int(0)),
         }
     }
 

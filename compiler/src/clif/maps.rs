@@ -191,6 +191,26 @@ impl<'h> Generator<'_, 'h> {
         value
     }
 
+    /// Address of an entry's value, 0 where there is none.
+    pub fn map_value_address(&mut self, map: usize, key: Option<&'h Expr>) -> Val {
+        let (slot, present) = self.map_key(map, key);
+        let address = self.b.declare_var(I64);
+        let zero = self.int(0);
+        self.b.def_var(address, zero);
+        let (found, done) = (self.b.create_block(), self.b.create_block());
+        let entry = self.lookup(map, slot);
+        self.b.ins().brif(entry, found, &[], done, &[]);
+        self.b.switch_to_block(found);
+        let entry = self.pin(entry);
+        self.b.def_var(address, entry);
+        self.b.ins().jump(done, &[]);
+        self.b.switch_to_block(done);
+        Val {
+            repr: Repr::Int(self.b.use_var(address)),
+            present,
+        }
+    }
+
     /// Whether a constant set has the value.
     pub fn in_map(&mut self, value: &'h Expr, set: usize) -> Val {
         let hir = self.hir;

@@ -22,18 +22,21 @@ impl<'h> Generator<'_, 'h> {
         self.at(block.span);
         let next = self.b.create_block();
         self.next = next;
-        let types: Vec<_> = block.vars.iter().map(|v| v.ty.clone()).collect();
+        let types: Vec<_> = block.vars.iter().map(|v| (v.ty.clone(), v.addressed)).collect();
         self.vars = types
             .iter()
             .map(|ty| {
+                let (ty, addressed) = ty;
                 if self.has_loops {
                     self.frame_slot(ty)
+                } else if *addressed && !ty.in_memory() {
+                    self.memory_variable(ty)
                 } else {
                     self.new_slot(ty, true)
                 }
             })
             .collect();
-        for (slot, ty) in self.vars.clone().iter().zip(&types) {
+        for (slot, (ty, _)) in self.vars.clone().iter().zip(&types) {
             self.clear_slot(slot, ty);
         }
         if let Some(offset) = block.wants {
@@ -56,7 +59,7 @@ impl<'h> Generator<'_, 'h> {
     }
 
     /// Before it is assigned a variable is absent, or zero where nothing can be absent.
-    fn clear_slot(&mut self, slot: &VarSlot, ty: &Ty) {
+    pub fn clear_slot(&mut self, slot: &VarSlot, ty: &Ty) {
         let zero = self.int(0);
         for word in &slot.words {
             self.b.def_var(*word, zero);
@@ -74,6 +77,15 @@ impl<'h> Generator<'_, 'h> {
             let absent = self.b.ins().iconst(I8, 0);
             self.b.def_var(present, absent);
         }
+    }
+
+    /// Storage of a number whose address is taken.
+    fn memory_variable(&mut self, ty: &Ty) -> VarSlot {
+        let size = ty.stored().map_or(8, |t| t.size());
+        let mut slot = self.new_slot(ty, true);
+        slot.words.clear();
+        slot.memory = Some(super::value::Room::At(self.memory_slot(size)));
+        slot
     }
 
     pub fn statements(&mut self, stmts: &'h [Stmt]) {
@@ -441,6 +453,9 @@ fn required_leaves(e: &Expr, out: &mut Vec<Leaf>) {
         ExprKind::Var(var) => out.push(Leaf::Var(*var)),
         // These have a value whatever their operands are.
         ExprKind::Not(_)
+        // Their statements see to themselves.
+        | ExprKind::Block { .. }
+        | ExprKind::Inline { .. }
         | ExprKind::Has(_)
         | ExprKind::In { .. }
         | ExprKind::InMap { .. }

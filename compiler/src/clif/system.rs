@@ -41,6 +41,76 @@ impl<'h> Generator<'_, 'h> {
         Val::int(id)
     }
 
+    /// How many bytes the addresses of the stack take.
+    pub fn stack_bytes(&mut self, user: bool, depth: u32) -> Val {
+        let size = depth * 8;
+        let to = self.scratch_slot(size);
+        let (ctx, bytes) = (self.ctx, self.int(i64::from(size)));
+        let flags = self.int(if user { USER_STACK } else { 0 });
+        let n = self.helper(helper::GET_STACK, &[ctx, to, bytes, flags]);
+        let zero = self.int(0);
+        let failed = self.compare_imm(IntCC::SignedLessThan, n, 0);
+        Val::int(self.b.ins().select(failed, zero, n))
+    }
+
+    /// A helper that writes into memory: its arguments, then where and how much.
+    pub fn fill_call(&mut self, number: u32, size: u32, args: &'h [Expr]) -> Val {
+        let mut present = None;
+        let mut values = Vec::new();
+        for arg in args {
+            let value = self.expr(arg);
+            present = self.both(present, value.present);
+            values.push(self.as_int(&value));
+        }
+        let to = self.memory_slot(size);
+        self.zero(to, 0, size.next_multiple_of(8));
+        values.extend([to, self.int(i64::from(size))]);
+        self.when(present, |g| {
+            g.helper(number, &values);
+        });
+        Val {
+            repr: Repr::Mem {
+                pointer: to,
+                size: size.next_multiple_of(8),
+            },
+            present,
+        }
+    }
+
+    /// A helper that reads a value from memory: its arguments, then where and how much.
+    pub fn give_call(&mut self, number: u32, args: &'h [Expr], value: &'h Expr, size: u32) -> Val {
+        let mut present = None;
+        let mut values = Vec::new();
+        for arg in args {
+            let value = self.expr(arg);
+            present = self.both(present, value.present);
+            values.push(self.as_int(&value));
+        }
+        let value = self.expr(value);
+        let present = self.both(present, value.present);
+        let from = match value.repr {
+            Repr::Mem { pointer, .. } => pointer,
+            _ => {
+                let slot = self.memory_slot(8);
+                let n = self.as_int(&value);
+                self.b.ins().store(plain(), n, slot, 0);
+                slot
+            }
+        };
+        values.extend([from, self.int(i64::from(size))]);
+        let result = self.b.declare_var(I64);
+        let zero = self.int(0);
+        self.b.def_var(result, zero);
+        self.when(present, |g| {
+            let n = g.helper(number, &values);
+            g.b.def_var(result, n);
+        });
+        Val {
+            repr: Repr::Int(self.b.use_var(result)),
+            present,
+        }
+    }
+
     pub fn elapsed(&mut self) -> Val {
         let map = self.plan.map(MapSpec {
             name: "weir_started".to_owned(),

@@ -176,7 +176,8 @@ impl<'h> Generator<'_, 'h> {
     }
 
     /// `strcontains(text, part)`: at every byte of the text, all words of the part at once, masked to its length.
-    pub fn strcontains(&mut self, text: &'h Expr, part: &'h Expr) -> Val {
+    /// With `index` the value is where it is, or -1.
+    pub fn strcontains(&mut self, text: &'h Expr, part: &'h Expr, index: bool) -> Val {
         let (t, p) = (self.expr(text), self.expr(part));
         let present = self.both(t.present, p.present);
         let (Repr::Mem { pointer: from, size: room }, Repr::Mem { pointer: part, size }) = (&t.repr, &p.repr) else {
@@ -202,9 +203,17 @@ impl<'h> Generator<'_, 'h> {
                 difference = g.b.ins().bor(difference, d);
             }
             let hit = g.compare_imm(IntCC::Equal, difference, 0);
+            if index {
+                // One more than where it is, of the first place.
+                let place = g.b.ins().iadd_imm_s(offset, 1);
+                let none = g.compare_imm(IntCC::Equal, sofar, 0);
+                let first = g.b.ins().band(hit, none);
+                return g.b.ins().select(first, place, sofar);
+            }
             let hit = g.b.ins().uextend(I64, hit);
             g.b.ins().bor(sofar, hit)
         });
+        let found = if index { self.b.ins().iadd_imm_s(found, -1) } else { found };
         Val {
             repr: Repr::Int(found),
             present,
@@ -221,6 +230,34 @@ impl<'h> Generator<'_, 'h> {
         let tops = self.b.ins().band(a, high);
         let ones = self.b.ins().ushr_imm_s(tops, 7);
         self.b.ins().imul_imm_s(ones, 255)
+    }
+
+    /// `str_concat(a, b)`
+    pub fn concat(&mut self, left: &'h Expr, right: &'h Expr) -> Val {
+        let (l, r) = (self.expr(left), self.expr(right));
+        let present = self.both(l.present, r.present);
+        let (Repr::Mem { pointer: a, size: x }, Repr::Mem { pointer: b, size: y }) = (&l.repr, &r.repr) else {
+            return l;
+        };
+        let (a, x, b, y) = (*a, *x, *b, *y);
+        let size = x + y;
+        // Behind the first text there are zeros, so its end can be found; only outside of the stack may an address be computed.
+        let to = self.scratch_slot(size);
+        self.copy_text(a, x, to, 0, size);
+        let copy = self.scratch_slot(x + 8);
+        let bytes = self.int(i64::from(x) + 1);
+        let copied = self.helper(helper::PROBE_READ_KERNEL_STR, &[copy, bytes, to]);
+        let len = self.b.ins().iadd_imm_s(copied, -1);
+        let most = self.int(i64::from(x));
+        let len = self.b.ins().umin(len, most);
+        let len = self.pin(len);
+        let end = self.b.ins().iadd(to, len);
+        let bytes = self.int(i64::from(y));
+        self.helper(helper::PROBE_READ_KERNEL, &[end, bytes, b]);
+        Val {
+            repr: Repr::Mem { pointer: to, size },
+            present,
+        }
     }
 
     /// `strlen(text)`: the kernel's own copy says it.

@@ -161,7 +161,7 @@ impl Generator<'_, '_> {
                         .collect(),
                 )
             }
-            Type::Str { .. } | Type::Buf { .. } | Type::Array { .. } => {
+            Type::Str { .. } | Type::Buf { .. } | Type::Array { .. } | Type::Struct { .. } => {
                 let pointer = if offset == 0 {
                     pointer
                 } else {

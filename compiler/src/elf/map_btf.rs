@@ -154,7 +154,16 @@ fn script_type(btf: &mut BtfBuilder, ty: &Type) -> TypeId {
             structure(btf, "weir_flow", size, &fields)
         }
         Type::Enum { .. } => int(btf, LONG),
-        Type::Ptr { .. } | Type::KSym | Type::Username | Type::Timestamp { .. } | Type::CgroupPath | Type::Strerror => int(btf, ULONG),
+        Type::Ptr { .. }
+        | Type::KSym
+        | Type::Username
+        | Type::Timestamp { .. }
+        | Type::CgroupPath
+        | Type::Strerror
+        | Type::SignalName
+        | Type::SyscallName
+        | Type::CommOf => int(btf, ULONG),
+        Type::Struct { size, .. } => array_of(btf, UCHAR, *size),
         Type::Tuple(_) | Type::Record(_) => {
             let names: Vec<String> = match ty {
                 Type::Record(fields) => fields.iter().map(|(name, _)| name.clone()).collect(),

@@ -54,6 +54,9 @@ impl Checker<'_> {
         if self.is_macro(&name.name) {
             return self.macro_value(name, args, span);
         }
+        if self.is_fn(&name.name) {
+            return self.fn_call(name, args, span);
+        }
         let Some(function) = tables::function(&name.name) else {
             if args.is_empty() && tables::builtin(&name.name).is_some() {
                 return self.name(&name.name, span);
@@ -65,7 +68,8 @@ impl Checker<'_> {
                 tables::FUNCTIONS
                     .iter()
                     .map(|f| f.name)
-                    .chain(self.macros.keys().map(String::as_str)),
+                    .chain(self.macros.keys().map(String::as_str))
+                    .chain(self.functions.keys().map(String::as_str)),
             );
             self.error(d);
             return self.failed(span);
@@ -172,9 +176,36 @@ impl Checker<'_> {
             | FunctionKind::Strerror
             | FunctionKind::Len
             | FunctionKind::Nsecs
+            | FunctionKind::Pid { .. }
+            | FunctionKind::CommOf
+            | FunctionKind::SignalName
+            | FunctionKind::SyscallName
+            | FunctionKind::WriteUser
             | FunctionKind::Getopt => self.system_call(function, args, span).unwrap_or_else(|| self.failed(span)),
+            FunctionKind::Strstr => self.strstr(args, span).unwrap_or_else(|| self.failed(span)),
+            FunctionKind::StrConcat => self.str_concat(args, span).unwrap_or_else(|| self.failed(span)),
+            FunctionKind::Memcmp => self.memcmp(args, span).unwrap_or_else(|| self.failed(span)),
+            FunctionKind::Strcap
+            | FunctionKind::DefaultStrLength
+            | FunctionKind::Find
+            | FunctionKind::ContainerOf
+            | FunctionKind::PercpuKaddr
+            | FunctionKind::Comptime
+            | FunctionKind::Is(_)
+            | FunctionKind::IsErr
+            | FunctionKind::KfuncExist
+            | FunctionKind::KfuncAllowed => self.meta_call(function, args, span).unwrap_or_else(|| self.failed(span)),
+            FunctionKind::Instead(what) => {
+                let d = Diagnostic::error("unsupported", name.span, format!("weir has no `{}`", name.name));
+                self.error(d.help(what));
+                self.failed(span)
+            }
             FunctionKind::Printf
             | FunctionKind::Text(_)
+            | FunctionKind::Debugf
+            | FunctionKind::Assert
+            | FunctionKind::StaticAssert
+            | FunctionKind::Fail
             | FunctionKind::Join
             | FunctionKind::Print
             | FunctionKind::Clear
@@ -320,6 +351,7 @@ impl Checker<'_> {
     fn buf_call(&mut self, args: &[ast::Arg], span: Span) -> Expr {
         let max = self.config.max_strlen;
         let ptr = self.expr(&args[0].value);
+        let ptr = Self::own_object(ptr);
         let Some(space) = self.pointed_space(&ptr, "buf") else {
             return self.failed(span);
         };
@@ -389,6 +421,67 @@ impl Checker<'_> {
         }
     }
 
+    /// `strstr(text, part)`
+    fn strstr(&mut self, args: &[ast::Arg], span: Span) -> Option<Expr> {
+        let found = self.strcontains(args, span)?;
+        let ExprKind::Strcontains { text, part, .. } = found.kind else {
+            return None;
+        };
+        let kind = ExprKind::Strcontains { text, part, index: true };
+        Some(Self::make(kind, Ty::I64, span))
+    }
+
+    fn str_concat(&mut self, args: &[ast::Arg], span: Span) -> Option<Expr> {
+        let (left, right) = (self.text(&args[0], "str_concat"), self.text(&args[1], "str_concat"));
+        let (left, right) = (left?, right?);
+        let room = |e: &Expr| if let Ty::Str { cap } = e.ty { cap } else { 0 };
+        let cap = (room(&left) + room(&right)).next_multiple_of(8);
+        let kind = ExprKind::Concat {
+            left: Box::new(left),
+            right: Box::new(right),
+        };
+        Some(Self::make(kind, Ty::Str { cap }, span))
+    }
+
+    /// `memcmp(a, b, n)`: 0 when the bytes agree.
+    fn memcmp(&mut self, args: &[ast::Arg], span: Span) -> Option<Expr> {
+        let n = self.constant(&args[2].value, 1..=i64::from(self.config.max_strlen), "the length of `memcmp`")?;
+        let n = u32::try_from(n).unwrap_or(1);
+        let mut side = |arg: &ast::Arg| -> Option<Expr> {
+            let value = self.expr(&arg.value);
+            let value = Self::own_object(value);
+            let space = self.pointed_space(&value, "memcmp")?;
+            if let Ty::Obj { ty, .. } = &value.ty
+                && let Some(size) = self.c_size(ty)
+                && size < n
+            {
+                let d = Diagnostic::error("out-of-range", value.span, format!("this has {size} bytes, fewer than {n}"));
+                self.error(d);
+                return None;
+            }
+            // Bytes as they are in memory, up to whole words.
+            let kind = ExprKind::ReadArray {
+                place: Box::new(Self::make(
+                    ExprKind::Place {
+                        base: Box::new(value),
+                        offset: 0,
+                    },
+                    Ty::Obj { ty: CTy::Void, space },
+                    arg.value.span,
+                )),
+                size: n,
+            };
+            Some(Self::make(kind, Ty::Str { cap: n }, arg.value.span))
+        };
+        let (left, right) = (side(&args[0]), side(&args[1]));
+        let kind = ExprKind::Strncmp {
+            left: Box::new(left?),
+            right: Box::new(right?),
+            n,
+        };
+        Some(Self::make(kind, Ty::I64, span))
+    }
+
     fn strncmp(&mut self, args: &[ast::Arg], span: Span) -> Option<Expr> {
         let (left, right) = (self.text(&args[0], "strncmp"), self.text(&args[1], "strncmp"));
         let n = self.constant(&args[2].value, 0..=i64::from(u32::MAX), "the length of `strncmp`");
@@ -419,6 +512,7 @@ impl Checker<'_> {
         let kind = ExprKind::Strcontains {
             text: Box::new(text),
             part: Box::new(part),
+            index: false,
         };
         Some(Self::make(kind, Ty::Bool, span))
     }

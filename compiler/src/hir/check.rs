@@ -61,22 +61,35 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
                     );
                 }
             }
-            ast::Item::MapDecl(_) | ast::Item::Probe(_) | ast::Item::Macro(_) => {}
+            ast::Item::MapDecl(_) | ast::Item::Probe(_) | ast::Item::Macro(_) | ast::Item::Fn(_) => {}
             ast::Item::Import(item) => early.push(unsupported(item.span, "import")),
-            ast::Item::Fn(item) => early.push(unsupported(item.span, "fn")),
         }
     }
     let macros = super::macros::collect(program, &mut early);
+    let types = super::script_types::collect(program, kernel, &defines, &mut early);
+    let functions = super::functions::collect(program, &macros, &mut early);
     environment(&options.config, &mut config, &mut early);
     let decls = map_declarations(program, &mut early);
     let mut maps: Vec<MapState> = options.maps.iter().map(MapState::existing).collect();
     loop {
-        let mut cx = Checker::new(kernel, options, &natives, &defines, &macros, &config, &decls, maps.clone());
+        let mut cx = Checker::new(
+            kernel,
+            options,
+            &natives,
+            &defines,
+            &macros,
+            &types,
+            &functions,
+            &config,
+            &decls,
+            maps.clone(),
+        );
         for item in &program.items {
             if let ast::Item::Probe(probe) = item {
                 cx.probe(probe);
             }
         }
+        cx.uncalled_functions();
         if cx.maps != maps {
             maps = cx.maps;
             continue;
@@ -517,6 +530,12 @@ pub(super) struct Checker<'a> {
     pub natives: &'a [NativeInstance],
     pub defines: &'a HashMap<String, ast::Expr>,
     pub macros: &'a super::macros::Macros<'a>,
+    pub types: &'a super::script_types::ScriptTypes,
+    pub functions: &'a HashMap<String, &'a ast::FnDef>,
+    /// Functions of the script that something has called.
+    pub called: std::collections::HashSet<String>,
+    /// The functions that are being written out, the innermost last.
+    pub inside: Vec<super::functions::Inside>,
     pub macro_depth: usize,
     /// Number of macro uses so far.
     pub expansions: usize,
@@ -537,6 +556,8 @@ pub(super) struct Checker<'a> {
     /// What `probe` says, for messages.
     pub site: String,
     pub cgroup_hook: Option<&'static crate::tables::CgroupHook>,
+    /// The provider of the attach point, for `probetype`.
+    pub probe_type: String,
     /// Set when the block's meaning depends on which of its attach points it runs at.
     pub site_dependent: bool,
     pub vars: Vec<Var>,
@@ -546,7 +567,8 @@ pub(super) struct Checker<'a> {
     /// Set when an assignment gave a variable a wider type than it was used with before.
     pub var_grew: bool,
     pub loops: usize,
-    pub define_depth: usize,
+    /// `#define`s that are being written out.
+    pub expanding: Vec<String>,
 }
 
 impl<'a> Checker<'a> {
@@ -557,6 +579,8 @@ impl<'a> Checker<'a> {
         natives: &'a [NativeInstance],
         defines: &'a HashMap<String, ast::Expr>,
         macros: &'a super::macros::Macros<'a>,
+        types: &'a super::script_types::ScriptTypes,
+        functions: &'a HashMap<String, &'a ast::FnDef>,
         config: &'a Config,
         decls: &'a HashMap<String, MapDecl>,
         maps: Vec<MapState>,
@@ -567,6 +591,10 @@ impl<'a> Checker<'a> {
             natives,
             defines,
             macros,
+            types,
+            functions,
+            called: std::collections::HashSet::new(),
+            inside: Vec::new(),
             macro_depth: 0,
             expansions: 0,
             limits: 0,
@@ -582,13 +610,14 @@ impl<'a> Checker<'a> {
             target: super::probes::Target::None,
             site: String::new(),
             cgroup_hook: None,
+            probe_type: String::new(),
             site_dependent: false,
             vars: Vec::new(),
             scopes: Vec::new(),
             var_hints: Vec::new(),
             var_grew: false,
             loops: 0,
-            define_depth: 0,
+            expanding: Vec::new(),
         }
     }
 
@@ -649,9 +678,11 @@ impl<'a> Checker<'a> {
         self.target = site.target.clone();
         self.site.clone_from(&site.names.probe);
         self.cgroup_hook = site.cgroup_hook();
+        self.probe_type = probe_type(&site.text);
         self.site_dependent = false;
         self.vars = Vec::new();
         self.scopes = vec![HashMap::new()];
+        self.inside.clear();
         self.loops = 0;
         let predicate = probe.predicate.as_ref().map(|p| self.condition(p));
         let body = self.statements(&probe.body);
@@ -814,6 +845,8 @@ impl<'a> Checker<'a> {
             name: name.to_owned(),
             ty,
             span,
+            declared: false,
+            addressed: false,
         });
         let id = self.vars.len() - 1;
         if let Some(scope) = self.scopes.last_mut() {
@@ -828,6 +861,15 @@ impl<'a> Checker<'a> {
 
     pub fn stmt(kind: StmtKind, span: Span) -> Stmt {
         Stmt { kind, span }
+    }
+}
+
+/// The provider of an attach point in full.
+fn probe_type(text: &str) -> String {
+    let word = text.split(':').next().unwrap_or_default();
+    match crate::tables::provider(word) {
+        Some(provider) => provider.name.to_owned(),
+        None => word.to_owned(),
     }
 }
 

@@ -1,12 +1,16 @@
 //! C types: from the kernel's BTF, from a tracepoint's format, from casts in the script.
 
 use super::check::{Checker, nearest_name};
+use super::script_types::{ScriptTypes, Word};
 use super::{CTy, Expr, ExprKind, Space, Ty};
 use crate::btf::{Btf, BtfType, TypeId};
-use crate::kernel::TracepointField;
-use crate::types::Type;
+use crate::kernel::{KernelInfo, TracepointField};
+use crate::types::{StructField, Type};
 use weir_parser::ast::{self, TypeExprKind};
 use weir_parser::{Diagnostic, Span};
+
+/// Structs in structs that are printed.
+const MAX_PRINTED_DEPTH: u32 = 8;
 
 /// Translates a BTF type; what scripts cannot use becomes [`CTy::Opaque`].
 pub(super) fn from_btf(btf: &Btf, id: TypeId) -> CTy {
@@ -69,6 +73,171 @@ fn int_name(name: &str) -> Option<(u8, bool)> {
     })
 }
 
+/// Resolves a type that is no pointer, array or `typeof`: a name, or a word and a name.
+pub(super) fn leaf_type(ty: &ast::TypeExpr, kernel: &dyn KernelInfo, own: &ScriptTypes, out: &mut Vec<Diagnostic>) -> Option<CTy> {
+    match &ty.kind {
+        TypeExprKind::Name(name) => {
+            if let Some((bits, signed)) = int_name(name) {
+                return Some(CTy::Int { bits, signed });
+            }
+            match name.as_str() {
+                "void" => return Some(CTy::Void),
+                "char" => return Some(CTy::Char),
+                "bool" => return Some(CTy::Int { bits: 8, signed: false }),
+                _ => {}
+            }
+            let found = [Word::Struct, Word::Union, Word::Enum].into_iter().find_map(|w| own.find(w, name));
+            if found.is_some() {
+                return found;
+            }
+            let btf = need_btf(kernel, ty.span, out)?;
+            if let Some(id) = btf
+                .find_typedef(name)
+                .or_else(|| btf.find_base(name))
+                .or_else(|| btf.find_struct(name))
+            {
+                return Some(from_btf(btf, id));
+            }
+            let near = nearest_name(name, btf.typedef_names()).map(str::to_owned);
+            unknown_type(ty.span, name, near, out)
+        }
+        TypeExprKind::Struct(name) | TypeExprKind::Union(name) | TypeExprKind::Enum(name) => {
+            let word = match &ty.kind {
+                TypeExprKind::Struct(_) => Word::Struct,
+                TypeExprKind::Union(_) => Word::Union,
+                _ => Word::Enum,
+            };
+            if let Some(found) = own.find(word, name) {
+                return Some(found);
+            }
+            let near_own = nearest_name(name, own.names(word)).map(str::to_owned);
+            let btf = need_btf(kernel, ty.span, out)?;
+            let found = match word {
+                Word::Struct => btf.find_struct(name),
+                Word::Union => btf.find_union(name),
+                Word::Enum => btf.find_enum(name),
+            };
+            if let Some(id) = found {
+                return Some(from_btf(btf, id));
+            }
+            let near = near_own.or_else(|| {
+                let near = match word {
+                    Word::Struct => nearest_name(name, btf.struct_names()),
+                    Word::Union => nearest_name(name, btf.union_names()),
+                    Word::Enum => nearest_name(name, btf.enum_names()),
+                };
+                near.map(str::to_owned)
+            });
+            let word = word.text();
+            unknown_type(ty.span, &format!("{word} {name}"), near.map(|n| format!("{word} {n}")), out)
+        }
+        TypeExprKind::Pointer(_) | TypeExprKind::Array(..) | TypeExprKind::Sized(..) | TypeExprKind::TypeOf(_) => {
+            out.push(Diagnostic::error("bad-type", ty.span, "this is not a C type"));
+            None
+        }
+    }
+}
+
+fn unknown_type<T>(span: Span, name: &str, near: Option<String>, out: &mut Vec<Diagnostic>) -> Option<T> {
+    let mut d = Diagnostic::error("unknown-type", span, format!("this kernel has no type `{name}`"));
+    if let Some(near) = near {
+        d = d.help(format!("did you mean `{near}`?"));
+    }
+    out.push(d);
+    None
+}
+
+/// Returns the kernel's types, or says that there are none.
+fn need_btf<'k>(kernel: &'k dyn KernelInfo, span: Span, out: &mut Vec<Diagnostic>) -> Option<&'k Btf> {
+    let btf = kernel.btf();
+    if btf.is_none() {
+        out.push(
+            Diagnostic::error(
+                "no-types",
+                span,
+                "this kernel has no type information (CONFIG_DEBUG_INFO_BTF is not set)",
+            )
+            .help("use a `tracepoint`, whose arguments need none"),
+        );
+    }
+    btf
+}
+
+/// Returns the size of a C type in bytes.
+pub(super) fn size_of(ty: &CTy, kernel: &dyn KernelInfo, own: &ScriptTypes) -> Option<u32> {
+    match ty {
+        CTy::Struct { id, .. } if ScriptTypes::owns(*id) => own.size(*id),
+        CTy::Struct { id, .. } => kernel.btf()?.size_of(TypeId(*id)),
+        CTy::Array { elem, len } => size_of(elem, kernel, own)?.checked_mul(*len),
+        other => other.size(),
+    }
+}
+
+/// Returns the alignment of a C type in bytes. BTF does not say it: it follows from the members.
+pub(super) fn align_of(ty: &CTy, kernel: &dyn KernelInfo, own: &ScriptTypes) -> u32 {
+    fn nested(ty: &CTy, kernel: &dyn KernelInfo, own: &ScriptTypes, depth: u32) -> u32 {
+        match ty {
+            CTy::Struct { id, .. } if ScriptTypes::owns(*id) => own.align(*id).unwrap_or(1),
+            CTy::Struct { id, .. } => match kernel.btf() {
+                Some(btf) if depth < 8 => btf
+                    .fields(TypeId(*id))
+                    .into_iter()
+                    .map(|(_, field)| nested(&from_btf(btf, field.ty), kernel, own, depth + 1))
+                    .max()
+                    .unwrap_or(1),
+                _ => 8,
+            },
+            CTy::Array { elem, .. } => nested(elem, kernel, own, depth),
+            other => other.size().unwrap_or(1).max(1),
+        }
+    }
+    nested(ty, kernel, own, 0)
+}
+
+/// Returns the C type of a value, where it has one.
+pub(super) fn as_c(ty: &Ty) -> Option<CTy> {
+    Some(match ty {
+        Ty::Bool => CTy::Int { bits: 8, signed: false },
+        Ty::Int { bits, signed } => CTy::Int {
+            bits: *bits,
+            signed: *signed,
+        },
+        Ty::Ptr { to, .. } => CTy::Ptr(to.clone()),
+        Ty::Obj { ty, .. } => ty.clone(),
+        Ty::Str { cap } => CTy::Array {
+            elem: Box::new(CTy::Char),
+            len: *cap,
+        },
+        Ty::Kept(kept) => kept_as_c(kept)?,
+        _ => return None,
+    })
+}
+
+fn kept_as_c(ty: &Type) -> Option<CTy> {
+    Some(match ty {
+        Type::Int { bits, signed } => CTy::Int {
+            bits: *bits,
+            signed: *signed,
+        },
+        Type::Enum { .. } => CTy::Int { bits: 64, signed: true },
+        Type::Array { elem, len } => CTy::Array {
+            elem: Box::new(kept_as_c(elem)?),
+            len: *len,
+        },
+        Type::Struct { name, id, union, .. } => CTy::Struct {
+            name: name.clone(),
+            id: *id,
+            union: *union,
+        },
+        Type::Str { cap } => CTy::Array {
+            elem: Box::new(CTy::Char),
+            len: *cap,
+        },
+        Type::Ptr { pointee } => CTy::Ptr(Box::new(CTy::Opaque(pointee.clone()))),
+        _ => return None,
+    })
+}
+
 impl Checker<'_> {
     /// Resolves a type as written in a cast or a declaration.
     pub(super) fn type_expr(&mut self, ty: &ast::TypeExpr) -> Ty {
@@ -78,6 +247,7 @@ impl Checker<'_> {
                 "string" => Ty::Str { cap: 1024 },
                 "inet" => Ty::Inet,
                 "macaddr_t" => Ty::Mac,
+                "void" => Ty::Void,
                 _ => match self.c_type(ty) {
                     Some(CTy::Int { bits, signed }) => Ty::Int { bits, signed },
                     Some(CTy::Char) => Ty::Int { bits: 8, signed: true },
@@ -103,9 +273,19 @@ impl Checker<'_> {
                 },
                 None => Ty::Error,
             },
-            TypeExprKind::TypeOf(expr) => self.expr(expr).ty,
+            TypeExprKind::TypeOf(expr) => match self.value(expr).ty {
+                Ty::Obj { ty, space } => match self.kept_object(&ty) {
+                    Some(kept) => Ty::Kept(kept),
+                    None => Ty::Obj { ty, space },
+                },
+                other => other,
+            },
             _ => match self.c_type(ty) {
                 Some(CTy::Enum { id, .. }) => self.enumeration(id),
+                Some(CTy::Array { elem, len }) if *elem == CTy::Char && len > 0 => Ty::Str { cap: len },
+                Some(array @ CTy::Array { .. }) if self.kept_object(&array).is_some() => {
+                    self.kept_object(&array).map_or(Ty::Error, Ty::Kept)
+                }
                 Some(other) => {
                     self.error(
                         Diagnostic::error("bad-type", ty.span, format!("a value of type `{other}` is not possible here"))
@@ -120,82 +300,40 @@ impl Checker<'_> {
 
     fn c_type(&mut self, ty: &ast::TypeExpr) -> Option<CTy> {
         match &ty.kind {
-            TypeExprKind::Name(name) => {
-                if let Some((bits, signed)) = int_name(name) {
-                    return Some(CTy::Int { bits, signed });
-                }
-                match name.as_str() {
-                    "void" => return Some(CTy::Void),
-                    "char" => return Some(CTy::Char),
-                    _ => {}
-                }
-                let kernel = self.kernel;
-                let btf = self.need_btf(kernel, ty.span)?;
-                if let Some(id) = btf
-                    .find_typedef(name)
-                    .or_else(|| btf.find_base(name))
-                    .or_else(|| btf.find_struct(name))
-                {
-                    return Some(from_btf(btf, id));
-                }
-                let near = nearest_name(name, btf.typedef_names()).map(str::to_owned);
-                self.unknown_type(ty.span, name, near)
-            }
-            TypeExprKind::Struct(name) | TypeExprKind::Union(name) | TypeExprKind::Enum(name) => {
-                let kernel = self.kernel;
-                let btf = self.need_btf(kernel, ty.span)?;
-                let (found, word, near) = match &ty.kind {
-                    TypeExprKind::Struct(_) => (btf.find_struct(name), "struct", nearest_name(name, btf.struct_names())),
-                    TypeExprKind::Union(_) => (btf.find_union(name), "union", nearest_name(name, btf.union_names())),
-                    _ => (btf.find_enum(name), "enum", nearest_name(name, btf.enum_names())),
-                };
-                match found {
-                    Some(id) => Some(from_btf(btf, id)),
-                    None => {
-                        let near = near.map(|n| format!("{word} {n}"));
-                        self.unknown_type(ty.span, &format!("{word} {name}"), near)
-                    }
-                }
-            }
             TypeExprKind::Pointer(to) => Some(CTy::Ptr(Box::new(self.c_type(to)?))),
             TypeExprKind::Array(elem, len) => Some(CTy::Array {
                 elem: Box::new(self.c_type(elem)?),
                 len: u32::try_from(*len).unwrap_or(u32::MAX),
             }),
-            TypeExprKind::Sized(..) | TypeExprKind::TypeOf(_) => {
-                self.error(Diagnostic::error("bad-type", ty.span, "this is not a C type"));
-                None
+            TypeExprKind::TypeOf(expr) => {
+                let found = self.expr(expr).ty;
+                if found == Ty::Error {
+                    return None;
+                }
+                let c = as_c(&found);
+                if c.is_none() {
+                    let d = Diagnostic::error("bad-type", ty.span, format!("`{found}` is not a C type"));
+                    self.error(d);
+                }
+                c
             }
+            _ => leaf_type(ty, self.kernel, self.types, &mut self.diagnostics),
         }
-    }
-
-    fn unknown_type<T>(&mut self, span: Span, name: &str, near: Option<String>) -> Option<T> {
-        let mut d = Diagnostic::error("unknown-type", span, format!("this kernel has no type `{name}`"));
-        if let Some(near) = near {
-            d = d.help(format!("did you mean `{near}`?"));
-        }
-        self.error(d);
-        None
     }
 
     /// Returns the kernel's types, or says that there are none.
     pub(super) fn need_btf<'k>(&mut self, kernel: &'k dyn crate::kernel::KernelInfo, span: Span) -> Option<&'k Btf> {
-        let btf = kernel.btf();
-        if btf.is_none() {
-            self.error(
-                Diagnostic::error(
-                    "no-types",
-                    span,
-                    "this kernel has no type information (CONFIG_DEBUG_INFO_BTF is not set)",
-                )
-                .help("use a `tracepoint`, whose arguments need none"),
-            );
-        }
-        btf
+        need_btf(kernel.btf(), span, &mut self.diagnostics)
     }
 
     /// The type of an enumeration's values.
     pub(super) fn enumeration(&self, id: u32) -> Ty {
+        if let Some((name, values)) = self.types.enumeration(id) {
+            return Ty::Kept(Type::Enum {
+                name: name.to_owned(),
+                values: values.to_vec(),
+            });
+        }
         match self.kernel.btf().and_then(|b| b.type_by_id(TypeId(id))) {
             Some(BtfType::Enum(info)) if !info.name.is_empty() => Ty::Kept(Type::Enum {
                 name: info.name.to_owned(),
@@ -209,13 +347,122 @@ impl Checker<'_> {
         }
     }
 
-    /// Returns the size of a C type, from BTF where it takes that.
+    /// Returns the size of a C type, from BTF or the script where it takes that.
     pub(super) fn c_size(&self, ty: &CTy) -> Option<u32> {
-        match ty {
-            CTy::Struct { id, .. } => self.kernel.btf()?.size_of(TypeId(*id)),
-            CTy::Array { elem, len } => Some(self.c_size(elem)? * len),
-            other => other.size(),
+        size_of(ty, self.kernel, self.types)
+    }
+
+    /// Returns where a member lies: offset in bits, width of a bitfield or 0, type.
+    fn field_of(&self, id: u32, name: &str) -> Option<(u32, u32, CTy)> {
+        if ScriptTypes::owns(id) {
+            let field = self.types.fields(id).iter().find(|f| f.name == name)?;
+            return Some((field.bit_offset, field.bits, field.ty.clone()));
         }
+        let btf = self.kernel.btf()?;
+        let field = btf.member(TypeId(id), name)?;
+        Some((field.bit_offset, field.bitfield_size, from_btf(btf, field.ty)))
+    }
+
+    /// Lists the members of a struct or union as [`Self::field_of`] finds them.
+    fn fields_of(&self, id: u32) -> Vec<(String, u32, u32, CTy)> {
+        if ScriptTypes::owns(id) {
+            let fields = self.types.fields(id).iter();
+            return fields.map(|f| (f.name.clone(), f.bit_offset, f.bits, f.ty.clone())).collect();
+        }
+        let Some(btf) = self.kernel.btf() else { return Vec::new() };
+        let fields = btf.fields(TypeId(id)).into_iter();
+        fields
+            .map(|(name, f)| (name.to_owned(), f.bit_offset, f.bitfield_size, from_btf(btf, f.ty)))
+            .collect()
+    }
+
+    /// Returns the type of a whole C object as it is kept and printed; `None` where it cannot be.
+    pub(super) fn kept_object(&self, ty: &CTy) -> Option<Type> {
+        self.kept_nested(ty, 0)
+    }
+
+    fn kept_nested(&self, ty: &CTy, depth: u32) -> Option<Type> {
+        if depth > MAX_PRINTED_DEPTH {
+            return None;
+        }
+        Some(match ty {
+            CTy::Int { bits, signed } | CTy::Enum { bits, signed, .. } if depth == 0 || matches!(ty, CTy::Int { .. }) => Type::Int {
+                bits: *bits,
+                signed: *signed,
+            },
+            CTy::Enum { id, .. } => match self.enumeration(*id) {
+                Ty::Kept(ty) => ty,
+                _ => return None,
+            },
+            CTy::Int { bits, signed } => Type::Int {
+                bits: *bits,
+                signed: *signed,
+            },
+            CTy::Char => Type::Int { bits: 8, signed: true },
+            CTy::Ptr(to) => Type::Ptr { pointee: to.to_string() },
+            CTy::Array { elem, len } if **elem == CTy::Char && *len > 0 => Type::Str { cap: *len },
+            CTy::Array { elem, len } => {
+                let elem = match &**elem {
+                    CTy::Enum { bits, signed, .. } => Type::Int {
+                        bits: *bits,
+                        signed: *signed,
+                    },
+                    other => self.kept_nested(other, depth + 1)?,
+                };
+                Type::Array {
+                    elem: Box::new(elem),
+                    len: *len,
+                }
+            }
+            CTy::Struct { name, id, union } => {
+                let mut fields = Vec::new();
+                for (name, bit_offset, width, ty) in self.fields_of(*id) {
+                    let (Some(size), Some(kept)) = (self.c_size(&ty), self.kept_nested(&ty, depth + 1)) else {
+                        continue;
+                    };
+                    let (offset, bits) = if width > 0 {
+                        let unit = size * 8;
+                        let start = bit_offset / unit * unit;
+                        let shift = u8::try_from(bit_offset - start).unwrap_or(0);
+                        (start / 8, Some((shift, u8::try_from(width).unwrap_or(64))))
+                    } else {
+                        (bit_offset / 8, None)
+                    };
+                    fields.push(StructField {
+                        name,
+                        offset,
+                        size,
+                        bits,
+                        ty: kept,
+                    });
+                }
+                Type::Struct {
+                    name: name.clone(),
+                    id: *id,
+                    union: *union,
+                    size: self.c_size(ty)?,
+                    fields,
+                }
+            }
+            CTy::Void | CTy::Opaque(_) => return None,
+        })
+    }
+
+    /// Makes what lies in the program's own memory an object whose parts can be named.
+    pub(super) fn own_object(base: Expr) -> Expr {
+        let object = match &base.ty {
+            Ty::Kept(ty @ (Type::Struct { .. } | Type::Array { .. })) => kept_as_c(ty),
+            Ty::Str { .. } => as_c(&base.ty),
+            _ => None,
+        };
+        let Some(ty) = object else { return base };
+        let span = base.span;
+        let kind = ExprKind::Place {
+            base: Box::new(base),
+            offset: 0,
+        };
+        let space = Space::Kernel;
+        Self::make(kind, Ty::Obj { ty, space }, span)
     }
 
     /// `base.name` and `base->name` on something that has members.
@@ -239,6 +486,11 @@ impl Checker<'_> {
                 }
             };
         }
+        let base = if matches!(base.ty, Ty::Kept(Type::Struct { .. })) {
+            Self::own_object(base)
+        } else {
+            base
+        };
         let (to, space) = match &base.ty {
             Ty::Ptr { to, space } => ((**to).clone(), *space),
             Ty::Obj { ty: CTy::Ptr(to), space } => ((**to).clone(), *space),
@@ -265,23 +517,26 @@ impl Checker<'_> {
             self.error(d);
             return self.failed(span);
         };
-        let Some(btf) = self.kernel.btf() else { return self.failed(span) };
-        let Some(field) = btf.member(TypeId(*id), &name.name) else {
+        let Some((bit_offset, bitfield_size, ty)) = self.field_of(*id, &name.name) else {
             let word = if *union { "union" } else { "struct" };
             let mut d = Diagnostic::error(
                 "unknown-member",
                 name.span,
                 format!("`{word} {type_name}` has no member `{}`", name.name),
             );
-            if let Some(near) = nearest_name(&name.name, btf.member_names(TypeId(*id))) {
+            let names: Vec<String> = self.fields_of(*id).into_iter().map(|f| f.0).collect();
+            if let Some(near) = nearest_name(&name.name, names.iter().map(String::as_str)) {
                 d = d.help(format!("did you mean `{near}`?"));
             }
             self.error(d);
             return self.failed(span);
         };
-        let ty = from_btf(btf, field.ty);
         // Inside of a union the kernel loses the type.
-        let own = btf.composite(TypeId(*id)).is_some_and(|c| c.members().any(|m| m.name == name.name));
+        let own = self
+            .kernel
+            .btf()
+            .and_then(|btf| btf.composite(TypeId(*id)))
+            .is_some_and(|c| c.members().any(|m| m.name == name.name));
         let space = if space == Space::Btf && (*union || !own) {
             Space::Kernel
         } else {
@@ -295,15 +550,17 @@ impl Checker<'_> {
             ty: Ty::Obj { ty: ty.clone(), space },
             span,
         };
-        if field.bitfield_size > 0 {
-            let (CTy::Int { bits, signed } | CTy::Enum { bits, signed, .. }) = ty else {
-                return self.failed(span);
+        if bitfield_size > 0 {
+            let (bits, signed) = match ty {
+                CTy::Int { bits, signed } | CTy::Enum { bits, signed, .. } => (bits, signed),
+                CTy::Char => (8, true),
+                _ => return self.failed(span),
             };
             // Read the whole unit of the declared type that the bits lie in.
             let unit = u32::from(bits);
-            let start = field.bit_offset / unit * unit;
-            let shift = u8::try_from(field.bit_offset - start).unwrap_or(0);
-            let width = u8::try_from(field.bitfield_size).unwrap_or(64);
+            let start = bit_offset / unit * unit;
+            let shift = u8::try_from(bit_offset - start).unwrap_or(0);
+            let width = u8::try_from(bitfield_size).unwrap_or(64);
             let read = ExprKind::Read {
                 place: Box::new(place(start / 8)),
                 size: unit / 8,
@@ -315,7 +572,7 @@ impl Checker<'_> {
                 span,
             };
         }
-        let place = place(field.byte_offset());
+        let place = place(bit_offset / 8);
         self.load(place)
     }
 

@@ -8,6 +8,9 @@ use crate::types::Type;
 use weir_parser::ast::{self, UnaryOp};
 use weir_parser::{Diagnostic, Span};
 
+/// The largest object of the kernel that is copied as a whole.
+const MAX_COPIED_BYTES: u32 = 16 << 10;
+
 impl Checker<'_> {
     pub(super) fn make(kind: ExprKind, ty: Ty, span: Span) -> Expr {
         Expr { kind, ty, span }
@@ -39,7 +42,17 @@ impl Checker<'_> {
             space,
         } = &value.ty
         else {
-            return value;
+            return if matches!(
+                value.ty,
+                Ty::Obj {
+                    ty: CTy::Struct { .. },
+                    ..
+                }
+            ) {
+                self.copied(value)
+            } else {
+                value
+            };
         };
         let (span, space, len) = (value.span, *space, *len);
         match **elem {
@@ -63,8 +76,22 @@ impl Checker<'_> {
                 };
                 Self::make(kind, Ty::Kept(ty), span)
             }
-            _ => value,
+            _ => self.copied(value),
         }
+    }
+
+    /// Reads a whole object of C, so that it can be kept and printed.
+    fn copied(&mut self, value: Expr) -> Expr {
+        let Ty::Obj { ty, .. } = &value.ty else { return value };
+        let Some(kept) = self.kept_object(ty).filter(|k| (1..=MAX_COPIED_BYTES).contains(&k.size())) else {
+            return value;
+        };
+        let span = value.span;
+        let kind = ExprKind::ReadArray {
+            size: kept.size(),
+            place: Box::new(value),
+        };
+        Self::make(kind, Ty::Kept(kept), span)
     }
 
     pub(super) fn expr(&mut self, expr: &ast::Expr) -> Expr {
@@ -188,9 +215,6 @@ impl Checker<'_> {
                 if parts.iter().any(|p| p.ty == Ty::Error) {
                     return self.failed(span);
                 }
-                if parts.is_empty() {
-                    return self.unsupported("the empty tuple", span);
-                }
                 let ty = Ty::Tuple(parts.iter().map(|p| p.ty.clone()).collect());
                 Self::make(ExprKind::Tuple(parts), ty, span)
             }
@@ -202,7 +226,9 @@ impl Checker<'_> {
                         None => return self.failed(span),
                     },
                     ast::SizeOfArg::Expr(e) => match self.expr(e).ty {
+                        Ty::Error => return self.failed(span),
                         Ty::Int { bits, .. } => Some(u32::from(bits) / 8),
+                        Ty::Str { cap } => Some(cap),
                         Ty::Obj { ty, .. } => self.c_size(&ty),
                         other => other.stored().map(|t| t.size()),
                     },
@@ -218,7 +244,13 @@ impl Checker<'_> {
             ast::ExprKind::Record(fields) => self.record(fields, span),
             ast::ExprKind::Block(block) => self.block_value(block, span),
             ast::ExprKind::OffsetOf { of, fields } => self.offset_of(of, fields, span),
-            ast::ExprKind::TypeOf(_) => self.unsupported("`typeof` as a value", span),
+            ast::ExprKind::TypeOf(_) => {
+                self.error(
+                    Diagnostic::error("type-as-value", span, "a type is not a value")
+                        .help("two types can be compared: `typeof(a) == typeof(b)`"),
+                );
+                self.failed(span)
+            }
             ast::ExprKind::Error => self.failed(span),
         }
     }
@@ -237,7 +269,7 @@ impl Checker<'_> {
         Self::make(ExprKind::Tuple(parts), Ty::Record(types), span)
     }
 
-    fn offset_of(&mut self, of: &ast::SizeOfArg, fields: &[ast::Ident], span: Span) -> Expr {
+    pub(super) fn offset_of(&mut self, of: &ast::SizeOfArg, fields: &[ast::Ident], span: Span) -> Expr {
         let mut at = match of {
             ast::SizeOfArg::Type(ty) => match self.type_expr_c(ty) {
                 Some(ty) => ty,
@@ -287,15 +319,6 @@ impl Checker<'_> {
         Self::make(ExprKind::Int(i64::from(offset)), Ty::U64, span)
     }
 
-    pub(super) fn unsupported(&mut self, what: &str, span: Span) -> Expr {
-        self.error(Diagnostic::error(
-            "unsupported",
-            span,
-            format!("{what} is not supported by this version of weir"),
-        ));
-        self.failed(span)
-    }
-
     fn unify_or_error(&mut self, a: &Expr, b: &Expr, span: Span) -> Option<Ty> {
         match unify(&a.ty, &b.ty) {
             Some(ty) => Some(ty),
@@ -321,15 +344,15 @@ impl Checker<'_> {
             return self.builtin(builtin, span);
         }
         if let Some(value) = self.defines.get(name) {
-            if self.define_depth > 16 {
+            if self.expanding.iter().any(|n| n == name) {
                 self.error(Diagnostic::error("recursion", span, format!("`{name}` is defined by itself")));
                 return self.failed(span);
             }
             let mut value = value.clone();
             value.span = span;
-            self.define_depth += 1;
+            self.expanding.push(name.to_owned());
             let value = self.expr(&value);
-            self.define_depth -= 1;
+            self.expanding.pop();
             return value;
         }
         if self.is_macro(name) {
@@ -338,6 +361,10 @@ impl Checker<'_> {
                 span,
             };
             return self.macro_value(&name, &[], span);
+        }
+        if let Some((value, id)) = self.types.enumerator(name) {
+            let ty = self.enumeration(id);
+            return Self::make(ExprKind::Int(value), ty, span);
         }
         if let Some(field) = tables::field(name) {
             return self.packet_field(field, span);
@@ -418,6 +445,41 @@ impl Checker<'_> {
             BuiltinKind::Elapsed => return Self::make(ExprKind::Elapsed, Ty::U64, span),
             BuiltinKind::Ppid => return self.of_parent("tgid", span),
             BuiltinKind::Pcomm => return self.of_parent("comm", span),
+            BuiltinKind::LeaderTid => return self.of_leader("pid", span),
+            BuiltinKind::LeaderComm => return self.of_leader("comm", span),
+            BuiltinKind::HasCpid => {
+                let has = self.options.child.is_some();
+                return Self::make(ExprKind::Int(i64::from(has)), Ty::Bool, span);
+            }
+            // The two low bits of the code segment are the ring.
+            BuiltinKind::Usermode => {
+                let cs = Self::make(
+                    ExprKind::CtxLoad {
+                        offset: super::system::CODE_SEGMENT,
+                        size: 8,
+                    },
+                    Ty::U64,
+                    span,
+                );
+                let number = |n| Box::new(Self::make(ExprKind::Int(n), Ty::U64, span));
+                let ring = ExprKind::Binary {
+                    op: ast::BinaryOp::BitAnd,
+                    left: Box::new(cs),
+                    right: number(3),
+                };
+                let kind = ExprKind::Binary {
+                    op: ast::BinaryOp::Eq,
+                    left: Box::new(Self::make(ring, Ty::U64, span)),
+                    right: number(3),
+                };
+                return Self::make(kind, Ty::Bool, span);
+            }
+            BuiltinKind::ProbeType => {
+                self.site_dependent = true;
+                let text = self.probe_type.clone().into_bytes();
+                let cap = u32::try_from(text.len() + 1).unwrap_or(8);
+                return Self::make(ExprKind::Str(text), Ty::Str { cap }, span);
+            }
             BuiltinKind::Cpid => {
                 let Some(child) = self.options.child else {
                     self.error(Diagnostic::error("no-child", span, "`cpid` needs a command to start").help("`-c COMMAND`"));
@@ -465,6 +527,15 @@ impl Checker<'_> {
 
     /// A member of the current task's parent.
     fn of_parent(&mut self, member: &str, span: Span) -> Expr {
+        self.of_relative("real_parent", member, span)
+    }
+
+    fn of_leader(&mut self, member: &str, span: Span) -> Expr {
+        self.of_relative("group_leader", member, span)
+    }
+
+    /// A member of a task that belongs to the current one.
+    fn of_relative(&mut self, relative: &str, member: &str, span: Span) -> Expr {
         let Some(curtask) = tables::builtin("curtask") else {
             return self.failed(span);
         };
@@ -473,7 +544,7 @@ impl Checker<'_> {
             name: name.to_owned(),
             span,
         };
-        let parent = self.member(task, &ident("real_parent"), span);
+        let parent = self.member(task, &ident(relative), span);
         let value = self.member(parent, &ident(member), span);
         self.loaded(value)
     }
@@ -593,7 +664,7 @@ impl Checker<'_> {
         Self::make(ExprKind::EventVar { offset: var.offset, size }, ty, span)
     }
 
-    fn map_get(&mut self, whole: &ast::Expr, name: &str, keys: Option<&[ast::Expr]>) -> Expr {
+    pub(super) fn map_get(&mut self, whole: &ast::Expr, name: &str, keys: Option<&[ast::Expr]>) -> Expr {
         let span = whole.span;
         if keys.is_none() && self.alias(name).is_some() {
             let _ = self.map_argument(whole, "this");
@@ -674,6 +745,7 @@ impl Checker<'_> {
         if let (Ty::Tuple(_), ExprKind::Int(n)) = (&base.ty, &index.kind) {
             return self.tuple_field(base, usize::try_from(*n).unwrap_or(usize::MAX), span);
         }
+        let base = Self::own_object(base);
         let (elem, space) = match &base.ty {
             Ty::Obj {
                 ty: CTy::Array { elem, .. },
@@ -779,7 +851,7 @@ impl Checker<'_> {
                     self.failed(span)
                 }
             },
-            UnaryOp::AddrOf => self.unsupported("`&`", span),
+            UnaryOp::AddrOf => self.address(value, span),
             UnaryOp::Plus | UnaryOp::Neg | UnaryOp::BitNot => {
                 if !matches!(value.ty, Ty::Int { .. }) {
                     let d = Diagnostic::error(
@@ -808,6 +880,48 @@ impl Checker<'_> {
                 }
             }
         }
+    }
+
+    /// `&x`: where a variable, the value of a map, or a part of an object lies.
+    fn address(&mut self, value: Expr, span: Span) -> Expr {
+        let pointer = |to: CTy, space| Ty::Ptr { to: Box::new(to), space };
+        match value.kind {
+            ExprKind::Var(id) => {
+                // In memory an integer has eight bytes, whatever its type; the first of them are its value.
+                let Some(to) = super::ctypes::as_c(&value.ty) else {
+                    return self.no_address(&value.ty, span);
+                };
+                self.vars[id].addressed = true;
+                Self::make(ExprKind::AddrOf(id), pointer(to, Space::Kernel), span)
+            }
+            ExprKind::MapGet { map, key } => {
+                let Some(to) = super::ctypes::as_c(&value.ty) else {
+                    return self.no_address(&value.ty, span);
+                };
+                Self::make(ExprKind::MapAddr { map, key }, pointer(to, Space::Kernel), span)
+            }
+            ExprKind::Read { place, bits: None, .. } | ExprKind::Convert(place) if matches!(place.ty, Ty::Obj { .. }) => {
+                let Ty::Obj { ty, space } = place.ty.clone() else {
+                    return self.failed(span);
+                };
+                Self::make(ExprKind::Convert(place), pointer(ty, space), span)
+            }
+            ExprKind::Place { .. } | ExprKind::Element { .. } => {
+                let Ty::Obj { ty, space } = value.ty.clone() else {
+                    return self.failed(span);
+                };
+                Self::make(ExprKind::Convert(Box::new(value)), pointer(ty, space), span)
+            }
+            ExprKind::Error => self.failed(span),
+            _ => self.no_address(&value.ty, span),
+        }
+    }
+
+    fn no_address(&mut self, ty: &Ty, span: Span) -> Expr {
+        let d = Diagnostic::error("no-address", span, format!("this value of type `{ty}` has no address"))
+            .help("`&` takes a variable `$x`, a map `@x` or a member `$p->x`");
+        self.error(d);
+        self.failed(span)
     }
 
     fn inc_dec(&mut self, target: &ast::Expr, increment: bool, postfix: bool, span: Span) -> Expr {

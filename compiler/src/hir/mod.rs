@@ -8,12 +8,15 @@ mod calls;
 mod check;
 mod ctypes;
 pub(crate) mod expr;
+mod functions;
 mod lints;
 pub(crate) mod loops;
 mod macros;
+mod meta;
 mod ops;
 mod printf;
 mod probes;
+mod script_types;
 mod sets;
 mod stmt;
 mod system;
@@ -110,6 +113,10 @@ pub struct Var {
     pub name: String,
     pub ty: Ty,
     pub span: Span,
+    /// Its type was written down: what is assigned is cut to it.
+    pub declared: bool,
+    /// Its address is taken, so it lies in memory.
+    pub addressed: bool,
 }
 
 /// The type of an expression.
@@ -241,7 +248,7 @@ impl Ty {
     #[must_use]
     pub fn in_memory(&self) -> bool {
         match self {
-            Ty::Str { .. } | Ty::Buf { .. } | Ty::Kept(Type::Array { .. }) => true,
+            Ty::Str { .. } | Ty::Buf { .. } | Ty::Kept(Type::Array { .. } | Type::Struct { .. }) => true,
             Ty::Tuple(fields) => fields.iter().any(Ty::in_memory),
             Ty::Record(fields) => fields.iter().any(|(_, ty)| ty.in_memory()),
             _ => false,
@@ -458,9 +465,29 @@ pub enum ExprKind {
         right: Box<Expr>,
         n: u32,
     },
+    /// Where a text is in another: its first byte, or -1; without `index` only whether it is.
     Strcontains {
         text: Box<Expr>,
         part: Box<Expr>,
+        index: bool,
+    },
+    /// Two texts, one behind the other.
+    Concat {
+        left: Box<Expr>,
+        right: Box<Expr>,
+    },
+    /// A helper that writes `size` bytes: called with the address of them, their size, and the arguments; the value is what it has written.
+    Fill {
+        number: u32,
+        size: u32,
+        args: Vec<Expr>,
+    },
+    /// A helper that reads the value: called with the arguments, then address and size of it in memory.
+    Give {
+        number: u32,
+        args: Vec<Expr>,
+        value: Box<Expr>,
+        size: u32,
     },
     Strlen(Box<Expr>),
     /// The stack at this moment, from the stack map of its depth.
@@ -476,6 +503,23 @@ pub enum ExprKind {
     Helper {
         number: u32,
         args: Vec<Expr>,
+    },
+    /// The body of a function of the script; `return` in it ends it. The value is the variable's.
+    Inline {
+        body: Vec<Stmt>,
+        result: Option<VarId>,
+    },
+    /// Address of a variable.
+    AddrOf(VarId),
+    /// Address of a map's value, null where there is none.
+    MapAddr {
+        map: MapId,
+        key: Option<Box<Expr>>,
+    },
+    /// Bytes of the stack at this moment.
+    StackBytes {
+        user: bool,
+        depth: u32,
     },
     /// Statements, then the value.
     Block {

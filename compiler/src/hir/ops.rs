@@ -2,6 +2,7 @@
 
 use super::check::{Checker, unify};
 use super::{CTy, Expr, ExprKind, SetElem, Space, Ty};
+use crate::types::Type;
 use weir_parser::ast::{self, BinaryOp};
 use weir_parser::{Diagnostic, Span};
 
@@ -60,11 +61,43 @@ impl Checker<'_> {
             return value;
         }
         match (&value.ty, ty) {
-            (Ty::Int { .. } | Ty::Bool, Ty::Int { .. }) => {
+            (Ty::Int { .. }, Ty::Int { bits, signed }) if matches!(value.kind, ExprKind::Int(_)) => {
+                let span = value.span;
+                let ExprKind::Int(n) = value.kind else { return value };
+                if !fits(n, &value.ty, *bits, *signed) {
+                    let shown = if value.ty.is_signed() {
+                        n.to_string()
+                    } else {
+                        n.cast_unsigned().to_string()
+                    };
+                    let d = Diagnostic::error("integer-overflow", span, format!("`{shown}` does not fit in `{ty}`"));
+                    self.error(d.help(format!("`({ty}){shown}` cuts it off")));
+                    return self.failed(span);
+                }
+                Self::make(ExprKind::Int(n), ty.clone(), span)
+            }
+            (Ty::Int { .. } | Ty::Bool, Ty::Int { .. } | Ty::Bool) | (Ty::Kept(Type::Enum { .. }), Ty::Int { .. }) => {
+                let span = value.span;
+                Self::make(ExprKind::Convert(Box::new(value)), ty.clone(), span)
+            }
+            (Ty::Ptr { space, .. }, Ty::Ptr { to, .. }) => {
+                let (space, to, span) = (*space, to.clone(), value.span);
+                Self::make(ExprKind::Convert(Box::new(value)), Ty::Ptr { to, space }, span)
+            }
+            (
+                Ty::Obj {
+                    ty: CTy::Array { .. } | CTy::Struct { .. },
+                    ..
+                }
+                | Ty::Int { .. },
+                Ty::Ptr { .. },
+            )
+            | (Ty::Int { .. }, Ty::Kept(Type::Enum { .. })) => {
                 let span = value.span;
                 Self::make(ExprKind::Convert(Box::new(value)), ty.clone(), span)
             }
             (Ty::Str { .. }, Ty::Str { .. }) => Expr { ty: ty.clone(), ..value },
+            (a, b) if unify(a, b).as_ref() == Some(b) => value,
             _ => {
                 let d = Diagnostic::error("variable-type", value.span, format!("expected `{ty}`, found `{}`", value.ty));
                 self.error(d);
@@ -73,13 +106,36 @@ impl Checker<'_> {
         }
     }
 
+    /// Gives a value the type of the variable that it is assigned to.
+    pub(super) fn coerce_var(&mut self, value: Expr, var: super::VarId, ty: &Ty) -> Expr {
+        let errors = self.diagnostics.len();
+        let value = self.coerce(value, ty);
+        let (span, name) = (self.vars[var].span, self.vars[var].name.clone());
+        for d in &mut self.diagnostics[errors..] {
+            d.labels.push((span, format!("`${name}` is declared as `{ty}` here")));
+        }
+        value
+    }
+
     pub(super) fn cast(&mut self, value: Expr, ty: Ty, span: Span) -> Expr {
         if value.ty == Ty::Error || ty == Ty::Error {
             return self.failed(span);
         }
+        let value = match (&value.ty, &ty) {
+            (Ty::Obj { ty: CTy::Array { .. }, .. }, Ty::Int { .. } | Ty::Kept(Type::Array { .. })) => self.loaded(value),
+            _ => value,
+        };
+        if let Ty::Kept(Type::Array { elem, len }) = &ty {
+            return self.cast_to_array(value, elem, *len, span);
+        }
+        if value.ty == ty && !matches!(ty, Ty::Int { .. }) {
+            return value;
+        }
         let ok = match (&value.ty, &ty) {
             (a, Ty::Int { .. } | Ty::Ptr { .. }) if a.is_int() || matches!(a, Ty::Ptr { .. }) => true,
             (a, b) if a.is_int() && b.is_int() => true,
+            (Ty::Kept(array @ Type::Array { .. }), Ty::Int { .. }) => array.size() <= 8,
+            (Ty::Str { .. }, Ty::Str { .. }) => return Expr { ty, span, ..value },
             (
                 Ty::Obj {
                     ty: CTy::Array { .. } | CTy::Struct { .. },
@@ -106,6 +162,31 @@ impl Checker<'_> {
             (_, ty) => ty,
         };
         Self::make(ExprKind::Convert(Box::new(value)), ty, span)
+    }
+
+    /// `(uint8[8])x`: the bytes of an integer, or of another array.
+    fn cast_to_array(&mut self, value: Expr, elem: &Type, len: u32, span: Span) -> Expr {
+        let bytes = match &value.ty {
+            Ty::Int { bits, .. } => Some(u32::from(*bits) / 8),
+            Ty::Kept(array @ Type::Array { .. }) => Some(array.size()),
+            _ => None,
+        };
+        let len = if len == 0 { bytes.unwrap_or(0) / elem.size().max(1) } else { len };
+        let ty = Type::Array {
+            elem: Box::new(elem.clone()),
+            len,
+        };
+        // A literal has no width of its own.
+        let fits = bytes == Some(ty.size()) || matches!(value.kind, ExprKind::Int(_)) && (1..=8).contains(&ty.size());
+        if !fits || !matches!(elem, Type::Int { .. }) {
+            let d = Diagnostic::error("bad-cast", span, format!("`{}` cannot be cast to `{ty}`", value.ty));
+            self.error(match bytes {
+                Some(bytes) => d.help(format!("the value has {bytes} bytes, the array {}", ty.size())),
+                None => d,
+            });
+            return self.failed(span);
+        }
+        Self::make(ExprKind::Convert(Box::new(value)), Ty::Kept(ty), span)
     }
 
     pub(super) fn type_expr_c(&mut self, ty: &ast::TypeExpr) -> Option<CTy> {
@@ -136,6 +217,12 @@ impl Checker<'_> {
                 span,
             );
         }
+        if let (BinaryOp::Eq | BinaryOp::Ne, ast::ExprKind::TypeOf(a), ast::ExprKind::TypeOf(b)) = (op, &left.kind, &right.kind) {
+            let (a, b) = (self.type_of(a), self.type_of(b));
+            let (Some(a), Some(b)) = (a, b) else { return self.failed(span) };
+            let same = a == b;
+            return Self::make(ExprKind::Int(i64::from(same == (op == BinaryOp::Eq))), Ty::Bool, span);
+        }
         super::lints::byte_order(op, left, right, &mut self.diagnostics);
         let (l, r) = (self.expr(left), self.expr(right));
         let l = self.address_of(l, &r.ty);
@@ -157,7 +244,9 @@ impl Checker<'_> {
                         (&l.ty, &r.ty),
                         (Ty::Inet, Ty::Inet) | (Ty::Mac, Ty::Mac) | (Ty::Str { .. }, Ty::Str { .. })
                     )
-                || equality && matches!(l.ty, Ty::Kept(_) | Ty::Flow | Ty::Tuple(_)) && unify(&l.ty, &r.ty).is_some();
+                || equality
+                    && matches!(l.ty, Ty::Kept(_) | Ty::Flow | Ty::Tuple(_) | Ty::Record(_) | Ty::Buf { .. })
+                    && unify(&l.ty, &r.ty).is_some();
             if !ok {
                 self.type_mismatch(op, &l, &r, span);
                 return self.failed(span);
@@ -286,6 +375,21 @@ impl Checker<'_> {
     }
 }
 
+/// Whether a constant of the type fits into an integer of that width and sign.
+fn fits(n: i64, ty: &Ty, bits: u8, signed: bool) -> bool {
+    let n = if ty.is_signed() {
+        i128::from(n)
+    } else {
+        i128::from(n.cast_unsigned())
+    };
+    let (low, high) = if signed {
+        (-(1_i128 << (bits - 1)), (1_i128 << (bits - 1)) - 1)
+    } else {
+        (0, (1_i128 << bits) - 1)
+    };
+    (low..=high).contains(&n)
+}
+
 pub(super) fn range_in_order(a: &Expr, b: &Expr) -> bool {
     match (&a.kind, &b.kind) {
         (ExprKind::Int(a), ExprKind::Int(b)) => a <= b,
@@ -294,7 +398,7 @@ pub(super) fn range_in_order(a: &Expr, b: &Expr) -> bool {
     }
 }
 
-fn fold(op: BinaryOp, a: i64, b: i64) -> Option<i64> {
+pub(super) fn fold(op: BinaryOp, a: i64, b: i64) -> Option<i64> {
     Some(match op {
         BinaryOp::Add => a.wrapping_add(b),
         BinaryOp::Sub => a.wrapping_sub(b),

@@ -20,7 +20,8 @@ impl Checker<'_> {
             ast::StmtKind::Let { var, ty, value } => {
                 if ty.is_some() && value.is_none() || value.is_none() {
                     let declared = ty.as_ref().map_or(Ty::Error, |t| self.type_expr(t));
-                    self.declare_var(&var.name, declared, var.span);
+                    let id = self.declare_var(&var.name, storable_declared(&declared), var.span);
+                    self.vars[id].declared = ty.is_some();
                     return;
                 }
                 let Some(value) = value else { return };
@@ -29,9 +30,33 @@ impl Checker<'_> {
                     let ty = self.type_expr(ty);
                     value = self.coerce(value, &ty);
                 }
-                let ty = super::check::storable(&value.ty);
+                if value.ty == Ty::Void {
+                    self.error(Diagnostic::error("bad-value", value.span, "this has no value to assign"));
+                    value = self.failed(span);
+                }
+                let declared = ty.is_some();
+                let ty = if declared {
+                    storable_declared(&value.ty)
+                } else {
+                    super::check::storable(&value.ty)
+                };
                 let id = self.declare_var(&var.name, ty, var.span);
+                self.vars[id].declared = declared;
+                if value.ty == Ty::Error {
+                    return;
+                }
                 StmtKind::SetVar { var: id, value }
+            }
+            ast::StmtKind::If { cond, then, otherwise } if super::meta::is_comptime(cond) => {
+                let taken = match self.decided(cond) {
+                    Some(true) => Some(then),
+                    Some(false) => otherwise.as_ref(),
+                    None => None,
+                };
+                match taken {
+                    Some(block) => StmtKind::Block(self.statements(block)),
+                    None => return,
+                }
             }
             ast::StmtKind::If { cond, then, otherwise } => StmtKind::If {
                 cond: self.condition(cond),
@@ -88,9 +113,12 @@ impl Checker<'_> {
                 if word == "break" { StmtKind::Break } else { StmtKind::Continue }
             }
             ast::StmtKind::Return(value) => {
+                if self.fn_return(value.as_ref(), span, out) {
+                    return;
+                }
                 let value = value.as_ref().map(|v| self.expr(v));
                 if let Some(value) = &value {
-                    if !matches!(value.ty, Ty::Int { .. } | Ty::Error) {
+                    if !matches!(value.ty, Ty::Int { .. } | Ty::Error | Ty::Bool) {
                         self.error(Diagnostic::error(
                             "return-type",
                             value.span,
@@ -100,18 +128,16 @@ impl Checker<'_> {
                         self.native_verdict(span, "return");
                     } else if matches!(value.kind, ExprKind::Int(0)) && self.cgroup_hook.is_some() {
                         self.deny(span, "return 0");
-                    } else if !self.hook.has_verdict() {
-                        self.error(
-                            Diagnostic::error(
-                                "return-value",
-                                value.span,
-                                format!("a value cannot be returned from {} block", self.hook.with_article()),
-                            )
-                            .help("write `return;`"),
-                        );
                     }
                 }
-                StmtKind::Return(value)
+                match value {
+                    // As in bpftrace: nobody asks for the value of a block that sees no packet.
+                    Some(value) if !self.hook.has_verdict() => {
+                        out.push(Self::stmt(StmtKind::Expr(value), span));
+                        StmtKind::Return(None)
+                    }
+                    value => StmtKind::Return(value),
+                }
             }
         };
         out.push(Self::stmt(kind, span));
@@ -200,6 +226,11 @@ impl Checker<'_> {
                 out.push(Self::stmt(kind, span));
             }
             return;
+        }
+        if let ast::ExprKind::Call { name, args } = &expr.kind
+            && let Some(done) = self.meta_statement(name, args, span, out)
+        {
+            return done;
         }
         let value = self.expr(expr);
         if value.ty == Ty::Error {
@@ -493,6 +524,11 @@ impl Checker<'_> {
                     self.error(Diagnostic::error("bad-value", value.span, "this has no value to assign"));
                     return None;
                 }
+                if let Some(id) = self.lookup_var(name).filter(|id| self.vars[*id].declared) {
+                    let ty = self.vars[id].ty.clone();
+                    let value = self.coerce_var(value, id, &ty);
+                    return (value.ty != Ty::Error).then_some(StmtKind::SetVar { var: id, value });
+                }
                 let ty = super::check::storable(&value.ty);
                 let id = match self.lookup_var(name) {
                     None => self.declare_var(name, ty, target.span),
@@ -692,9 +728,23 @@ impl Checker<'_> {
     }
 }
 
+/// The type of a variable whose type is written down: integers keep their width.
+fn storable_declared(ty: &Ty) -> Ty {
+    match ty {
+        Ty::Int { .. } => ty.clone(),
+        other => super::check::storable(other),
+    }
+}
+
 fn has_effect(expr: &Expr) -> bool {
     match &expr.kind {
-        ExprKind::IncDec { .. } | ExprKind::Delete { .. } | ExprKind::Helper { .. } | ExprKind::Block { .. } | ExprKind::Error => true,
+        ExprKind::Inline { .. }
+        | ExprKind::Give { .. }
+        | ExprKind::IncDec { .. }
+        | ExprKind::Delete { .. }
+        | ExprKind::Helper { .. }
+        | ExprKind::Block { .. }
+        | ExprKind::Error => true,
         ExprKind::Ternary { then, otherwise, .. } => has_effect(then) || has_effect(otherwise),
         _ => false,
     }

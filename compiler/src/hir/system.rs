@@ -13,6 +13,9 @@ const MAX_FRAMES: u32 = 127;
 const JOIN_STRINGS: u32 = 16;
 const JOIN_BYTES: u32 = 512;
 
+/// `cs` in `struct pt_regs`.
+pub(super) const CODE_SEGMENT: u32 = 136;
+
 /// Offsets in `struct pt_regs` of x86-64.
 const REGISTERS: &[(&str, u32)] = &[
     ("r15", 0),
@@ -125,14 +128,111 @@ impl Checker<'_> {
                 }
             }
             FunctionKind::Len => self.len(&args[0], span),
+            FunctionKind::SignalName => self.kept(function, &args[0], Type::SignalName, span),
+            FunctionKind::SyscallName => self.kept(function, &args[0], Type::SyscallName, span),
+            FunctionKind::CommOf => match args.first() {
+                Some(arg) => self.kept(function, arg, Type::CommOf, span),
+                None => Some(self.name("comm", span)),
+            },
+            FunctionKind::Pid { thread } => self.pid_call(thread, args, span),
+            FunctionKind::WriteUser => self.write_user(function, args, span),
             FunctionKind::Nsecs => self.nsecs(args, span),
             FunctionKind::Getopt => self.getopt(function, args, span),
             _ => None,
         }
     }
 
+    /// `pid()`, `pid(init)`, `pid(curr_ns)`
+    fn pid_call(&mut self, thread: bool, args: &[ast::Arg], span: Span) -> Option<Expr> {
+        let name = if thread { "tid" } else { "pid" };
+        let plain = Self::make(
+            ExprKind::Builtin(if thread { BuiltinKind::Tid } else { BuiltinKind::Pid }),
+            Ty::U32,
+            span,
+        );
+        let own = match args.first().map(|a| &a.value.kind) {
+            None => return Some(plain),
+            Some(ast::ExprKind::Name(word)) if word == "init" => false,
+            Some(ast::ExprKind::Name(word)) if word == "curr_ns" => true,
+            Some(_) => {
+                let d = Diagnostic::error(
+                    "argument-type",
+                    args[0].value.span,
+                    format!("`{name}` takes the name of a namespace"),
+                );
+                self.error(d.help("there are `init` and `curr_ns`"));
+                return None;
+            }
+        };
+        // The first namespace's numbers are what the kernel itself uses.
+        let Some((device, inode)) = self.kernel.pid_namespace().filter(|_| own) else {
+            return Some(plain);
+        };
+        let number = |n: u64| Self::make(ExprKind::Int(n.cast_signed()), Ty::U64, span);
+        let kind = ExprKind::Fill {
+            number: helper::GET_NS_CURRENT_PID_TGID,
+            size: 8,
+            args: vec![number(device), number(inode)],
+        };
+        let both = Type::Array {
+            elem: Box::new(Type::U32),
+            len: 2,
+        };
+        let both = Self::own_object(Self::make(kind, Ty::Kept(both), span));
+        let place = ExprKind::Place {
+            base: Box::new(both),
+            offset: if thread { 0 } else { 4 },
+        };
+        let ty = Ty::Obj {
+            ty: CTy::Int { bits: 32, signed: false },
+            space: Space::Kernel,
+        };
+        let read = ExprKind::Read {
+            place: Box::new(Self::make(place, ty, span)),
+            size: 4,
+            bits: None,
+        };
+        Some(Self::make(read, Ty::U32, span))
+    }
+
+    /// `write_user(pointer, value)`
+    fn write_user(&mut self, function: &Function, args: &[ast::Arg], span: Span) -> Option<Expr> {
+        self.allowed_unsafe(function.name, span).then_some(())?;
+        let pointer = self.expr(&args[0].value);
+        let to = match &pointer.ty {
+            Ty::Ptr { to, .. } => (**to).clone(),
+            Ty::Error => return None,
+            other => {
+                let message = format!("`write_user` takes a pointer, found `{other}`");
+                let d = Diagnostic::error("argument-type", pointer.span, message);
+                self.error(d.help("say what it points to: `write_user((uint32 *)arg0, 1)`"));
+                return None;
+            }
+        };
+        let value = self.value(&args[1].value);
+        let ty = match (&value.ty, &to) {
+            (Ty::Error, _) => return None,
+            (Ty::Int { .. }, CTy::Int { bits, .. } | CTy::Enum { bits, .. }) => u32::from(*bits) / 8,
+            (Ty::Int { .. }, CTy::Char) => 1,
+            (Ty::Ptr { .. } | Ty::Int { .. }, CTy::Ptr(_)) => 8,
+            (Ty::Str { cap }, CTy::Char) => *cap,
+            (other, _) => {
+                let message = format!("a value of type `{other}` cannot be written to a `{to} *`");
+                self.error(Diagnostic::error("argument-type", value.span, message));
+                return None;
+            }
+        };
+        let kind = ExprKind::Give {
+            number: helper::PROBE_WRITE_USER,
+            args: vec![pointer],
+            value: Box::new(value),
+            size: ty,
+        };
+        Some(Self::make(kind, Ty::I64, span))
+    }
+
     /// A literal string.
-    fn literal(&mut self, arg: &ast::Arg, function: &Function) -> Option<String> {
+    pub(super) fn literal(&mut self, arg: &ast::Arg, function: &Function) -> Option<String> {
         if let ast::ExprKind::Str(text) = &arg.value.kind {
             return Some(String::from_utf8_lossy(text).into_owned());
         }
@@ -270,6 +370,22 @@ impl Checker<'_> {
     }
 
     fn len(&mut self, arg: &ast::Arg, span: Span) -> Option<Expr> {
+        let stack = matches!(&arg.value.kind, ast::ExprKind::Name(n) if n == "kstack" || n == "ustack")
+            || matches!(&arg.value.kind, ast::ExprKind::Call { name, .. } if name.name == "kstack" || name.name == "ustack");
+        if stack {
+            let ExprKind::Stack { user, depth } = self.expr(&arg.value).kind else {
+                return None;
+            };
+            // Eight bytes a frame; what went wrong counts as none.
+            let bytes = Self::make(ExprKind::StackBytes { user, depth }, Ty::U64, span);
+            let eight = Self::make(ExprKind::Int(8), Ty::U64, span);
+            let kind = ExprKind::Binary {
+                op: ast::BinaryOp::Div,
+                left: Box::new(bytes),
+                right: Box::new(eight),
+            };
+            return Some(Self::make(kind, Ty::U64, span));
+        }
         let (super::EventMap::Own(map), None) = self.map_argument(&arg.value, "len")? else {
             self.error(Diagnostic::error("not-a-map", arg.value.span, "`len` takes a whole map of the script").help("`len(@name)`"));
             return None;
@@ -294,17 +410,17 @@ impl Checker<'_> {
             Some(ast::ExprKind::Name(word)) => match word.as_str() {
                 "boot" => helper::KTIME_GET_BOOT_NS,
                 "monotonic" => helper::KTIME_GET_NS,
-                "tai" => helper::KTIME_GET_TAI_NS,
+                "tai" | "sw_tai" => helper::KTIME_GET_TAI_NS,
                 _ => {
                     let d = Diagnostic::error("unknown-clock", args[0].value.span, format!("unknown clock `{word}`"))
-                        .help("there are `boot`, `monotonic` and `tai`");
+                        .help("there are `boot`, `monotonic`, `tai` and `sw_tai`");
                     self.error(d);
                     return None;
                 }
             },
             Some(_) => {
                 let d = Diagnostic::error("argument-type", args[0].value.span, "`nsecs` takes the name of a clock")
-                    .help("there are `boot`, `monotonic` and `tai`");
+                    .help("there are `boot`, `monotonic`, `tai` and `sw_tai`");
                 self.error(d);
                 return None;
             }

@@ -236,7 +236,23 @@ impl Printer<'_> {
             ExprKind::ReadBuf { ptr, len, cap, space } => format!("buf {} {} {cap} {space:?}", self.expr(ptr), self.expr(len)),
             ExprKind::ReadArray { place, size } => format!("array {} {size}", self.expr(place)),
             ExprKind::Strncmp { left, right, n } => format!("strncmp {} {} {n}", self.expr(left), self.expr(right)),
-            ExprKind::Strcontains { text, part } => format!("strcontains {} {}", self.expr(text), self.expr(part)),
+            ExprKind::Strcontains { text, part, index } => {
+                let word = if *index { "strstr" } else { "strcontains" };
+                format!("{word} {} {}", self.expr(text), self.expr(part))
+            }
+            ExprKind::Concat { left, right } => format!("concat {} {}", self.expr(left), self.expr(right)),
+            ExprKind::Fill { number, size, args } => format!("fill {number} {size} ({})", self.list(args)),
+            ExprKind::Give { number, args, value, size } => {
+                format!("give {number} {size} ({}) {}", self.list(args), self.expr(value))
+            }
+            ExprKind::AddrOf(id) => format!("address ${}", self.block.vars[*id].name),
+            ExprKind::MapAddr { map, key } => format!("address {}", self.map(*map, key.as_deref())),
+            ExprKind::StackBytes { user, depth } => format!("bytes of {} {depth}", if *user { "ustack" } else { "kstack" }),
+            ExprKind::Inline { body, result } => {
+                let lines: Vec<String> = body.iter().map(|s| self.simple(&s.kind)).collect();
+                let value = result.map(|id| format!("${}", self.block.vars[id].name)).unwrap_or_default();
+                format!("inline {{ {} }} {value}", lines.join("; "))
+            }
             ExprKind::Strlen(e) => format!("strlen {}", self.expr(e)),
             ExprKind::Stack { user, depth } => format!("{} {depth}", if *user { "ustack" } else { "kstack" }),
             ExprKind::Len(map) => format!("len {}", self.map(*map, None)),

@@ -17,7 +17,7 @@ pub fn has_loop(whole: &Block) -> bool {
     block(whole, &mut |e| {
         found |= match &e.kind {
             ExprKind::Len(_) => true,
-            ExprKind::Block { body, .. } => stmts_have_loop(body),
+            ExprKind::Block { body, .. } | ExprKind::Inline { body, .. } => stmts_have_loop(body),
             _ => false,
         }
     });
@@ -99,16 +99,25 @@ pub fn children(e: &Expr, f: &mut dyn FnMut(&Expr)) {
         | ExprKind::CtxLoad { .. }
         | ExprKind::DataLoc { .. }
         | ExprKind::Stack { .. }
+        | ExprKind::StackBytes { .. }
+        | ExprKind::AddrOf(_)
         | ExprKind::Elapsed
         | ExprKind::Len(_)
         | ExprKind::Error => {}
-        ExprKind::Helper { args, .. } => args.iter().for_each(f),
+        ExprKind::Helper { args, .. } | ExprKind::Fill { args, .. } => args.iter().for_each(f),
+        ExprKind::Give { args, value, .. } => {
+            args.iter().for_each(|e| f(e));
+            f(value);
+        }
+        ExprKind::Inline { body, .. } => stmts(body, &mut |e| f(e)),
         ExprKind::Block { body, value } => {
             // Its statements have operands of their own.
             stmts(body, &mut |e| f(e));
             f(value);
         }
-        ExprKind::MapGet { key, .. } | ExprKind::AggGet { key, .. } | ExprKind::Delete { key, .. } => key.iter().for_each(|k| f(k)),
+        ExprKind::MapGet { key, .. } | ExprKind::MapAddr { key, .. } | ExprKind::AggGet { key, .. } | ExprKind::Delete { key, .. } => {
+            key.iter().for_each(|k| f(k))
+        }
         ExprKind::HasKey { key: e, .. }
         | ExprKind::Has(e)
         | ExprKind::IncDec { target: e, .. }
@@ -134,7 +143,10 @@ pub fn children(e: &Expr, f: &mut dyn FnMut(&Expr)) {
         }
         | ExprKind::ReadBuf { ptr: left, len: right, .. }
         | ExprKind::Strncmp { left, right, .. }
-        | ExprKind::Strcontains { text: left, part: right } => {
+        | ExprKind::Concat { left, right }
+        | ExprKind::Strcontains {
+            text: left, part: right, ..
+        } => {
             f(left);
             f(right);
         }

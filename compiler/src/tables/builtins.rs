@@ -45,6 +45,11 @@ pub enum BuiltinKind {
     Pcomm,
     Cpid,
     NumaId,
+    LeaderTid,
+    LeaderComm,
+    Usermode,
+    ProbeType,
+    HasCpid,
 }
 
 const SOFTIRQ: &str = "packets are handled in softirq, where the current task is a bystander; count by `ip.src` or `port.dst` instead";
@@ -91,7 +96,12 @@ builtins! {
     "pcomm" BuiltinKind::Pcomm, Hooks::PROCESS, SOFTIRQ, "name of the current task's parent";
     "kstack" BuiltinKind::Kstack, Hooks::STACK, NO_STACK, "the kernel's stack";
     "ustack" BuiltinKind::Ustack, Hooks::STACK, NO_STACK, "the current task's stack";
+    "leader_tid" BuiltinKind::LeaderTid, Hooks::PROCESS, SOFTIRQ, "thread id of the first thread of the current process";
+    "leader_comm" BuiltinKind::LeaderComm, Hooks::PROCESS, SOFTIRQ, "name of the first thread of the current process";
     "cpid" BuiltinKind::Cpid, Hooks::ALL, "", "process id of the command that was started with `-c`";
+    "has_cpid" BuiltinKind::HasCpid, Hooks::ALL, "", "whether a command was started with `-c`";
+    "usermode" BuiltinKind::Usermode, Hooks::of(&[Hook::Kprobe, Hook::Kretprobe, Hook::PerfEvent]), "registers are available in `kprobe`, `profile` and `interval` blocks", "whether the CPU was in user mode";
+    "probetype" BuiltinKind::ProbeType, Hooks::ALL, "", "type of the attach point: `kprobe`, `tracepoint`, …";
     "numaid" BuiltinKind::NumaId, Hooks::ALL, "", "number of the NUMA node";
     "elapsed" BuiltinKind::Elapsed, Hooks::ALL, "", "nanoseconds since the script started";
     "nsecs" BuiltinKind::Nsecs, Hooks::ALL, "", "nanoseconds since boot";

@@ -55,6 +55,35 @@ pub enum FunctionKind {
     Len,
     Nsecs,
     Getopt,
+    /// `pid(ns)`, `tid(ns)`
+    Pid {
+        thread: bool,
+    },
+    /// `comm(pid)`
+    CommOf,
+    /// `signal_name`, `syscall_name`
+    SignalName,
+    SyscallName,
+    Strstr,
+    Strcap,
+    StrConcat,
+    Memcmp,
+    DefaultStrLength,
+    Find,
+    ContainerOf,
+    PercpuKaddr,
+    WriteUser,
+    Debugf,
+    Assert,
+    StaticAssert,
+    Fail,
+    Comptime,
+    Is(Is),
+    IsErr,
+    KfuncExist,
+    KfuncAllowed,
+    /// What bpftrace has and weir answers with what to use instead.
+    Instead(&'static str),
     Ntop,
     Bswap,
     Kptr,
@@ -75,6 +104,17 @@ pub enum AggKind {
     Stats,
     Hist,
     LHist,
+}
+
+/// Questions about the type of an expression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Is {
+    Array,
+    Integer,
+    UnsignedInteger,
+    Ptr,
+    Str,
+    Literal,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,13 +189,44 @@ functions! {
     "cgroupid" FunctionKind::Cgroupid, 1..=1, Hooks::ALL, "cgroupid(\"/path\")", "id of a cgroup v2 directory";
     "cgroup_path" FunctionKind::CgroupPath, 1..=2, Hooks::ALL, "cgroup_path(id)", "path of a cgroup by its id";
     "strerror" FunctionKind::Strerror, 1..=1, Hooks::ALL, "strerror(errno)", "text of an error number";
-    "len" FunctionKind::Len, 1..=1, Hooks::ALL, "len(@map)", "number of entries of a map";
-    "nsecs" FunctionKind::Nsecs, 0..=1, Hooks::ALL, "nsecs([clock])", "nanoseconds; clocks are `boot`, `monotonic`, `tai`";
+    "len" FunctionKind::Len, 1..=1, Hooks::ALL, "len(@map) or len(kstack)", "number of entries of a map, or of frames of a stack";
+    "nsecs" FunctionKind::Nsecs, 0..=1, Hooks::ALL, "nsecs([clock])", "nanoseconds; clocks are `boot`, `monotonic`, `tai`, `sw_tai`";
     "getopt" FunctionKind::Getopt, 1..=3, Hooks::ALL, "getopt(\"name\"[, default[, \"description\"]])", "a named argument of the script: `--name=value` after `--`";
     "ntop" FunctionKind::Ntop, 1..=2, Hooks::ALL, "ntop([family, ]address)", "makes an IPv4 or IPv6 address of its bytes";
     "bswap" FunctionKind::Bswap, 1..=1, Hooks::ALL, "bswap(n)", "reverses the bytes of an integer of 16, 32 or 64 bits";
     "kptr" FunctionKind::Kptr, 1..=1, Hooks::ALL, "kptr(p)", "says that a pointer is to kernel memory";
     "uptr" FunctionKind::Uptr, 1..=1, Hooks::ALL, "uptr(p)", "says that a pointer is to user memory";
+    "pid" FunctionKind::Pid { thread: false }, 0..=1, Hooks::PROCESS, "pid([init or curr_ns])", "process id of the current task, in the first or weir's own pid namespace";
+    "tid" FunctionKind::Pid { thread: true }, 0..=1, Hooks::PROCESS, "tid([init or curr_ns])", "thread id of the current task, in the first or weir's own pid namespace";
+    "comm" FunctionKind::CommOf, 0..=1, Hooks::PROCESS, "comm([pid])", "name of the current task, or of a process when it is printed";
+    "signal_name" FunctionKind::SignalName, 1..=1, Hooks::ALL, "signal_name(number)", "name of a signal: `SIGKILL`";
+    "syscall_name" FunctionKind::SyscallName, 1..=1, Hooks::ALL, "syscall_name(number)", "name of a system call: `openat`";
+    "strstr" FunctionKind::Strstr, 2..=2, Hooks::ALL, "strstr(text, part)", "where a text has another of at most 63 bytes, -1 where it has not";
+    "strcap" FunctionKind::Strcap, 1..=1, Hooks::ALL, "strcap(text)", "room of a string in bytes";
+    "str_concat" FunctionKind::StrConcat, 2..=2, Hooks::ALL, "str_concat(a, b)", "two strings, one behind the other";
+    "memcmp" FunctionKind::Memcmp, 3..=3, Hooks::ALL, "memcmp(a, b, n)", "0 when the first n bytes of two arrays, strings or places in memory agree";
+    "default_str_length" FunctionKind::DefaultStrLength, 0..=0, Hooks::ALL, "default_str_length()", "the setting `max_strlen`";
+    "find" FunctionKind::Find, 3..=3, Hooks::ALL, "find(@map, key, $value)", "whether the map has the key; if so, the variable gets its value";
+    "container_of" FunctionKind::ContainerOf, 3..=3, Hooks::ALL, "container_of(pointer, struct x, member)", "the struct whose member a pointer points to";
+    "percpu_kaddr" FunctionKind::PercpuKaddr, 1..=2, Hooks::ALL, "percpu_kaddr(\"symbol\"[, cpu])", "address of a per-CPU variable of the kernel";
+    "write_user" FunctionKind::WriteUser, 2..=2, Hooks::PROCESS, "write_user(pointer, value)", "writes a value into the current process's memory (`--unsafe`)";
+    "debugf" FunctionKind::Debugf, 1..=4, Hooks::ALL, "debugf(format, ...)", "prints to the kernel's trace pipe";
+    "assert" FunctionKind::Assert, 2..=2, Hooks::ALL, "assert(condition, \"message\")", "ends the script with an error unless the condition holds";
+    "static_assert" FunctionKind::StaticAssert, 2..=2, Hooks::ALL, "static_assert(condition, \"message\")", "an error of the compiler unless the condition holds";
+    "fail" FunctionKind::Fail, 1..=128, Hooks::ALL, "fail(\"message\")", "an error of the compiler where it is reached; for branches of `if comptime`";
+    "comptime" FunctionKind::Comptime, 1..=1, Hooks::ALL, "comptime expression", "a value that must be known while compiling";
+    "is_array" FunctionKind::Is(Is::Array), 1..=1, Hooks::ALL, "is_array(x)", "whether something is an array";
+    "is_integer" FunctionKind::Is(Is::Integer), 1..=1, Hooks::ALL, "is_integer(x)", "whether something is an integer";
+    "is_unsigned_integer" FunctionKind::Is(Is::UnsignedInteger), 1..=1, Hooks::ALL, "is_unsigned_integer(x)", "whether something is an integer without sign";
+    "is_ptr" FunctionKind::Is(Is::Ptr), 1..=1, Hooks::ALL, "is_ptr(x)", "whether something is a pointer";
+    "is_str" FunctionKind::Is(Is::Str), 1..=1, Hooks::ALL, "is_str(x)", "whether something is a string";
+    "is_literal" FunctionKind::Is(Is::Literal), 1..=1, Hooks::ALL, "is_literal(x)", "whether something is a constant";
+    "is_err" FunctionKind::IsErr, 1..=1, Hooks::ALL, "is_err(pointer)", "whether a pointer of the kernel stands for an error number";
+    "kfunc_exist" FunctionKind::KfuncExist, 1..=1, Hooks::ALL, "kfunc_exist(\"name\")", "whether the kernel has a function";
+    "kfunc_allowed" FunctionKind::KfuncAllowed, 1..=1, Hooks::ALL, "kfunc_allowed(\"name\")", "whether the kernel has a function; weir calls none of them";
+    "skboutput" FunctionKind::Instead("`capture()` in a `tc` or `xdp` block writes the packet to `--pcap FILE`"), 4..=4, Hooks::ALL, "skboutput(path, skb, length, offset)", "writes a packet to a file: use `capture()` of packet probes instead";
+    "unwatch" FunctionKind::Instead("leave it out: a watchpoint ends with the script"), 1..=1, Hooks::ALL, "unwatch(address)", "removes a watchpoint; weir has none that a script makes";
+    "typeinfo" FunctionKind::Instead("`typeof(a) == typeof(b)` compares types, `is_ptr(x)` and its like ask for one"), 1..=1, Hooks::ALL, "typeinfo(x)", "the type of an expression as a value; unstable in bpftrace";
     "has" FunctionKind::Has, 1..=1, Hooks::PACKET, "has(field)", "whether the packet has the header or the field";
     "count" FunctionKind::Agg(AggKind::Count), 0..=0, Hooks::ALL, "@ = count()", "counts";
     "sum" FunctionKind::Agg(AggKind::Sum), 1..=1, Hooks::ALL, "@ = sum(n)", "adds up";

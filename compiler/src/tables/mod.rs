@@ -16,7 +16,7 @@ pub use builtins::{BUILTINS, Builtin, BuiltinKind, builtin};
 pub use cgroups::{AddressFamily, CGROUP_HOOKS, CgroupHook};
 pub use counters::{COUNTERS, Counter};
 pub use fields::*;
-pub use functions::{AggKind, FUNCTIONS, Function, FunctionKind, Verdict, function};
+pub use functions::{AggKind, FUNCTIONS, Function, FunctionKind, Is, Verdict, function};
 pub use hooks::{Hook, Hooks};
 pub use providers::{PROVIDERS, Provider, provider};
 

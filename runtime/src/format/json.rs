@@ -62,6 +62,19 @@ pub fn value(ty: &Type, data: &[u8], ctx: &Context, out: &mut Vec<u8>) {
             }
             out.push(b'}');
         }
+        Type::Struct { fields, .. } => {
+            out.push(b'{');
+            for (i, field) in fields.iter().enumerate() {
+                if i > 0 {
+                    out.extend_from_slice(b", ");
+                }
+                string(&field.name, out);
+                out.extend_from_slice(b": ");
+                let (ty, bytes) = value::member(field, data);
+                value(&ty, &bytes, ctx, out);
+            }
+            out.push(b'}');
+        }
         Type::Array { elem, len } => {
             array(0..*len, out, |i, out| {
                 value(elem, slice(data, i * elem.size(), elem.size()), ctx, out)

@@ -6,6 +6,7 @@ pub mod hist;
 pub mod json;
 pub mod map;
 pub mod printf;
+mod syscalls;
 pub mod time;
 pub mod value;
 

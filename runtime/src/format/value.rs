@@ -4,7 +4,7 @@ use super::{Context, sint, uint};
 use std::cmp::Ordering;
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use weir_compiler::types::{StackMode, Type};
+use weir_compiler::types::{StackMode, StructField, Type};
 
 const AF_INET: u64 = 2;
 const AF_INET6: u64 = 10;
@@ -97,6 +97,15 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
             // The standard library adds ` (os error N)`.
             out.extend_from_slice(text.split(" (os error").next().unwrap_or_default().as_bytes());
         }
+        Type::SignalName => match signal_name(uint(bytes)) {
+            Some(name) => out.extend_from_slice(name.as_bytes()),
+            None => put!(out, "{}", uint(bytes)),
+        },
+        Type::SyscallName => match super::syscalls::syscall_name(uint(bytes)) {
+            Some(name) => out.extend_from_slice(name.as_bytes()),
+            None => put!(out, "{}", uint(bytes)),
+        },
+        Type::CommOf => out.extend_from_slice(&comm_of(uint(bytes))),
         Type::Flow => flow(bytes, out),
         Type::Tuple(_) => {
             out.push(b'(');
@@ -121,6 +130,27 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
             }
             out.extend_from_slice(close);
         }
+        Type::Struct { fields, .. } => {
+            let (open, equals, close): (&[u8], &[u8], &[u8]) = if spacing == Spacing::Spaced {
+                (b"{ ", b" = ", b" }")
+            } else {
+                (b"{", b"=", b"}")
+            };
+            if fields.is_empty() {
+                return out.extend_from_slice(b"{}");
+            }
+            out.extend_from_slice(open);
+            for (i, field) in fields.iter().enumerate() {
+                if i > 0 {
+                    out.extend_from_slice(separator(spacing));
+                }
+                put!(out, ".{}", field.name);
+                out.extend_from_slice(equals);
+                let (ty, bytes) = member(field, bytes);
+                write_value(&ty, &bytes, ctx, spacing, out);
+            }
+            out.extend_from_slice(close);
+        }
         Type::Array { elem, len } => {
             out.push(b'[');
             for i in 0..*len {
@@ -132,6 +162,45 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
             out.push(b']');
         }
     }
+}
+
+/// Returns a member of a struct as a value of its own: a bitfield is cut out, a short enumeration is widened.
+pub(super) fn member<'b>(field: &StructField, bytes: &'b [u8]) -> (Type, std::borrow::Cow<'b, [u8]>) {
+    let bytes = slice(bytes, field.offset, field.size);
+    let signed = matches!(field.ty, Type::Int { signed: true, .. } | Type::Enum { .. });
+    let number = |n: i64| n.to_le_bytes().to_vec().into();
+    let wide = match &field.ty {
+        Type::Int { signed, .. } => Type::Int { bits: 64, signed: *signed },
+        other => other.clone(),
+    };
+    match field.bits {
+        Some((shift, width)) => {
+            let n = uint(bytes) << (64 - u32::from(shift) - u32::from(width)).min(63);
+            let by = (64 - u32::from(width)).min(63);
+            let n = if signed { n.cast_signed() >> by } else { (n >> by).cast_signed() };
+            (wide, number(n))
+        }
+        None if matches!(field.ty, Type::Enum { .. }) && bytes.len() < 8 => (wide, number(sint(bytes))),
+        None => (field.ty.clone(), bytes.into()),
+    }
+}
+
+/// Returns the name of a signal.
+fn signal_name(number: u64) -> Option<&'static str> {
+    let number = i64::try_from(number).ok()?;
+    let mut signals = weir_compiler::constants::CONSTANTS
+        .iter()
+        .filter(|(name, _)| name.starts_with("SIG"));
+    signals.find(|(_, value)| *value == number).map(|(name, _)| *name)
+}
+
+/// Returns the name that a process has now, nothing where it is gone.
+fn comm_of(pid: u64) -> Vec<u8> {
+    let mut name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if name.last() == Some(&b'\n') {
+        name.pop();
+    }
+    name
 }
 
 /// Returns the text of a string, with the trailer when it was cut off.
@@ -239,6 +308,9 @@ pub fn compare(ty: &Type, a: &[u8], b: &[u8]) -> Ordering {
         | Type::Username
         | Type::Timestamp { .. }
         | Type::CgroupPath
+        | Type::SignalName
+        | Type::SyscallName
+        | Type::CommOf
         | Type::Strerror => uint(a).cmp(&uint(b)),
         Type::Prefix => {
             // Family, then address, then length: as in a routing table.
@@ -253,6 +325,14 @@ pub fn compare(ty: &Type, a: &[u8], b: &[u8]) -> Ordering {
             .into_iter()
             .zip(ty.field_offsets())
             .map(|(field, offset)| compare(field, slice(a, offset, field.size()), slice(b, offset, field.size())))
+            .find(|o| o.is_ne())
+            .unwrap_or(Ordering::Equal),
+        Type::Struct { fields, .. } => fields
+            .iter()
+            .map(|field| {
+                let ((ty, x), (_, y)) = (member(field, a), member(field, b));
+                compare(&ty, &x, &y)
+            })
             .find(|o| o.is_ne())
             .unwrap_or(Ordering::Equal),
         Type::Array { elem, len } => (0..*len)

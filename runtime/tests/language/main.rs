@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A panic is the failure.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod functions;
+mod types;
 
 use common::{Capture, root};
 use weir_compiler::kernel::KernelInfo;
@@ -286,7 +289,7 @@ fn sizes_offsets_and_types() {
         return;
     }
     prints(
-        "print(offsetof(struct task_struct, comm) > 0); print(sizeof(uint32)); print(offsetof(struct list_head, prev)); let $n: uint8 = 300; print($n); let $u: int64; $u = 4; print($u);",
+        "print(offsetof(struct task_struct, comm) > 0); print(sizeof(uint32)); print(offsetof(struct list_head, prev)); let $n: uint8 = (uint8)300; print($n); let $u: int64; $u = 4; print($u);",
         "true\n4\n8\n44\n4",
     );
     prints(

@@ -1,0 +1,153 @@
+//! Functions at run time: those of the language, and those that a script defines.
+
+use super::{Kernel, KernelInfo, OutputFormat, prints, root, run, run_one};
+
+#[test]
+fn functions_of_the_script() {
+    if !root() {
+        return;
+    }
+    let script = r#"
+        fn add($a : int64, $b : int64) : int64 { return $a + $b; }
+        fn sign($n : int64) : int64 { if ($n < 0) { return -1; } if ($n == 0) { return 0; } return 1; }
+        fn first($n : int64) : int64 {
+            for ($i : 0..100) { if ($i * $i >= $n) { return $i; } }
+            return -1;
+        }
+        fn name($n : int64) : string { if ($n == 1) { return "one"; } return "many"; }
+        fn note($what : string, $n : int64) : void { if ($n > 2) { return; } @seen[$what] = $n; printf("%s;", $what); }
+        fn twice($n : int64) : int64 { return add($n, $n); }
+        fn low($n : uint8) : uint8 { return (uint8)($n + 1); }
+        fn unused($n : int64) : int64 { return $n; }
+        begin {
+            $a = 100; printf("%d %d%d%d %d %d ", add(1, add(2, 3)), sign(-7), sign(0), sign(9), first(50), first(100000));
+            printf("%s %s %d %d %d ", name(1), name(2), twice(21), low((uint8)255), $a);
+            note("x", 1); note("y", 3); note("z", 2);
+            for ($i : 0..3) { if (sign($i) == 1) { break; } @n++; }
+        }"#;
+    assert_eq!(run(script), "6 -101 8 -1 one many 42 0 100 x;z;\n@n: 1\n@seen[x]: 1\n@seen[z]: 2");
+}
+
+#[test]
+fn text_is_searched_and_joined() {
+    if !root() {
+        return;
+    }
+    prints(
+        r#"printf("%d %d %d %d %d %d", strstr("abcd", "cd"), strstr("abcd", "a"), strstr("abc", "x"), strstr("abc", ""), strstr("aXbXc", "X"), strstr("ab", "abc"));"#,
+        "2 0 -1 0 1 -1",
+    );
+    prints(
+        r#"$a = "hello"; $b = str_concat($a, " world"); print($b); print(strlen($b)); print(str_concat("", "x")); print(str_concat("12345678", "9")); @m[str_concat("k", "ey")] = 1; print(str_concat(str_concat("a", "b"), "c") == "abc");"#,
+        "hello world\n11\nx\n123456789\ntrue\n@m[key]: 1",
+    );
+    prints(
+        r#"print(strcap("abc")); print(str("abc", 2)); printf("%r|%rx|%rh", buf("abc", 2), buf("abc", 2), buf("abc", 3));"#,
+        "4\nabc\nab|\\x61\\x62|61 62 63",
+    );
+    prints(
+        r#"$a = (uint8[8])(uint64)0x0102030405060708; $b = (uint8[8])(uint64)0x0902030405060708; printf("%d%d%d", memcmp($a, $b, 7), memcmp($a, $b, 8), memcmp("abcdefghij", "abcdefghiX", 9));"#,
+        "010",
+    );
+}
+
+#[test]
+fn numbers_have_names() {
+    if !root() {
+        return;
+    }
+    prints(
+        r#"print(strerror(2)); print(signal_name(9)); print(signal_name(99)); print(syscall_name(257)); print(syscall_name(1000)); printf("%s|%10s|", syscall_name(0), signal_name(15)); @[signal_name(2)] = count();"#,
+        "No such file or directory\nSIGKILL\n99\nopenat\n1000\nread|   SIGTERM|\n@[SIGINT]: 1",
+    );
+}
+
+#[test]
+fn entries_are_found() {
+    if !root() {
+        return;
+    }
+    prints(
+        r#"@x[1] = 7; if (find(@x, 1, $v)) { print($v); } if (find(@x, 2, $v)) { print("no"); } else { print($v); } @c["a", 1] = count(); if (find(@c, ("a", 1), $n)) { print($n); } $k = 1; print(find(@x, $k++, $w)); print($k);"#,
+        "7\n7\n1\ntrue\n2\n@c[a, 1]: 1\n@x[1]: 7",
+    );
+    prints(
+        r#"@x[1] = 1; if (delete(@x, 1)) { print("gone"); } print(delete(@x, 1)); @y[2] = 3; print(delete(@y[2])); print(has_key(@y, 2)); print(len(@y));"#,
+        "gone\nfalse\ntrue\nfalse\n0",
+    );
+}
+
+#[test]
+fn the_task_and_its_namespaces() {
+    if !root() || Kernel::new().btf().is_none() {
+        return;
+    }
+    let comm = std::fs::read_to_string("/proc/1/comm").unwrap();
+    prints(
+        r#"printf("%d%d%d%d ", pid == pid(), pid(init) == pid, leader_tid == pid, tid(init) == tid); print(comm(1)); print(comm() == comm); print(has_cpid); print(probetype); print(pid(curr_ns) > 0);"#,
+        &format!("1111 {comm}true\nfalse\nbegin\ntrue"),
+    );
+    let own = std::fs::read_to_string("/proc/self/comm").unwrap();
+    prints("print(leader_comm);", &own);
+    assert_eq!(
+        run(
+            "begin { print(nsecs(sw_tai) > 0); print(is_err(-5)); print(is_err(5)); print(kfunc_exist(\"vfs_read\")); print(kfunc_exist(\"no_such\")); }"
+        ),
+        "true\ntrue\nfalse\ntrue\nfalse"
+    );
+}
+
+#[test]
+fn frames_are_counted() {
+    if !root() {
+        return;
+    }
+    let out = run("begin { $n = len(kstack); print($n > 2); print(len(kstack(2))); print(len(ustack) < 128); }");
+    assert_eq!(out, "true\n2\ntrue");
+}
+
+#[test]
+fn assertions_end_the_script() {
+    if !root() {
+        return;
+    }
+    assert_eq!(
+        run("begin { assert(1 == 1, \"no\"); print(1); assert(pid == 0, \"pid is not 0\"); print(2); }"),
+        "1"
+    );
+}
+
+#[test]
+fn per_cpu_variables_of_the_kernel() {
+    let kernel = Kernel::new();
+    let Some(_) = kernel.symbol_address("this_cpu_off").filter(|_| root()) else {
+        eprintln!("skipped: this kernel hides its addresses");
+        return;
+    };
+    // Each CPU's copy of `this_cpu_off` holds the distance to it.
+    prints(
+        r#"$p = percpu_kaddr("this_cpu_off"); print(*(uint64 *)$p == $p - kaddr("this_cpu_off")); print(percpu_kaddr("this_cpu_off", 0) == percpu_kaddr("this_cpu_off", 1));"#,
+        if kernel.cpus() > 1 { "true\nfalse" } else { "true\ntrue" },
+    );
+}
+
+#[test]
+fn debugf_goes_to_the_trace_pipe() {
+    if !root() {
+        return;
+    }
+    let marker = format!("weir-test-{}", std::process::id());
+    run_one(
+        &format!("begin {{ debugf(\"{marker} %d %s %x\", -5, \"text\", 255); }}"),
+        OutputFormat::Text,
+        true,
+        &[],
+    );
+    let trace = ["/sys/kernel/tracing/trace", "/sys/kernel/debug/tracing/trace"];
+    let Some(text) = trace.iter().find_map(|p| std::fs::read(p).ok()) else {
+        eprintln!("skipped: no trace file of tracefs is readable");
+        return;
+    };
+    let text = String::from_utf8_lossy(&text);
+    assert!(text.contains(&format!("{marker} -5 text ff")), "{marker} is not in the trace");
+}
