@@ -48,7 +48,8 @@ impl Job<'_> {
         };
         let output = guarded(|| pipeline::compile(self.source, self.kernel, &options));
         let shown: Vec<Diagnostic> = output.diagnostics.into_iter().filter(|d| d.is_error() || self.warnings).collect();
-        out::stderr(&renderer.diagnostics(std::slice::from_ref(self.source), &shown));
+        let sources: Vec<Source> = std::iter::once(self.source.clone()).chain(output.imports).collect();
+        out::stderr(&renderer.diagnostics(&sources, &shown));
         if let Some((stage, message)) = &output.internal {
             out::stderr(&report::internal(renderer, self.source, stage, message));
             return (None, output.dumps);

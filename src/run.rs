@@ -186,7 +186,12 @@ fn start(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object, bound: 
         load::load(&object, &|instance, symbol| natives.get(instance).and_then(|n| n.map_fd(symbol)))?;
         return Ok(None);
     }
-    let (sources, renderer) = ([job.source.clone()], renderer.clone());
+    let imports = object.imports.iter().map(|(name, text)| Source {
+        name: name.clone(),
+        text: text.clone(),
+    });
+    let sources: Vec<Source> = std::iter::once(job.source.clone()).chain(imports).collect();
+    let renderer = renderer.clone();
     let (quiet, warnings) = (args.quiet, !args.no_warnings);
     let options = Options {
         output: args.output.clone().map_or(Output::Stdout, Output::File),

@@ -162,6 +162,13 @@ pub trait KernelInfo {
     fn pid_namespace(&self) -> Option<(u64, u64)> {
         None
     }
+    /// Reads what `import` names: a file, or all scripts of a directory in the order of their names. Each with the name it is known by.
+    ///
+    /// # Errors
+    /// Why it cannot be, in the user's words.
+    fn import(&self, path: &std::path::Path) -> Result<Vec<(String, String)>, String> {
+        Err(format!("`{}` cannot be read here", path.display()))
+    }
     /// Number of possible CPUs.
     fn cpus(&self) -> u32;
     /// Reads a file that the script names with `file("…")`.

@@ -10,6 +10,7 @@ pub mod clif;
 pub mod constants;
 pub mod elf;
 pub mod hir;
+mod import;
 pub mod kernel;
 pub mod object;
 pub mod pipeline;

@@ -22,6 +22,8 @@ pub struct Object {
     pub counters: Vec<CounterSpec>,
     pub natives: Vec<NativeInstance>,
     pub config: Config,
+    /// Name and text of the scripts that this one imports: what spans with the numbers 1, 2, … point into.
+    pub imports: Vec<(String, String)>,
 }
 
 /// Settings of the `config` block and the environment that the runtime needs.

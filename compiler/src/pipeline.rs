@@ -89,6 +89,8 @@ pub struct Output {
     pub internal: Option<(&'static str, String)>,
     /// The script's maps, those of earlier entries among them, for the entries that follow.
     pub maps: Vec<hir::Map>,
+    /// Scripts that this one imports, in the order of the numbers in spans, the first of them 1.
+    pub imports: Vec<Source>,
     /// Requested text forms, as far as compilation came.
     pub dumps: Vec<(Stage, String)>,
 }
@@ -107,11 +109,15 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
     if wants(Stage::Tokens) {
         out.dumps.push((Stage::Tokens, weir_parser::tokens_text(id, &source.text)));
     }
-    let parsed = weir_parser::parse(id, &source.text);
+    let mut parsed = weir_parser::parse(id, &source.text);
     out.diagnostics = parsed.diagnostics;
     if wants(Stage::Ast) {
         out.dumps.push((Stage::Ast, weir_parser::dump(&parsed.program)));
     }
+    if out.failed() {
+        return out;
+    }
+    out.imports = crate::import::resolve(source, &mut parsed.program, kernel, &mut out.diagnostics);
     if out.failed() {
         return out;
     }
@@ -211,7 +217,7 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
         return out;
     }
     backend_dumps(&mut out, options, &compiled, &plan, &bodies);
-    match write_object(source, program, plan, &compiled, &bodies) {
+    match write_object(source, &out.imports, program, plan, &compiled, &bodies) {
         Ok(object) => {
             if wants(Stage::Elf) {
                 out.dumps.push((Stage::Elf, elf::dump(&object.elf)));
@@ -322,12 +328,14 @@ fn reloc_name(kind: backend::RelocKind, plan: &plan::Plan) -> String {
 
 fn write_object(
     source: &Source,
+    imports: &[Source],
     program: hir::Program,
     plan: plan::Plan,
     compiled: &[Code],
     bodies: &[Body],
 ) -> Result<Object, elf::ElfError> {
-    let index = LineIndex::new(&source.text);
+    let sources: Vec<&Source> = std::iter::once(source).chain(imports).collect();
+    let indexes: Vec<LineIndex<'_>> = sources.iter().map(|s| LineIndex::new(&s.text)).collect();
     let mut parts = Vec::new();
     for (code, spans) in compiled {
         let insns: Vec<elf::RawInsn> = code.insns.iter().map(|i| i.to_bytes()).collect();
@@ -349,6 +357,8 @@ fn write_object(
             .iter()
             .filter_map(|(insn, location)| {
                 let span = usize::try_from(*location).ok().and_then(|l| spans.get(l))?;
+                let number = usize::try_from(span.source.0).ok()?;
+                let (index, source) = (indexes.get(number)?, sources.get(number)?);
                 let (line, col) = index.line_col(span.start);
                 Some(elf::Line {
                     insn: *insn,
@@ -405,5 +415,6 @@ fn write_object(
         counters: plan.counters,
         natives: program.natives,
         config: program.config,
+        imports: imports.iter().map(|s| (s.name.clone(), s.text.clone())).collect(),
     })
 }

@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 use weir_compiler::btf::Btf;
 use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField, UsdtProbe, UserFunction};
@@ -279,6 +280,31 @@ fn element_size(ty: &str) -> u32 {
     }
 }
 
+/// What everybody may write is not run with the rights of whoever starts weir.
+fn refuse_writable(path: &Path) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path)
+        .map_err(|e| format!("cannot read `{}`: {e}", path.display()))?
+        .permissions()
+        .mode();
+    if mode & 0o002 != 0 {
+        return Err(format!(
+            "everybody may write to `{}`: nothing is imported from there",
+            path.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Reads one imported script. It is known by its canonical path, so that it is taken once whatever it was called.
+fn read_script(path: &Path) -> Result<(String, String), String> {
+    refuse_writable(path)?;
+    let name = std::fs::canonicalize(path).map_or_else(|_| path.display().to_string(), |p| p.display().to_string());
+    let bytes = std::fs::read(path).map_err(|e| format!("cannot read `{name}`: {e}"))?;
+    let text = String::from_utf8(bytes).map_err(|e| format!("`{name}` is not UTF-8 text: byte {}", e.utf8_error().valid_up_to()))?;
+    Ok((name, text))
+}
+
 /// Inode of the namespace that the machine started with (`PROC_PID_INIT_INO`).
 const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
 
@@ -397,6 +423,32 @@ impl KernelInfo for Kernel {
             let addr = u64::from_str_radix(words.next()?, 16).ok().filter(|a| *a != 0)?;
             (words.nth(1)? == name).then_some(addr)
         })
+    }
+
+    fn import(&self, path: &Path) -> Result<Vec<(String, String)>, String> {
+        let name = path.display().to_string();
+        let failed = |e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound => format!("there is no file `{name}`"),
+            _ => format!("cannot read `{name}`: {e}"),
+        };
+        let info = std::fs::metadata(path).map_err(failed)?;
+        if info.is_dir() {
+            refuse_writable(path)?;
+            let entries = std::fs::read_dir(path).map_err(failed)?;
+            let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+            files.retain(|p| p.extension().is_some_and(|e| e == "bt" || e == "weir"));
+            files.sort();
+            if files.is_empty() {
+                return Err(format!("there is no script in the directory `{name}`"));
+            }
+            return files.iter().map(|file| read_script(file)).collect();
+        }
+        let folder = path
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or_else(|| Path::new("."));
+        refuse_writable(folder)?;
+        Ok(vec![read_script(path)?])
     }
 
     fn pid_namespace(&self) -> Option<(u64, u64)> {

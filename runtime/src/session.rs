@@ -313,6 +313,9 @@ impl Session {
             &shared,
         )?;
         let sink = make_sink(&options)?;
+        let escapes = matches!(options.output, Output::Stdout)
+            && options.format == OutputFormat::Text
+            && std::io::IsTerminal::is_terminal(&std::io::stdout());
 
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -338,6 +341,7 @@ impl Session {
             symbols: Symbols::with_stacks(stacks),
             trunc_trailer: object.config.str_trunc_trailer.clone(),
             max_strlen: object.config.max_strlen,
+            escapes,
         };
         let shared = Arc::new(Shared { object, loaded, natives });
         let printer = Printer::start(

@@ -32,6 +32,13 @@ impl Random {
     }
 }
 
+/// What every script defines.
+const DEFINITIONS: &str = "struct point { int x; short y : 9; short z : 7; char name[12]; struct point *next; };
+enum color { RED, GREEN };
+fn larger($a : int64, $b : int64) : int64 { if ($a > $b) { return $a; } return $b; }
+fn through($n : int64) : int64 { let $m = $n; $p = &$m; return *$p + 1; }
+";
+
 /// Writes one script. Maps are named after their types, so that every use agrees.
 struct Script {
     random: Random,
@@ -48,11 +55,26 @@ struct Script {
 
 impl Script {
     fn new(seed: u64, hook: Hook, tracepoint_args: &[&str]) -> Self {
-        let mut kept = vec!["strerror(13)".to_owned(), "(a=1, b=\"x\")".to_owned()];
+        let mut kept: Vec<String> = [
+            "strerror(13)",
+            "(a=1, b=\"x\")",
+            "signal_name(9)",
+            "(uint8[8])(uint64)7",
+            "(enum color)1",
+            "*(struct point *)1000",
+        ]
+        .map(str::to_owned)
+        .to_vec();
         let (mut ints, mut bools, mut inets, mut texts) = (Vec::new(), vec!["true".to_owned()], Vec::new(), Vec::new());
         for builtin in BUILTINS.iter().filter(|b| b.hooks.contains(hook)) {
             match builtin.kind {
-                BuiltinKind::Comm | BuiltinKind::Pcomm | BuiltinKind::Func | BuiltinKind::Probe => texts.push(builtin.name.to_owned()),
+                BuiltinKind::Comm
+                | BuiltinKind::Pcomm
+                | BuiltinKind::LeaderComm
+                | BuiltinKind::ProbeType
+                | BuiltinKind::Func
+                | BuiltinKind::Probe => texts.push(builtin.name.to_owned()),
+                BuiltinKind::Usermode | BuiltinKind::HasCpid => bools.push(builtin.name.to_owned()),
                 BuiltinKind::Kstack | BuiltinKind::Ustack | BuiltinKind::Username => kept.push(builtin.name.to_owned()),
                 // No numbers, or only with more than a script.
                 BuiltinKind::Ctx | BuiltinKind::Curtask | BuiltinKind::Args | BuiltinKind::Cpid => {}
@@ -86,9 +108,15 @@ impl Script {
         let choice = if self.depth > 4 {
             self.random.below(4)
         } else {
-            self.random.below(16)
+            self.random.below(22)
         };
         let text = match choice {
+            16 => format!("strstr({}, \"ab\")", self.text()),
+            17 => format!("larger({}, {})", self.int(), self.int()),
+            18 => format!("((uint8[4])(uint32)({}))[{}]", self.int(), self.random.below(4)),
+            19 => format!("through({})", self.int()),
+            20 => format!("strlen(str_concat({}, \"-\"))", self.text()),
+            21 => format!("((struct point *)({}))->y", self.int()),
             12 => format!("strlen({})", self.text()),
             13 => format!("strncmp({}, {}, {})", self.text(), self.text(), self.random.below(20)),
             14 => "(int64)@kc[1, 10.0.0.1, \"x\"]".to_owned(),
@@ -145,7 +173,7 @@ impl Script {
         let choice = if self.depth > 4 {
             self.random.below(2)
         } else {
-            self.random.below(8)
+            self.random.below(9)
         };
         let text = match choice {
             0 => {
@@ -162,7 +190,8 @@ impl Script {
             4 => format!("!({})", self.truth()),
             5 => format!("{} in (10.0.0.0/8, 192.0.2.7, \"2001:db8::/32\")", self.inet()),
             6 => format!("{} in (1, 5-9, 80)", self.int()),
-            _ => format!("{} == {}", self.inet(), self.inet()),
+            7 => format!("{} == {}", self.inet(), self.inet()),
+            _ => format!("find(@ki, ({}), $found)", self.key()),
         };
         self.depth -= 1;
         format!("({text})")
@@ -281,7 +310,8 @@ impl Script {
 
     fn write(mut self, probe: &str) -> String {
         // What other statements read is assigned first.
-        let mut out = format!("begin {{ @si = 1; @ki[1, 10.0.0.1, \"x\"] = 1; @kc[1, 10.0.0.1, \"x\"] = count(); }}\n{probe} ");
+        let mut out =
+            format!("{DEFINITIONS}begin {{ @si = 1; @ki[1, 10.0.0.1, \"x\"] = 1; @kc[1, 10.0.0.1, \"x\"] = count(); }}\n{probe} ");
         if self.random.below(2) == 0 {
             write!(out, "/{}/ ", self.truth()).unwrap();
         }

@@ -61,12 +61,11 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
                     );
                 }
             }
-            ast::Item::MapDecl(_) | ast::Item::Probe(_) | ast::Item::Macro(_) | ast::Item::Fn(_) => {}
-            ast::Item::Import(item) => early.push(unsupported(item.span, "import")),
+            ast::Item::Import(_) | ast::Item::MapDecl(_) | ast::Item::Probe(_) | ast::Item::Macro(_) | ast::Item::Fn(_) => {}
         }
     }
     let macros = super::macros::collect(program, &mut early);
-    let types = super::script_types::collect(program, kernel, &defines, &mut early);
+    let types = super::script_types::collect(program, kernel.btf(), &defines, &mut early);
     let functions = super::functions::collect(program, &macros, &mut early);
     environment(&options.config, &mut config, &mut early);
     let decls = map_declarations(program, &mut early);
@@ -169,10 +168,6 @@ fn shared_interfaces(natives: &[NativeInstance], out: &mut Vec<Diagnostic>) {
     }
 }
 
-fn unsupported(span: Span, what: &str) -> Diagnostic {
-    Diagnostic::error("unsupported", span, format!("`{what}` is not supported by this version of weir"))
-}
-
 /// Applies the settings of the environment, which win over the script's own.
 fn environment(settings: &[(String, String)], config: &mut Config, out: &mut Vec<Diagnostic>) {
     for (name, text) in settings {
@@ -206,28 +201,82 @@ const KNOWN_SETTINGS: &[&str] = &[
     "stack_mode",
 ];
 
-/// Settings of bpftrace that have no meaning here.
-const IGNORED_SETTINGS: &[&str] = &[
-    "cache_user_symbols",
-    "cpp_demangle",
-    "lazy_symbolication",
-    "license",
-    "log_size",
-    "max_bpf_progs",
-    "max_cat_bytes",
-    "max_probes",
-    "on_stack_limit",
-    "perf_rb_pages",
-    "show_debug_info",
-    "unstable_tseries",
-    "unstable_dw_ustack",
-    "unstable_typeinfo",
-    "unstable_import_statement",
-    "unstable_import",
-    "unstable_macro",
-    "unstable_map_decl",
-    "use_blazesym",
+/// What a setting takes.
+#[derive(Clone, Copy)]
+enum Takes {
+    Int,
+    Bool,
+    Text,
+    /// One of these words.
+    Word(&'static [&'static str]),
+}
+
+const UNSTABLE: Takes = Takes::Word(&["enable", "warn", "error", "disable"]);
+
+/// Settings of bpftrace that have no meaning here, and what they take.
+const IGNORED_SETTINGS: &[(&str, Takes)] = &[
+    ("cache_user_symbols", Takes::Word(&["PER_PID", "PER_PROGRAM", "NONE"])),
+    ("cpp_demangle", Takes::Bool),
+    ("lazy_symbolication", Takes::Bool),
+    ("license", Takes::Text),
+    ("log_size", Takes::Int),
+    ("max_bpf_progs", Takes::Int),
+    ("max_cat_bytes", Takes::Int),
+    ("max_probes", Takes::Int),
+    ("on_stack_limit", Takes::Int),
+    ("perf_rb_pages", Takes::Int),
+    ("show_debug_info", Takes::Bool),
+    ("unstable_tseries", UNSTABLE),
+    ("unstable_dw_ustack", UNSTABLE),
+    ("unstable_typeinfo", UNSTABLE),
+    ("unstable_import_statement", UNSTABLE),
+    ("unstable_import", UNSTABLE),
+    ("unstable_macro", UNSTABLE),
+    ("unstable_map_decl", UNSTABLE),
+    ("use_blazesym", Takes::Bool),
 ];
+
+impl Takes {
+    fn accepts(self, value: &ast::ExprKind) -> bool {
+        use ast::ExprKind as E;
+        match (self, value) {
+            (Takes::Int, E::Int(_)) | (Takes::Bool, E::Bool(_) | E::Int(0 | 1)) | (Takes::Text, E::Str(_) | E::Name(_)) => true,
+            (Takes::Word(words), E::Name(word)) => words.iter().any(|w| w.eq_ignore_ascii_case(word)),
+            (Takes::Word(words), E::Str(word)) => words.iter().any(|w| w.as_bytes().eq_ignore_ascii_case(word)),
+            // The older form of the unstable settings.
+            (Takes::Word(_), E::Bool(_) | E::Int(0 | 1)) => true,
+            _ => false,
+        }
+    }
+
+    fn expected(self) -> String {
+        match self {
+            Takes::Int => "it takes a number".to_owned(),
+            Takes::Bool => "it takes `true` or `false`".to_owned(),
+            Takes::Text => "it takes a string".to_owned(),
+            Takes::Word(words) => format!("it takes one of `{}`", words.join("`, `")),
+        }
+    }
+}
+
+/// What a setting takes, in the words of a help line.
+fn expected_value(key: &str) -> Option<String> {
+    let known = match key {
+        "max_map_keys" => "it takes a number above 0".to_owned(),
+        "max_strlen" => format!("it takes a number from 1 to {MAX_STRLEN}"),
+        "print_maps_on_exit" => Takes::Bool.expected(),
+        "str_trunc_trailer" => Takes::Text.expected(),
+        "missing_probes" => Takes::Word(&["error", "warn", "ignore"]).expected(),
+        "stack_mode" => Takes::Word(&["bpftrace", "perf", "raw"]).expected(),
+        _ => {
+            return IGNORED_SETTINGS
+                .iter()
+                .find(|(name, _)| *name == key)
+                .map(|(_, takes)| takes.expected());
+        }
+    };
+    Some(known)
+}
 
 enum Setting {
     Done,
@@ -264,8 +313,12 @@ fn set(name: &str, value: &ast::ExprKind, config: &mut Config) -> Setting {
         _ => {
             return if KNOWN_SETTINGS.contains(&key) {
                 Setting::BadValue
-            } else if IGNORED_SETTINGS.contains(&key) {
-                Setting::Ignored
+            } else if let Some((_, takes)) = IGNORED_SETTINGS.iter().find(|(name, _)| *name == key) {
+                if takes.accepts(value) {
+                    Setting::Ignored
+                } else {
+                    Setting::BadValue
+                }
             } else {
                 Setting::Unknown
             };
@@ -292,15 +345,16 @@ fn config_block(block: &ast::Config, config: &mut Config, out: &mut Vec<Diagnost
             Setting::BadValue => {
                 let key = name.name.to_ascii_lowercase();
                 let key = key.strip_prefix("bpftrace_").unwrap_or(&key);
-                out.push(Diagnostic::error(
-                    "bad-config",
-                    value.span,
-                    format!("`{key}` cannot have this value"),
-                ));
+                let mut d = Diagnostic::error("bad-config", value.span, format!("`{key}` cannot have this value"));
+                if let Some(expected) = expected_value(key) {
+                    d = d.help(expected);
+                }
+                out.push(d);
             }
             Setting::Unknown => {
                 let d = Diagnostic::error("unknown-config", name.span, format!("unknown setting `{}`", name.name));
-                out.push(nearest(d, &name.name.to_ascii_lowercase(), KNOWN_SETTINGS.iter().copied()));
+                let all = KNOWN_SETTINGS.iter().copied().chain(IGNORED_SETTINGS.iter().map(|(name, _)| *name));
+                out.push(nearest(d, &name.name.to_ascii_lowercase(), all));
             }
         }
     }

@@ -4,7 +4,7 @@ use super::check::{Checker, nearest_name};
 use super::script_types::{ScriptTypes, Word};
 use super::{CTy, Expr, ExprKind, Space, Ty};
 use crate::btf::{Btf, BtfType, TypeId};
-use crate::kernel::{KernelInfo, TracepointField};
+use crate::kernel::TracepointField;
 use crate::types::{StructField, Type};
 use weir_parser::ast::{self, TypeExprKind};
 use weir_parser::{Diagnostic, Span};
@@ -74,7 +74,7 @@ fn int_name(name: &str) -> Option<(u8, bool)> {
 }
 
 /// Resolves a type that is no pointer, array or `typeof`: a name, or a word and a name.
-pub(super) fn leaf_type(ty: &ast::TypeExpr, kernel: &dyn KernelInfo, own: &ScriptTypes, out: &mut Vec<Diagnostic>) -> Option<CTy> {
+pub(super) fn leaf_type(ty: &ast::TypeExpr, kernel: Option<&Btf>, own: &ScriptTypes, out: &mut Vec<Diagnostic>) -> Option<CTy> {
     match &ty.kind {
         TypeExprKind::Name(name) => {
             if let Some((bits, signed)) = int_name(name) {
@@ -148,8 +148,7 @@ fn unknown_type<T>(span: Span, name: &str, near: Option<String>, out: &mut Vec<D
 }
 
 /// Returns the kernel's types, or says that there are none.
-fn need_btf<'k>(kernel: &'k dyn KernelInfo, span: Span, out: &mut Vec<Diagnostic>) -> Option<&'k Btf> {
-    let btf = kernel.btf();
+fn need_btf<'k>(btf: Option<&'k Btf>, span: Span, out: &mut Vec<Diagnostic>) -> Option<&'k Btf> {
     if btf.is_none() {
         out.push(
             Diagnostic::error(
@@ -164,21 +163,21 @@ fn need_btf<'k>(kernel: &'k dyn KernelInfo, span: Span, out: &mut Vec<Diagnostic
 }
 
 /// Returns the size of a C type in bytes.
-pub(super) fn size_of(ty: &CTy, kernel: &dyn KernelInfo, own: &ScriptTypes) -> Option<u32> {
+pub(super) fn size_of(ty: &CTy, kernel: Option<&Btf>, own: &ScriptTypes) -> Option<u32> {
     match ty {
         CTy::Struct { id, .. } if ScriptTypes::owns(*id) => own.size(*id),
-        CTy::Struct { id, .. } => kernel.btf()?.size_of(TypeId(*id)),
+        CTy::Struct { id, .. } => kernel?.size_of(TypeId(*id)),
         CTy::Array { elem, len } => size_of(elem, kernel, own)?.checked_mul(*len),
         other => other.size(),
     }
 }
 
 /// Returns the alignment of a C type in bytes. BTF does not say it: it follows from the members.
-pub(super) fn align_of(ty: &CTy, kernel: &dyn KernelInfo, own: &ScriptTypes) -> u32 {
-    fn nested(ty: &CTy, kernel: &dyn KernelInfo, own: &ScriptTypes, depth: u32) -> u32 {
+pub(super) fn align_of(ty: &CTy, kernel: Option<&Btf>, own: &ScriptTypes) -> u32 {
+    fn nested(ty: &CTy, kernel: Option<&Btf>, own: &ScriptTypes, depth: u32) -> u32 {
         match ty {
             CTy::Struct { id, .. } if ScriptTypes::owns(*id) => own.align(*id).unwrap_or(1),
-            CTy::Struct { id, .. } => match kernel.btf() {
+            CTy::Struct { id, .. } => match kernel {
                 Some(btf) if depth < 8 => btf
                     .fields(TypeId(*id))
                     .into_iter()
@@ -317,7 +316,7 @@ impl Checker<'_> {
                 }
                 c
             }
-            _ => leaf_type(ty, self.kernel, self.types, &mut self.diagnostics),
+            _ => leaf_type(ty, self.kernel.btf(), self.types, &mut self.diagnostics),
         }
     }
 
@@ -349,7 +348,7 @@ impl Checker<'_> {
 
     /// Returns the size of a C type, from BTF or the script where it takes that.
     pub(super) fn c_size(&self, ty: &CTy) -> Option<u32> {
-        size_of(ty, self.kernel, self.types)
+        size_of(ty, self.kernel.btf(), self.types)
     }
 
     /// Returns where a member lies: offset in bits, width of a bitfield or 0, type.

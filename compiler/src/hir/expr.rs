@@ -884,7 +884,14 @@ impl Checker<'_> {
 
     /// `&x`: where a variable, the value of a map, or a part of an object lies.
     fn address(&mut self, value: Expr, span: Span) -> Expr {
-        let pointer = |to: CTy, space| Ty::Ptr { to: Box::new(to), space };
+        // The address of text is that of its first byte.
+        let pointer = |to: CTy, space| {
+            let to = match to {
+                CTy::Array { elem, .. } if *elem == CTy::Char => elem,
+                other => Box::new(other),
+            };
+            Ty::Ptr { to, space }
+        };
         match value.kind {
             ExprKind::Var(id) => {
                 // In memory an integer has eight bytes, whatever its type; the first of them are its value.

@@ -6,7 +6,7 @@
 use super::CTy;
 use super::check::nearest;
 use super::ctypes::{align_of, leaf_type, size_of};
-use crate::kernel::KernelInfo;
+use crate::btf::Btf;
 use std::collections::HashMap;
 use weir_parser::ast::{self, BinaryOp, FieldType, TypeBody, TypeExpr, TypeExprKind, UnaryOp};
 use weir_parser::{Diagnostic, Span};
@@ -126,7 +126,7 @@ impl ScriptTypes {
 /// Lays out the types of a script.
 pub(super) fn collect(
     program: &ast::Program,
-    kernel: &dyn KernelInfo,
+    kernel: Option<&Btf>,
     defines: &HashMap<String, ast::Expr>,
     out: &mut Vec<Diagnostic>,
 ) -> ScriptTypes {
@@ -147,7 +147,7 @@ pub(super) fn collect(
 }
 
 struct Builder<'a> {
-    kernel: &'a dyn KernelInfo,
+    kernel: Option<&'a Btf>,
     defines: &'a HashMap<String, ast::Expr>,
     types: ScriptTypes,
     out: &'a mut Vec<Diagnostic>,
@@ -424,49 +424,11 @@ impl Builder<'_> {
 mod tests {
     use super::*;
 
-    struct NoKernel;
-
-    impl KernelInfo for NoKernel {
-        fn version(&self) -> crate::kernel::KernelVersion {
-            crate::kernel::KernelVersion::new(6, 12, 0)
-        }
-        fn feature(&self, _: crate::kernel::Feature) -> crate::kernel::Support {
-            crate::kernel::Support::Yes
-        }
-        fn btf(&self) -> Option<&crate::btf::Btf> {
-            None
-        }
-        fn tracepoint(&self, _: &str, _: &str) -> Option<Vec<crate::kernel::TracepointField>> {
-            None
-        }
-        fn tracepoints(&self) -> Vec<(String, String)> {
-            Vec::new()
-        }
-        fn has_function(&self, _: &str) -> bool {
-            false
-        }
-        fn functions(&self) -> Vec<String> {
-            Vec::new()
-        }
-        fn interfaces(&self) -> Vec<String> {
-            Vec::new()
-        }
-        fn cgroup_id(&self, _: &str) -> Option<u64> {
-            None
-        }
-        fn cpus(&self) -> u32 {
-            1
-        }
-        fn read_file(&self, _: &str) -> std::io::Result<Vec<u8>> {
-            Err(std::io::ErrorKind::NotFound.into())
-        }
-    }
-
     fn types(text: &str) -> ScriptTypes {
         let parsed = weir_parser::parse(weir_parser::SourceId(0), text);
         assert!(!parsed.has_errors(), "{:?}", parsed.diagnostics);
         let mut out = Vec::new();
-        let types = collect(&parsed.program, &NoKernel, &HashMap::new(), &mut out);
+        let types = collect(&parsed.program, None, &HashMap::new(), &mut out);
         assert!(out.is_empty(), "{out:?}");
         types
     }

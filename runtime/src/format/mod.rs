@@ -20,6 +20,8 @@ pub struct Context {
     pub trunc_trailer: String,
     /// Longest text that `str` reads (`max_strlen`).
     pub max_strlen: u32,
+    /// Control characters in text of the kernel are shown as `\x1b`: on a terminal they would move the cursor, or worse.
+    pub escapes: bool,
 }
 
 impl Default for Context {
@@ -28,6 +30,7 @@ impl Default for Context {
             symbols: Symbols::default(),
             trunc_trailer: "..".to_owned(),
             max_strlen: 1024,
+            escapes: false,
         }
     }
 }

@@ -61,6 +61,8 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
         Type::Bool => out.extend_from_slice(if uint(bytes) != 0 { b"true" } else { b"false" }),
         Type::Int { signed: true, .. } => put!(out, "{}", sint(bytes)),
         Type::Int { signed: false, .. } => put!(out, "{}", uint(bytes)),
+        Type::Str { .. } if ctx.escapes => escape(&string(bytes, ctx), out),
+        Type::CommOf if ctx.escapes => escape(&comm_of(uint(bytes)), out),
         Type::Str { .. } => out.extend_from_slice(&string(bytes, ctx)),
         Type::Buf { .. } => hex(buffer(bytes), true, true, out),
         Type::Inet => put!(out, "{}", inet(uint(slice(bytes, 0, 8)), slice(bytes, 8, 16))),
@@ -212,6 +214,17 @@ pub fn string(bytes: &[u8], ctx: &Context) -> Vec<u8> {
         Some(end) if (end, bytes.len()) != longest => bytes[..end].to_vec(),
         Some(end) => [&bytes[..end], ctx.trunc_trailer.as_bytes()].concat(),
         None => [bytes, ctx.trunc_trailer.as_bytes()].concat(),
+    }
+}
+
+/// Appends text for a terminal: line breaks and tabs as they are, other control characters as `\x1b`.
+pub fn escape(text: &[u8], out: &mut Vec<u8>) {
+    for byte in text {
+        match byte {
+            b'\n' | b'\t' => out.push(*byte),
+            0..=0x1f | 0x7f => put!(out, "\\x{byte:02x}"),
+            _ => out.push(*byte),
+        }
     }
 }
 
@@ -383,6 +396,22 @@ pub(super) mod tests {
         let mut buf = 3u32.to_le_bytes().to_vec();
         buf.extend(b"a\x01b\0");
         assert_eq!(show(&Type::Buf { cap: 4 }, &buf), "a\\x01b");
+    }
+
+    #[test]
+    fn control_characters_do_not_reach_a_terminal() {
+        let text = b"a\x1b[31m\tb\x07\n\x7f\xc3\xa4\0";
+        let mut out = Vec::new();
+        let ctx = Context {
+            escapes: true,
+            ..Context::default()
+        };
+        super::text(&str_type(24), text, &ctx, &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), "a\\x1b[31m\tb\\x07\n\\x7f\u{e4}");
+        // Elsewhere the bytes are left alone.
+        let mut out = Vec::new();
+        super::text(&str_type(24), text, &Context::default(), &mut out);
+        assert_eq!(out, &text[..text.len() - 1]);
     }
 
     #[test]

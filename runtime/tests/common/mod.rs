@@ -233,6 +233,7 @@ impl Builder {
         })
         .unwrap();
         Object {
+            imports: Vec::new(),
             elf,
             programs: self.programs.into_iter().map(|(spec, _)| spec).collect(),
             maps: self.maps,

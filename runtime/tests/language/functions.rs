@@ -132,6 +132,57 @@ fn per_cpu_variables_of_the_kernel() {
 }
 
 #[test]
+fn scripts_are_imported_once() {
+    if !root() {
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let dir = std::env::temp_dir().join(format!("weir-import-{}", std::process::id()));
+    std::fs::create_dir_all(dir.join("lib")).unwrap();
+    for folder in [dir.clone(), dir.join("lib")] {
+        std::fs::set_permissions(folder, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    std::fs::write(dir.join("one.bt"), "import \"main.bt\"; import \"lib\"; macro one() { 1 }").unwrap();
+    std::fs::write(
+        dir.join("lib/a.bt"),
+        "struct pair { int a; int b; }; fn two() : int64 { return 2; }",
+    )
+    .unwrap();
+    std::fs::write(dir.join("lib/b.bt"), "import \"a.bt\"; begin { printf(\"b \"); }").unwrap();
+    let main = dir.join("main.bt");
+    let text = "import \"one.bt\"; import \"lib/a.bt\"; begin { printf(\"%d %d %d\\n\", one(), two(), sizeof(struct pair)); }";
+    std::fs::write(&main, text).unwrap();
+    let compiled = |name: &std::path::Path, text: &str| {
+        let source = super::Source {
+            name: name.display().to_string(),
+            text: text.to_owned(),
+        };
+        super::compile(&source, &Kernel::new(), &super::Options::default())
+    };
+    let output = compiled(&main, text);
+    assert!(output.object.is_some(), "{:?}", output.diagnostics);
+    let names: Vec<&str> = output.imports.iter().map(|s| s.name.rsplit('/').next().unwrap()).collect();
+    assert_eq!(names, ["one.bt", "a.bt", "b.bt"]);
+    let mut printed = super::output_of(output.object.unwrap(), OutputFormat::Text);
+    printed.retain(|c| c != '\n');
+    assert_eq!(printed, "b 1 2 8");
+    // An error points into the file that it is in.
+    std::fs::write(dir.join("lib/b.bt"), "fn three() : int64 { return nothing; }").unwrap();
+    let output = compiled(&main, text);
+    let d = output.diagnostics.iter().find(|d| d.is_error()).unwrap();
+    assert_eq!((d.span.source.0, d.span.start), (3, 28), "{d:?}");
+    // What everybody may write is refused.
+    std::fs::set_permissions(dir.join("lib"), PermissionsExt::from_mode(0o777)).unwrap();
+    let output = compiled(&main, text);
+    assert!(
+        output.diagnostics.iter().any(|d| d.message.contains("everybody may write")),
+        "{:?}",
+        output.diagnostics
+    );
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
 fn debugf_goes_to_the_trace_pipe() {
     if !root() {
         return;

@@ -30,12 +30,18 @@ fn run_one(script: &str, format: OutputFormat, optimise: bool, arguments: &[&str
     let object = output
         .object
         .unwrap_or_else(|| panic!("{script}\n{errors:#?}\n{:?}", output.internal));
+    output_of(object, format)
+}
+
+/// Runs a compiled script and returns what it printed.
+fn output_of(object: weir_compiler::object::Object, format: OutputFormat) -> String {
+    let kernel = Kernel::new();
     let capture = Capture::new();
     let mut run_options = capture.options(format);
     run_options.quiet = true;
     let session = Session::start(object, &kernel, run_options).unwrap_or_else(|e| match e {
-        weir_runtime::Error::Rejected { log, .. } => panic!("{script}\n{log}"),
-        other => panic!("{script}\n{other}"),
+        weir_runtime::Error::Rejected { log, .. } => panic!("{log}"),
+        other => panic!("{other}"),
     });
     session.run().unwrap();
     capture.text()

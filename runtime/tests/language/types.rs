@@ -15,9 +15,9 @@ fn structs_of_the_script_are_read_like_those_of_the_kernel() {
     // The script's own words for the first members of `struct list_head`, through the kernel's pointers.
     let script = "struct node { struct node *next; struct node *prev; };
         begin {
-            $head = (struct node *)&curtask->tasks;
+            $head = (struct node *)&curtask->group_leader->tasks;
             print($head->next->prev == $head); print($head->prev->next == $head);
-            print((uint64)$head->next == (uint64)curtask->tasks.next);
+            print((uint64)$head->next == (uint64)curtask->group_leader->tasks.next);
         }";
     assert_eq!(run(script), "true\ntrue\ntrue");
     let script = "struct inner { int x; struct { int y; }; union { int a; short b; }; };
@@ -94,7 +94,7 @@ fn arrays_and_integers_become_each_other() {
         return;
     }
     prints(
-        "$a = (uint8[8])(uint64)12345; print($a); print($a[0]); print($a[1]); @a = $a; @b[$a] = 1; print(@a[1]);",
+        "$a = (uint8[8])(uint64)12345; print($a); print($a[0]); print($a[1]); @a = $a; @b[$a] = 1; $c = @a; print($c[1]);",
         "[57,48,0,0,0,0,0,0]\n57\n48\n48\n@a: [57,48,0,0,0,0,0,0]\n@b[[57,48,0,0,0,0,0,0]]: 1",
     );
     prints(
@@ -130,7 +130,7 @@ fn addresses_of_variables_maps_and_members() {
     if typed() {
         prints(
             "$l = &curtask->tasks; $t = container_of($l, struct task_struct, tasks); print($t == curtask); print($t->tgid == pid);
-             $c = container_of((int8 *)&curtask->comm, struct task_struct, comm); print($c == curtask);",
+             $c = container_of(&curtask->comm, struct task_struct, comm); print($c == curtask);",
             "true\ntrue\ntrue",
         );
     }
