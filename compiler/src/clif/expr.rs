@@ -333,8 +333,6 @@ impl<'h> Generator<'_, 'h> {
             // These became other expressions when they were checked.
             BuiltinKind::LeaderTid
             | BuiltinKind::LeaderComm
-            | BuiltinKind::Usermode
-            | BuiltinKind::ProbeType
             | BuiltinKind::HasCpid
             | BuiltinKind::Args
             | BuiltinKind::Ncpus

@@ -610,8 +610,6 @@ pub(super) struct Checker<'a> {
     /// What `probe` says, for messages.
     pub site: String,
     pub cgroup_hook: Option<&'static crate::tables::CgroupHook>,
-    /// The provider of the attach point, for `probetype`.
-    pub probe_type: String,
     /// Set when the block's meaning depends on which of its attach points it runs at.
     pub site_dependent: bool,
     pub vars: Vec<Var>,
@@ -664,7 +662,6 @@ impl<'a> Checker<'a> {
             target: super::probes::Target::None,
             site: String::new(),
             cgroup_hook: None,
-            probe_type: String::new(),
             site_dependent: false,
             vars: Vec::new(),
             scopes: Vec::new(),
@@ -732,7 +729,6 @@ impl<'a> Checker<'a> {
         self.target = site.target.clone();
         self.site.clone_from(&site.names.probe);
         self.cgroup_hook = site.cgroup_hook();
-        self.probe_type = probe_type(&site.text);
         self.site_dependent = false;
         self.vars = Vec::new();
         self.scopes = vec![HashMap::new()];
@@ -915,15 +911,6 @@ impl<'a> Checker<'a> {
 
     pub fn stmt(kind: StmtKind, span: Span) -> Stmt {
         Stmt { kind, span }
-    }
-}
-
-/// The provider of an attach point in full.
-fn probe_type(text: &str) -> String {
-    let word = text.split(':').next().unwrap_or_default();
-    match crate::tables::provider(word) {
-        Some(provider) => provider.name.to_owned(),
-        None => word.to_owned(),
     }
 }
 

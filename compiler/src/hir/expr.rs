@@ -451,35 +451,6 @@ impl Checker<'_> {
                 let has = self.options.child.is_some();
                 return Self::make(ExprKind::Int(i64::from(has)), Ty::Bool, span);
             }
-            // The two low bits of the code segment are the ring.
-            BuiltinKind::Usermode => {
-                let cs = Self::make(
-                    ExprKind::CtxLoad {
-                        offset: super::system::CODE_SEGMENT,
-                        size: 8,
-                    },
-                    Ty::U64,
-                    span,
-                );
-                let number = |n| Box::new(Self::make(ExprKind::Int(n), Ty::U64, span));
-                let ring = ExprKind::Binary {
-                    op: ast::BinaryOp::BitAnd,
-                    left: Box::new(cs),
-                    right: number(3),
-                };
-                let kind = ExprKind::Binary {
-                    op: ast::BinaryOp::Eq,
-                    left: Box::new(Self::make(ring, Ty::U64, span)),
-                    right: number(3),
-                };
-                return Self::make(kind, Ty::Bool, span);
-            }
-            BuiltinKind::ProbeType => {
-                self.site_dependent = true;
-                let text = self.probe_type.clone().into_bytes();
-                let cap = u32::try_from(text.len() + 1).unwrap_or(8);
-                return Self::make(ExprKind::Str(text), Ty::Str { cap }, span);
-            }
             BuiltinKind::Cpid => {
                 let Some(child) = self.options.child else {
                     self.error(Diagnostic::error("no-child", span, "`cpid` needs a command to start").help("`-c COMMAND`"));

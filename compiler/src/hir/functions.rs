@@ -188,7 +188,7 @@ impl Checker<'_> {
             let errors = self.diagnostics.len();
             self.hook = Hook::RunOnce;
             self.native = None;
-            self.tracepoint = None;
+            self.target = super::probes::Target::None;
             self.vars = Vec::new();
             self.var_hints = Vec::new();
             self.inside.clear();

@@ -13,9 +13,6 @@ const MAX_FRAMES: u32 = 127;
 const JOIN_STRINGS: u32 = 16;
 const JOIN_BYTES: u32 = 512;
 
-/// `cs` in `struct pt_regs`.
-pub(super) const CODE_SEGMENT: u32 = 136;
-
 /// Offsets in `struct pt_regs` of x86-64.
 const REGISTERS: &[(&str, u32)] = &[
     ("r15", 0),

@@ -47,8 +47,6 @@ pub enum BuiltinKind {
     NumaId,
     LeaderTid,
     LeaderComm,
-    Usermode,
-    ProbeType,
     HasCpid,
 }
 
@@ -100,8 +98,6 @@ builtins! {
     "leader_comm" BuiltinKind::LeaderComm, Hooks::PROCESS, SOFTIRQ, "name of the first thread of the current process";
     "cpid" BuiltinKind::Cpid, Hooks::ALL, "", "process id of the command that was started with `-c`";
     "has_cpid" BuiltinKind::HasCpid, Hooks::ALL, "", "whether a command was started with `-c`";
-    "usermode" BuiltinKind::Usermode, Hooks::of(&[Hook::Kprobe, Hook::Kretprobe, Hook::PerfEvent]), "registers are available in `kprobe`, `profile` and `interval` blocks", "whether the CPU was in user mode";
-    "probetype" BuiltinKind::ProbeType, Hooks::ALL, "", "type of the attach point: `kprobe`, `tracepoint`, …";
     "numaid" BuiltinKind::NumaId, Hooks::ALL, "", "number of the NUMA node";
     "elapsed" BuiltinKind::Elapsed, Hooks::ALL, "", "nanoseconds since the script started";
     "nsecs" BuiltinKind::Nsecs, Hooks::ALL, "", "nanoseconds since boot";
