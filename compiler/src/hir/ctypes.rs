@@ -531,8 +531,11 @@ impl Checker<'_> {
             return self.failed(span);
         };
         // Inside of a union the kernel loses the type.
-        let composite = self.kernel.btf().and_then(|btf| btf.composite(TypeId(*id)));
-        let own = composite.is_some_and(|c| c.members().any(|m| m.name == name.name));
+        let own = self
+            .kernel
+            .btf()
+            .and_then(|btf| btf.composite(TypeId(*id)))
+            .is_some_and(|c| c.members().any(|m| m.name == name.name));
         let space = if space == Space::Btf && (*union || !own) {
             Space::Kernel
         } else {
