@@ -13,6 +13,7 @@ mod leftovers;
 mod natives;
 mod one_liners;
 mod repl;
+mod rewrites;
 mod support;
 mod tracing;
 
@@ -37,6 +38,7 @@ fn main() {
         leftovers::TESTS,
         repl::TESTS,
         cli::TESTS,
+        rewrites::TESTS,
     ])
     .exit()
 }
