@@ -123,6 +123,8 @@ fn field_text(field: &Field) -> String {
         FieldType::Inet => "address",
         FieldType::Mac => "MAC address",
         FieldType::Flow => "flow",
+        FieldType::Name | FieldType::IfName | FieldType::Direction => "text",
+        FieldType::Bytes => "buffer",
     };
     format!(
         "{}: packet field ({ty})\n    {}\n    in {}; absent when the packet has no such header\n",

@@ -142,6 +142,10 @@ pub trait KernelInfo {
     fn interfaces_in(&self, netns: &str) -> std::io::Result<Vec<String>>;
     /// Returns what the packets of an interface start with, `None` when it is neither Ethernet nor IP, or not there.
     fn link_layer(&self, iface: &str, netns: Option<&str>) -> Option<LinkLayer>;
+    /// Returns what made an interface of weir's own network namespace, where it is not hardware: `veth`, `tun`.
+    fn interface_kind(&self, _name: &str) -> Option<String> {
+        None
+    }
     /// Lists the names of `ip netns`.
     fn network_namespaces(&self) -> Vec<String>;
     /// Returns the id of a cgroup v2 directory.

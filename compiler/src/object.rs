@@ -241,6 +241,25 @@ impl AttachPoint {
             _ => LinkLayer::Ethernet,
         }
     }
+
+    /// Returns the interfaces whose packets are seen.
+    #[must_use]
+    pub fn iface(&self) -> Option<&IfacePattern> {
+        match self {
+            AttachPoint::Xdp { iface, .. } | AttachPoint::Tc { iface, .. } => Some(iface),
+            _ => None,
+        }
+    }
+
+    /// Returns the way that packets go.
+    #[must_use]
+    pub fn direction(&self) -> Option<Direction> {
+        match self {
+            AttachPoint::Xdp { .. } | AttachPoint::NativeEvent { .. } => Some(Direction::Ingress),
+            AttachPoint::Tc { direction, .. } | AttachPoint::CgroupSkb { direction, .. } => Some(*direction),
+            _ => None,
+        }
+    }
 }
 
 /// `NAME`, a glob, or `*`; optionally in another network namespace. Only interfaces whose packets start as said.
@@ -346,6 +365,8 @@ pub enum MapRole {
         name: String,
         key: Option<Type>,
         value: MapValue,
+        /// Keys that are there, with the value 1, before anything runs.
+        initial: Vec<Vec<u8>>,
         span: Span,
     },
     /// The one ring buffer; with `max_entries` 0 the runtime chooses its size by the machine's memory.
@@ -365,10 +386,23 @@ pub enum MapRole {
     Started,
     /// The name of each place that a program is attached to, by its cookie: text of `value_size` bytes, put there before anything runs.
     Names { names: Vec<String> },
+    /// Hash from interface number (`u32`) to name (16 bytes), filled whenever a program is attached to one.
+    Interfaces,
+    /// Array of `u64`: the numbers of the devices that the script sends packets to, put there before anything runs.
+    Devices { devices: Vec<Device> },
     /// A constant set: every key has the value 0, put there before anything runs.
     Set { keys: Vec<Vec<u8>> },
     /// Stands for a map of a native: the runtime puts that map's file descriptor in its place.
     Native { instance: usize, map: String },
+}
+
+/// A device that a script sends packets to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    pub name: String,
+    /// The network namespace of the program that sends to it.
+    pub netns: Option<String>,
+    pub span: Span,
 }
 
 /// Names a map for [`EventAction`]s.
@@ -529,6 +563,8 @@ pub enum CounterSpec {
     MapFull { map: usize, span: Span },
     /// `limit` kept its body from running.
     Limited { span: Span },
+    /// A number could not be left before a packet: the driver keeps no metadata.
+    NoMetadata { span: Span },
     /// A program found no free working memory and did nothing.
     ScratchExhausted,
 }

@@ -5,7 +5,7 @@
 
 use crate::hir::{self, MapValueTy};
 use crate::kernel::{Feature, KernelInfo, Support};
-use crate::object::{Attach, AttachPoint, CounterSpec, Direction, EventSpec, MapKind, MapRole, MapSpec, ProgramKind};
+use crate::object::{Attach, AttachPoint, CounterSpec, Device, Direction, EventSpec, MapKind, MapRole, MapSpec, ProgramKind};
 use crate::tables::Hook;
 use crate::types::MapValue;
 use std::fmt::Write;
@@ -101,8 +101,11 @@ pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo) -> Plan {
 /// Whether one program can serve both: a native's event belongs to its own instance.
 fn same_kind(a: &AttachPoint, b: &AttachPoint) -> bool {
     match (a, b) {
-        (AttachPoint::Xdp { .. }, AttachPoint::Xdp { .. }) => a.link_layer() == b.link_layer(),
-        (AttachPoint::Tc { direction: x, .. }, AttachPoint::Tc { direction: y, .. }) => x == y && a.link_layer() == b.link_layer(),
+        // What a program sends packets to has its number in one network namespace.
+        (AttachPoint::Xdp { iface: x, .. }, AttachPoint::Xdp { iface: y, .. }) => x.link_layer == y.link_layer && x.netns == y.netns,
+        (AttachPoint::Tc { iface: x, direction: d }, AttachPoint::Tc { iface: y, direction: e }) => {
+            d == e && x.link_layer == y.link_layer && x.netns == y.netns
+        }
         (AttachPoint::CgroupSkb { direction: x, .. }, AttachPoint::CgroupSkb { direction: y, .. }) => x == y,
         (AttachPoint::Cgroup { hook: x, .. }, AttachPoint::Cgroup { hook: y, .. }) => x == y,
         _ => false,
@@ -147,6 +150,7 @@ fn user_map(map: &hir::Map, max_map_keys: u32) -> MapSpec {
             name: map.name.clone(),
             key,
             value,
+            initial: map.initial.clone(),
             span: map.span,
         },
     }
@@ -274,6 +278,41 @@ impl Plan {
         (map, number)
     }
 
+    /// Returns the map of devices and the number in it of the one that a program sends packets to.
+    pub fn device(&mut self, program: usize, name: &str, span: Span) -> (usize, usize) {
+        let netns = self.programs[program]
+            .attach
+            .first()
+            .and_then(|a| a.point.iface())
+            .and_then(|i| i.netns.clone());
+        let map = self.map(MapSpec {
+            name: "weir_devices".to_owned(),
+            kind: MapKind::Array,
+            key_size: 4,
+            value_size: 8,
+            max_entries: 1,
+            flags: 0,
+            role: MapRole::Devices { devices: Vec::new() },
+        });
+        let spec = &mut self.maps[map];
+        let MapRole::Devices { devices } = &mut spec.role else {
+            return (map, 0);
+        };
+        let number = match devices.iter().position(|d| d.name == name && d.netns == netns) {
+            Some(number) => number,
+            None => {
+                devices.push(Device {
+                    name: name.to_owned(),
+                    netns,
+                    span,
+                });
+                devices.len() - 1
+            }
+        };
+        spec.max_entries = u32::try_from(devices.len()).unwrap_or(1);
+        (map, number)
+    }
+
     /// Returns the stand-in for a map of a native.
     pub fn native_map(&mut self, instance: usize, name: &str, kind: MapKind, key_size: u32, value_size: u32, max_entries: u32) -> usize {
         self.map(MapSpec {
@@ -337,6 +376,7 @@ pub fn dump(plan: &Plan) -> String {
         match counter {
             CounterSpec::LostEvents => writeln!(out, "counter {i} lost events"),
             CounterSpec::MapFull { map, .. } => writeln!(out, "counter {i} map {map} full"),
+            CounterSpec::NoMetadata { .. } => writeln!(out, "counter {i} no metadata"),
             CounterSpec::Limited { .. } => writeln!(out, "counter {i} limited"),
             CounterSpec::ScratchExhausted => writeln!(out, "counter {i} no working memory"),
         }

@@ -546,6 +546,7 @@ fn script_types_of_maps() {
             name: format!("@m{i}"),
             key,
             value,
+            initial: Vec::new(),
             span: Span::default(),
         };
         MapSpec {

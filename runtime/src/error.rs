@@ -268,6 +268,8 @@ pub enum Notice {
     },
     /// A program found no free working memory.
     ScratchExhausted { count: u64 },
+    /// `pkt.meta` was not written: the driver keeps nothing before a packet.
+    NoMetadata { count: u64, span: Span },
     /// Native XDP was refused and generic XDP taken.
     XdpGeneric { iface: String, reason: String, span: Span },
     /// XDP is attached; the mode of each interface.
@@ -370,6 +372,7 @@ impl Notice {
             | Notice::NoInterfaceYet { span, .. }
             | Notice::LateAttach { span, .. }
             | Notice::MissingProbe { span, .. }
+            | Notice::NoMetadata { span, .. }
             | Notice::Limited { span, .. }
             | Notice::Helper { span, .. }
             | Notice::Script { span, .. } => Some(*span),
@@ -389,6 +392,7 @@ impl Notice {
                  declare the map with room: `let {map} = hash({});`",
                 max_entries.saturating_mul(4)
             )),
+            Notice::NoMetadata { .. } => Some("decide in the `xdp` block itself, or match at `tc` ingress again".to_owned()),
             Notice::LostEventsTotal { .. } => Some("print less often, or aggregate in a map".to_owned()),
             Notice::XdpGeneric { iface, .. } => Some(format!(
                 "it runs after the kernel has made its buffer, and copies packets that have too little room in front or lie in pieces: \
@@ -419,6 +423,10 @@ impl fmt::Display for Notice {
             Notice::ScratchExhausted { count } => {
                 write!(f, "{count} program runs were skipped because their working memory was in use")
             }
+            Notice::NoMetadata { count, .. } => write!(
+                f,
+                "`pkt.meta` was not written {count} times: the interface's driver keeps no metadata"
+            ),
             Notice::XdpGeneric { iface, reason, .. } => {
                 write!(f, "`{iface}` runs XDP in generic mode: its driver refused native XDP ({reason})")
             }

@@ -418,6 +418,11 @@ impl KernelInfo for Kernel {
         links.into_iter().map(|l| l.name).collect()
     }
 
+    fn interface_kind(&self, name: &str) -> Option<String> {
+        let link = Netlink::open().and_then(|mut n| n.link(name)).ok()??;
+        Some(link.kind).filter(|kind| !kind.is_empty())
+    }
+
     fn interfaces_in(&self, netns: &str) -> io::Result<Vec<String>> {
         let links = netns::run_in(Some(netns), || Netlink::open().and_then(|mut n| n.links()));
         let links = links.and_then(|links| links).map_err(|e| e.source)?;

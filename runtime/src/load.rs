@@ -2,6 +2,7 @@
 //!
 //! The ELF is parsed by aya-obj; vmlinux BTF is never looked at. Everything made is owned by descriptors.
 
+use crate::attach::iface;
 use crate::error::Error;
 use crate::maps::{self, Map};
 use crate::ring;
@@ -261,6 +262,21 @@ pub fn load(object: &Object, natives: &NativeMaps<'_>) -> Result<Loaded, Error> 
     load_with(object, natives, &|_| None)
 }
 
+/// Puts keys into a map, all with the same number as value.
+fn fill(map: BorrowedFd<'_>, spec: &MapSpec, keys: &[Vec<u8>], number: u64) -> Result<(), Error> {
+    let value_size = spec.value_size as usize;
+    let mut value = vec![0; value_size];
+    value[..8].copy_from_slice(&number.to_ne_bytes());
+    Ok(bpf::map_update_many(
+        map,
+        &keys.concat(),
+        &value.repeat(keys.len()),
+        spec.key_size as usize,
+        value_size,
+        &spec.name,
+    )?)
+}
+
 /// As [`load`]; a map of the script that `existing` knows by its name is that one.
 ///
 /// # Errors
@@ -294,6 +310,14 @@ pub fn load_with<'a>(
                 };
                 elf.create_map(&spec.name, |attr| attr.max_entries = ring_size)?
             }
+            (MapRole::Devices { devices }, None) => {
+                let fd = elf.create_map(elf_name(spec), |_| {})?;
+                for (number, device) in (0_u32..).zip(devices) {
+                    let ifindex = u64::from(iface::device(device)?);
+                    bpf::map_update(fd.as_fd(), &number.to_ne_bytes(), &ifindex.to_ne_bytes(), 0, &spec.name)?;
+                }
+                fd
+            }
             (MapRole::Names { names }, None) => {
                 let fd = elf.create_map(elf_name(spec), |_| {})?;
                 for (i, name) in (0u32..).zip(names) {
@@ -305,9 +329,12 @@ pub fn load_with<'a>(
             }
             (MapRole::Set { keys }, None) => {
                 let fd = elf.create_map(elf_name(spec), |_| {})?;
-                for key in keys {
-                    bpf::map_update(fd.as_fd(), key, &[0; 8], 0, &spec.name)?;
-                }
+                fill(fd.as_fd(), spec, keys, 0)?;
+                fd
+            }
+            (MapRole::User { initial, .. }, None) if !initial.is_empty() => {
+                let fd = elf.create_map(elf_name(spec), |_| {})?;
+                fill(fd.as_fd(), spec, initial, 1)?;
                 fd
             }
             (_, None) => elf.create_map(elf_name(spec), |_| {})?,

@@ -486,6 +486,7 @@ impl Worker {
                     self.problem(&problem, *span, || notice.clone());
                 }
                 CounterSpec::Limited { span } => (self.observer)(&Notice::Limited { count: new, span: *span }),
+                CounterSpec::NoMetadata { span } => (self.observer)(&Notice::NoMetadata { count: new, span: *span }),
                 CounterSpec::ScratchExhausted => (self.observer)(&Notice::ScratchExhausted { count: new }),
             }
         }

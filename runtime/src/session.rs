@@ -434,6 +434,7 @@ impl Session {
             // `begin` has called `exit()`: the rest would be detached at once.
             attacher.attached.probes = run_once::count(&shared.object);
         } else {
+            attacher.use_names(&shared.object, &shared.loaded)?;
             let mut skip = Vec::new();
             for (i, native) in shared.natives.iter().enumerate() {
                 skip.extend(native.connect(i, &shared.object, &self.shared.loaded)?);

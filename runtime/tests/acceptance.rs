@@ -8,7 +8,7 @@
 use std::fmt::Write;
 use weir_compiler::kernel::{Feature, KernelInfo, Support};
 use weir_compiler::pipeline::{Options, Output, Source, compile};
-use weir_compiler::tables::{BUILTINS, BuiltinKind, CGROUP_HOOKS, FIELDS, FieldType, Hook};
+use weir_compiler::tables::{BUILTINS, BuiltinKind, CGROUP_HOOKS, FIELDS, FieldKind, FieldType, Hook};
 use weir_runtime::load::load;
 use weir_runtime::{Error, Kernel};
 
@@ -85,7 +85,10 @@ impl Script {
             match field.ty {
                 FieldType::Inet => inets.push(field.name.to_owned()),
                 FieldType::Bool => bools.push(field.name.to_owned()),
-                FieldType::Mac | FieldType::Flow => {}
+                FieldType::Mac | FieldType::Flow | FieldType::Bytes => {}
+                FieldType::Name | FieldType::IfName | FieldType::Direction => texts.push(field.name.to_owned()),
+                _ if matches!(field.kind, FieldKind::At { .. }) => ints.push(format!("{}[20]", field.name)),
+                _ if field.kind == FieldKind::Meta && hook == Hook::Xdp => {}
                 _ => ints.push(field.name.to_owned()),
             }
         }

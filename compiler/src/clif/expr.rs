@@ -61,6 +61,7 @@ impl<'h> Generator<'_, 'h> {
             }
             ExprKind::Builtin(kind) => self.builtin(*kind),
             ExprKind::Field(field) => self.field_value(*field),
+            ExprKind::PacketBytes { offset, bytes } => self.packet_bytes(offset, *bytes),
             ExprKind::HasHeader(header) => {
                 let value = self.header_present(*header);
                 Val::int(self.bool_to_int(value))

@@ -174,7 +174,7 @@ impl<'h> Generator<'_, 'h> {
         for field in fields {
             let ty = super::packet::field_ty(FIELDS[field].ty);
             let slot = self.frame_slot(&ty);
-            let value = self.field_value(field);
+            let value = self.held_field(field);
             self.write_slot(&slot, &ty, &value);
             slots.insert(field, slot);
         }

@@ -160,6 +160,8 @@ pub(crate) struct Generator<'a, 'h> {
     pub vars: Vec<value::VarSlot>,
     pub fields: HashMap<usize, value::VarSlot>,
     pub headers: HashMap<crate::tables::Header, Variable>,
+    /// Where headers are, if the program writes to any.
+    pub places: Option<packet::Places>,
     /// Presence of headers where that lies in the frame.
     pub header_rooms: HashMap<crate::tables::Header, u32>,
     /// Bodies of loops that are still to be generated.
@@ -215,6 +217,7 @@ impl<'a, 'h> Generator<'a, 'h> {
             vars: Vec::new(),
             fields: HashMap::new(),
             headers: HashMap::new(),
+            places: None,
             header_rooms: HashMap::new(),
             pending: Vec::new(),
             first_subprogram,

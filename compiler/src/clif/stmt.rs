@@ -107,7 +107,7 @@ impl<'h> Generator<'_, 'h> {
         }
         let mut collect = |e: &Expr| required_leaves(e, &mut leaves);
         match &stmt.kind {
-            StmtKind::Expr(e) | StmtKind::SetVar { value: e, .. } => collect(e),
+            StmtKind::Expr(e) | StmtKind::SetVar { value: e, .. } | StmtKind::SetField { value: e, .. } => collect(e),
             StmtKind::SetMap { key, value, .. } | StmtKind::AddMap { key, value, .. } => {
                 key.iter().for_each(&mut collect);
                 collect(value);
@@ -231,6 +231,8 @@ impl<'h> Generator<'_, 'h> {
                 let ty = self.hir.blocks[self.block].vars[*var].ty.clone();
                 self.write_slot(&slot, &ty, &value);
             }
+            StmtKind::SetField { field, value } => self.assign_field(*field, value, stmt.span),
+            StmtKind::Redirect { device, mirror } => self.redirect(device, *mirror, stmt.span),
             StmtKind::SetMap { map, key, value } => self.map_set(*map, key.as_ref(), value),
             StmtKind::AddMap { map, key, value } => {
                 let value = self.expr(value);
@@ -273,6 +275,19 @@ impl<'h> Generator<'_, 'h> {
             }
             _ => {}
         }
+    }
+
+    /// Sends the packet, or for `mirror` a copy of it, out of another interface.
+    fn redirect(&mut self, device: &str, mirror: bool, span: Span) {
+        let ifindex = self.device(device, span);
+        let flags = self.int(0);
+        if mirror {
+            self.helper(helper::CLONE_REDIRECT, &[self.ctx, ifindex, flags]);
+            return;
+        }
+        let verdict = self.helper(helper::REDIRECT, &[ifindex, flags]);
+        let exit = self.exit;
+        self.leave(exit, &[BlockArg::Value(verdict)]);
     }
 
     fn event(&mut self, event: &'h Event, span: Span) {

@@ -212,6 +212,8 @@ impl Checker<'_> {
             | FunctionKind::Zero
             | FunctionKind::Exit
             | FunctionKind::Time
+            | FunctionKind::Redirect
+            | FunctionKind::Mirror
             | FunctionKind::Verdict(_) => {
                 self.error(
                     Diagnostic::error("no-value", span, format!("`{}` has no value", name.name))

@@ -68,7 +68,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
     let types = super::script_types::collect(program, kernel.btf(), &defines, &mut early);
     let functions = super::functions::collect(program, &macros, &mut early);
     environment(&options.config, &mut config, &mut early);
-    let decls = map_declarations(program, &mut early);
+    let (decls, initial) = map_declarations(program, kernel, &mut early);
     let mut maps: Vec<MapState> = options.maps.iter().map(MapState::existing).collect();
     loop {
         let mut cx = Checker::new(
@@ -81,6 +81,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             &functions,
             &config,
             &decls,
+            &initial,
             maps.clone(),
         );
         for item in &program.items {
@@ -105,14 +106,14 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
         check_existing(&cx.maps, &options.maps, &decls, &mut diagnostics);
         never_assigned(&cx.maps, &mut diagnostics);
         shared_interfaces(&natives, &mut diagnostics);
-        super::lints::lint(&cx.blocks, &mut diagnostics);
         let blocks = cx.blocks;
         let sets = cx.sets;
         let declared = |name: &str| {
             let existing = options.maps.iter().find(|m| m.name == name);
             decls.get(name).copied().or_else(|| existing.and_then(|m| m.declared))
         };
-        let maps = cx.maps.into_iter().map(|m| m.finish(declared)).collect();
+        let maps: Vec<Map> = cx.maps.into_iter().map(|m| m.finish(declared, &initial)).collect();
+        super::lints::lint(&blocks, &maps, kernel, &mut diagnostics);
         return (
             Program {
                 blocks,
@@ -424,8 +425,12 @@ impl DeclaredKind {
     }
 }
 
-fn map_declarations(program: &ast::Program, out: &mut Vec<Diagnostic>) -> HashMap<String, MapDecl> {
+/// Keys of maps that are filled from a file, by name.
+pub(super) type Initial = HashMap<String, Vec<Vec<u8>>>;
+
+fn map_declarations(program: &ast::Program, kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>) -> (HashMap<String, MapDecl>, Initial) {
     let mut decls: HashMap<String, MapDecl> = HashMap::new();
+    let mut initial = Initial::new();
     for item in &program.items {
         let ast::Item::MapDecl(decl) = item else { continue };
         let Some((_, kind)) = DeclaredKind::ALL.iter().find(|(name, _)| *name == decl.kind.name) else {
@@ -438,7 +443,11 @@ fn map_declarations(program: &ast::Program, out: &mut Vec<Diagnostic>) -> HashMa
             out.push(d.help(format!("`let @{} = hash(N);`", decl.map.name)));
             continue;
         };
-        let max_entries = match decl.args.as_slice() {
+        let (args, file) = match decl.args.as_slice() {
+            [size, file] if *kind == DeclaredKind::Lpm => (std::slice::from_ref(size), Some(file)),
+            args => (args, None),
+        };
+        let max_entries = match args {
             [
                 ast::Expr {
                     kind: ast::ExprKind::Int(n),
@@ -454,6 +463,12 @@ fn map_declarations(program: &ast::Program, out: &mut Vec<Diagnostic>) -> HashMa
             continue;
         };
         let name = format!("@{}", decl.map.name);
+        if let Some(file) = file {
+            match super::sets::file_prefixes(file, kernel, max_entries, out) {
+                Some(keys) => initial.insert(name.clone(), keys),
+                None => continue,
+            };
+        }
         let new = MapDecl {
             kind: *kind,
             max_entries,
@@ -465,7 +480,7 @@ fn map_declarations(program: &ast::Program, out: &mut Vec<Diagnostic>) -> HashMa
             );
         }
     }
-    decls
+    (decls, initial)
 }
 
 /// Compares the declarations with how the maps are used.
@@ -567,8 +582,9 @@ impl MapState {
         }
     }
 
-    fn finish(self, declared: impl Fn(&str) -> Option<MapDecl>) -> Map {
+    fn finish(self, declared: impl Fn(&str) -> Option<MapDecl>, initial: &Initial) -> Map {
         Map {
+            initial: initial.get(&self.name).cloned().unwrap_or_default(),
             declared: declared(&self.name),
             name: self.name,
             key: self.key.unwrap_or(None),
@@ -597,6 +613,7 @@ pub(super) struct Checker<'a> {
     pub limits: u32,
     pub config: &'a Config,
     pub decls: &'a HashMap<String, MapDecl>,
+    pub initial: &'a Initial,
     pub maps: Vec<MapState>,
     pub blocks: Vec<Block>,
     pub sets: Vec<super::SetMap>,
@@ -621,6 +638,10 @@ pub(super) struct Checker<'a> {
     pub loops: usize,
     /// `#define`s that are being written out.
     pub expanding: Vec<String>,
+    /// Of these, loops whose body the kernel calls.
+    pub callbacks: usize,
+    /// Where the block being checked runs.
+    pub point: Option<crate::object::AttachPoint>,
 }
 
 impl<'a> Checker<'a> {
@@ -635,6 +656,7 @@ impl<'a> Checker<'a> {
         functions: &'a HashMap<String, &'a ast::FnDef>,
         config: &'a Config,
         decls: &'a HashMap<String, MapDecl>,
+        initial: &'a Initial,
         maps: Vec<MapState>,
     ) -> Self {
         Self {
@@ -652,6 +674,7 @@ impl<'a> Checker<'a> {
             limits: 0,
             config,
             decls,
+            initial,
             maps,
             blocks: Vec::new(),
             sets: Vec::new(),
@@ -669,6 +692,8 @@ impl<'a> Checker<'a> {
             var_grew: false,
             loops: 0,
             expanding: Vec::new(),
+            callbacks: 0,
+            point: None,
         }
     }
 
@@ -734,6 +759,8 @@ impl<'a> Checker<'a> {
         self.scopes = vec![HashMap::new()];
         self.inside.clear();
         self.loops = 0;
+        self.callbacks = 0;
+        self.point = Some(site.attach.point.clone());
         let predicate = probe.predicate.as_ref().map(|p| self.condition(p));
         let body = self.statements(&probe.body);
         let block = Block {
@@ -775,11 +802,12 @@ impl<'a> Checker<'a> {
         if let Some(id) = self.maps.iter().position(|m| m.name == name) {
             return id;
         }
+        let filled = self.initial.contains_key(&name);
         self.maps.push(MapState {
             name,
-            key: None,
+            key: filled.then_some(Some(Ty::Prefix)),
             key_span: span,
-            value: None,
+            value: filled.then_some(MapValueTy::Plain(Ty::I64)),
             value_span: span,
         });
         self.maps.len() - 1

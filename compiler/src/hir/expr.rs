@@ -3,7 +3,7 @@
 use super::check::{Checker, nearest, nearest_name, unify};
 use super::{CTy, Expr, ExprKind, MapValueTy, Space, Ty};
 use crate::constants::constant;
-use crate::tables::{self, BuiltinKind};
+use crate::tables::{self, BuiltinKind, FieldKind};
 use crate::types::Type;
 use weir_parser::ast::{self, UnaryOp};
 use weir_parser::{Diagnostic, Span};
@@ -426,6 +426,9 @@ impl Checker<'_> {
             );
             return self.failed(span);
         }
+        if !builtin.hooks.contains(tables::Hook::Xdp) && builtin.kind != BuiltinKind::Kstack {
+            super::lints::bystander(builtin.name, self.point.as_ref(), span, &mut self.diagnostics);
+        }
         let ty = match builtin.kind {
             BuiltinKind::Pid
             | BuiltinKind::Tid
@@ -520,7 +523,7 @@ impl Checker<'_> {
         self.loaded(value)
     }
 
-    fn packet_field(&mut self, index: usize, span: Span) -> Expr {
+    pub(super) fn packet_field(&mut self, index: usize, span: Span) -> Expr {
         let field = &tables::FIELDS[index];
         if !field.hooks.contains(self.hook) {
             self.error(
@@ -533,6 +536,18 @@ impl Checker<'_> {
             );
             return self.failed(span);
         }
+        if let Some(text) = self.known_field(index, span) {
+            return text;
+        }
+        if let FieldKind::At { .. } = field.kind {
+            let d = Diagnostic::error("header-alone", span, format!("`{}` needs the offset of the bytes", field.name))
+                .help(format!("`{}[12]` counts from the first byte of the packet", field.name));
+            self.error(d);
+            return self.failed(span);
+        }
+        if field.kind == FieldKind::Meta && !self.reads_meta(span) {
+            return self.failed(span);
+        }
         let ty = match field.ty {
             tables::FieldType::Bool => Ty::Bool,
             tables::FieldType::U8 => Ty::Int { bits: 8, signed: false },
@@ -542,15 +557,22 @@ impl Checker<'_> {
             tables::FieldType::Inet => Ty::Inet,
             tables::FieldType::Mac => Ty::Mac,
             tables::FieldType::Flow => Ty::Flow,
+            tables::FieldType::Name => Ty::Str { cap: tables::NAME_BYTES },
+            tables::FieldType::IfName | tables::FieldType::Direction => Ty::Str { cap: tables::IFNAME_BYTES },
+            tables::FieldType::Bytes => Ty::buffer(self.config.max_strlen),
         };
         Self::make(ExprKind::Field(index), ty, span)
     }
 
     /// `a.b.c` of bare words, as text.
-    fn dotted(expr: &ast::Expr) -> Option<String> {
+    pub(super) fn dotted(expr: &ast::Expr) -> Option<String> {
         match &expr.kind {
             ast::ExprKind::Name(name) => Some(name.clone()),
             ast::ExprKind::Field { base, name, arrow: false } => Some(format!("{}.{}", Self::dotted(base)?, name.name)),
+            ast::ExprKind::Index { base, index } => match (&base.kind, &index.kind) {
+                (ast::ExprKind::Name(name), ast::ExprKind::Int(n)) => Some(format!("{name}[{n}]")),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -558,7 +580,7 @@ impl Checker<'_> {
     fn field(&mut self, whole: &ast::Expr, base: &ast::Expr, name: &ast::Ident) -> Expr {
         let span = whole.span;
         if let Some(path) = Self::dotted(whole) {
-            let first = path.split('.').next().unwrap_or_default();
+            let first = path.split(['.', '[']).next().unwrap_or_default();
             if first == "args" {
                 if let ast::ExprKind::Name(_) = base.kind
                     && let Some(args) = tables::builtin("args")
@@ -711,6 +733,9 @@ impl Checker<'_> {
     }
 
     fn index(&mut self, base: &ast::Expr, index: &ast::Expr, span: Span) -> Expr {
+        if let Some(bytes) = self.packet_index(base, index, span) {
+            return bytes;
+        }
         let base = self.expr(base);
         let index = self.expr(index);
         if let (Ty::Tuple(_), ExprKind::Int(n)) = (&base.ty, &index.kind) {
@@ -925,11 +950,16 @@ impl Checker<'_> {
                 self.finish_inc_dec(inner, increment, postfix, word, span)
             }
             ast::ExprKind::Error => self.failed(span),
+            _ if self.field_target(target).is_some() => {
+                let d = Diagnostic::error("no-value", span, format!("`{word}` of a packet field has no value"));
+                self.error(d.help("let it stand as a statement of its own"));
+                self.failed(span)
+            }
             _ => {
                 let d = Diagnostic::error(
                     "assign-target",
                     target.span,
-                    format!("`{word}` changes a variable `$x` or a map `@x`"),
+                    format!("`{word}` changes a variable `$x`, a map `@x` or a packet field"),
                 );
                 self.error(d);
                 self.failed(span)

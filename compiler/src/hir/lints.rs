@@ -1,10 +1,12 @@
 //! Things that are legal and rarely meant. Each shows the fix.
 
 use super::probes::glob_match;
-use super::{Block, Stmt, StmtKind};
-use crate::object::AttachPoint;
-use weir_parser::Diagnostic;
+use super::{Block, Map, Stmt, StmtKind, Ty, visit};
+use crate::kernel::KernelInfo;
+use crate::object::{AttachPoint, XdpMode};
+use crate::tables::Hook;
 use weir_parser::ast::{self, BinaryOp};
+use weir_parser::{Diagnostic, Span};
 
 /// Kernel fields in network byte order that people compare or shift as they are.
 const BIG_ENDIAN: &[&str] = &[
@@ -85,14 +87,200 @@ fn overlaps(blocks: &[Block], out: &mut Vec<Diagnostic>) {
     }
 }
 
-/// Looks at whole blocks.
-pub(super) fn lint(blocks: &[Block], out: &mut Vec<Diagnostic>) {
+/// Probes that run in softirq for the most part: whoever runs there was interrupted.
+const SOFTIRQ_TRACEPOINTS: &[&str] = &[
+    "irq:softirq_*",
+    "napi:*",
+    "net:netif_receive_skb*",
+    "net:netif_rx*",
+    "net:napi_gro_*",
+    "tcp:tcp_retransmit_skb",
+    "tcp:tcp_probe",
+    "tcp:tcp_receive_reset",
+    "xdp:*",
+];
+const SOFTIRQ_FUNCTIONS: &[&str] = &[
+    "__netif_receive_skb*",
+    "net_rx_action",
+    "napi_gro_receive",
+    "ip_rcv",
+    "ipv6_rcv",
+    "tcp_v4_rcv",
+    "tcp_v6_rcv",
+    "tcp_retransmit_skb",
+    "__tcp_retransmit_skb",
+    "tcp_retransmit_timer",
+    "udp_rcv",
+    "udpv6_rcv",
+    "icmp_rcv",
+];
+
+/// Warns where a word of the current task stands in a probe that is about somebody else's packet.
+pub(super) fn bystander(word: &str, point: Option<&AttachPoint>, span: Span, out: &mut Vec<Diagnostic>) {
+    let in_softirq = match point {
+        Some(AttachPoint::Tracepoint { category, name }) => {
+            let path = format!("{category}:{name}");
+            SOFTIRQ_TRACEPOINTS.iter().any(|p| glob_match(p, &path))
+        }
+        Some(AttachPoint::Kprobe { function, .. }) => SOFTIRQ_FUNCTIONS.iter().any(|p| glob_match(p, function)),
+        _ => false,
+    };
+    if in_softirq {
+        out.push(
+            Diagnostic::lint(
+                "bystander",
+                span,
+                format!("`{word}` is mostly a bystander's here: this probe runs in softirq"),
+            )
+            .help("count by the socket's addresses and ports instead"),
+        );
+    }
+}
+
+/// Warns about a constant of the kernel that is rarely the verdict that is meant.
+pub(super) fn verdict(hook: Hook, value: &ast::Expr, out: &mut Vec<Diagnostic>) {
+    let ast::ExprKind::Name(name) = &value.kind else { return };
+    match (hook, name.as_str()) {
+        (Hook::Xdp | Hook::NativeXdp, "XDP_ABORTED") => out.push(
+            Diagnostic::lint(
+                "xdp-aborted",
+                value.span,
+                "`XDP_ABORTED` drops the packet as a program's failure, and says so in `xdp:xdp_exception`",
+            )
+            .help("`drop()`, or `return XDP_DROP;`"),
+        ),
+        (Hook::Tc, "TC_ACT_OK") => out.push(
+            Diagnostic::lint(
+                "tc-ok",
+                value.span,
+                "`TC_ACT_OK` ends the chain: programs behind this one, such as those of a CNI, never see the packet",
+            )
+            .help("`next()` passes it on to them; `pass()` says that the end is meant"),
+        ),
+        _ => {}
+    }
+}
+
+/// Maps that get an entry for every flow and forget none.
+fn unbounded(maps: &[Map], out: &mut Vec<Diagnostic>) {
+    fn has_flow(ty: &Ty) -> bool {
+        match ty {
+            Ty::Flow => true,
+            Ty::Tuple(parts) => parts.iter().any(has_flow) || parts.iter().filter(|p| **p == Ty::Inet).count() > 1 && parts.len() > 3,
+            _ => false,
+        }
+    }
+    for map in maps {
+        let lru = map
+            .declared
+            .is_some_and(|d| matches!(d.kind, super::DeclaredKind::LruHash | super::DeclaredKind::PerCpuLruHash));
+        if !lru && map.key.as_ref().is_some_and(has_flow) {
+            let kind = if matches!(&map.value, super::MapValueTy::Agg(agg) if agg.is_per_cpu()) {
+                "percpulruhash"
+            } else {
+                "lruhash"
+            };
+            out.push(
+                Diagnostic::lint(
+                    "flows-without-lru",
+                    map.span,
+                    format!("`{}` gets an entry for every flow and is full one day", map.name),
+                )
+                .help(format!("`let {} = {kind}(65536);` forgets the oldest", map.name)),
+            );
+        }
+    }
+}
+
+/// Whether the block changes bytes that a checksum covers.
+fn writes_checksum(block: &Block) -> bool {
+    use crate::tables::{FIELDS, FieldKind};
+    let mut found = false;
+    visit::each_stmt(&block.body, &mut |s| {
+        if let StmtKind::SetField { field, .. } = s.kind {
+            found |= matches!(FIELDS[field].kind, FieldKind::Ip { .. } | FieldKind::Bits { .. });
+        }
+    });
+    found
+}
+
+/// XDP where it costs more than it saves, or meets checksums that are not complete.
+fn xdp_places(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>) {
+    for attach in &block.attach {
+        let AttachPoint::Xdp { iface, mode } = &attach.point else {
+            continue;
+        };
+        let name = &iface.pattern;
+        let veth = iface.netns.is_none() && !iface.is_glob() && kernel.interface_kind(name).as_deref() == Some("veth");
+        if *mode == XdpMode::Generic {
+            out.push(
+                Diagnostic::lint(
+                    "xdp-generic",
+                    attach.span,
+                    "generic XDP runs after the kernel has made its buffer: it costs more than TC and saves nothing",
+                )
+                .help(format!("`tc:{name}:ingress`, or `xdp:{name}:native` where the driver has it")),
+            );
+        } else if veth {
+            out.push(
+                Diagnostic::lint(
+                    "xdp-on-veth",
+                    attach.span,
+                    format!("`{name}` is a veth: XDP there drops later than TC does, and TCP that passes loses its large segments"),
+                )
+                .help(format!("`tc:{name}:ingress`")),
+            );
+        }
+        if (veth || *mode == XdpMode::Generic) && writes_checksum(block) {
+            out.push(
+                Diagnostic::lint(
+                    "xdp-checksum",
+                    attach.span,
+                    "packets from this host's own interfaces carry partial checksums here, which XDP cannot put right",
+                )
+                .help(format!(
+                    "write at `tc:{name}:ingress`, or turn the sender's offload off: `ethtool -K PEER tx off`"
+                )),
+            );
+        }
+    }
+}
+
+/// A block behind one that always ends the chain.
+fn behind_a_verdict(blocks: &[Block], out: &mut Vec<Diagnostic>) {
+    for (i, block) in blocks.iter().enumerate() {
+        let ends = block.predicate.is_none() && block.body.iter().any(|s| matches!(s.kind, StmtKind::Verdict(_)));
+        if !ends {
+            continue;
+        }
+        for later in &blocks[i + 1..] {
+            if let Some(attach) = later.attach.iter().find(|a| block.attach.iter().any(|b| b.point == a.point)) {
+                out.push(
+                    Diagnostic::lint(
+                        "never-reached",
+                        attach.span,
+                        "this block never runs: one before it on the same hook gives every packet a verdict",
+                    )
+                    .with(block.span, "ends the chain")
+                    .help("put this block first, or give the other a predicate"),
+                );
+                break;
+            }
+        }
+    }
+}
+
+/// Looks at whole blocks and maps.
+pub(super) fn lint(blocks: &[Block], maps: &[Map], kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>) {
     overlaps(blocks, out);
+    behind_a_verdict(blocks, out);
+    unbounded(maps, out);
     for block in blocks {
+        xdp_places(block, kernel, out);
         if block.hook.has_packet() && printf_per_packet(&block.body) {
             out.push(
                 Diagnostic::lint("printf-per-packet", block.span, "this block prints for every packet")
-                    .help("count in a map and print it on an interval, or narrow the predicate"),
+                    .help("count in a map and print it on an interval, or keep it down: `limit(10/s) { … }`"),
             );
         }
     }

@@ -14,6 +14,7 @@ pub(crate) mod loops;
 mod macros;
 mod meta;
 mod ops;
+mod packet;
 mod printf;
 mod probes;
 mod script_types;
@@ -71,6 +72,8 @@ pub struct Map {
     pub span: Span,
     /// `let @m = hash(N)`
     pub declared: Option<MapDecl>,
+    /// Keys that the declaration's file has.
+    pub initial: Vec<Vec<u8>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -357,6 +360,11 @@ pub enum ExprKind {
     Builtin(BuiltinKind),
     /// Index into [`crate::tables::FIELDS`].
     Field(usize),
+    /// Bytes of the packet at an offset, as a number in host order.
+    PacketBytes {
+        offset: Box<Expr>,
+        bytes: u8,
+    },
     /// Presence of a header.
     HasHeader(crate::tables::Header),
     /// Whether the expression has a value.
@@ -575,6 +583,16 @@ pub enum StmtKind {
         map: MapId,
         key: Option<Expr>,
         value: Expr,
+    },
+    /// Writes to the packet or its context; the index is into [`crate::tables::FIELDS`].
+    SetField {
+        field: usize,
+        value: Expr,
+    },
+    /// Out of another device: the packet, or for `mirror` a copy.
+    Redirect {
+        device: String,
+        mirror: bool,
     },
     /// `@m[k] += n`: atomic add of the (possibly negated) value.
     AddMap {

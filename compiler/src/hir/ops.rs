@@ -233,6 +233,15 @@ impl Checker<'_> {
         if l.ty == Ty::Error || r.ty == Ty::Error {
             return self.failed(span);
         }
+        if op.is_comparison() {
+            for (field, value) in [(&l, &r), (&r, &l)] {
+                if let ExprKind::Field(index) = field.kind
+                    && !self.fits_family(&crate::tables::FIELDS[index], value)
+                {
+                    return self.failed(span);
+                }
+            }
+        }
         let both_int = l.ty.is_int() && r.ty.is_int();
         let pointerish = |t: &Ty| matches!(t, Ty::Ptr { .. } | Ty::Int { .. });
         let ty = if op.is_comparison() {

@@ -2,6 +2,7 @@
 
 use super::check::{Checker, DeclaredKind};
 use super::{Expr, ExprKind, SetElem, SetMap, Ty};
+use crate::kernel::KernelInfo;
 use weir_parser::ast;
 use weir_parser::{Diagnostic, Span};
 
@@ -46,6 +47,7 @@ impl Checker<'_> {
             return self.failed(span);
         }
         let mut out = Vec::new();
+        let mut seen = 0;
         for elem in &elems {
             let ok = match elem {
                 ast::SetElem::One(ast::Expr {
@@ -57,6 +59,12 @@ impl Checker<'_> {
             if ok.is_none() {
                 return self.failed(span);
             }
+            if let ExprKind::Field(index) = value.kind
+                && !out[seen..].iter().all(|e| self.element_fits(index, e, span))
+            {
+                return self.failed(span);
+            }
+            seen = out.len();
         }
         if out.len() <= INLINE_ELEMENTS {
             let kind = ExprKind::In {
@@ -80,6 +88,15 @@ impl Checker<'_> {
             set: number,
         };
         Self::make(kind, Ty::Bool, span)
+    }
+
+    /// Whether the field can ever have this value; says so when not.
+    fn element_fits(&mut self, field: usize, elem: &SetElem, set: Span) -> bool {
+        let field = &crate::tables::FIELDS[field];
+        match elem {
+            SetElem::One(e) | SetElem::Range(e, _) => self.fits_family(field, e),
+            SetElem::Prefix(_, _, v6) => self.same_family(field, *v6, set),
+        }
     }
 
     /// Whether the script declares the map as `lpm`.
@@ -187,7 +204,11 @@ impl Checker<'_> {
                     bad += 1;
                     // A few lines show what is wrong with all.
                     if bad <= 5 {
-                        let message = format!("{path}:{}: expected {expected}, found `{text}`", number + 1);
+                        let why = weir_stdlib::prefix::parse_prefix(text).err();
+                        let message = match why.filter(|_| value.ty == Ty::Inet && text.contains('/')) {
+                            Some(why) => format!("{path}:{}: `{text}` is not a prefix: {why}", number + 1),
+                            None => format!("{path}:{}: expected {expected}, found `{text}`", number + 1),
+                        };
                         self.error(Diagnostic::error("bad-line", span, message));
                     }
                 }
@@ -239,7 +260,12 @@ impl Checker<'_> {
 
     /// Makes the keys of a map out of a long list.
     fn set_map(&mut self, elems: &[SetElem], ty: &Ty, span: Span) -> Option<SetMap> {
-        let lpm = elems.iter().any(|e| matches!(e, SetElem::Prefix(..)));
+        let is_prefix = |e: &SetElem| match e {
+            SetElem::Prefix(..) => true,
+            SetElem::Range(a, _) => matches!(a.kind, ExprKind::Inet { .. }),
+            SetElem::One(_) => false,
+        };
+        let lpm = elems.iter().any(is_prefix);
         let longest = |e: &SetElem| match e {
             SetElem::One(Expr {
                 kind: ExprKind::Str(text), ..
@@ -268,10 +294,12 @@ impl Checker<'_> {
                     _ => continue,
                 }),
                 SetElem::Range(a, b) => {
+                    if let (ExprKind::Inet { bytes: a, v6 }, ExprKind::Inet { bytes: b, .. }) = (&a.kind, &b.kind) {
+                        keys.extend(range_prefixes(a, b, *v6).map(|(bytes, len)| prefix_key(&bytes, len, *v6)));
+                        continue;
+                    }
                     let (ExprKind::Int(a), ExprKind::Int(b)) = (&a.kind, &b.kind) else {
-                        let message = format!("a set of more than {INLINE_ELEMENTS} elements cannot have ranges of addresses");
-                        self.error(Diagnostic::error("set-range", span, message).help("write them as prefixes"));
-                        return None;
+                        continue;
                     };
                     let n = usize::try_from(b.saturating_sub(*a)).unwrap_or(usize::MAX);
                     if n.saturating_add(keys.len()) >= MAX_ELEMENTS {
@@ -285,6 +313,11 @@ impl Checker<'_> {
         }
         keys.sort();
         keys.dedup();
+        if keys.len() > MAX_ELEMENTS {
+            let message = format!("this set has {} elements; {MAX_ELEMENTS} is the most", keys.len());
+            self.error(Diagnostic::error("set-too-large", span, message).help("`use blocklist(…)` holds millions of prefixes"));
+            return None;
+        }
         let ty = if let Ty::Str { .. } = ty {
             Ty::Str {
                 cap: u32::try_from(room).unwrap_or(512),
@@ -296,14 +329,152 @@ impl Checker<'_> {
     }
 }
 
+/// Reads the prefixes that an `lpm` map starts with: one a line, `#` comments, an address alone is one of its full length.
+pub(super) fn file_prefixes(
+    file: &ast::Expr,
+    kernel: &dyn KernelInfo,
+    max_entries: u32,
+    out: &mut Vec<Diagnostic>,
+) -> Option<Vec<Vec<u8>>> {
+    let span = file.span;
+    let path = match &file.kind {
+        ast::ExprKind::Call { name, args } if name.name == "file" => match args.as_slice() {
+            [
+                ast::Arg {
+                    value:
+                        ast::Expr {
+                            kind: ast::ExprKind::Str(path),
+                            ..
+                        },
+                    ..
+                },
+            ] => Some(String::from_utf8_lossy(path).into_owned()),
+            _ => None,
+        },
+        _ => None,
+    };
+    let Some(path) = path else {
+        let d = Diagnostic::error("argument-type", span, "an `lpm` map is filled from a file");
+        out.push(d.help("`let @bad = lpm(1024, file(\"prefixes.txt\"));`"));
+        return None;
+    };
+    let content = match kernel.read_file(&path) {
+        Ok(content) => String::from_utf8_lossy(&content).into_owned(),
+        Err(e) => {
+            out.push(Diagnostic::error("no-file", span, format!("cannot read `{path}`: {e}")));
+            return None;
+        }
+    };
+    let mut keys = Vec::new();
+    let mut bad = 0;
+    for (number, line) in content.lines().enumerate() {
+        let text = line.split('#').next().unwrap_or_default().trim();
+        if text.is_empty() {
+            continue;
+        }
+        match weir_stdlib::prefix::parse_prefix(text) {
+            Ok((address, len)) => {
+                let (bytes, v6) = super::ops::inet_bytes(address);
+                let mut key = u32::from(len).wrapping_add(32).to_le_bytes().to_vec();
+                key.extend(family(v6).to_le_bytes());
+                key.extend(bytes);
+                keys.push(key);
+            }
+            Err(why) => {
+                bad += 1;
+                // A few lines show what is wrong with all.
+                if bad <= 5 {
+                    let message = format!("{path}:{}: `{text}` is not a prefix: {why}", number + 1);
+                    out.push(Diagnostic::error("bad-line", span, message));
+                }
+            }
+        }
+    }
+    if bad > 0 {
+        return None;
+    }
+    keys.sort();
+    keys.dedup();
+    if keys.len() > max_entries as usize {
+        let message = format!("`{path}` has {} prefixes, the map holds {max_entries}", keys.len());
+        out.push(Diagnostic::error("set-too-large", span, message).help(format!("`lpm({}, …)`", keys.len().next_power_of_two())));
+        return None;
+    }
+    Some(keys)
+}
+
 fn family(v6: bool) -> u32 {
     if v6 { 10 } else { 2 }
 }
 
+/// The fewest prefixes that have exactly the addresses from `low` to `high`.
+fn range_prefixes(low: &[u8; 16], high: &[u8; 16], v6: bool) -> impl Iterator<Item = ([u8; 16], u8)> + use<> {
+    let bits: u8 = if v6 { 128 } else { 32 };
+    let unused = u32::from(128 - bits);
+    let (mut next, last) = (u128::from_be_bytes(*low) >> unused, u128::from_be_bytes(*high) >> unused);
+    let mut done = false;
+    std::iter::from_fn(move || {
+        if done || next > last {
+            return None;
+        }
+        // The largest block that starts here and does not go beyond the end.
+        let mut free = next.trailing_zeros().min(u32::from(bits));
+        while free > 0 && (free == 128 || last - next < (1_u128 << free) - 1) {
+            if free == 128 && last == u128::MAX {
+                break;
+            }
+            free -= 1;
+        }
+        let address = (next << unused).to_be_bytes();
+        match (free < 128).then(|| next.checked_add(1 << free)).flatten() {
+            Some(n) => next = n,
+            None => done = true,
+        }
+        Some((address, bits - u8::try_from(free).unwrap_or(0)))
+    })
+}
+
 /// Bits that count (the family is part of them), family, address.
-fn prefix_key(bytes: &[u8; 16], len: u8, v6: bool) -> Vec<u8> {
+pub(super) fn prefix_key(bytes: &[u8; 16], len: u8, v6: bool) -> Vec<u8> {
     let mut key = (32 + u32::from(len)).to_le_bytes().to_vec();
     key.extend(family(v6).to_le_bytes());
     key.extend(bytes);
     key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefixes(low: &str, high: &str) -> Vec<String> {
+        let (a, v6) = crate::hir::ops::inet_bytes(low.parse().unwrap());
+        let (b, _) = crate::hir::ops::inet_bytes(high.parse().unwrap());
+        let text = |bytes: [u8; 16]| match v6 {
+            true => std::net::IpAddr::from(bytes).to_string(),
+            false => std::net::IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]).to_string(),
+        };
+        range_prefixes(&a, &b, v6)
+            .map(|(bytes, len)| format!("{}/{len}", text(bytes)))
+            .collect()
+    }
+
+    #[test]
+    fn ranges_of_addresses_become_the_fewest_prefixes() {
+        assert_eq!(
+            prefixes("10.0.0.1", "10.0.0.9"),
+            ["10.0.0.1/32", "10.0.0.2/31", "10.0.0.4/30", "10.0.0.8/31"]
+        );
+        assert_eq!(prefixes("0.0.0.0", "255.255.255.255"), ["0.0.0.0/0"]);
+        assert_eq!(prefixes("255.255.255.254", "255.255.255.255"), ["255.255.255.254/31"]);
+        assert_eq!(prefixes("10.0.0.7", "10.0.0.7"), ["10.0.0.7/32"]);
+        assert_eq!(prefixes("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"), ["::/0"]);
+        assert_eq!(prefixes("2001:db8::1", "2001:db8::2"), ["2001:db8::1/128", "2001:db8::2/128"]);
+        // Every address of a range is in exactly one of them.
+        let parts = prefixes("192.0.2.3", "192.0.2.250");
+        let size: u32 = parts
+            .iter()
+            .map(|p| 1 << (32 - p.split('/').nth(1).unwrap().parse::<u32>().unwrap()))
+            .sum();
+        assert_eq!(size, 248);
+    }
 }

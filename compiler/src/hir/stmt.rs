@@ -66,7 +66,9 @@ impl Checker<'_> {
             ast::StmtKind::While { cond, body } => {
                 let cond = self.condition(cond);
                 self.loops += 1;
+                self.callbacks += 1;
                 let body = self.statements(body);
+                self.callbacks -= 1;
                 self.loops -= 1;
                 StmtKind::While { cond, body }
             }
@@ -113,6 +115,9 @@ impl Checker<'_> {
                 if word == "break" { StmtKind::Break } else { StmtKind::Continue }
             }
             ast::StmtKind::Return(value) => {
+                if let Some(value) = value {
+                    super::lints::verdict(self.hook, value, &mut self.diagnostics);
+                }
                 if self.fn_return(value.as_ref(), span, out) {
                     return;
                 }
@@ -227,6 +232,21 @@ impl Checker<'_> {
             }
             return;
         }
+        if let ast::ExprKind::IncDec {
+            expr: target, increment, ..
+        } = &expr.kind
+            && let Some(field) = self.field_target(target)
+        {
+            let op = if *increment { BinaryOp::Add } else { BinaryOp::Sub };
+            let one = ast::Expr {
+                kind: ast::ExprKind::Int(1),
+                span,
+            };
+            if let Some(kind) = self.assign_field(field, target, Some(op), &one, span) {
+                out.push(Self::stmt(kind, span));
+            }
+            return;
+        }
         if let ast::ExprKind::Call { name, args } = &expr.kind
             && let Some(done) = self.meta_statement(name, args, span, out)
         {
@@ -261,6 +281,8 @@ impl Checker<'_> {
             | FunctionKind::Exit
             | FunctionKind::Time
             | FunctionKind::Verdict(_)
+            | FunctionKind::Redirect
+            | FunctionKind::Mirror
             | FunctionKind::Agg(_) => function.kind,
             _ => return None,
         };
@@ -332,6 +354,7 @@ impl Checker<'_> {
                 }
                 Some(StmtKind::Verdict(verdict))
             }
+            FunctionKind::Redirect | FunctionKind::Mirror => self.redirect(&args[0].value, kind == FunctionKind::Mirror),
             FunctionKind::Agg(_) => {
                 self.error(
                     Diagnostic::error("aggregate-alone", span, format!("`{}()` must be assigned to a map", function.name))
@@ -607,6 +630,10 @@ impl Checker<'_> {
                         (value.ty != Ty::Error).then_some(StmtKind::SetMap { map: id, key, value })
                     }
                 }
+            }
+            _ if self.field_target(target).is_some() => {
+                let field = self.field_target(target)?;
+                self.assign_field(field, target, op, value, span)
             }
             ast::ExprKind::Name(name) if name == "_" && op.is_none() => {
                 let value = self.expr(value);

@@ -132,6 +132,8 @@ impl Printer<'_> {
         match kind {
             StmtKind::Expr(e) => self.expr(e),
             StmtKind::SetVar { var, value } => format!("${} = {}", self.block.vars[*var].name, self.expr(value)),
+            StmtKind::SetField { field, value } => format!("{} = {}", tables::FIELDS[*field].name, self.expr(value)),
+            StmtKind::Redirect { device, mirror } => format!("{} {device:?}", if *mirror { "mirror" } else { "redirect" }),
             StmtKind::SetMap { map, key, value } => format!("{} = {}", self.map(*map, key.as_ref()), self.expr(value)),
             StmtKind::AddMap { map, key, value } => format!("{} += {}", self.map(*map, key.as_ref()), self.expr(value)),
             StmtKind::Aggregate { map, key, agg, value } => {
@@ -183,6 +185,7 @@ impl Printer<'_> {
             ExprKind::Mac(mac) => return mac.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":"),
             ExprKind::Prefix(bytes, len, v6) => return format!("{}/{len}", inet_text(bytes, *v6)),
             ExprKind::Builtin(b) => return format!("{b:?}").to_lowercase(),
+            ExprKind::PacketBytes { offset, bytes } => return format!("(packet {bytes} {})", self.expr(offset)),
             ExprKind::Field(i) => return tables::FIELDS[*i].name.to_owned(),
             ExprKind::HasHeader(h) => format!("has {h:?}"),
             ExprKind::Has(e) => format!("has {}", self.expr(e)),

@@ -33,6 +33,32 @@ fn stmts_have_loop(body: &[Stmt]) -> bool {
     })
 }
 
+/// Calls `f` for every statement, outer ones first.
+pub fn each_stmt(body: &[Stmt], f: &mut dyn FnMut(&Stmt)) {
+    for s in body {
+        f(s);
+        match &s.kind {
+            StmtKind::If { then, otherwise, .. } => {
+                each_stmt(then, f);
+                each_stmt(otherwise, f);
+            }
+            StmtKind::While { body, .. }
+            | StmtKind::ForRange { body, .. }
+            | StmtKind::ForMap { body, .. }
+            | StmtKind::Unroll { body, .. }
+            | StmtKind::Block(body)
+            | StmtKind::Limit { body, .. } => each_stmt(body, f),
+            _ => {}
+        }
+        // A macro's value may come with statements.
+        stmt(s, &mut |e| {
+            if let ExprKind::Block { body, .. } = &e.kind {
+                each_stmt(body, &mut *f);
+            }
+        });
+    }
+}
+
 /// Calls `f` for every expression of the statements, outer ones first.
 pub fn stmts(body: &[Stmt], f: &mut dyn FnMut(&Expr)) {
     for s in body {
@@ -43,7 +69,7 @@ pub fn stmts(body: &[Stmt], f: &mut dyn FnMut(&Expr)) {
 /// Calls `f` for every expression of one statement, outer ones first.
 pub fn stmt(stmt: &Stmt, f: &mut dyn FnMut(&Expr)) {
     match &stmt.kind {
-        StmtKind::Expr(e) | StmtKind::SetVar { value: e, .. } => expr(e, f),
+        StmtKind::Expr(e) | StmtKind::SetVar { value: e, .. } | StmtKind::SetField { value: e, .. } => expr(e, f),
         StmtKind::SetMap { key, value, .. } | StmtKind::AddMap { key, value, .. } => {
             key.iter().for_each(|k| expr(k, f));
             expr(value, f);
@@ -73,7 +99,7 @@ pub fn stmt(stmt: &Stmt, f: &mut dyn FnMut(&Expr)) {
             stmts(body, f)
         }
         StmtKind::Return(e) | StmtKind::Exit { code: e } => e.iter().for_each(|e| expr(e, f)),
-        StmtKind::Break | StmtKind::Continue | StmtKind::Verdict(_) => {}
+        StmtKind::Break | StmtKind::Continue | StmtKind::Verdict(_) | StmtKind::Redirect { .. } => {}
     }
 }
 
@@ -132,6 +158,7 @@ pub fn children(e: &Expr, f: &mut dyn FnMut(&Expr)) {
         | ExprKind::Strlen(e)
         | ExprKind::InMap { value: e, .. }
         | ExprKind::Bswap { value: e, .. }
+        | ExprKind::PacketBytes { offset: e, .. }
         | ExprKind::TupleGet { base: e, .. } => f(e),
         ExprKind::Binary { left, right, .. }
         | ExprKind::Elvis {

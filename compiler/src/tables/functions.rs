@@ -91,6 +91,8 @@ pub enum FunctionKind {
     Has,
     Agg(AggKind),
     Verdict(Verdict),
+    Redirect,
+    Mirror,
 }
 
 /// Functions that only stand on the right of `@map = …`.
@@ -240,6 +242,8 @@ functions! {
     "pass" FunctionKind::Verdict(Verdict::Pass), 0..=0, Hooks::PACKET, "pass()", "lets the packet pass and ends the chain";
     "next" FunctionKind::Verdict(Verdict::Next), 0..=0, Hooks::TC, "next()", "leaves the packet to the next program";
     "tx" FunctionKind::Verdict(Verdict::Tx), 0..=0, Hooks::XDP, "tx()", "sends the packet out of the interface it came from";
+    "redirect" FunctionKind::Redirect, 1..=1, Hooks::of(&[Hook::Xdp, Hook::Tc]), "redirect(\"if\")", "sends the packet out of another interface and ends the block";
+    "mirror" FunctionKind::Mirror, 1..=1, Hooks::TC, "mirror(\"if\")", "sends a copy of the packet out of another interface; the block goes on";
     "allow" FunctionKind::Verdict(Verdict::Allow), 0..=0, Hooks::CGROUP, "allow()", "lets the packet or the system call go on";
     "deny" FunctionKind::Verdict(Verdict::Deny), 0..=0, Hooks::CGROUP, "deny()", "drops the packet, or refuses the system call with EPERM";
 }

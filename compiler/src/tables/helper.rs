@@ -40,3 +40,19 @@ pub const LOOP: u32 = 181;
 /// The number that was given where the program was attached; Linux 5.15.
 pub const GET_ATTACH_COOKIE: u32 = 174;
 pub const MAP_LOOKUP_PERCPU_ELEM: u32 = 195;
+pub const SKB_STORE_BYTES: u32 = 9;
+pub const L3_CSUM_REPLACE: u32 = 10;
+pub const L4_CSUM_REPLACE: u32 = 11;
+pub const CLONE_REDIRECT: u32 = 13;
+pub const SKB_VLAN_PUSH: u32 = 18;
+pub const SKB_VLAN_POP: u32 = 19;
+pub const REDIRECT: u32 = 23;
+pub const SKB_LOAD_BYTES: u32 = 26;
+pub const CSUM_DIFF: u32 = 28;
+pub const GET_SOCKET_COOKIE: u32 = 46;
+pub const XDP_ADJUST_META: u32 = 54;
+pub const SKB_CGROUP_ID: u32 = 79;
+/// Linux 5.18.
+pub const XDP_LOAD_BYTES: u32 = 189;
+/// Linux 5.18.
+pub const XDP_STORE_BYTES: u32 = 190;

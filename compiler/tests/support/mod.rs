@@ -180,6 +180,10 @@ impl KernelInfo for FixtureKernel {
         ["lo", "veth0", "veth1"].map(str::to_owned).to_vec()
     }
 
+    fn interface_kind(&self, name: &str) -> Option<String> {
+        (name == "veth1").then(|| "veth".to_owned())
+    }
+
     fn interfaces_in(&self, netns: &str) -> std::io::Result<Vec<String>> {
         match netns {
             "blue" => Ok(["lo", "veth0", "tun0", "can0"].map(str::to_owned).to_vec()),

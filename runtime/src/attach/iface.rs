@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::sys::netlink::{Link, Netlink};
 use crate::sys::{Result as SysResult, SysError, netns};
 use weir_compiler::hir::glob_match;
-use weir_compiler::object::{IfacePattern, LinkLayer};
+use weir_compiler::object::{Device, IfacePattern, LinkLayer};
 use weir_parser::Span;
 
 const ARPHRD_ETHER: u16 = 1;
@@ -85,6 +85,23 @@ pub fn resolve(pattern: &IfacePattern, span: Span) -> Result<Vec<Link>, Error> {
             netns: pattern.netns.clone(),
             known: names(netns).unwrap_or_default(),
             span,
+        }),
+    }
+}
+
+/// Finds the number of a device that packets are sent to.
+///
+/// # Errors
+/// When there is none of the name, or the network namespace cannot be entered.
+pub fn device(device: &Device) -> Result<u32, Error> {
+    let links = netns::run_in(device.netns.as_deref(), || Netlink::open().and_then(|mut n| n.links()))??;
+    match links.iter().find(|l| l.name == device.name) {
+        Some(link) => Ok(link.ifindex),
+        None => Err(Error::NoInterface {
+            pattern: device.name.clone(),
+            netns: device.netns.clone(),
+            known: links.into_iter().map(|l| l.name).collect(),
+            span: device.span,
         }),
     }
 }

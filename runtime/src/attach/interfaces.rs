@@ -8,12 +8,13 @@ use super::reaper::Reaper;
 use super::{Handle, Observer, iface, tc, xdp};
 use crate::error::{Error, Notice};
 use crate::sys::netlink::{Link, LinkMonitor, Netlink};
-use crate::sys::{Result as SysResult, SysError, netns};
+use crate::sys::{Result as SysResult, SysError, bpf, netns};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use weir_compiler::object::{Direction, IfacePattern, LinkLayer, XdpMode};
+use weir_compiler::tables::IFNAME_BYTES;
 use weir_parser::Span;
 
 /// How to get along with other programs on the same hooks.
@@ -66,6 +67,8 @@ pub struct Target {
     pub program: OwnedFd,
     pub pattern: IfacePattern,
     pub place: Place,
+    /// Where the program looks up the names of interfaces, if it does.
+    pub names: Option<OwnedFd>,
     pub span: Span,
 }
 
@@ -203,6 +206,14 @@ impl Interfaces {
     fn attach(&mut self, target: usize, link: &Link) -> Result<Handle, Error> {
         use std::os::fd::AsFd;
         let target = &self.targets[target];
+        if let Some(names) = &target.names {
+            // Before the first packet. A name is at most 15 bytes and its end.
+            let mut name = [0; IFNAME_BYTES as usize];
+            let bytes = link.name.as_bytes();
+            let n = bytes.len().min(name.len() - 1);
+            name[..n].copy_from_slice(&bytes[..n]);
+            bpf::map_update(names.as_fd(), &link.ifindex.to_ne_bytes(), &name, 0, "interface names")?;
+        }
         let attempt = Attempt {
             program: target.program.as_fd(),
             link,

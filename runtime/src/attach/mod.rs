@@ -27,7 +27,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use weir_compiler::kernel::{Feature, KernelInfo, Support};
-use weir_compiler::object::{Attach, AttachPoint, IfacePattern, LinkLayer, MissingProbes, Object, ProgramKind};
+use weir_compiler::object::{Attach, AttachPoint, IfacePattern, LinkLayer, MapRole, MissingProbes, Object, ProgramKind};
 use weir_parser::Span;
 
 /// Receives what a person should hear. Called from any thread.
@@ -77,6 +77,8 @@ pub struct Attacher<'a> {
     pub observer: &'a Observer,
     /// Says where each program is attached.
     pub verbose: bool,
+    /// Where programs look up the names of interfaces, if any does.
+    pub names: Option<OwnedFd>,
     pub attached: Attached,
 }
 
@@ -121,6 +123,7 @@ impl<'a> Attacher<'a> {
             kernel,
             observer,
             verbose: settings.verbose,
+            names: None,
             attached: Attached {
                 handles: Vec::new(),
                 interfaces: Interfaces::new(tcx, settings, observer, reaper_args),
@@ -130,6 +133,20 @@ impl<'a> Attacher<'a> {
             pid: None,
             left_out: None,
         }
+    }
+
+    /// Remembers where the programs of a script look up names.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn use_names(&mut self, object: &Object, loaded: &Loaded) -> Result<(), Error> {
+        let map = loaded.map_with(object, |role| matches!(role, MapRole::Interfaces));
+        self.names = map.map(|m| maps::dup(m.fd.as_fd(), &m.symbol)).transpose()?;
+        Ok(())
+    }
+
+    pub(crate) fn names(&self) -> Result<Option<OwnedFd>, Error> {
+        Ok(self.names.as_ref().map(|fd| maps::dup(fd.as_fd(), "interface names")).transpose()?)
     }
 
     pub(crate) fn push(&mut self, handle: Handle) {
@@ -272,6 +289,7 @@ impl<'a> Attacher<'a> {
             program: maps::dup(program, "program")?,
             pattern: pattern.clone(),
             place,
+            names: self.names()?,
             span,
         };
         self.attached.interfaces.add(target).map(drop)

@@ -301,6 +301,7 @@ impl Instance {
             program: crate::maps::dup(self.program.as_fd(), "program")?,
             pattern: self.iface.clone(),
             place: Place::Xdp(self.mode),
+            names: attacher.names()?,
             span,
         };
         attacher.attached.probes += attacher.attached.interfaces.add(target)?;

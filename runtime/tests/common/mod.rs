@@ -151,6 +151,7 @@ impl Builder {
             name: name.to_owned(),
             key: None,
             value: MapValue::Count,
+            initial: Vec::new(),
             span: span(),
         };
         self.map(&format!("AT_{name}"), MapKind::PerCpuArray, (4, 8, 1), role)

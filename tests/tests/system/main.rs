@@ -17,6 +17,7 @@ mod natives;
 mod one_liners;
 mod output;
 mod repl;
+mod rewrites;
 mod support;
 mod tracing;
 
@@ -45,6 +46,7 @@ fn main() {
         command_line::TESTS,
         environment::TESTS,
         output::TESTS,
+        rewrites::TESTS,
     ])
     .exit()
 }

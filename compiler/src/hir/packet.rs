@@ -1,0 +1,272 @@
+//! Packet fields that need more than their name: those with an offset, those known when the block is compiled, and
+//! assignments; sending packets elsewhere.
+
+use super::check::{Checker, nearest_name};
+use super::{Expr, ExprKind, StmtKind, Ty};
+use crate::object::{AttachPoint, Direction};
+use crate::tables::{self, FIELDS, Family, Field, FieldKind, FieldType, Header, Hook};
+use weir_parser::ast::{self, BinaryOp};
+use weir_parser::{Diagnostic, Span};
+
+impl Checker<'_> {
+    /// The text of a field that the attach point tells.
+    pub(super) fn known_field(&mut self, index: usize, span: Span) -> Option<Expr> {
+        let text = match FIELDS[index].kind {
+            FieldKind::Direction => {
+                self.site_dependent = true;
+                match self.point.as_ref()?.direction()? {
+                    Direction::Ingress => "ingress".to_owned(),
+                    Direction::Egress => "egress".to_owned(),
+                }
+            }
+            FieldKind::IfName => {
+                let iface = self.point.as_ref()?.iface()?;
+                if iface.pattern.contains(['*', '?', '[']) {
+                    return None;
+                }
+                let name = iface.pattern.clone();
+                self.site_dependent = true;
+                name
+            }
+            _ => return None,
+        };
+        let cap = tables::IFNAME_BYTES.max(u32::try_from(text.len() + 1).unwrap_or(0));
+        Some(Self::make(ExprKind::Str(text.into_bytes()), Ty::Str { cap }, span))
+    }
+
+    /// Says where the number that XDP leaves can be read.
+    pub(super) fn reads_meta(&mut self, span: Span) -> bool {
+        if self.hook == Hook::Tc && self.point.as_ref().and_then(AttachPoint::direction) == Some(Direction::Ingress) {
+            return true;
+        }
+        let d = if self.hook == Hook::Xdp {
+            Diagnostic::error("write-only-field", span, "`pkt.meta` can only be written in an `xdp` block")
+                .help("keep the number in a variable: `$x = 7; pkt.meta = $x;`")
+        } else {
+            Diagnostic::error("not-at-this-hook", span, "`pkt.meta` is gone when a packet leaves")
+                .label("available in `tc` ingress, of the interface whose `xdp` block has written it")
+        };
+        self.error(d.help("read it in a `tc:IFACE:ingress` block"));
+        false
+    }
+
+    /// `pkt.u16[off]`: `None` for an index of anything else.
+    pub(super) fn packet_index(&mut self, base: &ast::Expr, index: &ast::Expr, span: Span) -> Option<Expr> {
+        let path = Self::dotted(base)?;
+        let field = &FIELDS[tables::field(&path)?];
+        let FieldKind::At { bytes } = field.kind else { return None };
+        if self.defines.contains_key("pkt") {
+            return None;
+        }
+        if !field.hooks.contains(self.hook) {
+            let d = Diagnostic::error(
+                "not-at-this-hook",
+                base.span,
+                format!("`{path}` is not available in {} block", self.hook.with_article()),
+            );
+            self.error(d.label(format!("available in {}", field.hooks)));
+            return Some(self.failed(span));
+        }
+        let offset = self.expr(index);
+        match (&offset.ty, &offset.kind) {
+            (Ty::Error, _) => return Some(self.failed(span)),
+            (Ty::Int { .. }, ExprKind::Int(n)) if !(0..=0xffff).contains(n) => {
+                let message = format!("an offset in a packet is from 0 to 65535, found {n}");
+                self.error(Diagnostic::error("out-of-range", offset.span, message));
+                return Some(self.failed(span));
+            }
+            (Ty::Int { .. }, _) => {}
+            (other, _) => {
+                let message = format!("an offset is an integer, found `{other}`");
+                self.error(Diagnostic::error("operand-type", offset.span, message));
+                return Some(self.failed(span));
+            }
+        }
+        let kind = ExprKind::PacketBytes {
+            offset: Box::new(offset),
+            bytes,
+        };
+        let ty = Ty::Int {
+            bits: bytes * 8,
+            signed: false,
+        };
+        Some(Self::make(kind, ty, span))
+    }
+
+    /// The packet field that an expression names, as the target of an assignment.
+    pub(super) fn field_target(&self, target: &ast::Expr) -> Option<usize> {
+        let path = match &target.kind {
+            ast::ExprKind::Index { base, .. } => Self::dotted(base)?,
+            _ => Self::dotted(target)?,
+        };
+        let first = path.split(['.', '[']).next().unwrap_or_default();
+        if self.defines.contains_key(first) || self.alias(first).is_some() {
+            return None;
+        }
+        tables::field(&path)
+    }
+
+    pub(super) fn assign_field(
+        &mut self,
+        index: usize,
+        target: &ast::Expr,
+        op: Option<BinaryOp>,
+        value: &ast::Expr,
+        span: Span,
+    ) -> Option<StmtKind> {
+        let field = &FIELDS[index];
+        if !field.hooks.contains(self.hook) && !field.writable.contains(self.hook) {
+            self.packet_field(index, target.span);
+            return None;
+        }
+        if !field.writable.contains(self.hook) {
+            self.read_only(field, target.span);
+            return None;
+        }
+        let in_packet = !matches!(field.kind, FieldKind::Context { .. } | FieldKind::Meta);
+        if self.callbacks > 0 && in_packet {
+            let d = Diagnostic::error(
+                "write-in-loop",
+                span,
+                format!("`{}` cannot be assigned to inside a loop", field.name),
+            );
+            self.error(d.help("assign the result to a variable, and the variable to the field behind the loop; `unroll` works, too"));
+            return None;
+        }
+        if op.is_some() && field.kind == FieldKind::Meta {
+            self.reads_meta(target.span);
+            return None;
+        }
+        let value = match op {
+            None => self.value(value),
+            Some(op) => self.binary(op, target, value, span),
+        };
+        let ty = match field.ty {
+            FieldType::Inet => Ty::Inet,
+            FieldType::Mac => Ty::Mac,
+            _ => Ty::U64,
+        };
+        let value = self.adapt(value, &ty);
+        if value.ty == Ty::Error || !self.fits_family(field, &value) {
+            return None;
+        }
+        let fits = if ty == Ty::U64 { value.ty.is_int() } else { value.ty == ty };
+        if !fits {
+            let expected = match field.ty {
+                FieldType::Inet => "an address",
+                FieldType::Mac => "a MAC address",
+                _ => "an integer",
+            };
+            let message = format!("`{}` takes {expected}, found `{}`", field.name, value.ty);
+            self.error(Diagnostic::error("operand-type", value.span, message));
+            return None;
+        }
+        if let ExprKind::Int(n) = value.kind {
+            let most = greatest(field);
+            if !(0..=most).contains(&n) {
+                let message = format!("`{}` is from 0 to {most}, found {n}", field.name);
+                self.error(Diagnostic::error("out-of-range", value.span, message));
+                return None;
+            }
+        }
+        Some(StmtKind::SetField { field: index, value })
+    }
+
+    fn read_only(&mut self, field: &Field, span: Span) {
+        let d = if field.writable == tables::Hooks::of(&[]) {
+            let d = Diagnostic::error("read-only-field", span, format!("`{}` cannot be assigned to", field.name));
+            match field.name {
+                "port.src" => d.help("`tcp.sport` and `udp.sport` can"),
+                "port.dst" => d.help("`tcp.dport` and `udp.dport` can"),
+                name if name.starts_with("tcp.") && field.ty == FieldType::Bool => d.help("`tcp.flags` can, all flags at once"),
+                _ => {
+                    let group = field.name.split('.').next().unwrap_or_default();
+                    let of_group = |f: &&Field| f.name.split('.').next() == Some(group) && f.writable.contains(self.hook);
+                    let names: Vec<String> = FIELDS.iter().filter(of_group).map(|f| format!("`{}`", f.name)).collect();
+                    if names.is_empty() {
+                        d
+                    } else {
+                        d.help(format!("of `{group}` these can: {}", names.join(", ")))
+                    }
+                }
+            }
+        } else {
+            let message = format!("`{}` cannot be assigned to in {} block", field.name, self.hook.with_article());
+            Diagnostic::error("read-only-field", span, message).label(format!("it can be in {}", field.writable))
+        };
+        self.error(d);
+    }
+
+    /// Says that an address is of a family that the field never has.
+    pub(super) fn fits_family(&mut self, field: &Field, value: &Expr) -> bool {
+        let ExprKind::Inet { v6, .. } = value.kind else { return true };
+        self.same_family(field, v6, value.span)
+    }
+
+    pub(super) fn same_family(&mut self, field: &Field, v6: bool, span: Span) -> bool {
+        let wanted = match field.kind {
+            FieldKind::Ip {
+                family: family @ (Family::V4 | Family::V6),
+                ..
+            } => family,
+            FieldKind::Inet4At { header: Header::Arp, .. } => Family::V4,
+            _ => return true,
+        };
+        if wanted.has(v6) {
+            return true;
+        }
+        let name = |v6: bool| if v6 { "IPv6" } else { "IPv4" };
+        let message = format!("`{}` is an {} address, this is {}", field.name, name(!v6), name(v6));
+        let d = Diagnostic::error("address-family", span, message);
+        let d = match field.name.split_once('.') {
+            Some(("ip4" | "ip6", part)) => d.help(format!("`ip{}.{part}` or `ip.{part}`", if v6 { 6 } else { 4 })),
+            _ => d,
+        };
+        self.error(d);
+        false
+    }
+
+    /// `redirect("if")`, `mirror("if")`.
+    pub(super) fn redirect(&mut self, name: &ast::Expr, mirror: bool) -> Option<StmtKind> {
+        let value = self.expr(name);
+        let function = if mirror { "mirror" } else { "redirect" };
+        let ExprKind::Str(text) = &value.kind else {
+            if value.ty != Ty::Error {
+                let d = Diagnostic::error(
+                    "argument-type",
+                    name.span,
+                    format!("`{function}` takes the name of an interface as a string literal"),
+                );
+                self.error(d.help(format!("`{function}(\"eth1\")`")));
+            }
+            return None;
+        };
+        let device = String::from_utf8_lossy(text).into_owned();
+        let elsewhere = self.point.as_ref().and_then(AttachPoint::iface).is_some_and(|i| i.netns.is_some());
+        if !elsewhere {
+            let interfaces = self.kernel.interfaces();
+            if !interfaces.contains(&device) {
+                let d = Diagnostic::error("no-interface", name.span, format!("there is no interface `{device}`"));
+                let d = match nearest_name(&device, interfaces.iter().map(String::as_str)) {
+                    Some(near) => d.help(format!("did you mean `{near}`?")),
+                    None => d.help(format!("there are `{}`", interfaces.join("`, `"))),
+                };
+                self.error(d);
+                return None;
+            }
+        }
+        Some(StmtKind::Redirect { device, mirror })
+    }
+}
+
+/// The greatest number that fits into a field.
+fn greatest(field: &Field) -> i64 {
+    match (field.name, field.ty) {
+        ("vlan.id", _) => 0xfff,
+        ("vlan.prio", _) => 7,
+        (_, FieldType::U8) => 0xff,
+        (_, FieldType::U16) => 0xffff,
+        (_, FieldType::U32) => 0xffff_ffff,
+        _ => i64::MAX,
+    }
+}

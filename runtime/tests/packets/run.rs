@@ -1,0 +1,205 @@
+//! Compiles, loads and runs a script on frames, with and without the optimiser.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use weir_compiler::kernel::KernelInfo;
+use weir_compiler::object::{MapRole, Object};
+use weir_compiler::pipeline::{Options, Source, compile};
+use weir_runtime::Kernel;
+use weir_runtime::format::Context;
+use weir_runtime::load::load;
+
+pub const XDP_DROP: u32 = 1;
+pub const XDP_PASS: u32 = 2;
+pub const TC_UNSPEC: u32 = u32::MAX;
+pub const TC_SHOT: u32 = 2;
+
+/// A `bpf()` attribute for `BPF_PROG_TEST_RUN`, `struct bpf_attr.test` of `include/uapi/linux/bpf.h`.
+#[repr(C)]
+#[derive(Default)]
+pub struct TestRun {
+    prog_fd: u32,
+    retval: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    ctx_size_in: u32,
+    ctx_size_out: u32,
+    ctx_in: u64,
+    ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    pad: u32,
+}
+
+/// `struct xdp_md`: with its end before that of the frame, the rest is in fragments (Linux 6.18).
+#[repr(C)]
+#[derive(Default)]
+struct XdpMd {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
+/// What came out of one run.
+pub struct Ran {
+    pub verdict: u32,
+    pub frame: Vec<u8>,
+}
+
+/// Runs a program on a frame; with `linear`, only so many bytes of it lie in the first buffer.
+pub fn test_run(prog: BorrowedFd<'_>, frame: &[u8], linear: Option<usize>) -> std::io::Result<Ran> {
+    const BPF_PROG_TEST_RUN: i32 = 10;
+    // Both hooks refuse frames without a whole Ethernet header.
+    assert!(frame.len() >= 14);
+    let mut out = vec![0_u8; frame.len() + 512];
+    let context = XdpMd {
+        data_end: u32::try_from(linear.unwrap_or(0)).unwrap(),
+        ..XdpMd::default()
+    };
+    let mut attr = TestRun {
+        prog_fd: u32::try_from(prog.as_raw_fd()).unwrap(),
+        data_size_in: u32::try_from(frame.len()).unwrap(),
+        data_size_out: u32::try_from(out.len()).unwrap(),
+        data_in: frame.as_ptr() as u64,
+        data_out: out.as_mut_ptr() as u64,
+        ..TestRun::default()
+    };
+    if linear.is_some() {
+        attr.ctx_in = (&raw const context) as u64;
+        attr.ctx_size_in = u32::try_from(size_of::<XdpMd>()).unwrap();
+    }
+    // SAFETY: the attribute points to live buffers of the given sizes.
+    let r = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size_of::<TestRun>()) };
+    if r != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    out.truncate(usize::try_from(attr.data_size_out).unwrap());
+    Ok(Ran {
+        verdict: attr.retval,
+        frame: out,
+    })
+}
+
+/// Whether this process may load programs at all.
+pub fn allowed() -> bool {
+    // SAFETY: plain system call without pointers.
+    if unsafe { libc::geteuid() } == 0 {
+        return true;
+    }
+    eprintln!("skipped: loading BPF programs needs root");
+    false
+}
+
+pub struct Result {
+    pub verdicts: Vec<u32>,
+    /// As the program left them.
+    pub frames: Vec<Vec<u8>>,
+    pub maps: String,
+}
+
+pub fn compiled(script: &str, optimise: bool) -> Object {
+    let source = Source {
+        name: "stdin".to_owned(),
+        text: script.to_owned(),
+    };
+    let kernel = Kernel::new();
+    let output = compile(
+        &source,
+        &kernel as &dyn KernelInfo,
+        &Options {
+            optimise,
+            ..Options::default()
+        },
+    );
+    let errors: Vec<_> = output.diagnostics.iter().filter(|d| d.is_error()).collect();
+    output
+        .object
+        .unwrap_or_else(|| panic!("{script}\n{errors:#?}\n{:?}", output.internal))
+}
+
+/// Runs the frames through the first packet program of the script.
+pub fn run(script: &str, frames: &[Vec<u8>]) -> Result {
+    let [with, without] = [true, false].map(|optimise| run_one(script, frames, optimise, None));
+    assert_eq!(with.verdicts, without.verdicts, "the optimiser changed the verdicts of {script}");
+    assert_eq!(with.maps, without.maps, "the optimiser changed the maps of {script}");
+    assert_eq!(with.frames, without.frames, "the optimiser changed what {script} writes");
+    with
+}
+
+pub fn run_one(script: &str, frames: &[Vec<u8>], optimise: bool, linear: Option<usize>) -> Result {
+    let object = compiled(script, optimise);
+    let loaded = load(&object, &|_, _| None).unwrap_or_else(|e| match e {
+        weir_runtime::Error::Rejected { log, .. } => panic!("{script}\n{log}"),
+        other => panic!("{script}\n{other}"),
+    });
+    // Where there is no tcx, programs pass everything unless their owner says regularly that it lives.
+    if let Some(map) = loaded.map_with(&object, |role| matches!(role, MapRole::Heartbeat)) {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the kernel writes one timespec.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+        let beat = u64::try_from(now.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap();
+        weir_runtime::sys::bpf::map_update(map.fd.as_fd(), &0_u32.to_ne_bytes(), &beat.to_ne_bytes(), 0, "heartbeat").unwrap();
+    }
+    let ran: Vec<Ran> = frames
+        .iter()
+        .map(|f| {
+            test_run(loaded.programs[0].as_fd(), f, linear.filter(|n| *n < f.len())).unwrap_or_else(|e| panic!("{script}\ntest run: {e}"))
+        })
+        .collect();
+    let mut text = Vec::new();
+    let context = Context::default();
+    for (spec, map) in object.maps.iter().zip(&loaded.maps) {
+        if let MapRole::User { name, key, value, .. } = &spec.role {
+            let mut snapshot = map.snapshot(name, key.as_ref(), value, true).unwrap();
+            snapshot.sort();
+            weir_runtime::format::map::text(&snapshot, 0, 1, &context, &mut text);
+        }
+    }
+    Result {
+        verdicts: ran.iter().map(|r| r.verdict).collect(),
+        frames: ran.into_iter().map(|r| r.frame).collect(),
+        maps: String::from_utf8(text).unwrap().split_whitespace().collect::<Vec<_>>().join(" "),
+    }
+}
+
+/// The same block at both hooks: `{}` in the script stands for the attach point. Returns XDP's result after checking that TC's maps
+/// are the same and that both dropped the same packets.
+pub fn both(block: &str, frames: &[Vec<u8>]) -> Result {
+    let xdp = run(&format!("xdp:lo {block}"), frames);
+    let tc = run(&format!("tc:lo:ingress {block}"), frames);
+    assert_eq!(xdp.maps, tc.maps, "{block}");
+    assert_eq!(xdp.frames, tc.frames, "{block}");
+    let dropped = |r: &Result, code| r.verdicts.iter().map(|v| *v == code).collect::<Vec<_>>();
+    assert_eq!(dropped(&xdp, XDP_DROP), dropped(&tc, TC_SHOT), "{block}");
+    xdp
+}
+
+pub fn drops(predicate: &str, frames: &[Vec<u8>]) -> Vec<bool> {
+    both(&format!("/{predicate}/ {{ drop(); }}"), frames)
+        .verdicts
+        .iter()
+        .map(|v| *v == XDP_DROP)
+        .collect()
+}
+
+/// Whether a test run can put a part of the frame into fragments.
+pub fn can_split() -> bool {
+    let object = compiled("xdp:lo { pass(); }", true);
+    let loaded = load(&object, &|_, _| None).unwrap();
+    let mut frame = crate::frames::tcp4(1);
+    frame.resize(200, 0);
+    match test_run(loaded.programs[0].as_fd(), &frame, Some(20)) {
+        Ok(_) => true,
+        Err(e) => {
+            eprintln!("skipped: this kernel's test runs put nothing into fragments ({e})");
+            false
+        }
+    }
+}
