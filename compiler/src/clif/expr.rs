@@ -114,7 +114,7 @@ impl<'h> Generator<'_, 'h> {
                     };
                 }
                 let n = match (&value.repr, &inner.ty) {
-                    (Repr::Mem { pointer, .. }, Ty::Kept(array)) => self.load_bytes(*pointer, array.size()),
+                    (Repr::Mem { pointer, .. }, Ty::Kept(array)) => self.load_sized(*pointer, array.size()),
                     _ => self.as_int(&value),
                 };
                 if let Ty::Kept(array @ crate::types::Type::Array { .. }) = &e.ty {
@@ -555,7 +555,7 @@ impl<'h> Generator<'_, 'h> {
     }
 
     /// Up to eight bytes of memory as a number.
-    fn load_bytes(&mut self, pointer: Value, size: u32) -> Value {
+    fn load_sized(&mut self, pointer: Value, size: u32) -> Value {
         if matches!(size, 1 | 2 | 4) {
             return self.load(pointer, 0, size);
         }
