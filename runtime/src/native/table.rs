@@ -93,7 +93,8 @@ fn end_of<K: Key>(key: &K, ttl: u64, now: u64) -> u64 {
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    let spread = u128::from(ttl / SPREAD) * u128::from(hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) >> 32;
+    let fraction = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let spread = (u128::from(ttl / SPREAD) * u128::from(fraction)) >> 32;
     now.saturating_add(ttl)
         .saturating_add(u64::try_from(spread).unwrap_or(0))
         .min(NEVER - 1)
