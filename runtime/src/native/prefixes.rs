@@ -121,6 +121,10 @@ impl Prefixes {
     fn add_line(&mut self, line: &str) -> Result<(), String> {
         let mut words = line.split_whitespace();
         let Some(prefix) = words.next() else { return Ok(()) };
+        if prefix.split('/').next().is_none_or(|a| a.parse::<IpAddr>().is_err()) {
+            // Whatever this line is, it is not a prefix with something behind it.
+            return self.add(line.trim(), None);
+        }
         let mut ttl = None;
         for word in words {
             let time = word
@@ -305,6 +309,10 @@ mod tests {
         assert_eq!(
             error("10.0.0.0/33"),
             (1, "expected a prefix length from 0 to 32, found `33`".to_owned())
+        );
+        assert_eq!(
+            error("not an address # x").1,
+            "expected an address or a prefix, found `not an address`"
         );
         assert_eq!(error("10.0.0.0/+8").0, 1);
         assert_eq!(
