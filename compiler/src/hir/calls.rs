@@ -83,7 +83,7 @@ impl Checker<'_> {
             FunctionKind::Ntop => self.ntop(args, span),
             FunctionKind::Buf => self.buf_call(args, span),
             FunctionKind::Strncmp => self.strncmp(args, span).unwrap_or_else(|| self.failed(span)),
-            FunctionKind::Strcontains => self.strcontains(args, span).unwrap_or_else(|| self.failed(span)),
+            FunctionKind::Strcontains => self.search("strcontains", args, span).unwrap_or_else(|| self.failed(span)),
             FunctionKind::Strlen => match self.text(&args[0], "strlen") {
                 Some(text) => Self::make(ExprKind::Strlen(Box::new(text)), Ty::U64, span),
                 None => self.failed(span),
@@ -423,7 +423,7 @@ impl Checker<'_> {
 
     /// `strstr(text, part)`
     fn strstr(&mut self, args: &[ast::Arg], span: Span) -> Option<Expr> {
-        let found = self.strcontains(args, span)?;
+        let found = self.search("strstr", args, span)?;
         let ExprKind::Strcontains { text, part, .. } = found.kind else {
             return None;
         };
@@ -494,8 +494,8 @@ impl Checker<'_> {
         Some(Self::make(kind, Ty::U64, span))
     }
 
-    fn strcontains(&mut self, args: &[ast::Arg], span: Span) -> Option<Expr> {
-        let (text, part) = (self.text(&args[0], "strcontains"), self.text(&args[1], "strcontains"));
+    fn search(&mut self, function: &str, args: &[ast::Arg], span: Span) -> Option<Expr> {
+        let (text, part) = (self.text(&args[0], function), self.text(&args[1], function));
         let (text, part) = (text?, part?);
         if let Ty::Str { cap } = part.ty
             && cap > MAX_PART_BYTES
@@ -503,7 +503,7 @@ impl Checker<'_> {
             let d = Diagnostic::error(
                 "string-too-long",
                 part.span,
-                format!("`strcontains` looks for at most {} bytes, found room for {cap}", MAX_PART_BYTES - 1),
+                format!("`{function}` looks for at most {} bytes, found room for {cap}", MAX_PART_BYTES - 1),
             )
             .help(format!("`str(p, {})` reads less", MAX_PART_BYTES - 1));
             self.error(d);

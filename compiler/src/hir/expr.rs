@@ -861,6 +861,8 @@ impl Checker<'_> {
                 CTy::Array { elem, .. } if *elem == CTy::Char => elem,
                 other => Box::new(other),
             };
+            // Only where a pointer starts does the kernel know its type.
+            let space = if space == Space::Btf { Space::Kernel } else { space };
             Ty::Ptr { to, space }
         };
         match value.kind {

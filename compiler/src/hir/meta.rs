@@ -302,7 +302,7 @@ impl Checker<'_> {
             return None;
         };
         let space = match pointer.ty {
-            Ty::Ptr { space, .. } => space,
+            Ty::Ptr { space: Space::User, .. } => Space::User,
             _ => Space::Kernel,
         };
         let number = Self::make(ExprKind::Convert(Box::new(pointer)), Ty::U64, span);

@@ -1,6 +1,6 @@
 //! Types at run time: structs of the script and of the kernel, arrays, addresses, widths of integers.
 
-use super::{Kernel, KernelInfo, json, prints, root, run, run_with};
+use super::{Kernel, KernelInfo, OutputFormat, json, prints, root, run, run_one, run_with};
 
 /// Whether the test can run: root, and a kernel with types.
 fn typed() -> bool {
@@ -83,7 +83,13 @@ fn whole_structs_are_printed_and_kept() {
     let out = json("begin { print(curtask->tasks); }");
     assert!(out.contains(r#""data": {"next": "0x"#), "{out}");
     // A nested one, with an array.
-    let out = run("begin { print(*curtask->nsproxy); print(curtask->signal->rlim[3]); }");
+    // The counter in it changes from run to run.
+    let out = run_one(
+        "begin { print(*curtask->nsproxy); print(curtask->signal->rlim[3]); }",
+        OutputFormat::Text,
+        true,
+        &[],
+    );
     assert!(out.starts_with("{ .count = { .refs = { .counter = "), "{out}");
     assert!(out.contains("{ .rlim_cur = ") && out.contains(", .rlim_max = "), "{out}");
 }
@@ -123,7 +129,7 @@ fn addresses_of_variables_maps_and_members() {
     );
     prints(
         "$s = \"hello\"; $p = &$s; print(str($p, 3)); print(str($p + 1)); @t = \"text\"; print(str(&@t));",
-        "hel..\nello\ntext\n@t: text",
+        "hel\nello\ntext\n@t: text",
     );
     // In a program with loops, variables lie elsewhere.
     prints("$x = 1; $p = &$x; for ($i : 0..3) { $x += 2; } print(*$p);", "7");
