@@ -5,11 +5,11 @@ use crate::render::{Failure, Renderer};
 use crate::{out, source};
 use std::fmt::Write;
 use std::process::ExitCode;
-use weir_compiler::hir::glob_match;
+use weir_compiler::btf::{Btf, BtfType, TypeId};
+use weir_compiler::hir::{self, glob_match};
 use weir_compiler::kernel::{Feature, KernelInfo, Support, TracepointField};
 use weir_compiler::object::Direction;
-use weir_compiler::tables::CGROUP_HOOKS;
-use weir_compiler::tables::{PROVIDERS, Provider, provider};
+use weir_compiler::tables::{CGROUP_HOOKS, COUNTERS, PROVIDERS, Provider, provider};
 use weir_parser::{SourceId, ast};
 use weir_runtime::Kernel;
 
@@ -78,87 +78,304 @@ fn normalise(pattern: &str) -> (String, Vec<&'static Provider>) {
         };
         return (full, vec![known]);
     }
-    // Every kretprobe is a kprobe, too: a pattern that names neither lists them once.
-    let wanted = |p: &&Provider| p.name != "kretprobe" && (rest.is_none() || glob_match(first, p.name));
+    // Every place of a kretprobe has a kprobe, too, and so on: a pattern that names neither lists them once.
+    let wanted = |p: &&Provider| !matches!(p.name, "kretprobe" | "fexit" | "uretprobe") && (rest.is_none() || glob_match(first, p.name));
     (pattern.to_owned(), PROVIDERS.iter().filter(wanted).collect())
 }
 
-fn list(pattern: &str, kernel: &Kernel, verbose: bool, text: &mut String) -> Result<(), Failure> {
-    let (pattern, providers) = normalise(pattern);
-    let only = providers.len() == 1;
-    let mut add = |name: String, fields: &dyn Fn() -> Vec<TracepointField>| {
-        if glob_match(&pattern, &name) {
-            // Writing to a `String` cannot fail.
-            let _ = writeln!(text, "{name}");
-            if verbose {
-                fields().iter().filter(|f| !f.name.starts_with("common_")).for_each(|f| {
-                    let _ = writeln!(text, "    {}", declaration(f));
-                });
+/// What a list is made of, and what is missing from it.
+struct List<'a> {
+    kernel: &'a Kernel,
+    pattern: String,
+    verbose: bool,
+    /// Whether one probe type was asked for: then what stands in the way is an error.
+    only: bool,
+    text: String,
+    /// Why some probe types are not in it.
+    missing: Vec<String>,
+}
+
+impl List<'_> {
+    fn add(&mut self, name: &str, arguments: impl FnOnce() -> Vec<String>) {
+        if glob_match(&self.pattern, name) {
+            self.put(name, arguments);
+        }
+    }
+
+    fn put(&mut self, name: &str, arguments: impl FnOnce() -> Vec<String>) {
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(self.text, "{name}");
+        if self.verbose {
+            for line in arguments() {
+                let _ = writeln!(self.text, "    {line}");
             }
         }
-    };
-    let none = || Vec::new();
-    for provider in providers {
+    }
+
+    /// A probe type that cannot be listed: an error when it alone was asked for.
+    fn cannot(&mut self, what: &str, why: &str) -> Result<(), Failure> {
+        if self.only {
+            return Err(Failure::new(format!("cannot list {what}: {why}")));
+        }
+        self.missing.push(format!("{what} are not in it: {why}"));
+        Ok(())
+    }
+
+    fn provider(&mut self, provider: &'static Provider) -> Result<(), Failure> {
+        let kernel = self.kernel;
+        let none = Vec::new;
         match provider.name {
             "tracepoint" => {
-                if only && let Support::No(why) | Support::Unknown(why) = kernel.feature(Feature::Tracefs) {
-                    return Err(Failure::new(format!("cannot list tracepoints: {why}")));
+                if let Support::No(why) | Support::Unknown(why) = kernel.feature(Feature::Tracefs) {
+                    return self.cannot("tracepoints", &why);
                 }
                 for (category, name) in kernel.tracepoints() {
-                    add(format!("tracepoint:{category}:{name}"), &|| {
-                        kernel.tracepoint(&category, &name).unwrap_or_default()
+                    self.add(&format!("tracepoint:{category}:{name}"), || {
+                        let fields = kernel.tracepoint(&category, &name).unwrap_or_default();
+                        let own = fields.iter().filter(|f| !f.name.starts_with("common_"));
+                        own.map(declaration).collect()
+                    });
+                }
+            }
+            "rawtracepoint" => {
+                let Some(btf) = kernel.btf() else {
+                    return self.cannot("raw tracepoints", "the kernel has no BTF");
+                };
+                let mut names: Vec<&str> = btf.typedef_names().filter_map(|n| n.strip_prefix("btf_trace_")).collect();
+                names.sort_unstable();
+                for name in names {
+                    self.add(&format!("rawtracepoint:{name}"), || {
+                        let parameters = hir::raw_parameters(btf, name).unwrap_or_default();
+                        parameters.iter().map(|p| typed(btf, p.ty, &p.name)).collect()
                     });
                 }
             }
             "kprobe" | "kretprobe" => match kernel.feature(Feature::Kprobe) {
-                Support::No(why) if only => {
+                Support::No(why) if self.only => {
                     return Err(
                         Failure::new(format!("this kernel has no kprobes ({why})")).help("list tracepoints: `weir -l 'tracepoint:*'`")
                     );
                 }
                 Support::No(_) => {}
                 Support::Yes | Support::Unknown(_) => {
-                    kernel
-                        .functions()
-                        .into_iter()
-                        .for_each(|f| add(format!("{}:{f}", provider.name), &none));
+                    let parts = self.pattern.matches(':').count();
+                    for (module, function) in kernel.functions_by_module() {
+                        // As it was asked for: with the module or without.
+                        let name = if parts > 1 {
+                            format!("{}:{module}:{function}", provider.name)
+                        } else {
+                            format!("{}:{function}", provider.name)
+                        };
+                        self.add(&name, none);
+                    }
                 }
             },
-            "xdp" => kernel.interfaces().into_iter().for_each(|i| add(format!("xdp:{i}"), &none)),
+            "fentry" | "fexit" => self.fentry(provider.name)?,
+            "iter" => {
+                let Some(btf) = kernel.btf() else {
+                    return self.cannot("iterators", "the kernel has no BTF");
+                };
+                for kind in hir::iterators(btf) {
+                    self.add(&format!("iter:{kind}"), || {
+                        let context = btf.find_struct(&format!("bpf_iter__{kind}"));
+                        let fields = context.map(|id| btf.fields(id)).unwrap_or_default();
+                        fields.iter().map(|(name, f)| typed(btf, f.ty, &format!("ctx.{name}"))).collect()
+                    });
+                }
+            }
+            "software" | "hardware" => {
+                let hardware = provider.name == "hardware";
+                if let (true, Support::No(why)) = (hardware, kernel.feature(Feature::Pmu)) {
+                    return if self.only { self.cannot("hardware events", &why) } else { Ok(()) };
+                }
+                for counter in COUNTERS.iter().filter(|c| c.hardware == hardware) {
+                    self.add(&format!("{}:{}:{}", provider.name, counter.name, counter.default_count), none);
+                }
+            }
+            "uprobe" | "uretprobe" | "usdt" => self.file(provider)?,
+            "xdp" => kernel.interfaces().into_iter().for_each(|i| self.add(&format!("xdp:{i}"), none)),
             "tc" => {
                 for iface in kernel.interfaces() {
                     for direction in [Direction::Ingress, Direction::Egress] {
                         let word = if direction == Direction::Ingress { "ingress" } else { "egress" };
-                        add(format!("tc:{iface}:{word}"), &none);
+                        self.add(&format!("tc:{iface}:{word}"), none);
                     }
                 }
             }
             "cgroup" => {
                 for path in kernel.cgroups_below("/") {
-                    CGROUP_HOOKS.iter().for_each(|h| add(format!("cgroup:{path}:{}", h.name), &none));
+                    CGROUP_HOOKS
+                        .iter()
+                        .for_each(|h| self.add(&format!("cgroup:{path}:{}", h.name), none));
                 }
             }
             "cgroup_skb" => {
                 for path in kernel.cgroups_below("/") {
                     ["ingress", "egress"]
                         .into_iter()
-                        .for_each(|d| add(format!("cgroup_skb:{path}:{d}"), &none));
+                        .for_each(|d| self.add(&format!("cgroup_skb:{path}:{d}"), none));
                 }
             }
-            // These have no list of places: their form says what can be written.
-            _ => {
-                for form in provider.form.split(" | ") {
-                    let full = if form.starts_with(provider.name) {
-                        form.to_owned()
-                    } else {
-                        format!("{}:{form}", provider.name)
-                    };
-                    add(full, &none);
+            _ => self.forms(provider),
+        }
+        Ok(())
+    }
+
+    /// What has no list of places: the form says what can be written.
+    fn forms(&mut self, provider: &Provider) {
+        for form in provider.form.split(" | ") {
+            let full = if form.starts_with(provider.name) {
+                form.to_owned()
+            } else {
+                format!("{}:{form}", provider.name)
+            };
+            self.add(&full, Vec::new);
+        }
+    }
+
+    fn fentry(&mut self, word: &str) -> Result<(), Failure> {
+        let kernel = self.kernel;
+        if let Support::No(why) = kernel.feature(Feature::Fentry) {
+            return if self.only {
+                self.cannot(&format!("`{word}`"), &format!("this kernel has none ({why})"))
+            } else {
+                Ok(())
+            };
+        }
+        let Some(btf) = kernel.btf() else {
+            return self.cannot("functions with types", "the kernel has no BTF");
+        };
+        let typed_functions: std::collections::HashSet<&str> = btf.func_names().collect();
+        for function in kernel.functions() {
+            if !typed_functions.contains(function.as_str()) {
+                continue;
+            }
+            // Written with and without the module.
+            let name = if self.pattern.matches(':').count() > 1 {
+                format!("{word}:vmlinux:{function}")
+            } else {
+                format!("{word}:{function}")
+            };
+            self.add(&name, || {
+                let Some(BtfType::Func { proto, .. }) = btf.find_func(&function).and_then(|id| btf.type_by_id(id)) else {
+                    return Vec::new();
+                };
+                let (parameters, _, ret) = hir::parameters(btf, proto, 0);
+                let mut lines: Vec<String> = parameters.iter().map(|p| typed(btf, p.ty, &p.name)).collect();
+                if word == "fexit" {
+                    lines.push(typed(btf, ret, "retval"));
+                }
+                lines
+            });
+        }
+        Ok(())
+    }
+
+    /// Places in a program or library, which the pattern must name.
+    fn file(&mut self, provider: &'static Provider) -> Result<(), Failure> {
+        let pattern = self.pattern.clone();
+        let mut parts = pattern.splitn(3, ':').skip(1);
+        let (Some(binary), Some(place)) = (parts.next(), parts.next()) else {
+            // Every file of the machine has some.
+            self.forms(provider);
+            return Ok(());
+        };
+        if !self.only {
+            return Ok(());
+        }
+        let paths = self.kernel.binaries(binary).map_err(Failure::new)?;
+        for path in paths {
+            if provider.name == "usdt" {
+                let probes = self.kernel.usdt_probes(&path).map_err(Failure::new)?;
+                let mut seen = std::collections::HashSet::new();
+                for probe in probes {
+                    let full = format!("{}:{}", probe.provider, probe.name);
+                    // One event may be in many places.
+                    if (glob_match(place, &full) || glob_match(place, &probe.name)) && seen.insert(full.clone()) {
+                        self.put(&format!("usdt:{path}:{full}"), || {
+                            let arguments = probe.args.split_ascii_whitespace().enumerate();
+                            arguments.map(|(i, at)| format!("arg{i}: {at}")).collect()
+                        });
+                    }
+                }
+                continue;
+            }
+            for function in self.kernel.user_functions(&path).map_err(Failure::new)? {
+                let demangled = || function.demangled.iter().cloned().collect();
+                if !function.indirect && glob_match(place, &function.name) {
+                    self.put(&format!("{}:{path}:{}", provider.name, function.name), demangled);
                 }
             }
         }
+        Ok(())
+    }
+}
+
+fn list(pattern: &str, kernel: &Kernel, verbose: bool, text: &mut String) -> Result<(), Failure> {
+    if let Some((word, name)) = pattern.split_once(' ').filter(|(w, _)| matches!(*w, "struct" | "union" | "enum")) {
+        return list_type(word, name.trim(), kernel, text);
+    }
+    let (pattern, providers) = normalise(pattern);
+    let mut list = List {
+        kernel,
+        pattern,
+        verbose,
+        only: providers.len() == 1,
+        text: String::new(),
+        missing: Vec::new(),
+    };
+    for provider in providers {
+        list.provider(provider)?;
+    }
+    text.push_str(&list.text);
+    for missing in &list.missing {
+        out::stderr(&format!("warning: the list is incomplete: {missing}\n"));
     }
     Ok(())
+}
+
+/// `struct sock`: a type of the kernel, with the offset of each member.
+fn list_type(word: &str, name: &str, kernel: &Kernel, text: &mut String) -> Result<(), Failure> {
+    let btf = kernel.btf().ok_or_else(|| Failure::new("this kernel has no type information"))?;
+    let found = match word {
+        "struct" => btf.find_struct(name),
+        "union" => btf.find_union(name),
+        _ => btf.find_enum(name),
+    };
+    let Some(id) = found else {
+        let near = match word {
+            "struct" => hir::nearest_name(name, btf.struct_names()),
+            "union" => hir::nearest_name(name, btf.union_names()),
+            _ => hir::nearest_name(name, btf.enum_names()),
+        };
+        let failure = Failure::new(format!("this kernel has no `{word} {name}`"));
+        return Err(match near {
+            Some(near) => failure.help(format!("did you mean `{word} {near}`?")),
+            None => failure,
+        });
+    };
+    let size = btf.size_of(id).unwrap_or(0);
+    let _ = writeln!(text, "{word} {name} {{ /* {size} bytes */");
+    if let Some(BtfType::Enum(info)) = btf.type_by_id(id) {
+        for value in info.values() {
+            let _ = writeln!(text, "    {} = {},", value.name, value.value);
+        }
+    }
+    for (member, field) in btf.fields(id) {
+        let bits = if field.bitfield_size > 0 {
+            format!(":{}", field.bitfield_size)
+        } else {
+            String::new()
+        };
+        let _ = writeln!(text, "    {}{bits}; /* {} */", typed(btf, field.ty, member), field.byte_offset());
+    }
+    let _ = writeln!(text, "}}");
+    Ok(())
+}
+
+/// A declaration of a type of the kernel.
+fn typed(btf: &Btf, ty: TypeId, name: &str) -> String {
+    format!("{} {name}", btf.c_name(ty))
 }
 
 /// `const char * filename`, `__u8 saddr[4]`
@@ -207,6 +424,31 @@ mod tests {
             list("interval:*")
         );
         assert_eq!(list("xdp:no-such-iface"), "");
+    }
+
+    #[test]
+    fn places_in_files_and_arguments_are_listed() {
+        let kernel = Kernel::new();
+        let list = |pattern: &str, verbose| {
+            let mut text = String::new();
+            list(pattern, &kernel, verbose, &mut text).map(|()| text).map_err(|e| e.message)
+        };
+        let malloc = list("u:libc:mallo[c]", false).unwrap();
+        assert!(malloc.starts_with("uprobe:/") && malloc.ends_with(":malloc\n"), "{malloc}");
+        assert!(list("uprobe:no-such-program:f", false).unwrap_err().contains("no-such-program"));
+        assert_eq!(list("software:cpu-clo*", false).unwrap(), "software:cpu-clock:1000000\n");
+        assert_eq!(list("usdt", false).unwrap(), "usdt:BINARY:[PROVIDER:]PROBE\n");
+        if kernel.btf().is_some() {
+            let switch = list("rt:sched_switch", true).unwrap();
+            assert!(switch.starts_with("rawtracepoint:sched_switch\n    bool preempt\n"), "{switch}");
+            assert!(list("iter:task", true).unwrap().contains("struct task_struct * ctx.task"));
+            let address = list("struct in_addr", true).unwrap();
+            assert!(
+                address.starts_with("struct in_addr { /* 4 bytes */\n") && address.contains("s_addr; /* 0 */"),
+                "{address}"
+            );
+            assert!(list("struct in_adr", true).unwrap_err().contains("no `struct in_adr`"));
+        }
     }
 
     #[test]
