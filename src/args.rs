@@ -51,6 +51,7 @@ Examples:
 #[command(
     name = "weir",
     version = concat!("v", env!("CARGO_PKG_VERSION")),
+    arg_required_else_help = true,
     override_usage = "weir [OPTIONS] FILE [ARGS]\n       weir [OPTIONS] -e PROG [ARGS]\n       weir -l [PATTERN]",
     after_help = AFTER_HELP
 )]
@@ -503,6 +504,12 @@ mod tests {
         assert_eq!(run(&["-d", "all", "x"]).debug, Some(Stages(Stage::ALL.to_vec())));
         let error = parse_words(&["-d", "verifier", "x"]).unwrap_err().to_string();
         assert!(error.contains("tokens, ast, hir"), "{error}");
+    }
+
+    #[test]
+    fn without_anything_it_says_how_to_use_it() {
+        let error = parse_words(&[]).unwrap_err();
+        assert!(error.use_stderr() && error.to_string().contains("Usage: weir"), "{error}");
     }
 
     #[test]

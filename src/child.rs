@@ -46,6 +46,11 @@ impl Child {
             }),
             ForkResult::Child => {
                 drop(writer);
+                // SAFETY: numbers only. The command goes when we are killed, and hears of a closed pipe as others do.
+                unsafe {
+                    libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+                    libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+                }
                 let mut byte = [0u8];
                 // SAFETY: the buffer is as long as it is said to be.
                 let n = unsafe { libc::read(reader.as_raw_fd(), byte.as_mut_ptr().cast(), 1) };

@@ -101,11 +101,13 @@ pub struct Renderer {
 }
 
 impl Renderer {
-    /// Renders for standard error: in colour when that is a terminal, unless the environment says otherwise.
+    /// Renders for standard error: in colour when that and standard output are terminals, unless the environment says otherwise.
     pub fn for_stderr() -> Self {
         let is_terminal = nix::unistd::isatty(std::io::stderr()).unwrap_or(false);
+        // As bpftrace: in colour only where all that is seen goes to a terminal.
+        let both = is_terminal && nix::unistd::isatty(std::io::stdout()).unwrap_or(false);
         let env = |name| std::env::var(name).ok();
-        let inner = if use_colour(env("BPFTRACE_COLOR").as_deref(), env("NO_COLOR").as_deref(), is_terminal) {
+        let inner = if use_colour(env("BPFTRACE_COLOR").as_deref(), env("NO_COLOR").as_deref(), both) {
             annotate_snippets::Renderer::styled()
         } else {
             annotate_snippets::Renderer::plain()
@@ -405,13 +407,14 @@ mod tests {
             span: at(text, "@x[1]"),
         };
         expect![[r#"
-            warning: map `@x` is full (10 keys): 3 updates were refused
+            warning: Map full; can't update element. Try increasing max_map_keys config or manually setting the max entries in a map declaration e.g. `let @a = hash(5000)`
+                     Additional Info - helper: map_update_elem, retcode: -7
              --> stdin:1:9
               |
             1 | BEGIN { @x[1] = 2; }
               |         ^^^^^
               |
-              = help: raise `max_map_keys` in the `config` block, or declare the map with room: `let @x = hash(40);`
+              = help: `@x` has room for 10 keys, 3 updates were refused: raise `max_map_keys` in the `config` block, or declare the map with room: `let @x = hash(40);`
         "#]]
         .assert_eq(&plain().notice(&sources, &full));
         let stale = Notice::RemovedStale { count: 1 };

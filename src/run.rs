@@ -311,10 +311,11 @@ fn describe(object: &Object) {
             "attach points"
         };
         text.push_str(&format!(
-            "program {} ({}): {} {noun}\n",
+            "program {} ({}): {} {noun}, {} instructions\n",
             program.name,
             program.section,
-            program.attach.len()
+            program.attach.len(),
+            program.instructions
         ));
     }
     text.push_str(&format!("{} maps, {} bytes of object\n", object.maps.len(), object.elf.len()));

@@ -66,6 +66,8 @@ pub struct ProgramSpec {
     pub section: String,
     pub kind: ProgramKind,
     pub attach: Vec<Attach>,
+    /// How many it has, without the bodies of its loops.
+    pub instructions: u32,
     /// The attach point of the first block in it, for messages about the whole program.
     pub span: Span,
 }

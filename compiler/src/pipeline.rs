@@ -419,11 +419,13 @@ fn write_object(
     let programs = plan
         .programs
         .into_iter()
-        .map(|p| crate::object::ProgramSpec {
+        .zip(compiled)
+        .map(|(p, (code, _))| crate::object::ProgramSpec {
             name: p.name,
             section: p.section,
             kind: p.kind,
             attach: p.attach,
+            instructions: u32::try_from(code.insns.len()).unwrap_or(u32::MAX),
             span: p.span,
         })
         .collect();

@@ -313,10 +313,23 @@ pub enum Notice {
     Other { message: String, span: Option<Span> },
 }
 
+/// The helper that refuses to update a full map.
+pub(crate) const UPDATE: &str = "map_update_elem";
+
+fn with_helper(f: &mut fmt::Formatter<'_>, helper: &str, code: i64) -> fmt::Result {
+    let message = helper_message(helper, code);
+    write!(f, "{message}\nAdditional Info - helper: {helper}, retcode: {code}")
+}
+
 /// Says what a failed helper means, in bpftrace's words.
 #[must_use]
 pub fn helper_message(helper: &str, code: i64) -> String {
     match helper {
+        UPDATE if code == -i64::from(libc::E2BIG) => {
+            "Map full; can't update element. Try increasing max_map_keys config or manually setting \
+                                                      the max entries in a map declaration e.g. `let @a = hash(5000)`"
+                .to_owned()
+        }
         "map_lookup_elem" => "Can't lookup map element because it does not exist.".to_owned(),
         "map_delete_elem" if code == -i64::from(libc::ENOENT) => "Can't delete map element because it does not exist.".to_owned(),
         _ => {
@@ -369,8 +382,11 @@ impl Notice {
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
-            Notice::MapFull { map, max_entries, .. } => Some(format!(
-                "raise `max_map_keys` in the `config` block, or declare the map with room: `let {map} = hash({});`",
+            Notice::MapFull {
+                map, max_entries, refused, ..
+            } => Some(format!(
+                "`{map}` has room for {max_entries} keys, {refused} updates were refused: raise `max_map_keys` in the `config` block, or \
+                 declare the map with room: `let {map} = hash({});`",
                 max_entries.saturating_mul(4)
             )),
             Notice::LostEventsTotal { .. } => Some("print less often, or aggregate in a map".to_owned()),
@@ -396,20 +412,10 @@ impl fmt::Display for Notice {
             Notice::Attached { probes } => write!(f, "Attached {probes} probes"),
             Notice::LostEvents { count } => write!(f, "Lost {count} events"),
             Notice::LostEventsTotal { count } => write!(f, "Total lost event count: {count}"),
-            Notice::MapFull {
-                map, max_entries, refused, ..
-            } => {
-                write!(f, "map `{map}` is full ({max_entries} keys): {refused} updates were refused")
-            }
+            Notice::MapFull { .. } => with_helper(f, UPDATE, -i64::from(libc::E2BIG)),
             Notice::Limited { count, .. } => write!(f, "`limit` held back {count} runs"),
             Notice::Script { message, .. } => f.write_str(message),
-            Notice::Helper { helper, code, .. } => {
-                write!(
-                    f,
-                    "{}\nAdditional Info - helper: {helper}, retcode: {code}",
-                    helper_message(helper, *code)
-                )
-            }
+            Notice::Helper { helper, code, .. } => with_helper(f, helper, *code),
             Notice::ScratchExhausted { count } => {
                 write!(f, "{count} program runs were skipped because their working memory was in use")
             }

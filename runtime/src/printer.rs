@@ -4,7 +4,7 @@
 //! dropped, as bpftrace does, until the control loop has detached and runs `end`.
 
 use crate::attach::Observer;
-use crate::error::{Error, Notice};
+use crate::error::{Error, Notice, UPDATE, helper_message};
 use crate::format::{Context, printf, sint, time, uint, value};
 use crate::load::Loaded;
 use crate::maps::Map;
@@ -476,10 +476,11 @@ impl Worker {
                         refused: new,
                         span: *span,
                     };
+                    let code = -i64::from(libc::E2BIG);
                     let problem = Problem {
-                        kind: "runtime_error",
-                        msg: &notice.to_string(),
-                        helper: None,
+                        kind: "helper_error",
+                        msg: &helper_message(UPDATE, code),
+                        helper: Some((UPDATE, code)),
                         place: None,
                     };
                     self.problem(&problem, *span, || notice.clone());

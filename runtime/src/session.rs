@@ -15,6 +15,7 @@ use crate::sink::{Buffering, JsonSink, Sink, TextSink, stdout};
 use crate::symbols::Symbols;
 use crate::sys::bpf;
 use crate::sys::proc;
+use nix::sys::eventfd::EventFd;
 use std::ffi::OsString;
 use std::fs::File;
 use std::future::Future;
@@ -279,6 +280,14 @@ async fn stopped(stop: Option<&tokio::sync::Notify>) {
     }
 }
 
+/// Fails if the control loop and the signals would not get their descriptors: tokio panics then.
+fn spare_descriptors() -> Result<(), Error> {
+    const WANTED: usize = 8;
+    let error = |e: nix::errno::Errno| crate::sys::SysError::new("open", "descriptors of the control loop", e.into());
+    let all: Result<Vec<EventFd>, _> = (0..WANTED).map(|_| EventFd::new()).collect();
+    all.map(drop).map_err(|e| Error::Sys(error(e)))
+}
+
 fn make_sink(options: &Options) -> Result<Box<dyn Sink>, Error> {
     let (file, path) = match &options.output {
         Output::Writer(writer) => {
@@ -320,6 +329,7 @@ impl Session {
             && options.format == OutputFormat::Text
             && std::io::IsTerminal::is_terminal(&std::io::stdout());
 
+        spare_descriptors()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

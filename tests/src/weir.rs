@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -49,7 +49,58 @@ pub struct Weir<'a> {
     args: Vec<OsString>,
     ns: Option<&'a Netns>,
     dir: Option<&'a Path>,
-    lacks: &'static [libc::c_ulong],
+    env: Vec<(&'static str, String)>,
+    /// Runs in the child, in their order, before it becomes the program.
+    conditions: Vec<Condition>,
+    /// Files in the place of standard input (0) or output (1).
+    streams: Vec<(i32, PathBuf)>,
+}
+
+/// What makes life hard for the program.
+enum Condition {
+    /// An empty file system lies over this folder, for this process alone.
+    Hidden(CString),
+    /// Root with no other capabilities than these bits.
+    Capabilities(u64),
+    /// Descriptors that may be open at once.
+    MaxFiles(u64),
+    /// This standard stream is closed.
+    Closed(i32),
+}
+
+impl Condition {
+    /// Only system calls that are safe after a fork.
+    fn apply(&self) -> std::io::Result<()> {
+        let check = |ret: libc::c_int| {
+            if ret == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        };
+        let none = std::ptr::null();
+        match self {
+            // SAFETY: strings that end in NUL, and numbers.
+            Condition::Hidden(path) => unsafe {
+                check(libc::unshare(libc::CLONE_NEWNS))?;
+                check(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
+                check(libc::mount(c"none".as_ptr(), path.as_ptr(), c"tmpfs".as_ptr(), 0, none.cast()))
+            },
+            Condition::Capabilities(keep) => {
+                for bit in (0..64 as libc::c_ulong).filter(|bit| keep & (1 << bit) == 0) {
+                    // SAFETY: numbers only. A bit that the kernel does not know is refused, and nobody has it.
+                    unsafe { libc::prctl(libc::PR_CAPBSET_DROP, bit, 0, 0, 0) };
+                }
+                Ok(())
+            }
+            Condition::MaxFiles(n) => {
+                let limit = libc::rlimit {
+                    rlim_cur: *n,
+                    rlim_max: *n,
+                };
+                // SAFETY: a live struct.
+                check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })
+            }
+            // SAFETY: a number.
+            Condition::Closed(fd) => check(unsafe { libc::close(*fd) }),
+        }
+    }
 }
 
 impl<'a> Weir<'a> {
@@ -59,7 +110,9 @@ impl<'a> Weir<'a> {
             args: args.into_iter().map(Into::into).collect(),
             ns: None,
             dir: None,
-            lacks: &[],
+            env: Vec::new(),
+            conditions: Vec::new(),
+            streams: Vec::new(),
         }
     }
 
@@ -71,6 +124,48 @@ impl<'a> Weir<'a> {
     /// Runs this file instead of [`program`].
     pub fn program(mut self, file: &Path) -> Self {
         self.program = Some(file.to_owned());
+        self
+    }
+
+    /// With this variable in its environment.
+    pub fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.env.push((name, value.into()));
+        self
+    }
+
+    /// An empty file system lies over this folder.
+    pub fn hidden(mut self, path: &str) -> Self {
+        self.conditions
+            .push(Condition::Hidden(CString::new(path).expect("no NUL in a path")));
+        self
+    }
+
+    /// Root with no capabilities but these, by their numbers in `linux/capability.h`.
+    pub fn capabilities(mut self, keep: &[u32]) -> Self {
+        self.conditions
+            .push(Condition::Capabilities(keep.iter().fold(0, |all, bit| all | 1 << bit)));
+        self
+    }
+
+    pub fn max_files(mut self, n: u64) -> Self {
+        self.conditions.push(Condition::MaxFiles(n));
+        self
+    }
+
+    pub fn closed(mut self, fd: i32) -> Self {
+        self.conditions.push(Condition::Closed(fd));
+        self
+    }
+
+    /// Standard output goes to this file, which is there.
+    pub fn stdout_to(mut self, path: &Path) -> Self {
+        self.streams.push((1, path.to_owned()));
+        self
+    }
+
+    /// Standard input is this file.
+    pub fn stdin_from(mut self, path: &Path) -> Self {
+        self.streams.push((0, path.to_owned()));
         self
     }
 
@@ -89,8 +184,9 @@ impl<'a> Weir<'a> {
     }
 
     /// Runs without these capabilities (numbers of `linux/capability.h`).
-    pub fn without_capabilities(mut self, numbers: &'static [libc::c_ulong]) -> Self {
-        self.lacks = numbers;
+    pub fn without_capabilities(mut self, numbers: &[u32]) -> Self {
+        let lacks = numbers.iter().fold(0, |all, bit| all | 1 << bit);
+        self.conditions.push(Condition::Capabilities(!lacks));
         self
     }
 
@@ -116,26 +212,34 @@ impl<'a> Weir<'a> {
                 });
             }
         }
-        let lacks = self.lacks;
-        if !lacks.is_empty() {
-            // SAFETY: `prctl` is a plain system call; the numbers are static.
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        let conditions = self.conditions;
+        if !conditions.is_empty() {
+            // SAFETY: [`Condition::apply`] calls what is safe after a fork.
             unsafe {
-                command.pre_exec(move || {
-                    for number in lacks {
-                        // What is not in the bounding set, root does not get on exec.
-                        if libc::prctl(libc::PR_CAPBSET_DROP, *number, 0, 0, 0) != 0 {
-                            return Err(std::io::Error::last_os_error());
-                        }
-                    }
-                    Ok(())
-                });
+                command.pre_exec(move || conditions.iter().try_for_each(Condition::apply));
+            }
+        }
+        let mut piped_out = true;
+        for (fd, path) in &self.streams {
+            let open = File::options().read(*fd == 0).write(*fd == 1).open(path);
+            let file = open.with_context(|| format!("cannot open {}", path.display()))?;
+            if *fd == 0 {
+                command.stdin(file);
+            } else {
+                piped_out = false;
+                command.stdout(file);
             }
         }
         let shown: Vec<String> = self.args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
-        let out = Capture::of(child.stdout.take().context("standard output is piped")?);
+        let out = match child.stdout.take() {
+            Some(pipe) => Capture::of(pipe),
+            None if piped_out => bail!("standard output is piped"),
+            None => Capture::of(File::open("/dev/null").context("cannot open /dev/null")?),
+        };
         let err = Capture::of(child.stderr.take().context("standard error is piped")?);
         Ok(Running {
             child: Some(child),

@@ -119,6 +119,7 @@ impl Builder {
                 section,
                 kind,
                 attach,
+                instructions: asm.insns.len() as u32,
                 span: span(),
             },
             asm,

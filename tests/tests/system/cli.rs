@@ -160,7 +160,7 @@ fn problems_in_json() -> Result<()> {
     let full = "config = { max_map_keys = 2 } begin { @x[1] = 1; @x[2] = 1; @x[3] = 1; }";
     let output = weir(&["-f", "json", "-e", full])?;
     ensure!(
-        text(&output.stdout).contains(r#"{"type": "runtime_error", "msg": "map `@x` is full"#),
+        text(&output.stdout).contains(r#"{"type": "helper_error", "msg": "Map full; can't update element."#),
         "{}",
         text(&output.stdout)
     );
@@ -204,7 +204,7 @@ fn exit_codes() -> Result<()> {
     // A signal ends a run normally.
     let run = Weir::script("interval:s:100 { }").start()?;
     ensure!(run.end_with(Signal::SIGTERM)?.status.code() == Some(0), "SIGTERM is no failure");
-    says(&weir(&[])?, 1, &["no script"])?;
+    says(&weir(&[])?, 1, &["Usage: weir"])?;
     says(&weir(&["--no-such-switch"])?, 1, &["--no-such-switch"])
 }
 

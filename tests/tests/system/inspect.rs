@@ -433,7 +433,7 @@ fn wrong_input() -> Result<()> {
 
 fn no_permission() -> Result<()> {
     // CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF
-    const PRIVILEGED: &[libc::c_ulong] = &[12, 21, 38, 39];
+    const PRIVILEGED: &[u32] = &[12, 21, 38, 39];
     for command in [
         &["net"][..],
         &["maps"],

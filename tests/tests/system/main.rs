@@ -6,6 +6,8 @@ mod absent;
 mod cgroups;
 mod check;
 mod cli;
+mod command_line;
+mod environment;
 mod examples;
 mod hooks;
 mod inspect;
@@ -13,6 +15,7 @@ mod interfaces;
 mod leftovers;
 mod natives;
 mod one_liners;
+mod output;
 mod repl;
 mod support;
 mod tracing;
@@ -39,6 +42,9 @@ fn main() {
         leftovers::TESTS,
         repl::TESTS,
         cli::TESTS,
+        command_line::TESTS,
+        environment::TESTS,
+        output::TESTS,
     ])
     .exit()
 }
