@@ -50,7 +50,7 @@ impl<'h> Generator<'_, 'h> {
         }
         let room = self.memory_slot(8);
         let size = self.int(i64::from(bytes));
-        let result = self.load_bytes(n, room, size);
+        let result = self.copy_bytes(n, room, size);
         let copied = self.b.create_block();
         self.b.ins().brif(result, done, &[], copied, &[]);
         self.b.switch_to_block(copied);
@@ -87,7 +87,7 @@ impl<'h> Generator<'_, 'h> {
         self.b.ins().jump(some, &[]);
         self.b.switch_to_block(some);
         let data = self.b.ins().iadd_imm_s(to, 4);
-        let result = self.load_bytes(offset, data, n);
+        let result = self.copy_bytes(offset, data, n);
         let copied = self.b.create_block();
         self.b.ins().brif(result, done, &[], copied, &[]);
         self.b.switch_to_block(copied);

@@ -56,7 +56,7 @@ impl Generator<'_, '_> {
     /// Copies bytes of the packet, or leaves for `done`.
     fn only_copied(&mut self, offset: Value, to: Value, bytes: Value, done: Block) {
         let go = self.b.create_block();
-        let result = self.load_bytes(offset, to, bytes);
+        let result = self.copy_bytes(offset, to, bytes);
         self.b.ins().brif(result, done, &[], go, &[]);
         self.b.switch_to_block(go);
     }

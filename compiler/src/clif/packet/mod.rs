@@ -575,7 +575,7 @@ impl Generator<'_, '_> {
             }
             Access::Copy { room } => {
                 let n = self.int(bytes);
-                let result = self.load_bytes(pointer, room, n);
+                let result = self.copy_bytes(pointer, room, n);
                 self.b.ins().brif(result, cursor.fail, &[], go, &[]);
                 self.b.switch_to_block(go);
                 room
@@ -584,7 +584,7 @@ impl Generator<'_, '_> {
     }
 
     /// Copies bytes of the packet, wherever in its fragments they lie. Returns 0 when all of them are there.
-    fn load_bytes(&mut self, offset: Value, to: Value, bytes: Value) -> Value {
+    fn copy_bytes(&mut self, offset: Value, to: Value, bytes: Value) -> Value {
         let number = if self.hook.is_skb() {
             helper::SKB_LOAD_BYTES
         } else {

@@ -321,7 +321,7 @@ impl<'h> Generator<'_, 'h> {
     fn write_class(&mut self, start: Value, class: Value) {
         let room = self.memory_slot(8);
         let two = self.int(2);
-        let result = self.load_bytes(start, room, two);
+        let result = self.copy_bytes(start, room, two);
         let (good, done) = (self.b.create_block(), self.b.create_block());
         self.b.ins().brif(result, done, &[], good, &[]);
         self.b.switch_to_block(good);
@@ -505,7 +505,7 @@ impl<'h> Generator<'_, 'h> {
                 }
                 Edit::Sum { at, .. } => {
                     let n = self.int(2);
-                    let result = self.load_bytes(*at, room, n);
+                    let result = self.copy_bytes(*at, room, n);
                     let (read, next) = (self.b.create_block(), self.b.create_block());
                     self.b.ins().brif(result, next, &[], read, &[]);
                     self.b.switch_to_block(read);
@@ -596,7 +596,7 @@ impl<'h> Generator<'_, 'h> {
         self.b.switch_to_block(in_frame);
         let room = self.memory_slot(8);
         let two = self.int(2);
-        let result = self.load_bytes(at, room, two);
+        let result = self.copy_bytes(at, room, two);
         let good = self.b.create_block();
         self.b.ins().brif(result, done, &[], good, &[]);
         self.b.switch_to_block(good);
