@@ -151,14 +151,14 @@ impl Generator<'_, '_> {
         for &field in &demand.fields {
             let value = match FIELDS[field].kind {
                 FieldKind::Context { xdp, skb } => {
-                    let Some((offset, bytes)) = (if self.hook == Hook::Tc { skb } else { xdp }) else {
+                    let Some((offset, bytes)) = (if self.hook.is_skb() { skb } else { xdp }) else {
                         continue;
                     };
                     self.load(self.ctx, i32::from(offset), u32::from(bytes))
                 }
-                FieldKind::PacketLen if self.hook == Hook::Tc => self.load(self.ctx, 0, 4),
+                FieldKind::PacketLen if self.hook.is_skb() => self.load(self.ctx, 0, 4),
                 FieldKind::PacketLen => self.helper(helper::XDP_GET_BUFF_LEN, &[self.ctx]),
-                FieldKind::Segments if self.hook == Hook::Tc => {
+                FieldKind::Segments if self.hook.is_skb() => {
                     let segments = self.load(self.ctx, 164, 4);
                     let one = self.int(1);
                     self.b.ins().umax(segments, one)
@@ -181,7 +181,7 @@ impl Generator<'_, '_> {
         self.b.ins().jump(start, &[BlockArg::Value(zero)]);
         self.b.switch_to_block(start);
         self.absent_defaults();
-        let (data_at, end_at) = if tc { (76, 80) } else { (0, 4) };
+        let (data_at, end_at) = if self.hook.is_skb() { (76, 80) } else { (0, 4) };
         let data = self.load(self.ctx, data_at, 4);
         let end = self.load(self.ctx, end_at, 4);
         let cursor = Cursor { data, end, fail, done };

@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     Test::new("cgroup_connect_counts_and_refuses", connect),
     Test::new("cgroup_blocks_on_one_hook_are_one_program", order),
     Test::new("every_cgroup_hook_sees_its_call", every_hook),
+    Test::new("cgroup_skb_counts_and_drops", packets),
     Test::new("cgroups_are_found_from_any_namespace", any_namespace),
     Test::new("nothing_is_left_of_cgroup_programs", leftovers).alone(),
     Test::new("a_missing_cgroup_is_named", missing),
@@ -147,6 +148,46 @@ fn every_hook() -> Result<()> {
     Ok(())
 }
 
+/// Packets of the cgroup's sockets, from their IP header on.
+fn packets() -> Result<()> {
+    let (lab, group) = (Lab::new()?, Cgroup::new()?);
+    let (node4, node6) = (IpAddr::from(lab.node4()), IpAddr::from(lab.node6()));
+    let path = group.path();
+    let weir = Weir::script(&format!(
+        "cgroup_skb:{path}:egress /has(udp)/ {{ @out[ip.src, ip.dst, udp.dport] = count(); if (udp.dport == 7003) {{ drop(); }} }} \
+         cgroup_skb:{path}:egress /udp.dport == 7004/ {{ deny(); }} \
+         cgroup_skb:{path}:ingress /udp.dport == 7001/ {{ @in[ip.version, ip.proto, udp.dport, udp.len] = count(); }}"
+    ))
+    .at(&lab)
+    .start()?;
+    for ip in [node4, node6] {
+        let result = group.run(&lab.node, move || {
+            let mut buffer = [0; 16];
+            let receiver = UdpSocket::bind((ip, 7001))?;
+            let sender = UdpSocket::bind((ip, 7002))?;
+            for _ in 0..4 {
+                sender.send_to(b"weir", (ip, 7001))?;
+            }
+            for _ in 0..4 {
+                receiver.recv_from(&mut buffer)?;
+            }
+            // A dropped packet is an error of the call that sent it.
+            for port in [7003, 7004] {
+                match sender.send_to(b"weir", (ip, port)) {
+                    Err(e) if e.raw_os_error() == Some(libc::EPERM) => {}
+                    other => return Err(io::Error::other(format!("{port}: {other:?}"))),
+                }
+            }
+            Ok(())
+        })?;
+        ensure!(result.is_ok(), "{result:?}");
+    }
+    let done = weir.stop()?.clean()?;
+    let out = [node4, node6].map(|ip| [(7001, 4), (7003, 1), (7004, 1)].map(|(port, n)| (format!("{ip}, {ip}, {port}"), n)));
+    done.expect_map("@out", out.concat())?;
+    done.expect_map("@in", [("4, 17, 7001, 12", 4), ("6, 17, 7001, 12", 4)])
+}
+
 /// `ip netns exec` hides the mounted hierarchy; absolute paths and patterns work as well.
 fn any_namespace() -> Result<()> {
     let (lab, group) = (Lab::new()?, Cgroup::new()?);
@@ -177,7 +218,8 @@ fn leftovers() -> Result<()> {
     let before = KernelState::now(Some(&lab.node))?;
     let path = group.path();
     let script = format!(
-        "cgroup:{path}:connect4 {{ @ = count(); deny(); }} cgroup:{path}:post_bind4 {{ @b = count(); }} cgroup:{path}:sock_create {{ @s = count(); }}"
+        "cgroup:{path}:connect4 {{ @ = count(); deny(); }} cgroup:{path}:post_bind4 {{ @b = count(); }} cgroup:{path}:sock_create {{ @s = count(); }} \
+         cgroup_skb:{path}:ingress {{ @i = count(); }} cgroup_skb:{path}:egress {{ @e = count(); }}"
     );
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let weir = Weir::script(&script).at(&lab).start()?;
