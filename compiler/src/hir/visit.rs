@@ -132,7 +132,9 @@ pub fn children(e: &Expr, f: &mut dyn FnMut(&Expr)) {
         | ExprKind::Error => {}
         ExprKind::Helper { args, .. } | ExprKind::Fill { args, .. } => args.iter().for_each(f),
         ExprKind::Give { args, value, .. } => {
-            args.iter().for_each(&mut *f);
+            for arg in args {
+                f(arg);
+            }
             f(value);
         }
         ExprKind::Inline { body, .. } => stmts(body, &mut |e| f(e)),
