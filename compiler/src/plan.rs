@@ -336,6 +336,7 @@ pub fn dump(plan: &Plan) -> String {
     for (i, counter) in plan.counters.iter().enumerate() {
         match counter {
             CounterSpec::LostEvents => writeln!(out, "counter {i} lost events"),
+            CounterSpec::LostCaptures => writeln!(out, "counter {i} lost captures"),
             CounterSpec::MapFull { map, .. } => writeln!(out, "counter {i} map {map} full"),
             CounterSpec::Limited { .. } => writeln!(out, "counter {i} limited"),
             CounterSpec::ScratchExhausted => writeln!(out, "counter {i} no working memory"),

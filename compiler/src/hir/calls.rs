@@ -212,6 +212,7 @@ impl Checker<'_> {
             | FunctionKind::Zero
             | FunctionKind::Exit
             | FunctionKind::Time
+            | FunctionKind::Capture
             | FunctionKind::Verdict(_) => {
                 self.error(
                     Diagnostic::error("no-value", span, format!("`{}` has no value", name.name))

@@ -91,6 +91,7 @@ pub enum FunctionKind {
     Has,
     Agg(AggKind),
     Verdict(Verdict),
+    Capture,
 }
 
 /// Functions that only stand on the right of `@map = …`.
@@ -239,6 +240,7 @@ functions! {
     "drop" FunctionKind::Verdict(Verdict::Drop), 0..=0, Hooks::PACKET, "drop()", "drops the packet and ends the block";
     "pass" FunctionKind::Verdict(Verdict::Pass), 0..=0, Hooks::PACKET, "pass()", "lets the packet pass and ends the chain";
     "next" FunctionKind::Verdict(Verdict::Next), 0..=0, Hooks::TC, "next()", "leaves the packet to the next program";
+    "capture" FunctionKind::Capture, 0..=1, Hooks::of(&[Hook::Xdp, Hook::Tc]), "capture([bytes])", "writes the first bytes of the packet (128 unless said) and its verdict to the file of `--pcap`, once a packet";
     "tx" FunctionKind::Verdict(Verdict::Tx), 0..=0, Hooks::XDP, "tx()", "sends the packet out of the interface it came from";
     "allow" FunctionKind::Verdict(Verdict::Allow), 0..=0, Hooks::CGROUP, "allow()", "lets the packet or the system call go on";
     "deny" FunctionKind::Verdict(Verdict::Deny), 0..=0, Hooks::CGROUP, "deny()", "drops the packet, or refuses the system call with EPERM";

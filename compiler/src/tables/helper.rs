@@ -32,6 +32,10 @@ pub const KTIME_GET_BOOT_NS: u32 = 125;
 pub const RINGBUF_RESERVE: u32 = 131;
 pub const RINGBUF_SUBMIT: u32 = 132;
 pub const RINGBUF_OUTPUT: u32 = 130;
+/// Also across fragments of the buffer.
+pub const SKB_LOAD_BYTES: u32 = 26;
+/// The same at XDP; Linux 5.18.
+pub const XDP_LOAD_BYTES: u32 = 189;
 pub const KTIME_GET_COARSE_NS: u32 = 160;
 /// All fragments of the buffer; Linux 5.18.
 pub const XDP_GET_BUFF_LEN: u32 = 188;
