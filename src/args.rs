@@ -26,12 +26,14 @@ pub enum Command {
     NetRm(NetRm),
     Maps(Maps),
     Progs(Progs),
+    Replay(Box<Replay>),
 }
 
 const AFTER_HELP: &str = "\
 Commands (as the first word):
   weir build FILE -o x.bpf.o   compile to a BPF object that bpftool and libbpf load, too
   weir check FILE...           parses, types and compiles scripts; runs nothing, needs no root
+  weir replay CAPTURE SCRIPT   runs packet probes over a capture file, without root and without a kernel
   weir doc [NAME]              what a native, builtin, function, packet field or probe type is
   weir demo                    shows weir on traffic that it makes in network namespaces of its own
   weir repl                    probes typed one after the other, with maps that live on between them
@@ -104,6 +106,9 @@ pub struct Run {
     /// Say what this kernel can do
     #[arg(long = "info")]
     pub info: bool,
+    /// Write what `capture()` takes, as pcapng; `-` is standard output, for `tshark -r -`
+    #[arg(long = "pcap", value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
     /// Allow functions that act on the system
     #[arg(long = "unsafe")]
     pub allow_unsafe: bool,
@@ -233,6 +238,52 @@ pub struct Demo {
     pub seconds: u64,
 }
 
+/// Runs the packet probes of a script over a capture file, without root and without a kernel.
+///
+/// Every packet passes the `xdp:` blocks, then the `tc:` blocks of its direction (of both, where the file does not tell
+/// it). Interface names in the script play no part. `interval` follows the time of the packets; the maps are printed at
+/// the end.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weir replay",
+    override_usage = "weir replay [OPTIONS] CAPTURE SCRIPT [ARGS]\n       weir replay [OPTIONS] CAPTURE -e PROG [ARGS]"
+)]
+pub struct Replay {
+    /// The capture, pcap or pcapng (`-` for standard input)
+    #[arg(value_name = "CAPTURE")]
+    pub capture: PathBuf,
+    /// Run this text instead of a file
+    #[arg(short = 'e', value_name = "PROG")]
+    pub program: Option<String>,
+    /// The script, then its arguments
+    #[arg(value_name = "SCRIPT | ARGS", hide = true)]
+    pub rest: Vec<OsString>,
+    /// Write the packets that were dropped, as pcapng
+    #[arg(long = "write-dropped", value_name = "FILE")]
+    pub write_dropped: Option<PathBuf>,
+    /// Write all other packets, as they left the script
+    #[arg(long = "write-passed", value_name = "FILE")]
+    pub write_passed: Option<PathBuf>,
+    /// Write what `capture()` takes, as pcapng; `-` is standard output
+    #[arg(long = "pcap", value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// Output format
+    #[arg(short = 'f', long = "format", value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+    /// Write output to a file
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Say nothing but results and errors
+    #[arg(short = 'q', long = "quiet")]
+    pub quiet: bool,
+    /// No warnings
+    #[arg(long = "no-warnings")]
+    pub no_warnings: bool,
+    /// Allow functions that act on the system
+    #[arg(long = "unsafe")]
+    pub allow_unsafe: bool,
+}
+
 /// Probes typed one after the other: each runs in the background, and its maps live on.
 #[derive(Debug, Parser)]
 #[command(name = "weir repl")]
@@ -276,6 +327,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, clap::Erro
         Some("completions") => Completions::try_parse_from(&args[1..]).map(Command::Completions),
         Some("doc") => Doc::try_parse_from(&args[1..]).map(Command::Doc),
         Some("clean") => Clean::try_parse_from(&args[1..]).map(|_| Command::Clean),
+        Some("replay") => Replay::try_parse_from(&args[1..]).map(|replay| Command::Replay(Box::new(replay))),
         Some("repl") => Repl::try_parse_from(&args[1..]).map(Command::Repl),
         // Nothing said, on a terminal: somebody wants to explore.
         None if is_terminal() => Ok(Command::Repl(Repl { allow_unsafe: false })),
@@ -420,6 +472,7 @@ mod tests {
         Build::command().debug_assert();
         Doc::command().debug_assert();
         Demo::command().debug_assert();
+        Replay::command().debug_assert();
         Clean::command().debug_assert();
     }
 

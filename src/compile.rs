@@ -5,16 +5,18 @@ use crate::{out, report};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use weir_compiler::clif::Code;
 use weir_compiler::hir;
+use weir_compiler::kernel::KernelInfo;
 use weir_compiler::object::Object;
 use weir_compiler::pipeline::{self, Source, Stage};
 use weir_parser::Diagnostic;
 use weir_runtime::Kernel;
 
 /// One compilation, with all that it takes.
-pub struct Job<'a> {
+pub struct Job<'a, K = Kernel> {
     pub source: &'a Source,
-    pub kernel: &'a Kernel,
+    pub kernel: &'a K,
     /// The script's arguments.
     pub args: Vec<String>,
     /// `--unsafe`
@@ -29,27 +31,42 @@ pub struct Job<'a> {
     pub times: bool,
 }
 
-impl Job<'_> {
+impl<K: KernelInfo> Job<'_, K> {
     /// Compiles, prints the stages asked for, and tells the author what is to be told.
     ///
     /// Returns nothing when an error was shown.
     pub fn compile(&self, renderer: &Renderer, optimise: bool, dump: &[Stage]) -> (Option<Object>, Vec<(Stage, String)>) {
         let output = self.output(optimise, dump);
-        let shown: Vec<Diagnostic> = output.diagnostics.into_iter().filter(|d| d.is_error() || self.warnings).collect();
-        let sources: Vec<Source> = std::iter::once(self.source.clone()).chain(output.imports).collect();
-        out::stderr(&renderer.diagnostics(&sources, &shown));
-        if let Some((stage, message)) = &output.internal {
-            out::stderr(&report::internal(renderer, self.source, stage, message));
-            return (None, output.dumps);
-        }
-        if self.times && output.object.is_some() {
+        let told = self.tell(renderer, output.diagnostics, output.imports, output.internal);
+        let object = told.then_some(output.object).flatten();
+        if self.times && object.is_some() {
             out::stderr(&times_text(&output.times));
         }
-        (output.object, output.dumps)
+        (object, output.dumps)
     }
 
     /// Compiles and says nothing.
     pub fn output(&self, optimise: bool, dump: &[Stage]) -> pipeline::Output {
+        let options = self.options(optimise, dump);
+        guarded(|| pipeline::compile(self.source, self.kernel, &options))
+    }
+
+    /// Compiles for a replay, and tells the author what is to be told.
+    ///
+    /// Returns nothing when an error was shown.
+    pub fn compile_portable(&self, renderer: &Renderer) -> Option<(Object, Code)> {
+        let options = self.options(true, &[]);
+        let mut code = None;
+        let output = guarded(|| {
+            let (output, compiled) = pipeline::compile_portable(self.source, self.kernel, &options);
+            code = compiled;
+            output
+        });
+        let told = self.tell(renderer, output.diagnostics, output.imports, output.internal);
+        told.then_some(output.object).flatten().zip(code)
+    }
+
+    fn options(&self, optimise: bool, dump: &[Stage]) -> pipeline::Options {
         let (named, positional) = split_named(&self.args);
         let script = hir::Options {
             positional,
@@ -60,12 +77,28 @@ impl Job<'_> {
             unsafe_functions: self.allow_unsafe,
             maps: Vec::new(),
         };
-        let options = pipeline::Options {
+        pipeline::Options {
             script,
             optimise,
             dump: dump.to_vec(),
-        };
-        guarded(|| pipeline::compile(self.source, self.kernel, &options))
+        }
+    }
+
+    /// Shows what the compiler has to say. Returns false after an internal error.
+    fn tell(
+        &self,
+        renderer: &Renderer,
+        diagnostics: Vec<Diagnostic>,
+        imports: Vec<Source>,
+        internal: Option<(&'static str, String)>,
+    ) -> bool {
+        let shown: Vec<Diagnostic> = diagnostics.into_iter().filter(|d| d.is_error() || self.warnings).collect();
+        let sources: Vec<Source> = std::iter::once(self.source.clone()).chain(imports).collect();
+        out::stderr(&renderer.diagnostics(&sources, &shown));
+        if let Some((stage, message)) = &internal {
+            out::stderr(&report::internal(renderer, self.source, stage, message));
+        }
+        internal.is_none()
     }
 }
 

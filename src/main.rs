@@ -4,6 +4,7 @@
 mod args;
 mod build;
 mod caps;
+mod capture;
 mod check;
 mod child;
 mod clean;
@@ -16,6 +17,7 @@ mod list;
 mod out;
 mod render;
 mod repl;
+mod replay;
 mod report;
 mod run;
 mod source;
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::NetRm(args) => inspect::rm(&args),
         Command::Maps(args) => inspect::maps(&args),
         Command::Progs(args) => inspect::progs(&args),
+        Command::Replay(args) => replay::main(&args),
     };
     match result {
         Ok(code) => code,

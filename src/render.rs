@@ -136,7 +136,10 @@ impl Renderer {
 
     /// Renders something that a person should hear while a script runs. What bpftrace says, is said in its words.
     pub fn notice(&self, sources: &[Source], notice: &Notice) -> String {
-        if matches!(notice, Notice::Attached { .. } | Notice::LostEvents { .. }) {
+        if matches!(
+            notice,
+            Notice::Attached { .. } | Notice::Replayed { .. } | Notice::LostEvents { .. }
+        ) {
             return format!("{notice}\n");
         }
         self.message(

@@ -5,7 +5,7 @@ use crate::caps::Needs;
 use crate::child::{self, Child};
 use crate::compile::Job;
 use crate::render::{Failure, Kind, Message, Renderer};
-use crate::{build, info, list, out, report, source};
+use crate::{build, capture, info, list, out, report, source};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use weir_parser::LineIndex;
 use weir_runtime::attach::interfaces::{Order, Settings};
 use weir_runtime::printer::Places;
 use weir_runtime::sink::Place;
-use weir_runtime::{Error, Kernel, Notice, Options, Output, OutputFormat, Session, load, native};
+use weir_runtime::{Error, Kernel, Notice, Options, OutputFormat, Session, load, native};
 
 pub fn main(args: &Run) -> Result<ExitCode, Failure> {
     let kernel = Kernel::new();
@@ -80,6 +80,10 @@ fn script(args: &Run, kernel: &Kernel, source: &Source, script_args: Vec<String>
     if let Some(path) = &args.emit_elf {
         build::write(&object, path)?;
         return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(message) = capture::refuse(&object, args.pcap.as_deref()) {
+        out::stderr(&renderer.message(std::slice::from_ref(source), &message));
+        return Ok(ExitCode::FAILURE);
     }
     if args.verbose {
         describe(&object);
@@ -196,7 +200,8 @@ fn start(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object, bound: 
     let renderer = renderer.clone();
     let (quiet, warnings) = (args.quiet, !args.no_warnings);
     let options = Options {
-        output: args.output.clone().map_or(Output::Stdout, Output::File),
+        output: capture::output(args.output.as_deref(), args.pcap.as_deref()),
+        capture: args.pcap.as_deref().map(capture::target),
         format: match args.format {
             Format::Text => OutputFormat::Text,
             Format::Json => OutputFormat::Json,
@@ -256,9 +261,13 @@ fn places(source: &Source) -> Places {
 }
 
 /// `-q` is for what is only good to know; a loss of data is not, and is silenced by `--no-warnings` alone.
-fn wanted(notice: &Notice, quiet: bool, warnings: bool) -> bool {
+pub fn wanted(notice: &Notice, quiet: bool, warnings: bool) -> bool {
     match notice {
-        Notice::LostEvents { .. } | Notice::LostEventsTotal { .. } | Notice::MapFull { .. } | Notice::ScratchExhausted { .. } => warnings,
+        Notice::LostEvents { .. }
+        | Notice::LostEventsTotal { .. }
+        | Notice::LostCaptures { .. }
+        | Notice::MapFull { .. }
+        | Notice::ScratchExhausted { .. } => warnings,
         _ if notice.is_warning() => warnings && !quiet,
         _ => !quiet,
     }

@@ -148,6 +148,10 @@ pub trait KernelInfo {
     }
     /// Lists the names of `ip netns`.
     fn network_namespaces(&self) -> Vec<String>;
+    /// Returns whether interface names mean nothing: there is no kernel, packets come from a file.
+    fn any_interface(&self) -> bool {
+        false
+    }
     /// Returns the id of a cgroup v2 directory.
     fn cgroup_id(&self, path: &str) -> Option<u64>;
     /// Finds the cgroup v2 directories that a path or a pattern names, as paths from the root of the hierarchy; a path may also be one of

@@ -467,6 +467,11 @@ pub enum EventAction {
         call: HelperCall,
         code: EventField,
     },
+    /// `capture`: a packet, laid out as in [`capture`], for the capture file.
+    Capture {
+        /// Index into [`Object::programs`].
+        program: usize,
+    },
     /// `time(format)`
     Time {
         format: String,
@@ -508,6 +513,21 @@ impl HelperCall {
             HelperCall::ReadKernelStr => "probe_read_kernel_str",
         }
     }
+}
+
+/// Layout of the record of [`EventAction::Capture`]: bytes from its start. The packet's first bytes follow the header.
+pub mod capture {
+    /// `i64`: what the program returned.
+    pub const VERDICT: u32 = 8;
+    /// `u32`: bytes of the packet on the wire.
+    pub const LENGTH: u32 = 16;
+    /// `u32`: bytes of it in the record.
+    pub const CAPTURED: u32 = 20;
+    /// `u64`: number of the interface.
+    pub const IFINDEX: u32 = 24;
+    /// `u64`: nanoseconds of the monotonic clock.
+    pub const TIME: u32 = 32;
+    pub const HEADER_BYTES: u32 = 40;
 }
 
 /// What becomes of formatted text.
@@ -559,6 +579,8 @@ pub struct FormatSpec {
 pub enum CounterSpec {
     /// The ring buffer was full: that many records were lost.
     LostEvents,
+    /// A packet that was to be captured did not fit into the ring buffer.
+    LostCaptures,
     /// An update of the map with this index was refused because it was full.
     MapFull { map: usize, span: Span },
     /// `limit` kept its body from running.

@@ -118,6 +118,32 @@ impl Clock {
 /// Compiles a script. Stops after the first stage that reports an error.
 pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> Output {
     let mut out = Output::default();
+    if let Some(front) = front(source, kernel, options, &mut out) {
+        back(source, kernel, options, front, &mut out);
+    }
+    out
+}
+
+/// Compiles a script for use without a kernel: the code stays CLIF, and the object's ELF is empty.
+pub fn compile_portable(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> (Output, Option<clif::Code>) {
+    let mut out = Output::default();
+    let Some(Front { program, plan, code, .. }) = front(source, kernel, options, &mut out) else {
+        return (out, None);
+    };
+    out.object = Some(object(Vec::new(), &[], &out.imports, program, plan));
+    (out, Some(code))
+}
+
+/// What is known before anything depends on the machine.
+struct Front {
+    program: hir::Program,
+    plan: plan::Plan,
+    code: clif::Code,
+    clock: Clock,
+}
+
+/// From text to CLIF. `None` when there was an error.
+fn front(source: &Source, kernel: &dyn KernelInfo, options: &Options, out: &mut Output) -> Option<Front> {
     let wants = |stage| options.dump.contains(&stage);
     let id = SourceId(0);
     if wants(Stage::Tokens) {
@@ -125,33 +151,30 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
     }
     let mut clock = Clock(Instant::now());
     let mut parsed = weir_parser::parse(id, &source.text);
-    clock.lap(&mut out, "parse");
+    clock.lap(out, "parse");
     out.diagnostics = parsed.diagnostics;
     if wants(Stage::Ast) {
         out.dumps.push((Stage::Ast, weir_parser::dump(&parsed.program)));
     }
     if out.failed() {
-        return out;
+        return None;
     }
     out.imports = crate::import::resolve(source, &mut parsed.program, kernel, &mut out.diagnostics);
     if out.failed() {
-        return out;
+        return None;
     }
     let (program, mut diagnostics) = hir::check(&parsed.program, kernel, &options.script);
     out.diagnostics.append(&mut diagnostics);
     if out.failed() {
-        return out;
+        return None;
     }
     if wants(Stage::Hir) {
         out.dumps.push((Stage::Hir, hir::text::dump(&program)));
     }
-    clock.lap(&mut out, "check");
+    clock.lap(out, "check");
     out.maps.clone_from(&program.maps);
     let mut plan = plan::plan(&program, kernel);
-    let clif::Code {
-        programs: functions,
-        subprograms,
-    } = clif::generate(&program, &mut plan);
+    let code = clif::generate(&program, &mut plan);
     for map in &plan.maps {
         if matches!(map.role, MapRole::Scratch) && map.value_size > MAX_SCRATCH_BYTES {
             let program = plan.programs.iter().find(|p| map.name.ends_with(&p.name));
@@ -165,21 +188,41 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
         }
     }
     if out.failed() {
-        return out;
+        return None;
     }
     if wants(Stage::Plan) {
         out.dumps.push((Stage::Plan, plan::dump(&plan)));
     }
     if wants(Stage::Clif) {
-        let programs = functions.iter().zip(&plan.programs).map(|(f, p)| (p.name.as_str(), f));
-        let bodies = subprograms.iter().map(|s| (s.name.as_str(), &s.function));
+        let programs = code.programs.iter().zip(&plan.programs).map(|(f, p)| (p.name.as_str(), f));
+        let bodies = code.subprograms.iter().map(|s| (s.name.as_str(), &s.function));
         let text: Vec<String> = programs
             .chain(bodies)
             .map(|(name, f)| format!("; {name}\n{}", clif::dump(f)))
             .collect();
         out.dumps.push((Stage::Clif, text.join("\n")));
     }
-    clock.lap(&mut out, "code");
+    clock.lap(out, "code");
+    Some(Front {
+        program,
+        plan,
+        code,
+        clock,
+    })
+}
+
+/// From CLIF to the object.
+fn back(source: &Source, kernel: &dyn KernelInfo, options: &Options, front: Front, out: &mut Output) {
+    let Front {
+        program,
+        plan,
+        code,
+        mut clock,
+    } = front;
+    let clif::Code {
+        programs: functions,
+        subprograms,
+    } = code;
     let isa = match kernel.feature(Feature::IsaV4) {
         Support::Yes => Isa::V4,
         Support::No(_) | Support::Unknown(_) => Isa::V3,
@@ -214,11 +257,11 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
             Ok(code) => compiled.push((code, function.spans)),
             Err(backend::BackendError::StackTooLarge { bytes, .. }) => {
                 out.diagnostics.push(stack_too_large(span, bytes));
-                return out;
+                return;
             }
             Err(error) => {
                 out.internal = Some(("backend", error.to_string()));
-                return out;
+                return;
             }
         }
     }
@@ -227,26 +270,25 @@ pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> O
         let bytes = chain_bytes(i, &bodies, body_code, &code[body.program].0);
         if bytes > backend::MAX_STACK_BYTES {
             out.diagnostics.push(stack_too_large(plan.programs[body.program].span, bytes));
-            return out;
+            return;
         }
     }
     if let Some(diagnostic) = too_many_maps(&compiled, &plan) {
         out.diagnostics.push(diagnostic);
-        return out;
+        return;
     }
-    backend_dumps(&mut out, options, &compiled, &plan, &bodies);
-    clock.lap(&mut out, "back end");
+    backend_dumps(out, options, &compiled, &plan, &bodies);
+    clock.lap(out, "back end");
     match write_object(source, &out.imports, program, plan, &compiled, &bodies) {
         Ok(object) => {
-            if wants(Stage::Elf) {
+            if options.dump.contains(&Stage::Elf) {
                 out.dumps.push((Stage::Elf, elf::dump(&object.elf)));
             }
-            clock.lap(&mut out, "object");
+            clock.lap(out, "object");
             out.object = Some(object);
         }
         Err(error) => out.internal = Some(("elf", error.to_string())),
     }
-    out
 }
 
 /// Maps that one program may use (`MAX_USED_MAPS` of the kernel).
@@ -416,21 +458,27 @@ fn write_object(
         subprograms: &subprograms,
         maps: &plan.maps,
     })?;
+    Ok(object(bytes, compiled, imports, program, plan))
+}
+
+/// Without code, in `compiled`, the programs have no instructions either.
+fn object(elf: Vec<u8>, compiled: &[Code], imports: &[Source], program: hir::Program, plan: plan::Plan) -> Object {
+    let instructions = |i: usize| compiled.get(i).map_or(0, |(code, _)| code.insns.len());
     let programs = plan
         .programs
         .into_iter()
-        .zip(compiled)
-        .map(|(p, (code, _))| crate::object::ProgramSpec {
+        .enumerate()
+        .map(|(i, p)| crate::object::ProgramSpec {
             name: p.name,
             section: p.section,
             kind: p.kind,
             attach: p.attach,
-            instructions: u32::try_from(code.insns.len()).unwrap_or(u32::MAX),
+            instructions: u32::try_from(instructions(i)).unwrap_or(u32::MAX),
             span: p.span,
         })
         .collect();
-    Ok(Object {
-        elf: bytes,
+    Object {
+        elf,
         programs,
         maps: plan.maps,
         events: plan.events,
@@ -438,5 +486,5 @@ fn write_object(
         natives: program.natives,
         config: program.config,
         imports: imports.iter().map(|s| (s.name.clone(), s.text.clone())).collect(),
-    })
+    }
 }

@@ -375,6 +375,7 @@ pub fn dump(plan: &Plan) -> String {
     for (i, counter) in plan.counters.iter().enumerate() {
         match counter {
             CounterSpec::LostEvents => writeln!(out, "counter {i} lost events"),
+            CounterSpec::LostCaptures => writeln!(out, "counter {i} lost captures"),
             CounterSpec::MapFull { map, .. } => writeln!(out, "counter {i} map {map} full"),
             CounterSpec::NoMetadata { .. } => writeln!(out, "counter {i} no metadata"),
             CounterSpec::Limited { .. } => writeln!(out, "counter {i} limited"),

@@ -85,6 +85,13 @@ pub enum Error {
     },
     #[error("cannot read `{}`: {source}", .path.display())]
     ReadFile { path: PathBuf, span: Span, source: std::io::Error },
+    /// A script, or a part of one, that a capture file cannot be run through.
+    #[error("{message}")]
+    Replay {
+        message: String,
+        help: Option<String>,
+        span: Option<Span>,
+    },
     #[error("cannot write to `{}`: {source}", .path.display())]
     Output { path: PathBuf, source: std::io::Error },
 }
@@ -161,7 +168,7 @@ impl Error {
     pub fn span(&self) -> Option<Span> {
         match self {
             Error::Sys(_) | Error::Object(_) | Error::Output { .. } => None,
-            Error::Rejected { span, .. } => *span,
+            Error::Rejected { span, .. } | Error::Replay { span, .. } => *span,
             Error::NoTracepoint { span, .. }
             | Error::Attach { span, .. }
             | Error::NoKprobes { span, .. }
@@ -205,6 +212,7 @@ impl Error {
             Error::Param { .. } => "native-parameter",
             Error::PrefixFile { .. } => "prefix-file",
             Error::ReadFile { .. } => "read-file",
+            Error::Replay { .. } => "replay",
             Error::Output { .. } => "output",
         }
     }
@@ -244,7 +252,7 @@ impl Error {
                 )]
             }
             Error::ChainMismatch { .. } => vec!["give both the same interface".to_owned()],
-            Error::Param { help, .. } => help.clone().into_iter().collect(),
+            Error::Param { help, .. } | Error::Replay { help, .. } => help.clone().into_iter().collect(),
             _ => Vec::new(),
         }
     }
@@ -259,6 +267,8 @@ pub enum Notice {
     LostEvents { count: u64 },
     /// At the end.
     LostEventsTotal { count: u64 },
+    /// Packets that `capture` asked for did not fit into the ring buffer since the last such notice.
+    LostCaptures { count: u64 },
     /// A map was full for the first time since the last such notice.
     MapFull {
         map: String,
@@ -295,6 +305,8 @@ pub enum Notice {
     NamespaceGone { netns: String },
     /// An attach point is missing, and the script's `missing_probes` says to go on.
     MissingProbe { message: String, span: Span },
+    /// A replay has ended: packets read, and their verdicts in words.
+    Replayed { packets: u64, verdicts: String },
     /// Filters of dead owners were removed at start.
     RemovedStale { count: usize },
     /// What `limit` held back since the last such notice.
@@ -350,6 +362,7 @@ impl Notice {
         !matches!(
             self,
             Notice::Attached { .. }
+                | Notice::Replayed { .. }
                 | Notice::RemovedStale { .. }
                 | Notice::Limited { .. }
                 | Notice::Script { error: true, .. }
@@ -394,6 +407,7 @@ impl Notice {
             )),
             Notice::NoMetadata { .. } => Some("decide in the `xdp` block itself, or match at `tc` ingress again".to_owned()),
             Notice::LostEventsTotal { .. } => Some("print less often, or aggregate in a map".to_owned()),
+            Notice::LostCaptures { .. } => Some("capture fewer packets, or fewer bytes of each: `capture(64)`".to_owned()),
             Notice::XdpGeneric { iface, .. } => Some(format!(
                 "it runs after the kernel has made its buffer, and copies packets that have too little room in front or lie in pieces: \
                  `tc:{iface}:ingress` is cheaper; write `xdp:{iface}:generic` to ask for it all the same"
@@ -415,6 +429,13 @@ impl fmt::Display for Notice {
             Notice::Attached { probes: 1 } => f.write_str("Attached 1 probe"),
             Notice::Attached { probes } => write!(f, "Attached {probes} probes"),
             Notice::LostEvents { count } => write!(f, "Lost {count} events"),
+            Notice::Replayed { packets, verdicts } => {
+                let noun = if *packets == 1 { "packet" } else { "packets" };
+                let separator = if verdicts.is_empty() { "" } else { ": " };
+                write!(f, "Replayed {packets} {noun}{separator}{verdicts}")
+            }
+            Notice::LostCaptures { count: 1 } => f.write_str("1 packet is missing in the capture file"),
+            Notice::LostCaptures { count } => write!(f, "{count} packets are missing in the capture file"),
             Notice::LostEventsTotal { count } => write!(f, "Total lost event count: {count}"),
             Notice::MapFull { .. } => with_helper(f, UPDATE, -i64::from(libc::E2BIG)),
             Notice::Limited { count, .. } => write!(f, "`limit` held back {count} runs"),

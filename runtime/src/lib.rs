@@ -5,6 +5,7 @@
 
 pub mod attach;
 pub mod binary;
+pub mod capture;
 pub mod error;
 pub mod format;
 pub mod inspect;
@@ -12,17 +13,21 @@ pub mod kernel;
 pub mod load;
 pub mod maps;
 pub mod native;
+pub mod pcap;
 pub mod printer;
+pub mod replay;
 pub mod ring;
 pub mod session;
 pub mod sink;
 pub mod symbols;
 pub mod sys;
 mod usym;
+pub mod verdict;
 pub mod verifier;
 
 pub use attach::Observer;
 pub use attach::reaper::{REAPER_ARG, Stale, clean, reaper_main};
+pub use capture::CaptureTarget;
 pub use error::{Error, Notice};
 pub use kernel::Kernel;
 pub use session::{MapsHandle, Options, Outcome, Output, OutputFormat, Reason, Session, SharedMaps};

@@ -231,7 +231,7 @@ fn elf_name(spec: &MapSpec) -> &str {
 pub type NativeMaps<'a> = dyn Fn(usize, &str) -> Option<BorrowedFd<'a>> + 'a;
 
 /// A script in the kernel, attached nowhere.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Loaded {
     /// In the order of [`Object::maps`].
     pub maps: Vec<Map>,

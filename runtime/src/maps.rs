@@ -82,15 +82,6 @@ impl Map {
         }
     }
 
-    /// Returns the size of one CPU's part of an element.
-    fn part_size(&self) -> usize {
-        if self.kind.is_per_cpu() {
-            self.value_size.next_multiple_of(8) as usize
-        } else {
-            self.value_size as usize
-        }
-    }
-
     fn borrow(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -117,7 +108,9 @@ impl Map {
             &self.symbol,
         )
     }
+}
 
+impl Map {
     /// Counts the elements.
     ///
     /// # Errors
@@ -133,123 +126,62 @@ impl Map {
     pub fn is_empty(&self) -> Result<bool> {
         Ok(self.len()? == 0)
     }
+}
 
-    fn is_array(&self) -> bool {
+impl Contents for Map {
+    fn shape(&self) -> Shape {
+        Shape {
+            kind: self.kind,
+            value_size: self.value_size,
+            max_entries: self.max_entries,
+        }
+    }
+
+    fn element_size(&self) -> usize {
+        self.lookup_size()
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.lookup(key)
+    }
+
+    fn all(&self) -> Result<Elements> {
+        self.elements()
+    }
+
+    fn put(&self, key: &[u8], value: &[u8], flags: u64) -> Result<()> {
+        bpf::map_update(self.borrow(), key, value, flags, &self.symbol)
+    }
+
+    fn remove(&self, key: &[u8]) -> Result<()> {
+        bpf::map_delete(self.borrow(), key, &self.symbol).map(|_| ())
+    }
+}
+
+/// What reading a map has to know of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub kind: MapKind,
+    pub value_size: u32,
+    pub max_entries: u32,
+}
+
+impl Shape {
+    fn is_array(self) -> bool {
         matches!(self.kind, MapKind::Array | MapKind::PerCpuArray)
     }
 
-    /// Sets every value to zero, keys stay.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn zero(&self) -> Result<()> {
-        let zeros = vec![0; self.lookup_size()];
-        if self.is_array() {
-            return self.reset(true);
+    /// Returns the size of one CPU's part of an element.
+    fn part_size(self) -> usize {
+        if self.kind.is_per_cpu() {
+            self.value_size.next_multiple_of(8) as usize
+        } else {
+            self.value_size as usize
         }
-        for key in self.keys()? {
-            // BPF_EXIST: a key that has gone meanwhile must not come back.
-            match bpf::map_update(self.borrow(), &key, &zeros, 2, &self.symbol) {
-                Err(e) if e.errno() != libc::ENOENT => return Err(e),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes everything.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn clear(&self) -> Result<()> {
-        if self.is_array() {
-            return self.reset(false);
-        }
-        for key in self.keys()? {
-            bpf::map_delete(self.borrow(), &key, &self.symbol)?;
-        }
-        Ok(())
-    }
-
-    /// Zeroes an array. The last word of a plain scalar says that it was assigned; `still_assigned` keeps it.
-    fn reset(&self, still_assigned: bool) -> Result<()> {
-        for i in 0..self.max_entries {
-            let mut value = vec![0; self.lookup_size()];
-            if still_assigned
-                && self.kind == MapKind::Array
-                && let Some(old) = self.lookup(&i.to_ne_bytes())?
-                && let Some(at) = value.len().checked_sub(8)
-            {
-                value[at..].copy_from_slice(&old[at..]);
-            }
-            bpf::map_update(self.borrow(), &i.to_ne_bytes(), &value, 0, &self.symbol)?;
-        }
-        Ok(())
-    }
-
-    fn keys(&self) -> Result<Vec<Vec<u8>>> {
-        let elements = self.elements()?;
-        Ok(elements.iter().map(|(key, _)| key.to_vec()).collect())
-    }
-
-    /// Reads a map of the script. A scalar that was never assigned has no row; an aggregation that never ran counts
-    /// as never assigned when `skip_untouched`.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn snapshot(&self, name: &str, key: Option<&Type>, value: &MapValue, skip_untouched: bool) -> Result<Snapshot> {
-        let mut snapshot = Snapshot {
-            name: name.to_owned(),
-            key: key.cloned(),
-            value: value.clone(),
-            rows: Vec::new(),
-        };
-        match key {
-            None => {
-                let raw = self.lookup(&0u32.to_ne_bytes())?.unwrap_or_default();
-                let cell = self.combine(value, &raw, true);
-                snapshot.rows.extend(
-                    cell.filter(|c| !(skip_untouched && is_untouched(value, c)))
-                        .map(|value| Row { key: Vec::new(), value }),
-                );
-            }
-            Some(_) => {
-                for (key, raw) in self.elements()?.iter() {
-                    snapshot.rows.extend(self.combine(value, raw, false).map(|value| Row {
-                        key: self.shown_key(key),
-                        value,
-                    }));
-                }
-            }
-        }
-        snapshot.sort();
-        Ok(snapshot)
-    }
-
-    /// Reads one element of a keyed map as a snapshot of one row.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn snapshot_key(&self, name: &str, key: &Type, bytes: &[u8], value: &MapValue) -> Result<Snapshot> {
-        let raw = self.lookup(bytes)?;
-        let cell = raw.and_then(|raw| self.combine(value, &raw, false));
-        let rows = cell
-            .map(|value| Row {
-                key: self.shown_key(bytes),
-                value,
-            })
-            .into_iter()
-            .collect();
-        Ok(Snapshot {
-            name: name.to_owned(),
-            key: Some(key.clone()),
-            value: value.clone(),
-            rows,
-        })
     }
 
     /// A key as it is printed: the kernel counts the bits of the address family into the length of a prefix.
-    fn shown_key(&self, key: &[u8]) -> Vec<u8> {
+    fn shown_key(self, key: &[u8]) -> Vec<u8> {
         let mut key = key.to_vec();
         if self.kind == MapKind::LpmTrie
             && let Some(len) = key.first_chunk_mut::<4>()
@@ -260,7 +192,7 @@ impl Map {
     }
 
     /// Combines the parts of the CPUs into one value. `None` for a plain scalar that was never assigned.
-    fn combine(&self, kind: &MapValue, raw: &[u8], scalar: bool) -> Option<Cell> {
+    fn combine(self, kind: &MapValue, raw: &[u8], scalar: bool) -> Option<Cell> {
         let parts = raw.chunks_exact(self.part_size().max(1));
         match kind {
             MapValue::Plain(ty) if scalar => {
@@ -270,6 +202,119 @@ impl Map {
             MapValue::Plain(ty) => Some(Cell::Plain(raw.get(..ty.size() as usize)?.to_vec())),
             _ => Some(combine_parts(kind, parts)),
         }
+    }
+}
+
+/// The elements of a map, wherever they are: in the kernel, or in our own memory in a replay.
+#[expect(clippy::missing_errors_doc, reason = "every error is what the kernel says")]
+pub trait Contents: std::fmt::Debug + Send + Sync {
+    fn shape(&self) -> Shape;
+    /// Returns how many bytes one element gives, all CPUs together.
+    fn element_size(&self) -> usize;
+    /// Reads one element; `None` when it is not there.
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
+    fn all(&self) -> Result<Elements>;
+    /// Writes one element; flags as in `BPF_MAP_UPDATE_ELEM`.
+    fn put(&self, key: &[u8], value: &[u8], flags: u64) -> Result<()>;
+    /// Removes one element, if it is there.
+    fn remove(&self, key: &[u8]) -> Result<()>;
+
+    /// Sets every value to zero, keys stay.
+    fn zero(&self) -> Result<()> {
+        let zeros = vec![0; self.element_size()];
+        if self.shape().is_array() {
+            return self.reset(true);
+        }
+        for key in self.keys()? {
+            // BPF_EXIST: a key that has gone meanwhile must not come back.
+            match self.put(&key, &zeros, 2) {
+                Err(e) if e.errno() != libc::ENOENT => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything.
+    fn clear(&self) -> Result<()> {
+        if self.shape().is_array() {
+            return self.reset(false);
+        }
+        for key in self.keys()? {
+            self.remove(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Zeroes an array. The last word of a plain scalar says that it was assigned; `still_assigned` keeps it.
+    fn reset(&self, still_assigned: bool) -> Result<()> {
+        for i in 0..self.shape().max_entries {
+            let mut value = vec![0; self.element_size()];
+            if still_assigned
+                && self.shape().kind == MapKind::Array
+                && let Some(old) = self.get(&i.to_ne_bytes())?
+                && let Some(at) = value.len().checked_sub(8)
+            {
+                value[at..].copy_from_slice(&old[at..]);
+            }
+            self.put(&i.to_ne_bytes(), &value, 0)?;
+        }
+        Ok(())
+    }
+
+    fn keys(&self) -> Result<Vec<Vec<u8>>> {
+        let elements = self.all()?;
+        Ok(elements.iter().map(|(key, _)| key.to_vec()).collect())
+    }
+
+    /// Reads a map of the script. A scalar that was never assigned has no row; an aggregation that never ran counts
+    /// as never assigned when `skip_untouched`.
+    fn snapshot(&self, name: &str, key: Option<&Type>, value: &MapValue, skip_untouched: bool) -> Result<Snapshot> {
+        let mut snapshot = Snapshot {
+            name: name.to_owned(),
+            key: key.cloned(),
+            value: value.clone(),
+            rows: Vec::new(),
+        };
+        match key {
+            None => {
+                let raw = self.get(&0u32.to_ne_bytes())?.unwrap_or_default();
+                let cell = self.shape().combine(value, &raw, true);
+                snapshot.rows.extend(
+                    cell.filter(|c| !(skip_untouched && is_untouched(value, c)))
+                        .map(|value| Row { key: Vec::new(), value }),
+                );
+            }
+            Some(_) => {
+                for (key, raw) in self.all()?.iter() {
+                    snapshot.rows.extend(self.shape().combine(value, raw, false).map(|value| Row {
+                        key: self.shape().shown_key(key),
+                        value,
+                    }));
+                }
+            }
+        }
+        snapshot.sort();
+        Ok(snapshot)
+    }
+
+    /// Reads one element of a keyed map as a snapshot of one row.
+    fn snapshot_key(&self, name: &str, key: &Type, bytes: &[u8], value: &MapValue) -> Result<Snapshot> {
+        let raw = self.get(bytes)?;
+        let cell = raw.and_then(|raw| self.shape().combine(value, &raw, false));
+        let rows = cell
+            .map(|value| Row {
+                key: self.shape().shown_key(bytes),
+                value,
+            })
+            .into_iter()
+            .collect();
+        Ok(Snapshot {
+            name: name.to_owned(),
+            key: Some(key.clone()),
+            value: value.clone(),
+            rows,
+        })
     }
 }
 

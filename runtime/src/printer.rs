@@ -4,11 +4,13 @@
 //! dropped, as bpftrace does, until the control loop has detached and runs `end`.
 
 use crate::attach::Observer;
+use crate::capture::CaptureFile;
 use crate::error::{Error, Notice, UPDATE, helper_message};
 use crate::format::{Context, printf, sint, time, uint, value};
 use crate::load::Loaded;
-use crate::maps::Map;
+use crate::maps::{Contents, Map};
 use crate::native::Instance;
+use crate::replay::maps::MemoryMap;
 use crate::ring::Ring;
 use crate::sink::{Place, Problem, Sink};
 use crate::sys::proc::possible_cpus;
@@ -19,6 +21,7 @@ use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -42,6 +45,8 @@ pub struct Shared {
     pub object: Object,
     pub loaded: Loaded,
     pub natives: Vec<Instance>,
+    /// In a replay: the maps, in the order of [`Object::maps`]; `loaded` is empty then.
+    pub replayed: Option<Vec<MemoryMap>>,
 }
 
 /// From the control loop. Every command is answered when it is done.
@@ -67,8 +72,8 @@ pub enum Report {
     Exit(i32),
     /// The reader of our output has gone.
     Closed,
-    /// Writing failed otherwise.
-    Failed(io::Error),
+    /// Writing failed otherwise, to the capture file if there is a path.
+    Failed(Option<PathBuf>, io::Error),
 }
 
 /// The control loop's end.
@@ -85,35 +90,13 @@ impl Printer {
     ///
     /// # Errors
     /// When the thread or its descriptors cannot be made.
-    pub fn start(
-        shared: Arc<Shared>,
-        ring: Option<Ring>,
-        sink: Box<dyn Sink>,
-        ctx: Context,
-        observer: Observer,
-        places: Option<Places>,
-    ) -> SysResult<Self> {
+    pub fn start(shared: Arc<Shared>, ring: Option<Ring>, outputs: Outputs, ctx: Context, observer: Observer) -> SysResult<Self> {
         let error = |e: io::Error| SysError::new("start", "printing thread", e);
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).map_err(|e| error(e.into()))?;
         let wake = Arc::new(wake);
         let (commands, receiver) = channel();
         let (reporter, reports) = mpsc::unbounded_channel();
-        let counters = vec![0; shared.object.counters.len()];
-        let mut worker = Worker {
-            shared,
-            ring,
-            sink,
-            ctx,
-            observer,
-            places,
-            reporter,
-            exited: false,
-            closed: false,
-            counters,
-            lost_total: 0,
-            counters_read: Instant::now(),
-            buf: Vec::new(),
-        };
+        let mut worker = Worker::new(shared, ring, outputs, ctx, observer, reporter);
         let their_wake = Arc::clone(&wake);
         std::thread::Builder::new()
             .name("weir-print".to_owned())
@@ -148,10 +131,21 @@ impl Drop for Printer {
     }
 }
 
-struct Worker {
+/// Where results go.
+pub struct Outputs {
+    pub sink: Box<dyn Sink>,
+    /// What `capture` writes to.
+    pub capture: Option<CaptureFile>,
+    /// Tells where in the script something is, for structured output.
+    pub places: Option<Places>,
+}
+
+/// Does what records say. In a live run it has a thread of its own; a replay calls it between packets.
+pub(crate) struct Worker {
     shared: Arc<Shared>,
     ring: Option<Ring>,
     sink: Box<dyn Sink>,
+    capture: Option<CaptureFile>,
     ctx: Context,
     observer: Observer,
     places: Option<Places>,
@@ -168,6 +162,48 @@ struct Worker {
 }
 
 impl Worker {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        ring: Option<Ring>,
+        outputs: Outputs,
+        ctx: Context,
+        observer: Observer,
+        reporter: mpsc::UnboundedSender<Report>,
+    ) -> Self {
+        let counters = vec![0; shared.object.counters.len()];
+        Self {
+            shared,
+            ring,
+            sink: outputs.sink,
+            capture: outputs.capture,
+            ctx,
+            observer,
+            places: outputs.places,
+            reporter,
+            exited: false,
+            closed: false,
+            counters,
+            lost_total: 0,
+            counters_read: Instant::now(),
+            buf: Vec::new(),
+        }
+    }
+
+    /// Returns whether `exit()` was seen, or nobody reads our output any more.
+    pub(crate) fn is_done(&self) -> bool {
+        self.exited || self.closed
+    }
+
+    /// Records count again after `exit()`: the `end` programs come.
+    pub(crate) fn resume(&mut self) {
+        self.exited = false;
+    }
+
+    /// The capture file, for what only a replay knows of interfaces.
+    pub(crate) fn capture_mut(&mut self) -> Option<&mut CaptureFile> {
+        self.capture.as_mut()
+    }
+
     fn run(&mut self, commands: &Receiver<Command>, wake: &EventFd) {
         loop {
             let more = self.drain(BATCH);
@@ -176,6 +212,7 @@ impl Worker {
                     Ok(Command::Drain(done)) => {
                         self.drain(usize::MAX);
                         self.write(|sink, _| sink.flush());
+                        self.write_capture(CaptureFile::flush);
                         let _ = done.send(());
                     }
                     Ok(Command::Attached { probes, test_hook, done }) => {
@@ -202,6 +239,7 @@ impl Worker {
                 continue;
             }
             self.write(|sink, _| sink.idle());
+            self.write_capture(CaptureFile::flush);
             self.wait(wake);
         }
     }
@@ -231,7 +269,22 @@ impl Worker {
             let _ = self.reporter.send(if e.kind() == io::ErrorKind::BrokenPipe {
                 Report::Closed
             } else {
-                Report::Failed(e)
+                Report::Failed(None, e)
+            });
+        }
+    }
+
+    /// Writes to the capture file. The reader of a stream that ends (`tshark -c 10`) ends the run.
+    fn write_capture(&mut self, write: impl FnOnce(&mut CaptureFile) -> io::Result<()>) {
+        let Some(capture) = self.capture.as_mut().filter(|_| !self.closed) else {
+            return;
+        };
+        if let Err(e) = write(capture) {
+            self.closed = true;
+            let _ = self.reporter.send(if e.kind() == io::ErrorKind::BrokenPipe {
+                Report::Closed
+            } else {
+                Report::Failed(Some(capture.path().to_owned()), e)
             });
         }
     }
@@ -249,7 +302,7 @@ impl Worker {
     }
 
     /// Does what one record says.
-    fn record(&mut self, record: &[u8]) {
+    pub(crate) fn record(&mut self, record: &[u8]) {
         let shared = Arc::clone(&self.shared);
         let id = uint(record.get(..4).unwrap_or(&[])) as usize;
         let Some(event) = shared.object.events.get(id) else {
@@ -324,6 +377,10 @@ impl Worker {
                         span: event.span,
                     },
                 );
+            }
+            EventAction::Capture { program } => {
+                let program = shared.object.programs.get(*program);
+                self.write_capture(|capture| program.map_or(Ok(()), |p| capture.record(p, record)));
             }
             EventAction::Time { format } => self.write(|sink, _| sink.time(&time::now(format))),
         }
@@ -425,7 +482,7 @@ impl Worker {
         self.write(|sink, _| sink.flush());
     }
 
-    fn finish(&mut self, print_maps: bool) {
+    pub(crate) fn finish(&mut self, print_maps: bool) {
         self.drain(usize::MAX);
         self.check_counters(true);
         self.write(|sink, _| sink.end());
@@ -440,6 +497,7 @@ impl Worker {
             }
         }
         self.write(|sink, _| sink.flush());
+        self.write_capture(CaptureFile::flush);
         if self.lost_total > 0 {
             (self.observer)(&Notice::LostEventsTotal { count: self.lost_total });
         }
@@ -467,6 +525,7 @@ impl Worker {
                         (self.observer)(&Notice::LostEvents { count: new });
                     }
                 }
+                CounterSpec::LostCaptures => (self.observer)(&Notice::LostCaptures { count: new }),
                 CounterSpec::MapFull { map, span } => {
                     let spec = shared.object.maps.get(*map);
                     let (name, max_entries) = spec.map_or((String::new(), 0), |m| (user_name(&m.role, &m.name), m.max_entries));
@@ -558,12 +617,12 @@ impl Shared {
         }
     }
 
-    fn own(&self, i: usize) -> Result<(&weir_compiler::object::MapSpec, &Map), Error> {
-        self.object
-            .maps
-            .get(i)
-            .zip(self.loaded.maps.get(i))
-            .ok_or_else(|| Error::Object(format!("no map {i}")))
+    fn own(&self, i: usize) -> Result<(&weir_compiler::object::MapSpec, &dyn Contents), Error> {
+        let map = match &self.replayed {
+            Some(maps) => maps.get(i).map(|m| m as &dyn Contents),
+            None => self.loaded.maps.get(i).map(|m| m as &dyn Contents),
+        };
+        self.object.maps.get(i).zip(map).ok_or_else(|| Error::Object(format!("no map {i}")))
     }
 
     fn native(&self, i: usize) -> Result<&Instance, Error> {
@@ -608,7 +667,8 @@ impl Shared {
     /// Reads one counter, all CPUs together.
     fn counter(&self, index: usize) -> Option<u64> {
         let i = self.object.maps.iter().position(|m| matches!(m.role, MapRole::Counters))?;
-        let raw = self.loaded.maps.get(i)?.lookup(&u32::try_from(index).ok()?.to_ne_bytes()).ok()??;
+        let (_, map) = self.own(i).ok()?;
+        let raw = map.get(&u32::try_from(index).ok()?.to_ne_bytes()).ok()??;
         debug_assert!(raw.len() <= 8 * possible_cpus() as usize);
         Some(raw.chunks_exact(8).map(uint).fold(0, u64::wrapping_add))
     }

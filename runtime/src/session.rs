@@ -3,13 +3,14 @@
 use crate::attach::interfaces::Settings;
 use crate::attach::reaper::REAPER_ARG;
 use crate::attach::{Attached, Attacher, Observer, run_once};
+use crate::capture::{CaptureFile, CaptureTarget};
 use crate::error::{Error, Notice};
 use crate::format::Context;
 use crate::kernel::Kernel;
 use crate::load;
 use crate::maps;
 use crate::native::{self, upkeep, upkeep::Upkeep};
-use crate::printer::{Command, Printer, Report, Shared};
+use crate::printer::{Command, Outputs, Printer, Report, Shared};
 use crate::ring::Ring;
 use crate::sink::{Buffering, JsonSink, Sink, TextSink, stdout};
 use crate::symbols::Symbols;
@@ -21,7 +22,7 @@ use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -42,6 +43,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 pub enum Output {
     #[default]
     Stdout,
+    /// Standard output has something else on it.
+    Stderr,
     File(PathBuf),
     /// What the function gives, which is called once.
     Writer(Arc<dyn Fn() -> Box<dyn io::Write + Send> + Send + Sync>),
@@ -51,8 +54,21 @@ impl std::fmt::Debug for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Output::Stdout => f.write_str("Stdout"),
+            Output::Stderr => f.write_str("Stderr"),
             Output::File(path) => f.debug_tuple("File").field(path).finish(),
             Output::Writer(_) => f.write_str("Writer"),
+        }
+    }
+}
+
+impl Output {
+    /// Returns what messages call it.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        match self {
+            Output::Stdout | Output::Writer(_) => PathBuf::from("standard output"),
+            Output::Stderr => PathBuf::from("standard error"),
+            Output::File(path) => path.clone(),
         }
     }
 }
@@ -85,6 +101,8 @@ pub struct Options {
     pub attach: Settings,
     /// Arguments with which our own executable calls [`crate::reaper_main`].
     pub reaper_args: Vec<OsString>,
+    /// Where `capture` writes to; without it captured packets go nowhere.
+    pub capture: Option<CaptureTarget>,
     /// Hears everything that a person should hear; called from any thread.
     pub observer: Observer,
     /// Tells where in the script something is, for structured output.
@@ -114,6 +132,7 @@ impl Default for Options {
             notify_attached: std::env::var_os("__BPFTRACE_NOTIFY_PROBES_ATTACHED").is_some_and(|v| v == "1"),
             attach: Settings::default(),
             reaper_args: vec![REAPER_ARG.into()],
+            capture: None,
             observer: Arc::new(|_| {}),
             places: None,
             pid: None,
@@ -171,7 +190,7 @@ pub struct Session {
     /// `exit()` was called, with this code.
     exit: Option<i32>,
     /// The reader of our output has gone, or writing failed.
-    output: Result<bool, io::Error>,
+    output: Result<bool, (Option<PathBuf>, io::Error)>,
     options: Options,
     started: Instant,
 }
@@ -288,24 +307,29 @@ fn spare_descriptors() -> Result<(), Error> {
     all.map(drop).map_err(|e| Error::Sys(error(e)))
 }
 
-fn make_sink(options: &Options) -> Result<Box<dyn Sink>, Error> {
-    let (file, path) = match &options.output {
+/// Opens where output goes.
+///
+/// # Errors
+/// When the file cannot be made.
+pub fn make_sink(output: &Output, format: OutputFormat, buffering: Buffering) -> Result<Box<dyn Sink>, Error> {
+    let file = match output {
         Output::Writer(writer) => {
-            return Ok(match options.format {
-                OutputFormat::Text => Box::new(TextSink::new(writer(), options.buffering).without_end()),
-                OutputFormat::Json => Box::new(JsonSink::new(writer(), options.buffering)),
+            return Ok(match format {
+                OutputFormat::Text => Box::new(TextSink::new(writer(), buffering).without_end()),
+                OutputFormat::Json => Box::new(JsonSink::new(writer(), buffering)),
             });
         }
-        Output::Stdout => (stdout(), Path::new("standard output")),
-        Output::File(path) => (File::create(path), path.as_path()),
+        Output::Stdout => stdout(),
+        Output::Stderr => io::stderr().as_fd().try_clone_to_owned().map(File::from),
+        Output::File(path) => File::create(path),
     };
     let file = file.map_err(|source| Error::Output {
-        path: path.to_owned(),
+        path: output.path(),
         source,
     })?;
-    Ok(match options.format {
-        OutputFormat::Text => Box::new(TextSink::new(file, options.buffering)),
-        OutputFormat::Json => Box::new(JsonSink::new(file, options.buffering)),
+    Ok(match format {
+        OutputFormat::Text => Box::new(TextSink::new(file, buffering)),
+        OutputFormat::Json => Box::new(JsonSink::new(file, buffering)),
     })
 }
 
@@ -324,7 +348,8 @@ impl Session {
             &|instance, symbol| natives.get(instance).and_then(|n| n.map_fd(symbol)),
             &shared,
         )?;
-        let sink = make_sink(&options)?;
+        let sink = make_sink(&options.output, options.format, options.buffering)?;
+        let capture = options.capture.as_ref().map(CaptureFile::create).transpose()?;
         let escapes = matches!(options.output, Output::Stdout)
             && options.format == OutputFormat::Text
             && std::io::IsTerminal::is_terminal(&std::io::stdout());
@@ -356,14 +381,22 @@ impl Session {
             max_strlen: object.config.max_strlen,
             escapes,
         };
-        let shared = Arc::new(Shared { object, loaded, natives });
+        let shared = Arc::new(Shared {
+            object,
+            loaded,
+            natives,
+            replayed: None,
+        });
         let printer = Printer::start(
             Arc::clone(&shared),
             ring,
-            sink,
+            Outputs {
+                sink,
+                capture,
+                places: options.places.clone(),
+            },
             ctx,
             Arc::clone(&options.observer),
-            options.places.clone(),
         )?;
 
         let started = Instant::now();
@@ -417,7 +450,7 @@ impl Session {
                 self.exit.get_or_insert(code);
             }
             Report::Closed => self.output = Ok(true),
-            Report::Failed(e) => self.output = Err(e),
+            Report::Failed(path, e) => self.output = Err((path, e)),
         }
     }
 
@@ -541,16 +574,11 @@ impl Session {
                 code,
                 reason: Reason::OutputClosed,
             }),
-            Err(source) => Err(self.output_error(source)),
+            Err((path, source)) => Err(Error::Output {
+                path: path.unwrap_or_else(|| self.options.output.path()),
+                source,
+            }),
         }
-    }
-
-    fn output_error(&self, source: io::Error) -> Error {
-        let path = match &self.options.output {
-            Output::Stdout | Output::Writer(_) => PathBuf::from("standard output"),
-            Output::File(path) => path.clone(),
-        };
-        Error::Output { path, source }
     }
 
     /// Waits for the printing thread; returns true when a signal came first.

@@ -8,7 +8,7 @@ use weir_compiler::hir;
 use weir_compiler::object::{MapRole, MapSpec};
 use weir_compiler::types::MapValue;
 use weir_runtime::format::{Context, map};
-use weir_runtime::maps::{Map, Snapshot};
+use weir_runtime::maps::{Contents, Map, Snapshot};
 use weir_runtime::symbols::Symbols;
 use weir_runtime::{Error, MapsHandle, SharedMaps};
 

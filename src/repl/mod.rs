@@ -271,6 +271,9 @@ impl Repl {
         let mut first_log = None;
         loop {
             let (object, types) = self.compile(&entry, script_args, first_log.is_none(), &[])?.0.ok_or_else(told)?;
+            if object.events.iter().any(|e| matches!(e.action, EventAction::Capture { .. })) {
+                return Err(Failure::new("`capture()` has no file to write to here").help("run it as a script: `weir --pcap FILE -e '…'`"));
+            }
             match self.start(&entry, object.clone(), &types) {
                 Ok(()) => return Ok(()),
                 Err(error) => match (&*error, &first_log) {

@@ -13,6 +13,7 @@ pub mod harness;
 pub mod kernel;
 pub mod net;
 pub mod output;
+pub mod pcapng;
 pub mod terminal;
 pub mod traffic;
 pub mod victim;

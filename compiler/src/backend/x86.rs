@@ -1,15 +1,15 @@
 //! The same CLIF as native x86-64 code, by Cranelift's own back end.
 //!
 //! Is: the oracle of the differential tests, and the engine that replays capture files without privileges. Is not: a
-//! sandbox. No kernel verifier stands behind it; memory accesses are bounded by the program's own checks only, and a
-//! division by zero is a fault, where BPF yields 0.
+//! sandbox. No kernel verifier stands behind it; memory accesses are bounded by the program's own checks only.
 
 use super::{BackendError, check, ns, opt};
 use cranelift_codegen::Context;
 use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::cursor::{Cursor, FuncCursor};
-use cranelift_codegen::ir::{Function, Inst, InstBuilder, InstructionData, types};
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{Function, Inst, InstBuilder, InstructionData, Opcode, types};
 use cranelift_codegen::isa::{self, CallConv};
 use cranelift_codegen::settings::{self, Configurable, Flags};
 use std::ptr::NonNull;
@@ -87,6 +87,7 @@ impl Drop for Native {
 /// The machine is not x86-64, a symbol has no value, or Cranelift cannot compile the function.
 pub fn compile(func: &Function, consts: &[i64], resolve: &dyn Fn(Symbol) -> Option<u64>) -> Result<Native, NativeError> {
     let mut func = func.clone();
+    guard_divisions(&mut func);
     opt::run(&mut func, false)?;
     check::check(&func, "native", consts)?;
     resolve_symbols(&mut func, consts, resolve)?;
@@ -130,6 +131,53 @@ pub fn compile(func: &Function, consts: &[i64], resolve: &dyn Fn(Symbol) -> Opti
         }
     }
     map(&bytes)
+}
+
+/// Makes division total, as it is in BPF: by zero it gives 0, a remainder the dividend, and the least number divided by -1 is
+/// itself. The machine would stop at all of these.
+fn guard_divisions(func: &mut Function) {
+    let insts: Vec<Inst> = func.layout.blocks().flat_map(|b| func.layout.block_insts(b)).collect();
+    for inst in insts {
+        let opcode = func.dfg.insts[inst].opcode();
+        let (signed, remainder) = match opcode {
+            Opcode::Udiv => (false, false),
+            Opcode::Urem => (false, true),
+            Opcode::Sdiv => (true, false),
+            Opcode::Srem => (true, true),
+            _ => continue,
+        };
+        let (dividend, divisor) = (func.dfg.inst_args(inst)[0], func.dfg.inst_args(inst)[1]);
+        let ty = func.dfg.value_type(divisor);
+        let result = func.dfg.first_result(inst);
+        let mut cursor = FuncCursor::new(func).at_inst(inst);
+        let (zero, one) = (cursor.ins().iconst(ty, 0), cursor.ins().iconst(ty, 1));
+        let is_zero = cursor.ins().icmp(IntCC::Equal, divisor, zero);
+        let mut safe = cursor.ins().select(is_zero, one, divisor);
+        let mut minus = None;
+        if signed {
+            let all = cursor.ins().bnot(zero);
+            let is_minus = cursor.ins().icmp(IntCC::Equal, divisor, all);
+            safe = cursor.ins().select(is_minus, one, safe);
+            minus = Some(is_minus);
+        }
+        let mut value = match opcode {
+            Opcode::Udiv => cursor.ins().udiv(dividend, safe),
+            Opcode::Urem => cursor.ins().urem(dividend, safe),
+            Opcode::Sdiv => cursor.ins().sdiv(dividend, safe),
+            _ => cursor.ins().srem(dividend, safe),
+        };
+        if let Some(is_minus) = minus
+            && !remainder
+        {
+            let negated = cursor.ins().ineg(dividend);
+            value = cursor.ins().select(is_minus, negated, value);
+        }
+        let by_zero = if remainder { dividend } else { zero };
+        value = cursor.ins().select(is_zero, by_zero, value);
+        func.dfg.clear_results(inst);
+        func.dfg.change_to_alias(result, value);
+        func.layout.remove_inst(inst);
+    }
 }
 
 /// Replaces symbols by numbers, opaque constants by constants and pins by their argument.

@@ -50,6 +50,7 @@ pub(crate) struct Pending<'h> {
     scratch_bytes: u32,
     /// The signal word; the value of `return` lies behind it.
     signal: u32,
+    capture: Option<super::capture::Wish>,
     pub parent: Option<usize>,
 }
 
@@ -131,6 +132,7 @@ impl<'h> Generator<'_, 'h> {
             headers,
             scratch_bytes: self.memory.scratch_bytes(),
             signal,
+            capture: self.capture,
             parent: None,
         });
         let function = self.external(ns::SUBPROG_ADDR, u32::try_from(index).unwrap_or(u32::MAX), 2);
@@ -208,6 +210,7 @@ impl<'h> Generator<'_, 'h> {
         let params = self.b.block_params(entry).to_vec();
         self.ctx = ctx;
         self.block = pending.block;
+        self.capture = pending.capture;
         self.vars.clone_from(&pending.vars);
         self.fields.clone_from(&pending.fields);
         self.header_rooms.clone_from(&pending.headers);

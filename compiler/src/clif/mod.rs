@@ -11,6 +11,7 @@
 //! - Arguments of an event are computed before its record is reserved, so no path can leak the reservation.
 
 mod addr;
+mod capture;
 mod expr;
 mod loops;
 mod maps;
@@ -170,6 +171,8 @@ pub(crate) struct Generator<'a, 'h> {
     pub first_subprogram: usize,
     /// Whether the program has such loops: then variables lie where the bodies can reach them.
     pub has_loops: bool,
+    /// What `capture` has asked for, in a program that has it.
+    pub capture: Option<capture::Wish>,
     /// `(continue, break)` targets.
     pub loops: Vec<(Block, Block)>,
     pub memory: memory::Memory,
@@ -222,6 +225,7 @@ impl<'a, 'h> Generator<'a, 'h> {
             pending: Vec::new(),
             first_subprogram,
             has_loops,
+            capture: None,
             loops: Vec::new(),
             memory: memory::Memory::new(entry, body, scratch, budget, hook.may_nest()),
             place: Span::default(),
@@ -236,6 +240,7 @@ impl<'a, 'h> Generator<'a, 'h> {
     fn program(&mut self) {
         let body = self.memory.body;
         self.b.switch_to_block(body);
+        self.start_capture();
         if self.hook == Hook::Tc {
             self.heartbeat();
         }
@@ -267,6 +272,7 @@ impl<'a, 'h> Generator<'a, 'h> {
         if self.hook == Hook::CgroupSkb || self.hook.is_cgroup_call() {
             result = self.cgroup_answer(result);
         }
+        self.send_capture(result);
         self.b.ins().return_(&[result]);
         self.enter_scratch();
     }

@@ -256,6 +256,7 @@ impl<'h> Generator<'_, 'h> {
                 let exit = self.exit;
                 self.leave(exit, &[BlockArg::Value(code)]);
             }
+            StmtKind::Capture { bytes } => self.want_capture(*bytes, stmt.span),
             StmtKind::Exit { code } => {
                 let code = code.as_ref().map(|c| self.expr(c));
                 let present = code.as_ref().and_then(|c| c.present);

@@ -139,7 +139,7 @@ impl<'h> Generator<'_, 'h> {
     }
 
     /// Address of an array's element, or null.
-    fn array_element(&mut self, map: usize, index: u32) -> Value {
+    pub fn array_element(&mut self, map: usize, index: u32) -> Value {
         let key = self.index_slot();
         let index = self.b.ins().iconst(I32, i64::from(index));
         self.b.ins().store(plain(), index, key, 0);

@@ -214,6 +214,7 @@ impl Checker<'_> {
             | FunctionKind::Time
             | FunctionKind::Redirect
             | FunctionKind::Mirror
+            | FunctionKind::Capture
             | FunctionKind::Verdict(_) => {
                 self.error(
                     Diagnostic::error("no-value", span, format!("`{}` has no value", name.name))

@@ -647,6 +647,10 @@ pub enum StmtKind {
     /// Ends the block; `value` is the verdict where the hook has one.
     Return(Option<Expr>),
     Verdict(Verdict),
+    /// The packet goes to the capture file, with this many bytes at most, once its verdict is known.
+    Capture {
+        bytes: u32,
+    },
     /// Sends the event, then ends the block.
     Exit {
         code: Option<Expr>,

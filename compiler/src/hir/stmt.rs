@@ -8,6 +8,11 @@ use crate::types::MapValue;
 use weir_parser::ast::{self, BinaryOp};
 use weir_parser::{Diagnostic, Span};
 
+/// What `capture()` takes of a packet: headers; payloads hold secrets.
+const CAPTURE_BYTES: i64 = 128;
+/// Room for a record must be left in working memory.
+const MAX_CAPTURE_BYTES: i64 = 16384;
+
 impl Checker<'_> {
     pub(super) fn statement(&mut self, stmt: &ast::Stmt, out: &mut Vec<Stmt>) {
         let span = stmt.span;
@@ -283,6 +288,7 @@ impl Checker<'_> {
             | FunctionKind::Verdict(_)
             | FunctionKind::Redirect
             | FunctionKind::Mirror
+            | FunctionKind::Capture
             | FunctionKind::Agg(_) => function.kind,
             _ => return None,
         };
@@ -355,6 +361,15 @@ impl Checker<'_> {
                 Some(StmtKind::Verdict(verdict))
             }
             FunctionKind::Redirect | FunctionKind::Mirror => self.redirect(&args[0].value, kind == FunctionKind::Mirror),
+            FunctionKind::Capture => {
+                let bytes = match args.first() {
+                    None => Some(CAPTURE_BYTES),
+                    Some(arg) => self.constant(&arg.value, 1..=MAX_CAPTURE_BYTES, "the number of bytes"),
+                };
+                bytes.map(|n| StmtKind::Capture {
+                    bytes: u32::try_from(n).unwrap_or(u32::MAX),
+                })
+            }
             FunctionKind::Agg(_) => {
                 self.error(
                     Diagnostic::error("aggregate-alone", span, format!("`{}()` must be assigned to a map", function.name))

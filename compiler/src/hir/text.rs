@@ -161,6 +161,7 @@ impl Printer<'_> {
             StmtKind::Return(None) => "return".to_owned(),
             StmtKind::Return(Some(e)) => format!("return {}", self.expr(e)),
             StmtKind::Verdict(v) => format!("verdict {v:?}"),
+            StmtKind::Capture { bytes } => format!("capture {bytes}"),
             StmtKind::Exit { code: None } => "exit".to_owned(),
             StmtKind::Exit { code: Some(e) } => format!("exit {}", self.expr(e)),
             StmtKind::If { .. }

@@ -59,6 +59,33 @@ pub fn each_stmt(body: &[Stmt], f: &mut dyn FnMut(&Stmt)) {
     }
 }
 
+/// Returns the largest number of bytes that a `capture` of the block asks for.
+#[must_use]
+pub fn capture_bytes(whole: &Block) -> Option<u32> {
+    let mut most = stmts_capture(&whole.body);
+    block(whole, &mut |e| {
+        if let ExprKind::Block { body, .. } | ExprKind::Inline { body, .. } = &e.kind {
+            most = most.max(stmts_capture(body));
+        }
+    });
+    most
+}
+
+fn stmts_capture(body: &[Stmt]) -> Option<u32> {
+    let one = |s: &Stmt| match &s.kind {
+        StmtKind::Capture { bytes } => Some(*bytes),
+        StmtKind::If { then, otherwise, .. } => stmts_capture(then).max(stmts_capture(otherwise)),
+        StmtKind::While { body, .. }
+        | StmtKind::ForRange { body, .. }
+        | StmtKind::ForMap { body, .. }
+        | StmtKind::Unroll { body, .. }
+        | StmtKind::Block(body)
+        | StmtKind::Limit { body, .. } => stmts_capture(body),
+        _ => None,
+    };
+    body.iter().filter_map(one).max()
+}
+
 /// Calls `f` for every expression of the statements, outer ones first.
 pub fn stmts(body: &[Stmt], f: &mut dyn FnMut(&Expr)) {
     for s in body {
@@ -99,7 +126,7 @@ pub fn stmt(stmt: &Stmt, f: &mut dyn FnMut(&Expr)) {
             stmts(body, f)
         }
         StmtKind::Return(e) | StmtKind::Exit { code: e } => e.iter().for_each(|e| expr(e, f)),
-        StmtKind::Break | StmtKind::Continue | StmtKind::Verdict(_) | StmtKind::Redirect { .. } => {}
+        StmtKind::Break | StmtKind::Continue | StmtKind::Verdict(_) | StmtKind::Capture { .. } | StmtKind::Redirect { .. } => {}
     }
 }
 

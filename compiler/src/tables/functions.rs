@@ -93,6 +93,7 @@ pub enum FunctionKind {
     Verdict(Verdict),
     Redirect,
     Mirror,
+    Capture,
 }
 
 /// Functions that only stand on the right of `@map = …`.
@@ -241,6 +242,7 @@ functions! {
     "drop" FunctionKind::Verdict(Verdict::Drop), 0..=0, Hooks::PACKET, "drop()", "drops the packet and ends the block";
     "pass" FunctionKind::Verdict(Verdict::Pass), 0..=0, Hooks::PACKET, "pass()", "lets the packet pass and ends the chain";
     "next" FunctionKind::Verdict(Verdict::Next), 0..=0, Hooks::TC, "next()", "leaves the packet to the next program";
+    "capture" FunctionKind::Capture, 0..=1, Hooks::of(&[Hook::Xdp, Hook::Tc]), "capture([bytes])", "writes the first bytes of the packet (128 unless said) and its verdict to the file of `--pcap`, once a packet";
     "tx" FunctionKind::Verdict(Verdict::Tx), 0..=0, Hooks::XDP, "tx()", "sends the packet out of the interface it came from";
     "redirect" FunctionKind::Redirect, 1..=1, Hooks::of(&[Hook::Xdp, Hook::Tc]), "redirect(\"if\")", "sends the packet out of another interface and ends the block";
     "mirror" FunctionKind::Mirror, 1..=1, Hooks::TC, "mirror(\"if\")", "sends a copy of the packet out of another interface; the block goes on";

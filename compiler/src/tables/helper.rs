@@ -32,6 +32,10 @@ pub const KTIME_GET_BOOT_NS: u32 = 125;
 pub const RINGBUF_RESERVE: u32 = 131;
 pub const RINGBUF_SUBMIT: u32 = 132;
 pub const RINGBUF_OUTPUT: u32 = 130;
+/// Also across fragments of the buffer.
+pub const SKB_LOAD_BYTES: u32 = 26;
+/// The same at XDP; Linux 5.18.
+pub const XDP_LOAD_BYTES: u32 = 189;
 pub const KTIME_GET_COARSE_NS: u32 = 160;
 /// All fragments of the buffer; Linux 5.18.
 pub const XDP_GET_BUFF_LEN: u32 = 188;
@@ -47,12 +51,9 @@ pub const CLONE_REDIRECT: u32 = 13;
 pub const SKB_VLAN_PUSH: u32 = 18;
 pub const SKB_VLAN_POP: u32 = 19;
 pub const REDIRECT: u32 = 23;
-pub const SKB_LOAD_BYTES: u32 = 26;
 pub const CSUM_DIFF: u32 = 28;
 pub const GET_SOCKET_COOKIE: u32 = 46;
 pub const XDP_ADJUST_META: u32 = 54;
 pub const SKB_CGROUP_ID: u32 = 79;
-/// Linux 5.18.
-pub const XDP_LOAD_BYTES: u32 = 189;
 /// Linux 5.18.
 pub const XDP_STORE_BYTES: u32 = 190;

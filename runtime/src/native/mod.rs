@@ -14,7 +14,7 @@ use crate::attach::{Attacher, iface};
 use crate::error::{Error, Notice};
 use crate::format::uint;
 use crate::load::{Elf, Loaded};
-use crate::maps::{Cell, Map, Row, Snapshot};
+use crate::maps::{Cell, Contents, Map, Row, Snapshot};
 use crate::sys::bpf;
 use lists::Lists;
 use std::collections::HashMap;

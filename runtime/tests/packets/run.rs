@@ -7,6 +7,7 @@ use weir_compiler::pipeline::{Options, Source, compile};
 use weir_runtime::Kernel;
 use weir_runtime::format::Context;
 use weir_runtime::load::load;
+use weir_runtime::maps::Contents;
 
 pub const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;

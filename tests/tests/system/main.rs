@@ -3,6 +3,7 @@
 //! `cargo xtask test` runs it. By hand, as root: `cargo build && cargo test -p weir-tests --test system [FILTER]`.
 
 mod absent;
+mod capture;
 mod cgroups;
 mod check;
 mod cli;
@@ -33,6 +34,7 @@ fn main() {
         one_liners::TESTS,
         absent::TESTS,
         hooks::TESTS,
+        capture::TESTS,
         interfaces::TESTS,
         cgroups::TESTS,
         inspect::TESTS,

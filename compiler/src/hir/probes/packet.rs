@@ -52,6 +52,9 @@ impl Checker<'_> {
             self.error(Diagnostic::error("no-interface", span, "the interface is missing"));
             return Vec::new();
         }
+        if self.kernel.any_interface() {
+            return vec![pattern];
+        }
         let (interfaces, place) = match &pattern.netns {
             None => (self.kernel.interfaces(), String::new()),
             Some(netns) => match self.kernel.interfaces_in(netns) {
