@@ -2,12 +2,13 @@
 //!
 //! Fields are read at the start of the program, as those of packets are, and are plain values from then on.
 
-use super::value::{VarSlot, words};
-use super::{Generator, packet};
+use super::value::{Repr, Val, VarSlot, words};
+use super::{Generator, packet, plain};
 use crate::hir::{ExprKind, visit};
 use crate::object::AttachPoint;
 use crate::tables::{AddressFamily, AddressPart, CgroupHook, FIELDS, FieldKind, Hook};
-use cranelift_codegen::ir::types::{I16, I64};
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::types::{I16, I32, I64};
 use cranelift_codegen::ir::{InstBuilder, Value};
 use std::collections::BTreeSet;
 
@@ -119,12 +120,53 @@ impl Generator<'_, '_> {
         self.b.ins().uextend(I64, swapped)
     }
 
+    /// Assigns to a part of the address; one of the other family has no place there.
+    pub(super) fn assign_address(&mut self, field: usize, part: AddressPart, value: &Val) {
+        let layout = self.address_layout();
+        match (part, &value.repr) {
+            (AddressPart::Port, _) => {
+                let n = self.as_int(value);
+                self.when(value.present, |g| {
+                    let be = g.swap16(n);
+                    let host = g.swap16(be);
+                    g.store_address(layout.port, be);
+                    g.hold(field, &[host]);
+                });
+            }
+            (AddressPart::Ip, Repr::Words(words)) => {
+                let words = words.clone();
+                let v6 = self.cgroup_hook().is_some_and(|h| h.family == AddressFamily::V6);
+                let same = self.compare_imm(IntCC::Equal, words[0], if v6 { 10 } else { 2 });
+                let present = self.both(value.present, Some(same));
+                self.when(present, |g| {
+                    if v6 {
+                        for (half, at) in [(words[1], 0), (words[2], 8)] {
+                            g.store_address(layout.ip6 + at, half);
+                            let high = g.b.ins().ushr_imm_s(half, 32);
+                            g.store_address(layout.ip6 + at + 4, high);
+                        }
+                    } else {
+                        g.store_address(layout.ip4, words[1]);
+                    }
+                    g.hold(field, &words);
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// The kernel takes four bytes at a time.
+    fn store_address(&mut self, offset: i32, value: Value) {
+        let short = self.b.ins().ireduce(I32, value);
+        self.b.ins().store(plain(), short, self.ctx, offset);
+    }
+
     /// Any number but 0 lets the call go on; the kernel wants exactly 0 or 1, and from some hooks only 1.
     pub(super) fn cgroup_answer(&mut self, n: Value) -> Value {
         if self.cgroup_hook().is_some_and(|h| !h.can_deny) {
             return self.int(1);
         }
-        let c = self.compare_imm(cranelift_codegen::ir::condcodes::IntCC::NotEqual, n, 0);
+        let c = self.compare_imm(IntCC::NotEqual, n, 0);
         self.b.ins().uextend(I64, c)
     }
 }

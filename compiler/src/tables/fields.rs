@@ -348,8 +348,8 @@ fields! {
     "skb.cgroup_id" U64, Hooks::SKB, FieldKind::Helper(helper::SKB_CGROUP_ID), "cgroup v2 id of the socket that it belongs to";
     "skb.cookie" U64, Hooks::SKB, FieldKind::Helper(helper::GET_SOCKET_COOKIE), "cookie of the socket that it belongs to";
     "flow" Flow, Hooks::PACKET, parsed(Parsed::Flow), "addresses, ports and protocol as one key; every IP packet has it";
-    "addr.ip" Inet, Hooks::ADDRESS, FieldKind::Address(AddressPart::Ip), "address that the call is about";
-    "addr.port" U16, Hooks::ADDRESS, FieldKind::Address(AddressPart::Port), "port that the call is about";
+    "addr.ip" Inet, Hooks::ADDRESS, FieldKind::Address(AddressPart::Ip), "address that the call is about", Hooks::SOCK_ADDR;
+    "addr.port" U16, Hooks::ADDRESS, FieldKind::Address(AddressPart::Port), "port that the call is about", Hooks::SOCK_ADDR;
     "addr.family" U32, Hooks::CGROUP_CALL, FieldKind::Address(AddressPart::Family), "`AF_INET` or `AF_INET6`, of the socket";
     "addr.proto" U32, Hooks::CGROUP_CALL, FieldKind::Address(AddressPart::Proto), "protocol of the socket: `IPPROTO_TCP`, `IPPROTO_UDP`, …";
 }

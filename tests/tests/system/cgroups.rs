@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     Test::new("cgroup_connect_counts_and_refuses", connect),
     Test::new("cgroup_blocks_on_one_hook_are_one_program", order),
     Test::new("every_cgroup_hook_sees_its_call", every_hook),
+    Test::new("cgroup_addresses_can_be_rewritten", rewrite),
     Test::new("cgroup_skb_counts_and_drops", packets),
     Test::new("cgroups_are_found_from_any_namespace", any_namespace),
     Test::new("nothing_is_left_of_cgroup_programs", leftovers).alone(),
@@ -146,6 +147,32 @@ fn every_hook() -> Result<()> {
         ensure!(sockets.get(&key).map(String::as_str) == Some("4"), "{key}: {done}");
     }
     Ok(())
+}
+
+/// A service by another address and port: nobody listens where the process connects to.
+fn rewrite() -> Result<()> {
+    let (lab, group) = (Lab::new()?, Cgroup::new()?);
+    let (node4, node6) = (IpAddr::from(lab.node4()), IpAddr::from(lab.node6()));
+    let _listeners = lab.node.run(|| {
+        let listen = |ip| TcpListener::bind((ip, 8080)).context("cannot listen");
+        Ok([listen(node4)?, listen(node6)?])
+    })?;
+    let path = group.path();
+    let weir = Weir::script(&format!(
+        "cgroup:{path}:connect4,cgroup:{path}:connect6 /addr.port == 9/ {{ addr.port = 8080; addr.ip = {node4}; addr.ip = \"{node6}\"; \
+         @[addr.ip, addr.port] = count(); }}"
+    ))
+    .at(&lab)
+    .start()?;
+    let (other4, other6): (IpAddr, IpAddr) = ("192.0.2.1".parse()?, "2001:db8::1".parse()?);
+    for (ip, count) in [(other4, 2), (other6, 3)] {
+        for _ in 0..count {
+            let result = group.run(&lab.node, move || tcp((ip, 9).into()))?;
+            ensure!(result.is_ok(), "{ip}: {result:?}");
+        }
+    }
+    let done = weir.stop()?.clean()?;
+    done.expect_map("@", [(format!("{node4}, 8080"), 2), (format!("{node6}, 8080"), 3)])
 }
 
 /// Packets of the cgroup's sockets, from their IP header on.

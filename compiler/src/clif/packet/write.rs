@@ -86,6 +86,7 @@ impl<'h> Generator<'_, 'h> {
                 let n = self.as_int(&value);
                 self.when(value.present, |g| g.write_meta(n, span));
             }
+            FieldKind::Address(part) => self.assign_address(field, part, &value),
             _ => {
                 let Some(places) = self.places else { return };
                 let current = self.held_field(field);
@@ -101,7 +102,7 @@ impl<'h> Generator<'_, 'h> {
     }
 
     /// Notes the new value of a field, if the program holds it. Whether it is there does not change.
-    fn hold(&mut self, field: usize, values: &[Value]) {
+    pub(in crate::clif) fn hold(&mut self, field: usize, values: &[Value]) {
         let Some(slot) = self.fields.get(&field).cloned() else { return };
         for (var, value) in slot.words.iter().zip(values) {
             self.b.def_var(*var, *value);
