@@ -83,7 +83,9 @@ impl Script {
         }
         for field in FIELDS.iter().filter(|f| f.hooks.contains(hook)) {
             match field.ty {
-                FieldType::Inet => inets.push(field.name.to_owned()),
+                // The others are of one family, and to compare them with an address of the other is an error.
+                FieldType::Inet if field.name.starts_with("ip.") => inets.push(field.name.to_owned()),
+                FieldType::Inet => {}
                 FieldType::Bool => bools.push(field.name.to_owned()),
                 FieldType::Mac | FieldType::Flow | FieldType::Bytes => {}
                 FieldType::Name | FieldType::IfName | FieldType::Direction => texts.push(field.name.to_owned()),

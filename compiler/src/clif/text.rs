@@ -193,6 +193,12 @@ impl<'h> Generator<'_, 'h> {
             let mask = self.nonzero_bytes(word);
             words.push((at, word, mask));
         }
+        let place = index.then(|| {
+            let place = self.scratch_slot(8);
+            let none = self.int(-1);
+            self.b.ins().store(plain(), none, place, 0);
+            place
+        });
         let found = self.fold_offsets(room, 1, |g, offset, sofar| {
             let at = g.b.ins().iadd(copy, offset);
             let mut difference = g.int(0);
@@ -203,17 +209,22 @@ impl<'h> Generator<'_, 'h> {
                 difference = g.b.ins().bor(difference, d);
             }
             let hit = g.compare_imm(IntCC::Equal, difference, 0);
-            if index {
-                // One more than where it is, of the first place.
-                let place = g.b.ins().iadd_imm_s(offset, 1);
-                let none = g.compare_imm(IntCC::Equal, sofar, 0);
+            if let Some(place) = place {
+                // What lies in memory the verifier does not follow: to it, all passes through the loop look alike.
+                let known = g.b.ins().load(I64, plain(), place, 0);
+                let none = g.compare_imm(IntCC::SignedLessThan, known, 0);
                 let first = g.b.ins().band(hit, none);
-                return g.b.ins().select(first, place, sofar);
+                let new = g.b.ins().select(first, offset, known);
+                g.b.ins().store(plain(), new, place, 0);
+                return sofar;
             }
             let hit = g.b.ins().uextend(I64, hit);
             g.b.ins().bor(sofar, hit)
         });
-        let found = if index { self.b.ins().iadd_imm_s(found, -1) } else { found };
+        let found = match place {
+            Some(place) => self.b.ins().load(I64, plain(), place, 0),
+            None => found,
+        };
         Val {
             repr: Repr::Int(found),
             present,
