@@ -1,6 +1,6 @@
 //! What BPF is on this machine's network, whoever put it there: gathered into plain data, judged, and removed on demand.
 //!
-//! Input: the running kernel. Output: [`Node`], one picture of it, ready for a table or for JSON; [`Dump`](maps::Dump)s of maps.
+//! Input: the running kernel. Output: [`Node`], one picture of it, ready for a table or for JSON; dumps of maps.
 //! It renders nothing and decides nothing: that is the binary's.
 
 mod cgroups;
