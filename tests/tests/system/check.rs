@@ -14,7 +14,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF
-const PRIVILEGED: &[libc::c_ulong] = &[1, 12, 21, 38, 39];
+const PRIVILEGED: &[u32] = &[1, 12, 21, 38, 39];
 
 fn weir(args: &[&str]) -> Result<Finished> {
     Weir::new(args.iter().copied()).without_capabilities(PRIVILEGED).run()
