@@ -145,34 +145,32 @@ fn mirrored() -> Result<()> {
 }
 
 fn tagged() -> Result<()> {
-    for mode in ["native", "generic"] {
-        let lab = Lab::new()?;
-        let script = format!(
-            "xdp:veth0:{mode} /udp.dport == 53/ {{ pkt.meta = 1; pkt.meta = 11; }} xdp:veth0:{mode} /tcp.syn/ {{ pkt.meta = 2; }} \
-             tc:veth0:ingress /has(pkt.meta)/ {{ skb.mark = pkt.meta + 1; @tag[pkt.meta] = count(); }} \
-             tc:veth0:ingress /udp.dport == 54/ {{ @none[has(pkt.meta)] = count(); }} \
-             tc:veth0:ingress /skb.mark != 0/ {{ @mark[skb.mark] = count(); }}"
-        );
-        let weir = Weir::script(&script).at(&lab).start()?;
-        traffic::send_frames(
-            &lab,
-            &[
-                (11, Frame::syn(lab.peer4(), lab.node4(), 22)),
-                (5, Frame::udp(lab.peer4(), lab.node4(), 53)),
-                (3, Frame::udp(lab.peer6(), lab.node6(), 54)),
-            ],
-        )?;
-        traffic::settle(&lab)?;
-        let done = weir.stop()?;
-        for (map, key, count) in [
-            ("@tag", "11", 5),
-            ("@tag", "2", 11),
-            ("@none", "false", 3),
-            ("@mark", "12", 5),
-            ("@mark", "3", 11),
-        ] {
-            done.expect_entry(map, key, count).with_context(|| mode.to_owned())?;
-        }
+    // Not generic mode: since Linux 6.9 that may copy a packet into a buffer that forgets the length of the Ethernet header
+    // (`skb_pp_cow_data`), and TC then sees it from the IP header on.
+    let lab = Lab::new()?;
+    let script = "xdp:veth0:native /udp.dport == 53/ { pkt.meta = 1; pkt.meta = 11; } xdp:veth0:native /tcp.syn/ { pkt.meta = 2; } \
+         tc:veth0:ingress /has(pkt.meta)/ { skb.mark = pkt.meta + 1; @tag[pkt.meta] = count(); } \
+         tc:veth0:ingress /udp.dport == 54/ { @none[has(pkt.meta)] = count(); } \
+         tc:veth0:ingress /skb.mark != 0/ { @mark[skb.mark] = count(); }";
+    let weir = Weir::script(script).at(&lab).start()?;
+    traffic::send_frames(
+        &lab,
+        &[
+            (11, Frame::syn(lab.peer4(), lab.node4(), 22)),
+            (5, Frame::udp(lab.peer4(), lab.node4(), 53)),
+            (3, Frame::udp(lab.peer6(), lab.node6(), 54)),
+        ],
+    )?;
+    traffic::settle(&lab)?;
+    let done = weir.stop()?;
+    for (map, key, count) in [
+        ("@tag", "11", 5),
+        ("@tag", "2", 11),
+        ("@none", "false", 3),
+        ("@mark", "12", 5),
+        ("@mark", "3", 11),
+    ] {
+        done.expect_entry(map, key, count)?;
     }
     Ok(())
 }
