@@ -313,7 +313,8 @@ fn xdp_counts_in_another_namespace_and_is_gone_after() {
         .build();
     let (text, notices) = packets(object, &Kernel::new(), &net, 25);
     assert_eq!(text, "\n\n@n: 25\n");
-    assert_eq!(notices, ["Attached 1 probe"]);
+    let mode = format!("XDP runs in native mode on `va@{}`", net.a);
+    assert_eq!(notices, [mode.as_str(), "Attached 1 probe"]);
     assert!(!run(&format!("ip -n {} link show dev va", net.a)).contains("xdp"));
 }
 
@@ -353,7 +354,7 @@ fn an_unknown_interface_says_which_there_are() {
     }
     let net = Net::new();
     let point = AttachPoint::Xdp {
-        iface: iface(&net.a, "eth*"),
+        iface: iface(&net.a, "eth9"),
         mode: XdpMode::Auto,
     };
     let object = Builder::default()
@@ -696,7 +697,12 @@ fn generic_xdp_comes_with_a_warning() {
     let error = Session::start(object(XdpMode::Native), &kernel, capture.options(OutputFormat::Text))
         .err()
         .unwrap();
-    assert!(error.to_string().starts_with("the driver of `lo` has no native XDP: "), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("the driver of `lo` does not take a native XDP program ("),
+        "{error}"
+    );
     let session = Session::start(object(XdpMode::Auto), &kernel, capture.options(OutputFormat::Text)).unwrap();
     let notices = capture.notices();
     assert!(

@@ -143,6 +143,10 @@ impl Generator<'_, '_> {
         self.b.ins().store(plain(), now, record, at(capture::TIME));
         let bytes = self.b.ins().iadd_imm_s(record, i64::from(capture::HEADER_BYTES));
         let load = if tc { helper::SKB_LOAD_BYTES } else { helper::XDP_LOAD_BYTES };
+        // Before Linux 6.8 the verifier learns nothing about the least value from `n != 0`.
+        let one = self.int(1);
+        let n = self.b.ins().umax(n, one);
+        let n = self.pin(n);
         let zero = self.int(0);
         let failed = self.helper(load, &[self.ctx, zero, bytes, n]);
         self.b.ins().brif(failed, lost, &[], send, &[]);

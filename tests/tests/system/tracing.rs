@@ -10,11 +10,12 @@ use weir_tests::traffic;
 use weir_tests::victim;
 use weir_tests::weir::{Finished, Weir};
 
+/// Those with `alone` probe this test's own program file, whose functions others would call, too.
 pub const TESTS: &[Test] = &[
-    Test::new("uprobes_see_arguments_return_values_and_names", uprobes),
-    Test::new("a_uprobe_on_an_address_or_a_pattern", uprobe_places),
-    Test::new("uprobe_working_memory_survives_preemption", preemption),
-    Test::new("usdt_reads_arguments_and_tells_the_program", usdt),
+    Test::new("uprobes_see_arguments_return_values_and_names", uprobes).alone(),
+    Test::new("a_uprobe_on_an_address_or_a_pattern", uprobe_places).alone(),
+    Test::new("uprobe_working_memory_survives_preemption", preemption).alone(),
+    Test::new("usdt_reads_arguments_and_tells_the_program", usdt).alone(),
     Test::new("rawtracepoint_reads_arguments_by_type", raw_tracepoint),
     Test::new("software_events_are_counted", software),
     Test::new("hardware_events_are_counted_or_refused", hardware),
