@@ -32,11 +32,16 @@ extern "C" fn weir_victim_double(a: u64) -> u64 {
     black_box(a) * 2
 }
 
+/// A page of its own: where two segments share a page of the file, the kernel counts in whichever it finds first, which may be
+/// the other mapping of it.
+#[repr(C, align(4096))]
+struct Page(AtomicU16);
+
 /// Counted up by the kernel while somebody listens to `weir_test:tick`.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".probes")]
 #[used]
-static weir_victim_semaphore: AtomicU16 = AtomicU16::new(0);
+static weir_victim_semaphore: Page = Page(AtomicU16::new(0));
 
 /// The static event `weir_test:tick` with a signed 64-bit number in a register, a 32-bit one in memory, and the constant 42.
 #[inline(never)]
@@ -143,7 +148,7 @@ fn call(n: u64) -> Result<()> {
     let first = maps.lines().find(|l| l.ends_with(&exe)).context("no mapping of the executable")?;
     let base = u64::from_str_radix(first.split('-').next().unwrap_or_default(), 16)?;
     let address = weir_victim_double as extern "C" fn(u64) -> u64 as usize as u64 - base;
-    let listeners = weir_victim_semaphore.load(Ordering::Relaxed);
+    let listeners = weir_victim_semaphore.0.load(Ordering::Relaxed);
     writeln!(std::io::stdout(), "sum {sum} address {address:#x} listeners {listeners}")?;
     Ok(())
 }

@@ -229,7 +229,7 @@ fn environment() -> Result<()> {
     says(
         &check(&[("BPFTRACE_MAX_MAP_KEYS", "many")], &["-e", "begin { }"])?,
         1,
-        &["max_map_keys"],
+        &["BPFTRACE_MAX_MAP_KEYS"],
     )
 }
 
