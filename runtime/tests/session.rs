@@ -365,7 +365,7 @@ fn an_unknown_interface_says_which_there_are() {
         .unwrap();
     assert_eq!(
         error.to_string(),
-        format!("no network interface matches `eth*` in network namespace `{}`", net.a)
+        format!("no network interface matches `eth9` in network namespace `{}`", net.a)
     );
     assert_eq!(error.help(), ["there are: lo, va"]);
 }
