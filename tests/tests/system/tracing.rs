@@ -16,7 +16,7 @@ pub const TESTS: &[Test] = &[
     Test::new("a_uprobe_on_an_address_or_a_pattern", uprobe_places).alone(),
     Test::new("uprobe_working_memory_survives_preemption", preemption).alone(),
     Test::new("usdt_reads_arguments_and_tells_the_program", usdt).alone(),
-    Test::new("rawtracepoint_reads_arguments_by_type", raw_tracepoint),
+    Test::new("rawtracepoint_reads_arguments_by_type", raw_tracepoint).alone(),
     Test::new("software_events_are_counted", software),
     Test::new("hardware_events_are_counted_or_refused", hardware),
     Test::new("iter_task_visits_every_thread", iter_task),
