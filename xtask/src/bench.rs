@@ -47,15 +47,15 @@ enum What {
 const EXIT_SCRIPT: &str = "BEGIN { exit(); }";
 /// Fires once per `getpid()`; the bodies are what is compared.
 const GETPID: &str = "tracepoint:syscalls:sys_enter_getpid";
-/// Has `args.id`; fires for every system call of the machine.
+/// Has `args.id`, written `args->id` as older bpftraces want it; fires for every system call of the machine.
 const SYS_ENTER: &str = "tracepoint:raw_syscalls:sys_enter";
 const BODIES: &[(&str, &str)] = &[
     (GETPID, "{}"),
     (GETPID, "{ @ = count(); }"),
     (GETPID, "{ @[pid] = count(); }"),
     (GETPID, "{ @[comm] = count(); }"),
-    (SYS_ENTER, "{ @ = hist(args.id); }"),
-    (SYS_ENTER, "{ @[comm, args.id] = sum(1); }"),
+    (SYS_ENTER, "{ @ = hist(args->id); }"),
+    (SYS_ENTER, "{ @[comm, args->id] = sum(1); }"),
 ];
 /// What is printed, and how many lines at full speed.
 const LINES: &str = "tracepoint:syscalls:sys_enter_getpid { printf(\"%d\\n\", pid); }";
