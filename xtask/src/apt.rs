@@ -33,6 +33,9 @@ pub const TEST: &[Package] = &[
 /// What `cargo xtask bench` compares with.
 pub const BENCH: &[Package] = &[package("bpftrace", "bpftrace")];
 
+/// What `cargo xtask bench packets` compares with, and by.
+pub const PACKETS: &[Package] = &[package("clang", "clang"), package("bpftool", "bpftool")];
+
 /// The packages of the list whose program is not on this machine.
 pub fn missing(wanted: &[Package]) -> Vec<&'static str> {
     wanted.iter().filter(|p| proc::which(p.program).is_none()).map(|p| p.name).collect()

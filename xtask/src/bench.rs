@@ -3,7 +3,7 @@
 //! Every figure is the median of runs that alternate between the two programs.
 //! Input: what to measure. Output: the table on standard output; it writes no file.
 
-use crate::{apt, proc, test};
+use crate::{apt, packets, proc, test};
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
@@ -42,6 +42,8 @@ enum What {
     Lines,
     /// Size of the program with all its libraries
     Size,
+    /// Packet blocks beside the same programs in C; only when named, and then alone
+    Packets,
 }
 
 const EXIT_SCRIPT: &str = "BEGIN { exit(); }";
@@ -62,11 +64,16 @@ const LINES: &str = "tracepoint:syscalls:sys_enter_getpid { printf(\"%d\\n\", pi
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     proc::need_root("measuring BPF programs")?;
-    apt::install(apt::BENCH)?;
+    if !args.what.contains(&What::Packets) {
+        apt::install(apt::BENCH)?;
+    }
     let weir = match &args.weir {
         Some(path) => path.clone(),
         None => test::program(test::built(&["build", "--release", "--package", "weir", "--bin", "weir"])?, "weir")?.into(),
     };
+    if args.what.contains(&What::Packets) {
+        return packets::run(&weir, args.runs);
+    }
     let bpftrace = proc::which("bpftrace").context("bpftrace is not installed")?;
     private_tracefs()?;
     let pair = Pair {
@@ -146,7 +153,7 @@ fn print_table(pair: &Pair<'_>, rows: &[Row], runs: usize) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     match values.len() {

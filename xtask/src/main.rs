@@ -11,6 +11,7 @@ mod apt;
 mod bench;
 mod builtins;
 mod dist;
+mod packets;
 mod proc;
 mod setup;
 mod test;

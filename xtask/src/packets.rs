@@ -1,0 +1,156 @@
+//! `cargo xtask bench packets`: packet blocks beside the same programs written by hand in C.
+//!
+//! The C is `xtask/bench/packets.bpf.c`, compiled by clang; both sides run in the kernel by `BPF_PROG_TEST_RUN`, on the same frame and by
+//! turns. Input: the program to measure. Output: the table on standard output, and exit code 1 when a block is slower than it may be.
+
+use crate::{apt, proc};
+use anyhow::{Context, Result, ensure};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use weir_tests::frame::{Frame, Payload};
+use weir_tests::kernel::Kind;
+use weir_tests::net::{Lab, TempDir};
+use weir_tests::weir::{Running, Weir};
+
+/// Runs of a program that one figure is the kernel's average of.
+const REPEAT: &str = "1000000";
+/// How much slower than C a block may be.
+const BAR: f64 = 1.15;
+
+/// What is compared: a name, the program in C, the block.
+const CASES: &[(&str, &str, &str)] = &[
+    ("count per source", "count_source", "xdp:veth0 { @[ip.src] = count(); }"),
+    ("drop a TCP port", "drop_port", "xdp:veth0 /tcp.dport == 443/ { drop(); }"),
+    (
+        "longest prefix",
+        "member",
+        "let @bad = lpm(1024); begin { @bad[11.0.0.0/8] = 1; } xdp:veth0 /ip.src in @bad/ { drop(); }",
+    ),
+    (
+        "count per flow",
+        "count_flow",
+        "xdp:veth0 { @[ip.src, ip.dst, ip.proto, port.src, port.dst] = count(); }",
+    ),
+    ("time to live, with checksum", "lower_ttl", "xdp:veth0 { ip.ttl--; }"),
+];
+
+fn bpftool(args: &[&str]) -> Result<Value> {
+    let text = proc::output(Command::new("bpftool").arg("-j").args(args))?;
+    serde_json::from_str(&text).with_context(|| format!("bpftool {}: `{text}`", args.join(" ")))
+}
+
+/// Runs a program and returns its verdict and nanoseconds a packet.
+fn one(program: &[&str], frame: &Path) -> Result<(u64, f64)> {
+    let frame = frame.to_str().context("a path that is no text")?;
+    let args = [&["prog", "run"], program, &["data_in", frame, "repeat", REPEAT]].concat();
+    let result = bpftool(&args)?;
+    let number = |key: &str| result[key].as_u64().with_context(|| format!("no `{key}` in {result}"));
+    Ok((number("retval")?, number("duration")? as f64))
+}
+
+fn instructions(program: &[&str]) -> Result<u64> {
+    let shown = bpftool(&[&["prog", "show"], program].concat())?;
+    let bytes = shown["bytes_xlated"].as_u64();
+    Ok(bytes.with_context(|| format!("no size in {shown}"))? / 8)
+}
+
+/// The id of the XDP program that a script holds.
+fn xdp_id(weir: &Running) -> Result<String> {
+    for object in weir.objects().iter().filter(|o| o.kind == Kind::Program) {
+        let id = object.id.to_string();
+        if bpftool(&["prog", "show", "id", &id])?["type"] == "xdp" {
+            return Ok(id);
+        }
+    }
+    anyhow::bail!("the script has no XDP program")
+}
+
+/// # Errors
+/// Something is missing on the machine, or the two sides disagree on a verdict.
+pub fn run(weir: &Path, runs: usize) -> Result<ExitCode> {
+    apt::install(apt::PACKETS)?;
+    let dir = TempDir::new()?;
+    let object = dir.path().join("packets.o");
+    let source = proc::repo().join("xtask/bench/packets.bpf.c");
+    proc::check(
+        Command::new("clang")
+            .args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-c"])
+            .arg(source)
+            .arg("-o")
+            .arg(&object),
+    )?;
+    // Pins that go with this process.
+    const NONE: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a private mount namespace")?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+    let pins = dir.path().join("pins");
+    std::fs::create_dir(&pins)?;
+    mount(Some("bpf"), &pins, Some("bpf"), MsFlags::empty(), NONE).context("cannot mount bpffs")?;
+    let (programs, maps) = (pins.join("programs"), pins.join("maps"));
+    proc::check(
+        Command::new("bpftool")
+            .args(["prog", "loadall"])
+            .arg(&object)
+            .arg(&programs)
+            .args(["type", "xdp", "pinmaps"])
+            .arg(&maps),
+    )?;
+    let key = "40 0 0 0 2 0 0 0 11 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0";
+    proc::check(
+        Command::new("bpftool")
+            .args(["map", "update", "pinned"])
+            .arg(maps.join("bad"))
+            .arg("key")
+            .args(key.split(' '))
+            .arg("value")
+            .args("1 0 0 0 0 0 0 0".split(' ')),
+    )?;
+    let lab = Lab::new()?;
+    let frame = dir.path().join("frame");
+    let payload = Payload::Tcp {
+        sport: 40_000,
+        dport: 443,
+        flags: weir_tests::frame::ACK,
+        data: vec![0; 20],
+    };
+    std::fs::write(&frame, Frame::new(lab.peer4(), lab.node4(), payload).bytes())?;
+
+    println!("| | weir | C | weir / C | instructions | in C |\n|---|---:|---:|---:|---:|---:|");
+    let mut within = true;
+    for (name, c, script) in CASES {
+        let running = Weir::script(script).program(weir).at(&lab).start()?;
+        let id = xdp_id(&running)?;
+        let pinned = programs.join(c);
+        let ours = ["id", &id];
+        let theirs = ["pinned", pinned.to_str().context("a path that is no text")?];
+        let (mut weir_ns, mut c_ns) = (Vec::new(), Vec::new());
+        // The first round warms up and is not counted.
+        for round in 0..=runs {
+            let ((ours_said, ours_ns), (theirs_said, theirs_ns)) = (one(&ours, &frame)?, one(&theirs, &frame)?);
+            ensure!(ours_said == theirs_said, "{name}: weir says {ours_said}, C says {theirs_said}");
+            if round > 0 {
+                weir_ns.push(ours_ns);
+                c_ns.push(theirs_ns);
+            }
+        }
+        // Pair by pair: a machine that changes its speed does so for both.
+        let ratio = crate::bench::median(weir_ns.iter().zip(&c_ns).map(|(a, b)| a / b).collect());
+        within &= ratio <= BAR;
+        println!(
+            "| {name} | {:.0} ns | {:.0} ns | {ratio:.2} | {} | {} |",
+            crate::bench::median(weir_ns),
+            crate::bench::median(c_ns),
+            instructions(&ours)?,
+            instructions(&theirs)?,
+        );
+        running.stop()?;
+    }
+    if !within {
+        println!("\nA block is slower than {BAR} times the same in C.");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
