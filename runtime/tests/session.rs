@@ -906,12 +906,15 @@ fn a_blocked_reader_does_not_block_the_second_signal() {
         .open(&fifo.path)
         .unwrap();
     let mut child = signal_child(&fifo.path, true);
-    // 6000 bytes every millisecond fill the pipe of 64 KiB, then the printing thread blocks.
+    // 6000 bytes every millisecond fill the pipe of 64 KiB, then the printing thread blocks: nothing more comes for a while.
+    let mut before = 0;
     wait_for("a full pipe", || {
+        std::thread::sleep(50 * MS);
         let mut waiting: libc::c_int = 0;
         // SAFETY: FIONREAD writes one int.
         unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&reader), libc::FIONREAD, &raw mut waiting) };
-        waiting >= 60_000
+        let stands_still = waiting == std::mem::replace(&mut before, waiting);
+        waiting >= 60_000 && stands_still
     });
     kill(&child, nix::sys::signal::SIGINT);
     std::thread::sleep(200 * MS);
