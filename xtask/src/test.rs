@@ -33,10 +33,10 @@ const KERNEL_TESTS: &[&str] = &["system", "differential", "backend_hazards"];
 const HOST_ONLY: &[&str] = &["language", "session"];
 
 /// Random programs in each of the generated tests on an emulated processor, where each takes ten times as long.
-const VM_RANDOM_COUNT: &str = "40";
+const VM_RANDOM_COUNT: &str = "20";
 
-/// A guest needs a third of this; a busy machine may need more.
-const VM_LIMIT: Duration = Duration::from_secs(1500);
+/// A guest needs half of this; a busy machine may need more.
+const VM_LIMIT: Duration = Duration::from_secs(2100);
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     proc::need_root("loading BPF programs")?;

@@ -375,6 +375,10 @@ impl Interfaces {
             self.watches.retain(|w| w.netns.as_deref() != Some(&netns));
             let targets = &self.targets;
             self.attached.retain(|a| targets[a.target].pattern.netns.as_deref() != Some(&netns));
+            if let Some(reaper) = &mut self.reaper {
+                // Without it there is nobody who holds the namespace.
+                let _ = reaper.leave(&netns);
+            }
             (self.observer)(&Notice::NamespaceGone { netns });
         }
     }

@@ -18,6 +18,8 @@ pub const REAPER_ARG: &str = "__reap";
 
 /// The last line of an owner that has cleaned up itself.
 const DONE: &str = "done\n";
+/// Before the name of a network namespace that is to be let go of.
+const LEAVE: &str = "leave ";
 
 /// An interface that has, or is about to have, a filter of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +90,15 @@ impl Reaper {
         self.send(&entry.to_line())
     }
 
+    /// Lets go of a network namespace whose name is gone: the helper's hold would keep it alive. It removes our filters there,
+    /// which we can no longer reach ourselves.
+    ///
+    /// # Errors
+    /// When the helper is gone.
+    pub fn leave(&mut self, netns: &str) -> SysResult<()> {
+        self.send(&format!("{LEAVE}{netns}\n"))
+    }
+
     fn send(&mut self, line: &str) -> SysResult<()> {
         let error = |e| SysError::new("reach helper", "reaper", e);
         let pipe = self
@@ -123,6 +134,12 @@ pub fn reaper_main() {
         if line == DONE.trim_end() {
             return;
         }
+        if let Some(name) = line.strip_prefix(LEAVE) {
+            for (entry, netns) in watched.extract_if(.., |(entry, _)| entry.netns.as_deref() == Some(name)) {
+                remove(&entry, netns.as_ref(), |tag| tag.is_same_owner(&owner));
+            }
+            continue;
+        }
         let Some(entry) = Entry::parse(&line) else { break };
         // Opened now: the name may be gone later, the namespace is not as long as we hold it.
         let netns = entry.netns.as_deref().and_then(|n| Netns::open(n).ok());
@@ -139,25 +156,30 @@ pub fn reaper_main() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     for (entry, netns) in &watched {
-        let link = Link {
-            ifindex: entry.ifindex,
-            name: entry.iface.clone(),
-            ..Link::default()
-        };
-        let clean = || {
-            let removed = clean_link(&link);
-            if entry.makes_clsact {
-                let _ = Netlink::open().and_then(|mut n| remove_clsact_if_empty(&mut n, link.ifindex, &link.name));
-            }
-            removed
-        };
-        let _ = match (netns, &entry.netns) {
-            (Some(netns), _) => netns.run(clean),
-            (None, None) => Ok(clean()),
-            // The namespace was gone when we heard of it, and its interfaces with it.
-            (None, Some(_)) => Ok(Ok(0)),
-        };
+        remove(entry, netns.as_ref(), Tag::is_stale);
     }
+}
+
+/// Removes the filters that `which` picks from an entry's interface, and a clsact that is then nobody's.
+fn remove(entry: &Entry, netns: Option<&Netns>, which: impl Fn(&Tag) -> bool + Sync) {
+    let link = Link {
+        ifindex: entry.ifindex,
+        name: entry.iface.clone(),
+        ..Link::default()
+    };
+    let clean = || {
+        let removed = clean_link_of(&link, &which);
+        if entry.makes_clsact {
+            let _ = Netlink::open().and_then(|mut n| remove_clsact_if_empty(&mut n, link.ifindex, &link.name));
+        }
+        removed
+    };
+    let _ = match (netns, &entry.netns) {
+        (Some(netns), _) => netns.run(clean),
+        (None, None) => Ok(clean()),
+        // The namespace was gone when we heard of it, and its interfaces with it.
+        (None, Some(_)) => Ok(Ok(0)),
+    };
 }
 
 /// Returns whether the owner's filters are still there.
@@ -189,12 +211,16 @@ fn has_filters(entry: &Entry, netns: Option<&Netns>, owner: &Tag) -> bool {
 /// # Errors
 /// What the kernel says.
 pub fn clean_link(link: &Link) -> SysResult<usize> {
+    clean_link_of(link, &Tag::is_stale)
+}
+
+fn clean_link_of(link: &Link, which: &dyn Fn(&Tag) -> bool) -> SysResult<usize> {
     let mut netlink = Netlink::open()?;
     let mut removed = 0;
     let mut made_clsact = false;
     for ingress in [true, false] {
         for filter in netlink.filters(link.ifindex, ingress, &link.name)? {
-            let Some(tag) = Tag::parse(&filter.name).filter(Tag::is_stale) else {
+            let Some(tag) = Tag::parse(&filter.name).filter(|tag| which(tag)) else {
                 continue;
             };
             match netlink.filter_delete(&filter, &link.name) {

@@ -164,6 +164,9 @@ impl Generator<'_, '_> {
         let c = self.compare_imm(IntCC::UnsignedLessThanOrEqual, n, most);
         self.b.ins().brif(c, go, &[], otherwise, &[]);
         self.b.switch_to_block(go);
-        n
+        // The optimiser makes `n >= 1` into `n != 0`, of which the verifier learns no bound before Linux 6.8.
+        let least = self.int(least);
+        let n = self.b.ins().umax(n, least);
+        self.pin(n)
     }
 }
