@@ -234,7 +234,7 @@ impl<'h> Generator<'_, 'h> {
         {
             // All bits count: those of the family and the longest address.
             let family = self.b.ins().ishl_imm_s(words[0], 32);
-            words[0] = self.b.ins().iadd_imm_s(family, super::expr::lpm_head(0, 128));
+            words[0] = self.b.ins().iadd_imm_s(family, super::inet::lpm_head(0, 128));
         }
         let slot = self.memory_slot(size);
         if ty == Type::Bool {

@@ -11,8 +11,10 @@
 //! - Arguments of an event are computed before its record is reserved, so no path can leak the reservation.
 
 mod addr;
+mod builtins;
 mod capture;
 mod expr;
+mod inet;
 mod loops;
 mod maps;
 mod memory;

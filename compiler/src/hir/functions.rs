@@ -3,7 +3,8 @@
 //! A call is written out where it stands: BPF counts the depth of calls and the stack they take, and the optimiser sees more this way.
 //! The body sees its parameters and nothing of the caller's variables; maps are everybody's. `return` ends the call, not the block.
 
-use super::check::{Checker, storable};
+use super::check::Checker;
+use super::unify::storable;
 use super::{Expr, ExprKind, Stmt, StmtKind, Ty, VarId};
 use crate::tables::{self, Hook};
 use std::collections::HashMap;

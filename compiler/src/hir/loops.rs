@@ -1,6 +1,7 @@
 //! `for` over ranges and maps.
 
-use super::check::{Checker, storable};
+use super::check::Checker;
+use super::unify::storable;
 use super::{Expr, ExprKind, MapValueTy, StmtKind, Ty};
 use crate::types::MapValue;
 use std::collections::HashMap;

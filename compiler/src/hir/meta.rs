@@ -1,7 +1,8 @@
 //! Calls that are answered, or written out as other statements, while compiling: questions about types, assertions,
 //! `find`, `container_of`.
 
-use super::check::{Checker, storable};
+use super::check::Checker;
+use super::unify::storable;
 use super::{CTy, Event, Expr, ExprKind, Space, Stmt, StmtKind, Ty};
 use crate::object::TextKind;
 use crate::tables::{self, BuiltinKind, Function, FunctionKind, Is, helper};
@@ -345,7 +346,7 @@ impl Checker<'_> {
         let var = match self.lookup_var(name) {
             Some(var) => {
                 let old = self.vars[var].ty.clone();
-                match super::check::unify(&old, &ty) {
+                match super::unify::unify(&old, &ty) {
                     Some(ty) => {
                         self.var_grew |= old != ty;
                         self.vars[var].ty = ty;

@@ -12,21 +12,26 @@ mod functions;
 mod lints;
 pub(crate) mod loops;
 mod macros;
+mod map_types;
 mod meta;
 mod ops;
 mod packet;
+mod places;
 mod printf;
 mod probes;
 mod script_types;
 mod sets;
+mod settings;
 mod stmt;
 mod system;
 pub mod text;
+mod unify;
 mod usdt;
 pub mod visit;
 
 pub use args::{Parameter, parameters};
-pub use check::{DeclaredKind, MapDecl, Options, check, nearest_name};
+pub use check::{Options, check, nearest_name};
+pub use map_types::{DeclaredKind, MapDecl};
 pub use probes::{glob_match, iterators, raw_parameters};
 
 use crate::object::{Attach, Config, NativeInstance, TextKind};

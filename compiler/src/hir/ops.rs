@@ -1,6 +1,7 @@
 //! Operators, casts, sets.
 
-use super::check::{Checker, unify};
+use super::check::Checker;
+use super::unify::unify;
 use super::{CTy, Expr, ExprKind, SetElem, Space, Ty};
 use crate::types::Type;
 use weir_parser::ast::{self, BinaryOp};

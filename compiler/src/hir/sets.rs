@@ -1,6 +1,7 @@
 //! `x in …`: lists, maps, files. Long lists become a map that is filled before the script runs.
 
-use super::check::{Checker, DeclaredKind};
+use super::check::Checker;
+use super::map_types::DeclaredKind;
 use super::{Expr, ExprKind, SetElem, SetMap, Ty};
 use crate::kernel::KernelInfo;
 use weir_parser::ast;

@@ -1,6 +1,7 @@
 //! Statements.
 
-use super::check::{Checker, unify};
+use super::check::Checker;
+use super::unify::unify;
 use super::{Event, EventMap, Expr, ExprKind, MapValueTy, Stmt, StmtKind, Ty};
 use crate::object::TextKind;
 use crate::tables::{self, AggKind, FunctionKind, Hook, Verdict};
@@ -43,7 +44,7 @@ impl Checker<'_> {
                 let ty = if declared {
                     storable_declared(&value.ty)
                 } else {
-                    super::check::storable(&value.ty)
+                    super::unify::storable(&value.ty)
                 };
                 let id = self.declare_var(&var.name, ty, var.span);
                 self.vars[id].declared = declared;
@@ -567,7 +568,7 @@ impl Checker<'_> {
                     let value = self.coerce_var(value, id, &ty);
                     return (value.ty != Ty::Error).then_some(StmtKind::SetVar { var: id, value });
                 }
-                let ty = super::check::storable(&value.ty);
+                let ty = super::unify::storable(&value.ty);
                 let id = match self.lookup_var(name) {
                     None => self.declare_var(name, ty, target.span),
                     Some(id) => match unify(&self.vars[id].ty, &ty) {
@@ -774,7 +775,7 @@ impl Checker<'_> {
 fn storable_declared(ty: &Ty) -> Ty {
     match ty {
         Ty::Int { .. } => ty.clone(),
-        other => super::check::storable(other),
+        other => super::unify::storable(other),
     }
 }
 
