@@ -6,7 +6,7 @@ use weir_compiler::object::{MapRole, Object};
 use weir_compiler::pipeline::{Options, Source, compile};
 use weir_runtime::Kernel;
 use weir_runtime::format::Context;
-use weir_runtime::load::load;
+use weir_runtime::load::{Loaded, load};
 use weir_runtime::maps::Contents;
 
 pub const XDP_DROP: u32 = 1;
@@ -135,39 +135,74 @@ pub fn run(script: &str, frames: &[Vec<u8>]) -> Result {
 }
 
 pub fn run_one(script: &str, frames: &[Vec<u8>], optimise: bool, linear: Option<usize>) -> Result {
-    let object = compiled(script, optimise);
-    let loaded = load(&object, &|_, _| None).unwrap_or_else(|e| match e {
-        weir_runtime::Error::Rejected { log, .. } => panic!("{script}\n{log}"),
-        other => panic!("{script}\n{other}"),
-    });
-    // Where there is no tcx, programs pass everything unless their owner says regularly that it lives.
-    if let Some(map) = loaded.map_with(&object, |role| matches!(role, MapRole::Heartbeat)) {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: the kernel writes one timespec.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-        let beat = u64::try_from(now.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap();
-        weir_runtime::sys::bpf::map_update(map.fd.as_fd(), &0_u32.to_ne_bytes(), &beat.to_ne_bytes(), 0, "heartbeat").unwrap();
-    }
-    let ran: Vec<Ran> = frames
-        .iter()
-        .map(|f| {
-            test_run(loaded.programs[0].as_fd(), f, linear.filter(|n| *n < f.len())).unwrap_or_else(|e| panic!("{script}\ntest run: {e}"))
-        })
-        .collect();
-    let mut text = Vec::new();
-    let context = Context::default();
-    for (spec, map) in object.maps.iter().zip(&loaded.maps) {
-        if let MapRole::User { name, key, value, .. } = &spec.role {
-            let mut snapshot = map.snapshot(name, key.as_ref(), value, true).unwrap();
-            snapshot.sort();
-            weir_runtime::format::map::text(&snapshot, 0, 1, &context, &mut text);
-        }
-    }
+    let session = Session::new(script, optimise);
+    let ran: Vec<Ran> = frames.iter().map(|f| session.run(f, linear.filter(|n| *n < f.len()))).collect();
     Result {
         verdicts: ran.iter().map(|r| r.verdict).collect(),
         frames: ran.into_iter().map(|r| r.frame).collect(),
-        maps: String::from_utf8(text).unwrap().split_whitespace().collect::<Vec<_>>().join(" "),
+        maps: session.maps(),
     }
+}
+
+/// A loaded script, for tests that run one more than once: loading is what takes time, above all in a virtual machine.
+pub struct Session {
+    script: String,
+    object: Object,
+    loaded: Loaded,
+}
+
+impl Session {
+    pub fn new(script: &str, optimise: bool) -> Session {
+        let object = compiled(script, optimise);
+        let loaded = load(&object, &|_, _| None).unwrap_or_else(|e| match e {
+            weir_runtime::Error::Rejected { log, .. } => panic!("{script}\n{log}"),
+            other => panic!("{script}\n{other}"),
+        });
+        // Where there is no tcx, programs pass everything unless their owner says regularly that it lives.
+        if let Some(map) = loaded.map_with(&object, |role| matches!(role, MapRole::Heartbeat)) {
+            let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+            // SAFETY: the kernel writes one timespec.
+            unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+            let beat = u64::try_from(now.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap();
+            weir_runtime::sys::bpf::map_update(map.fd.as_fd(), &0_u32.to_ne_bytes(), &beat.to_ne_bytes(), 0, "heartbeat").unwrap();
+        }
+        Session {
+            script: script.to_owned(),
+            object,
+            loaded,
+        }
+    }
+
+    pub fn run(&self, frame: &[u8], linear: Option<usize>) -> Ran {
+        test_run(self.loaded.programs[0].as_fd(), frame, linear).unwrap_or_else(|e| panic!("{}\ntest run: {e}", self.script))
+    }
+
+    /// All maps of the script as they are printed.
+    pub fn maps(&self) -> String {
+        let mut text = Vec::new();
+        let context = Context::default();
+        for (spec, map) in self.object.maps.iter().zip(&self.loaded.maps) {
+            if let MapRole::User { name, key, value, .. } = &spec.role {
+                let mut snapshot = map.snapshot(name, key.as_ref(), value, true).unwrap();
+                snapshot.sort();
+                weir_runtime::format::map::text(&snapshot, 0, 1, &context, &mut text);
+            }
+        }
+        String::from_utf8(text).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    pub fn clear(&self) {
+        for (spec, map) in self.object.maps.iter().zip(&self.loaded.maps) {
+            if matches!(spec.role, MapRole::User { .. }) {
+                map.clear().unwrap();
+            }
+        }
+    }
+}
+
+/// Whether this is an emulated machine, where loading takes ten times as long.
+pub fn is_guest() -> bool {
+    std::env::var_os("WEIR_TEST_VM").is_some()
 }
 
 /// The same block at both hooks: `{}` in the script stands for the attach point. Returns XDP's result after checking that TC's maps

@@ -1,5 +1,6 @@
 //! Bytes of the packet that are read where the script names them: `pkt.u8[off]`, `pkt.payload`.
 
+use super::dns::bounded_by;
 use crate::clif::value::{Repr, Val};
 use crate::clif::{Generator, plain};
 use crate::hir::{Expr, ExprKind, Ty};
@@ -78,14 +79,14 @@ impl<'h> Generator<'_, 'h> {
             return held.clone();
         };
         let size = (cap + 4).next_multiple_of(8);
-        let to = self.memory_slot(size);
+        let to = self.memory_slot((bounded_by(cap) + 4).next_multiple_of(8));
         self.zero(to, 0, size);
         let (some, done) = (self.b.create_block(), self.b.create_block());
         let most = self.int(i64::from(cap));
         let n = self.b.ins().umin(length, most);
-        let n = self.bounded(n, 1, i64::from(cap), done);
-        self.b.ins().jump(some, &[]);
+        self.b.ins().brif(n, some, &[], done, &[]);
         self.b.switch_to_block(some);
+        let n = self.bounded(n, cap);
         let data = self.b.ins().iadd_imm_s(to, 4);
         let result = self.copy_bytes(offset, data, n);
         let copied = self.b.create_block();

@@ -13,7 +13,7 @@ use cranelift_codegen::ir::{Block, BlockArg, InstBuilder, Value};
 
 const HEADER_BYTES: i64 = 12;
 /// The longest name, type and class.
-const QUESTION_BYTES: i64 = 255 + 4;
+const QUESTION_BYTES: u32 = 255 + 4;
 /// The labels start one byte before a whole word, so that the text behind the first length is aligned.
 const START: i32 = 7;
 /// Positions are masked so that the verifier sees where they end.
@@ -62,16 +62,17 @@ impl Generator<'_, '_> {
     }
 
     fn question(&mut self, demand: &Demand, done: Block, at: Value) {
-        let room = self.scratch_slot(8 + 512);
+        // Type and class are behind the last label, wherever the mask lets that be.
+        let room = self.scratch_slot(8 + bounded_by(QUESTION_BYTES) + 8);
         let whole = self.packet_len();
         let rest = self.b.ins().isub(whole, at);
-        let most = self.int(QUESTION_BYTES);
+        let most = self.int(i64::from(QUESTION_BYTES));
         let some = self.b.create_block();
         let c = self.compare_imm(IntCC::SignedGreaterThan, rest, 0);
         self.b.ins().brif(c, some, &[], done, &[]);
         self.b.switch_to_block(some);
         let n = self.b.ins().umin(rest, most);
-        let n = self.bounded(n, 1, QUESTION_BYTES, done);
+        let n = self.bounded(n, QUESTION_BYTES);
         let labels = self.b.ins().iadd_imm_s(room, i64::from(START));
         self.only_copied(at, labels, n, done);
         // Walks the labels: each starts with its length, the last has none.
@@ -154,19 +155,20 @@ impl Generator<'_, '_> {
         self.set_field(field, &[]);
     }
 
-    /// Tells the verifier the bounds of a number that is within them anyway; else leaves for `otherwise`.
-    pub(super) fn bounded(&mut self, n: Value, least: i64, most: i64, otherwise: Block) -> Value {
+    /// Tells the verifier the bounds of a number that is at least 1 and at most `most` anyway. What it learns is 1 to
+    /// [`bounded_by`]`(most)`: by arithmetic, because old kernels forget the bound of a comparison where the compared
+    /// copy is not the one that is used (before 6.8 `n != 0` teaches nothing, and a spilled number without bounds
+    /// comes back as another).
+    pub(super) fn bounded(&mut self, n: Value, most: u32) -> Value {
         let n = self.pin(n);
-        let (low, go) = (self.b.create_block(), self.b.create_block());
-        let c = self.compare_imm(IntCC::UnsignedGreaterThanOrEqual, n, least);
-        self.b.ins().brif(c, low, &[], otherwise, &[]);
-        self.b.switch_to_block(low);
-        let c = self.compare_imm(IntCC::UnsignedLessThanOrEqual, n, most);
-        self.b.ins().brif(c, go, &[], otherwise, &[]);
-        self.b.switch_to_block(go);
-        // The optimiser makes `n >= 1` into `n != 0`, of which the verifier learns no bound before Linux 6.8.
-        let least = self.int(least);
-        let n = self.b.ins().umax(n, least);
+        let n = self.b.ins().iadd_imm_s(n, -1);
+        let n = self.bits(n, 0, u64::from(bounded_by(most)) - 1);
+        let n = self.b.ins().iadd_imm_s(n, 1);
         self.pin(n)
     }
+}
+
+/// The bound that the verifier knows of [`Generator::bounded`]: what is copied needs so much room.
+pub(super) const fn bounded_by(most: u32) -> u32 {
+    most.next_power_of_two()
 }
