@@ -12,10 +12,12 @@ use weir_compiler::object::Direction;
 use weir_compiler::tables::{CGROUP_HOOKS, COUNTERS, PROVIDERS, Provider, provider};
 use weir_parser::{SourceId, ast};
 use weir_runtime::Kernel;
+use weir_stdlib::{NATIVES, Native, type_word};
 
 pub fn main(args: &Run, kernel: &Kernel) -> Result<ExitCode, Failure> {
     let (search, _) = split_rest(args.program.as_deref(), &args.rest).map_err(Failure::new)?;
     let is_file = search.is_some_and(|s| s == "-" || std::path::Path::new(s).is_file());
+    let mut instances: Vec<Instance> = NATIVES.iter().map(|n| (n.name.to_owned(), *n)).collect();
     let patterns: Vec<String> = if args.program.is_some() || is_file {
         let source = source::read(args.program.as_deref(), search)?;
         let parsed = weir_parser::parse(SourceId(0), &source.text);
@@ -23,6 +25,7 @@ pub fn main(args: &Run, kernel: &Kernel) -> Result<ExitCode, Failure> {
             out::stderr(&Renderer::for_stderr().diagnostics(&[source], &parsed.diagnostics));
             return Ok(ExitCode::FAILURE);
         }
+        instances = natives(&parsed.program);
         attach_points(&parsed.program)
     } else {
         match search {
@@ -39,6 +42,7 @@ pub fn main(args: &Run, kernel: &Kernel) -> Result<ExitCode, Failure> {
     for pattern in &patterns {
         let before = text.len();
         list(pattern, kernel, args.verbose, &mut text)?;
+        list_events(pattern, &instances, args.verbose, &mut text);
         if text.len() == before {
             out::stdout(&text)?;
             return Err(Failure::new(format!("no probe matches `{pattern}`"))
@@ -58,6 +62,39 @@ fn attach_points(program: &ast::Program) -> Vec<String> {
         .flat_map(|p| &p.attach_points)
         .map(|point| parts_text(&point.parts))
         .collect()
+}
+
+/// A name that events are known by, and the native whose events they are.
+type Instance = (String, &'static Native);
+
+/// The natives that a script uses, by their names in it.
+fn natives(program: &ast::Program) -> Vec<Instance> {
+    let uses = program
+        .items
+        .iter()
+        .filter_map(|item| if let ast::Item::Use(item) = item { Some(item) } else { None });
+    uses.filter_map(|item| {
+        let native = weir_stdlib::native(&item.native.name)?;
+        Some((item.alias.as_ref().unwrap_or(&item.native).name.clone(), native))
+    })
+    .collect()
+}
+
+/// `blocklist:*`: the events of natives; with their variables.
+fn list_events(pattern: &str, instances: &[Instance], verbose: bool, text: &mut String) {
+    for (name, native) in instances {
+        for event in native.events {
+            let full = format!("{name}:{}", event.name);
+            if !glob_match(pattern, &full) {
+                continue;
+            }
+            // Writing to a `String` cannot fail.
+            let _ = writeln!(text, "{full}");
+            for var in event.vars.iter().filter(|_| verbose) {
+                let _ = writeln!(text, "    {} {name}.{}", type_word(var.ty), var.name);
+            }
+        }
+    }
 }
 
 fn parts_text(parts: &[ast::Ident]) -> String {
@@ -406,6 +443,21 @@ mod tests {
         assert_eq!(names("nothing:x").1.len(), 0);
         let all = names("*open*").1;
         assert!(all.contains(&"tracepoint") && all.contains(&"kprobe") && !all.contains(&"kretprobe"));
+    }
+
+    #[test]
+    fn events_of_natives_are_listed() {
+        let list = |pattern: &str, script: &str, verbose| {
+            let parsed = weir_parser::parse(SourceId(0), script);
+            let mut text = String::new();
+            list_events(pattern, &natives(&parsed.program), verbose, &mut text);
+            text
+        };
+        let script = "use blocklist(iface=\"lo\", prefixes=10.0.0.1) as bl; use blocklist(iface=\"lo\", prefixes=10.0.0.1);";
+        assert_eq!(list("bl:*", script, false), "bl:drop\nbl:allow\n");
+        assert_eq!(list("*:drop", script, false), "bl:drop\nblocklist:drop\n");
+        assert_eq!(list("bl:drop", script, true), "bl:drop\n    prefix bl.prefix\n");
+        assert_eq!(list("blocked:*", script, false), "");
     }
 
     #[test]

@@ -188,7 +188,7 @@ fn start_or_retry(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object
 
 fn start(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object, bound: &Bound) -> Result<Option<Session>, Error> {
     if args.dry_run {
-        let natives = native::load_all(&object)?;
+        let natives = native::load_all(&object, job.kernel)?;
         load::load(&object, &|instance, symbol| natives.get(instance).and_then(|n| n.map_fd(symbol)))?;
         return Ok(None);
     }

@@ -98,6 +98,10 @@ pub enum ProgramKind {
     CgroupSock(u32),
     /// The block of a native's event: an XDP program in the native's program array.
     NativeEventXdp,
+    /// The same for TC.
+    NativeEventTc,
+    /// The same for tracing: a raw tracepoint program.
+    NativeEventTrace,
 }
 
 impl ProgramKind {
@@ -109,6 +113,7 @@ impl ProgramKind {
             ProgramKind::Xdp
                 | ProgramKind::SchedCls
                 | ProgramKind::NativeEventXdp
+                | ProgramKind::NativeEventTc
                 | ProgramKind::CgroupSkb(_)
                 | ProgramKind::CgroupSockAddr(_)
                 | ProgramKind::CgroupSock(_)
@@ -458,6 +463,12 @@ pub enum EventAction {
     },
     Clear(MapRef),
     Zero(MapRef),
+    /// `print(@ALIAS[, top])`: what a native has found out, on one screen.
+    PrintNative {
+        /// Index into [`Object::natives`].
+        instance: usize,
+        top: u32,
+    },
     /// `exit(code)`
     Exit {
         code: Option<EventField>,

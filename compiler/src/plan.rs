@@ -194,7 +194,12 @@ impl Plan {
             AttachPoint::NativeEvent { instance, event } => {
                 let native = &program.natives[*instance];
                 let word = format!("{}_{}", native.alias, native.native.events[*event].name);
-                (ProgramKind::NativeEventXdp, word)
+                let kind = match native.native.events[*event].hook {
+                    weir_stdlib::Hook::Xdp => ProgramKind::NativeEventXdp,
+                    weir_stdlib::Hook::Tc => ProgramKind::NativeEventTc,
+                    weir_stdlib::Hook::Trace => ProgramKind::NativeEventTrace,
+                };
+                (kind, word)
             }
         };
         let section = crate::elf::section_name(kind, point, true);

@@ -5,8 +5,8 @@
 //! sources are in `ebpf/`, a workspace of its own for `bpfel-unknown-none`; `cargo xtask builtins` builds them.
 //!
 //! Common to all natives:
-//! - `EVENT`: per-CPU array with one [`EventRecord`]; `EVENTS`: program array with one slot per event; `CHAIN`:
-//!   program array, slot 0 is the next program on the hook. Programs put there must be loaded as the native
+//! - `EVENT`: per-CPU array of event records (one for all events of programs that never interrupt each other, else one each); `EVENTS`:
+//!   program array with one slot per event; `CHAIN`, at XDP: program array, slot 0 is the next program on the hook. Programs put there must be loaded as the native
 //!   is, or the kernel refuses them (EINVAL): the same program type, for XDP the flag `BPF_F_XDP_HAS_FRAGS`, and the
 //!   same `expected_attach_type` (newer kernels compare it; take `BPF_XDP` for all).
 //! - Settings are `u32` variables of `.rodata`, set before loading. Nothing else in `.rodata` is for user space.
@@ -18,6 +18,13 @@
 pub mod abi;
 
 pub use abi::{EventRecord, Lpm4, Lpm6, PacketsBytes, Prefix};
+
+/// Per-CPU array of event records, in every native.
+pub const EVENT: &str = "EVENT";
+/// Program array, indexed by the slots of the events, in every native.
+pub const EVENTS: &str = "EVENTS";
+/// Program array with one slot: the next program on the hook, in natives at XDP.
+pub const CHAIN: &str = "CHAIN";
 
 /// An ELF file at an address that ELF readers can cast from.
 #[repr(C, align(16))]
@@ -59,12 +66,7 @@ pub mod blocklist {
     pub const HITS6: &str = "HITS6";
     /// Per-CPU array `u32` → `u64`, indexed by the `STAT_*` constants.
     pub const STATS_MAP: &str = "STATS";
-    /// Per-CPU array with one [`EventRecord`](crate::EventRecord).
-    pub const EVENT: &str = "EVENT";
-    /// Program array, indexed by the `SLOT_*` constants.
-    pub const EVENTS: &str = "EVENTS";
-    /// Program array with one slot: the next program on the hook.
-    pub const CHAIN: &str = "CHAIN";
+    pub use crate::{CHAIN, EVENT, EVENTS};
 
     /// `.rodata` `u32`: [`MATCH_SRC`], [`MATCH_DST`] or both; default source.
     pub const RODATA_MATCH: &str = "MATCH";

@@ -23,7 +23,9 @@ const BPF_XDP: u32 = 37;
 /// `BPF_PROG_LOAD` arguments of each kind of program: type, expected attach type, flags.
 pub fn kernel_kind(kind: ProgramKind) -> (u32, u32, u32) {
     match kind {
-        ProgramKind::RunOnce | ProgramKind::RawTracepoint => (prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT as u32, 0, 0),
+        ProgramKind::RunOnce | ProgramKind::RawTracepoint | ProgramKind::NativeEventTrace => {
+            (prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT as u32, 0, 0)
+        }
         ProgramKind::Tracepoint => (prog_type::BPF_PROG_TYPE_TRACEPOINT as u32, 0, 0),
         ProgramKind::Kprobe | ProgramKind::Uprobe => (prog_type::BPF_PROG_TYPE_KPROBE as u32, 0, 0),
         ProgramKind::KprobeMulti => (
@@ -37,7 +39,7 @@ pub fn kernel_kind(kind: ProgramKind) -> (u32, u32, u32) {
         ProgramKind::PerfEvent => (prog_type::BPF_PROG_TYPE_PERF_EVENT as u32, 0, 0),
         // Programs in one program array must agree in all three, so every XDP program of weir is the same here.
         ProgramKind::Xdp | ProgramKind::NativeEventXdp => (prog_type::BPF_PROG_TYPE_XDP as u32, BPF_XDP, BPF_F_XDP_HAS_FRAGS),
-        ProgramKind::SchedCls => (prog_type::BPF_PROG_TYPE_SCHED_CLS as u32, 0, 0),
+        ProgramKind::SchedCls | ProgramKind::NativeEventTc => (prog_type::BPF_PROG_TYPE_SCHED_CLS as u32, 0, 0),
         ProgramKind::CgroupSkb(direction) => (
             prog_type::BPF_PROG_TYPE_CGROUP_SKB as u32,
             crate::attach::cgroup::skb_attach_type(direction),

@@ -9,7 +9,7 @@ use crate::error::{Error, Notice, UPDATE, helper_message};
 use crate::format::{Context, printf, sint, time, uint, value};
 use crate::load::Loaded;
 use crate::maps::{Contents, Map};
-use crate::native::Instance;
+use crate::native::{Instance, summary};
 use crate::replay::maps::MemoryMap;
 use crate::ring::Ring;
 use crate::sink::{Place, Problem, Sink};
@@ -351,6 +351,7 @@ impl Worker {
                     self.complain(&e);
                 }
             }
+            EventAction::PrintNative { instance, top } => self.print_native(*instance, *top),
             EventAction::Exit { code } => {
                 self.exited = true;
                 let code = code.as_ref().map_or(0, |f| match &f.ty {
@@ -466,6 +467,24 @@ impl Worker {
         }
     }
 
+    /// `print(@ALIAS)`: as text one screen, else every map.
+    fn print_native(&mut self, instance: usize, top: u32) {
+        let shared = Arc::clone(&self.shared);
+        let Some(native) = shared.natives.get(instance) else { return };
+        let snapshots = match native.snapshots() {
+            Ok(snapshots) => snapshots,
+            Err(e) => return self.complain(&e),
+        };
+        if self.sink.is_structured() {
+            for snapshot in &snapshots {
+                self.write(|sink, ctx| sink.map(snapshot, top, 0, ctx));
+            }
+            return;
+        }
+        let text = summary::text(native.title(), &snapshots, top, &self.ctx);
+        self.write(|sink, _| sink.printf(&text));
+    }
+
     fn complain(&self, error: &Error) {
         (self.observer)(&Notice::Other {
             message: error.to_string(),
@@ -488,12 +507,26 @@ impl Worker {
         self.write(|sink, _| sink.end());
         if print_maps {
             let shared = Arc::clone(&self.shared);
+            let tables = |map: &MapRef| match map {
+                MapRef::Native { instance, .. } => shared.natives.get(*instance).is_some_and(Instance::has_tables),
+                MapRef::Own(_) => false,
+            };
             for map in shared.printed_at_exit() {
+                // Their tables are for looking into; as text, one screen tells what is in them.
+                if tables(&map) && !self.sink.is_structured() {
+                    continue;
+                }
                 match shared.snapshot(map, true) {
                     Ok(snapshot) if snapshot.rows.is_empty() => {}
                     Ok(snapshot) => self.write(|sink, ctx| sink.map(&snapshot, 0, 0, ctx)),
                     Err(e) => self.complain(&e),
                 }
+            }
+            if !self.sink.is_structured() {
+                let natives = shared.natives.iter().enumerate();
+                natives
+                    .filter(|(_, n)| n.has_tables())
+                    .for_each(|(instance, _)| self.print_native(instance, 0));
             }
         }
         self.write(|sink, _| sink.flush());

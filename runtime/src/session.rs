@@ -340,7 +340,7 @@ impl Session {
     /// [`Error::Rejected`] before anything has run; everything else that can be refused. Nothing is left behind.
     pub fn start(object: Object, kernel: &Kernel, options: Options) -> Result<Self, Error> {
         let upkeep = Upkeep::new(&object)?;
-        let natives = native::load_all(&object)?;
+        let natives = native::load_all(&object, kernel)?;
         upkeep::tell(&natives, &options.observer);
         let shared = |name: &str| options.maps.iter().find(|(n, _)| n == name).map(|(_, fd)| fd.as_fd());
         let loaded = load::load_with(

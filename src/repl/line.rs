@@ -193,7 +193,24 @@ impl Words {
             if let Some(native) = open_use(before) {
                 return (start, native.params.iter().map(|p| format!("{}=", p.name)).collect());
             }
+            if let Some((alias, native)) = used(before, word) {
+                return (start, native.events.iter().map(|e| format!("{alias}:{} ", e.name)).collect());
+            }
             return (start, self.probes(word));
+        }
+        if let Some((alias, native)) = used(before, word.trim_start_matches('@')) {
+            let mut names: Vec<String> = if word.starts_with('@') {
+                native.maps.iter().map(|m| format!("@{alias}.{}", m.name)).collect()
+            } else {
+                native
+                    .events
+                    .iter()
+                    .flat_map(|e| e.vars)
+                    .map(|v| format!("{alias}.{}", v.name))
+                    .collect()
+            };
+            names.dedup();
+            return (start, names);
         }
         if let Some(fields) = word.strip_prefix("args.") {
             let _ = fields;
@@ -345,6 +362,19 @@ fn open_use(before: &str) -> Option<&'static weir_stdlib::Native> {
     let at = before.rfind("use ")?;
     let (name, rest) = before[at + 4..].split_once('(')?;
     (!rest.contains(')')).then(|| weir_stdlib::native(name.trim()))?
+}
+
+/// The native that a word begins with by its name in the script: `bl:`, `bl.`.
+fn used(before: &str, word: &str) -> Option<(String, &'static weir_stdlib::Native)> {
+    let (name, _) = word.split_once([':', '.'])?;
+    before.match_indices("use ").find_map(|(at, _)| {
+        let rest = &before[at + 4..];
+        let (native, rest) = rest.split_once('(')?;
+        let native = weir_stdlib::native(native.trim())?;
+        let (rest, _) = rest.split_once(';')?;
+        let alias = rest.rsplit_once(')')?.1.trim().strip_prefix("as ").map_or(native.name, str::trim);
+        (alias == name).then(|| (alias.to_owned(), native))
+    })
 }
 
 /// The scratch variables named so far.
@@ -528,6 +558,11 @@ mod tests {
         assert_eq!(complete(":print @f"), ["@flows"]);
         assert_eq!(complete(":stop "), ["1", "3", "all"]);
         assert_eq!(complete("tracep"), ["tracepoint:"]);
+        let script = "use blocklist(iface=\"lo\", prefixes=(10.0.0.1, 10.0.0.2)) as bl; ";
+        assert_eq!(complete(&format!("{script}bl:d")), ["bl:drop "]);
+        assert_eq!(complete(&format!("{script}bl:drop {{ print(@bl.h")), ["@bl.hits"]);
+        assert_eq!(complete(&format!("{script}bl:drop {{ @[bl.")), ["bl.prefix"]);
+        assert_eq!(complete("use blocklist(iface=\"lo\"); blocklist:al"), ["blocklist:allow "]);
         assert_eq!(complete("begin { strnc"), ["strncmp("]);
         assert_eq!(complete("begin { print(@r"), ["@retx"]);
         assert_eq!(complete("begin { $abc = 1; print($a"), ["$abc"]);

@@ -1,6 +1,8 @@
 //! The declaration of `blocklist`.
 
-use crate::decl::{EventDecl, EventVar, EventVarType, Hook, MapDecl, MapShape, Native, ParamDecl, ParamType, ValueShape};
+use crate::decl::{
+    Attach, EventDecl, EventVar, EventVarType, Hook, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl, ValueShape,
+};
 use weir_ebpf_builtins::blocklist as object;
 
 pub static BLOCKLIST: Native = Native {
@@ -36,10 +38,14 @@ use blocklist(iface=\"veth0\", prefixes=(192.0.2.0/24, \"2001:db8:bad::/48\")) a
 bl:drop { @dropped[ip.src] = count(); }
 interval:s:1 { print(@bl.hits, 10); print(@bl.stats); }
 ",
-    hook: Hook::Xdp,
+    programs: &[ProgramDecl {
+        symbol: object::PROGRAM,
+        attach: Attach::Xdp,
+    }],
     params: PARAMS,
     maps: MAPS,
     events: EVENTS,
+    event_size: std::mem::size_of::<weir_ebpf_builtins::EventRecord>() as u32,
 };
 
 /// Default of `max`.
@@ -195,6 +201,8 @@ static EVENTS: &[EventDecl] = &[
     EventDecl {
         name: "drop",
         slot: object::SLOT_DROP,
+        record: 0,
+        hook: Hook::Xdp,
         decides: false,
         vars: PREFIX_VAR,
         doc: "a packet that the list matched, before it is dropped (with `dry_run`: before it passes)",
@@ -202,6 +210,8 @@ static EVENTS: &[EventDecl] = &[
     EventDecl {
         name: "allow",
         slot: object::SLOT_ALLOW,
+        record: 0,
+        hook: Hook::Xdp,
         decides: false,
         vars: PREFIX_VAR,
         doc: "a packet that the allow list matched",

@@ -10,16 +10,58 @@ pub struct Native {
     pub doc: &'static str,
     /// A script that uses it, run by the tests.
     pub example: &'static str,
-    pub hook: Hook,
+    pub programs: &'static [ProgramDecl],
     pub params: &'static [ParamDecl],
     pub maps: &'static [MapDecl],
     pub events: &'static [EventDecl],
+    /// Bytes of an element of the per-CPU array `EVENT`.
+    pub event_size: u32,
 }
 
-/// Where the native's program runs; blocks on its events are programs of the same type.
+impl Native {
+    /// Returns whether a program of it runs at XDP.
+    #[must_use]
+    pub fn is_on_xdp(&self) -> bool {
+        self.programs.iter().any(|p| p.attach == Attach::Xdp)
+    }
+
+    /// Returns how many elements the array `EVENT` has.
+    #[must_use]
+    pub fn records(&self) -> u32 {
+        self.events.iter().map(|e| e.record + 1).max().unwrap_or(1)
+    }
+}
+
+/// One program of a native.
+#[derive(Debug)]
+pub struct ProgramDecl {
+    /// Symbol in the native's object.
+    pub symbol: &'static str,
+    pub attach: Attach,
+}
+
+/// What a program of a native is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attach {
+    /// The interfaces of the parameter `iface`.
+    Xdp,
+    /// The same, what comes from them into the host.
+    TcIngress,
+    /// The same, what goes out through them.
+    TcEgress,
+    /// A raw tracepoint of the kernel by its name.
+    RawTracepoint(&'static str),
+    /// An iterator of the kernel (`iter:NAME`), run when the native's user space wants to know.
+    Iter(&'static str),
+}
+
+/// Of which type the program of an event is; a block on the event becomes a program of the same type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     Xdp,
+    Tc,
+    /// A raw tracepoint.
+    Trace,
 }
 
 #[derive(Debug)]
@@ -94,6 +136,48 @@ pub enum MapShape {
     Counters(&'static [&'static str]),
     /// Numbers that the runtime knows, printed likewise; no map of the kernel, and not printed at exit.
     Known(&'static [&'static str]),
+    /// Rows that the runtime makes of what the native's maps hold.
+    Table { key: KeyShape, columns: &'static [Column] },
+}
+
+/// What the rows of a table are called by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyShape {
+    Address,
+    /// Text with a name for it: `process`.
+    Text(&'static str),
+    Flow,
+}
+
+/// A column of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    pub name: &'static str,
+    pub ty: ColumnType,
+}
+
+impl Column {
+    #[must_use]
+    pub const fn count(name: &'static str) -> Self {
+        Self {
+            name,
+            ty: ColumnType::Count,
+        }
+    }
+
+    #[must_use]
+    pub const fn text(name: &'static str) -> Self {
+        Self {
+            name,
+            ty: ColumnType::Text,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnType {
+    Count,
+    Text,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +192,9 @@ pub struct EventDecl {
     pub name: &'static str,
     /// Slot in the native's program array `EVENTS`.
     pub slot: u32,
+    /// Element of the per-CPU array `EVENT` that its variables are in. Events of programs that can interrupt each other need one each.
+    pub record: u32,
+    pub hook: Hook,
     /// Whether verdict functions in the block replace the native's verdict.
     pub decides: bool,
     pub vars: &'static [EventVar],
@@ -130,4 +217,12 @@ pub enum EventVarType {
     U64,
     /// As `weir_ebpf_builtins::Prefix`: `u32` length in bits, `u32` address family, 16 bytes in network order.
     Prefix,
+    /// As `weir_ebpf_builtins::Inet`: `u64` address family, 16 bytes in network order.
+    Inet,
+    /// As `weir_ebpf_builtins::Flow`.
+    Flow,
+    /// So many bytes, a multiple of 8, with zeros behind the text.
+    Text {
+        cap: u32,
+    },
 }

@@ -1,6 +1,6 @@
 //! The text of `weir doc NAME`, from a native's declaration alone.
 
-use crate::decl::{EventVarType, Hook, MapShape, Native, ParamType, ValueShape};
+use crate::decl::{Attach, EventVarType, KeyShape, MapShape, Native, ParamType, ValueShape};
 use std::fmt::Write;
 
 /// Columns that text is wrapped to.
@@ -29,11 +29,22 @@ pub fn doc(native: &Native) -> String {
         }
         wrapped(&mut out, 4, paragraph);
     }
-    let hook = match native.hook {
-        Hook::Xdp => "It runs at XDP; so do the blocks of its events.",
-    };
     out.push('\n');
-    wrapped(&mut out, 4, hook);
+    let mut places: Vec<String> = Vec::new();
+    for program in native.programs {
+        let place = match program.attach {
+            Attach::Xdp => "XDP".to_owned(),
+            Attach::TcIngress => "TC ingress".to_owned(),
+            Attach::TcEgress => "TC egress".to_owned(),
+            Attach::RawTracepoint(name) => format!("the tracepoint {name}"),
+            Attach::Iter(name) => format!("the iterator {name}"),
+        };
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    let runs = format!("It runs at {}; the blocks of its events run where it does.", places.join(", "));
+    wrapped(&mut out, 4, &runs);
 
     heading(&mut out, "PARAMETERS");
     for param in native.params {
@@ -52,9 +63,19 @@ pub fn doc(native: &Native) -> String {
         let shape = match map.shape {
             MapShape::ByPrefix(ValueShape::PacketsBytes) => "[prefix]: packets, bytes".to_owned(),
             MapShape::Counters(names) | MapShape::Known(names) => format!(": {}", names.join(", ")),
+            MapShape::Table { key, columns } => {
+                let names: Vec<&str> = columns.iter().map(|c| c.name).collect();
+                format!("[{}]: {}", key_word(key), names.join(", "))
+            }
         };
         let writable = if map.writable { "" } else { "  (read only)" };
-        line(&mut out, 4, &format!("@NAME.{}{shape}{writable}", map.name));
+        let head = format!("@NAME.{}{shape}{writable}", map.name);
+        // A table's columns may take more than a line.
+        if head.len() + 4 > WIDTH {
+            wrapped(&mut out, 4, &head)
+        } else {
+            line(&mut out, 4, &head)
+        }
         wrapped(&mut out, 8, map.doc);
     }
     if !native.events.is_empty() {
@@ -69,11 +90,7 @@ pub fn doc(native: &Native) -> String {
         line(&mut out, 4, &format!("NAME:{}{decides}", event.name));
         wrapped(&mut out, 8, event.doc);
         for var in event.vars {
-            let ty = match var.ty {
-                EventVarType::U32 | EventVarType::U64 => "number",
-                EventVarType::Prefix => "prefix",
-            };
-            wrapped(&mut out, 8, &format!("NAME.{}: {ty}; {}", var.name, var.doc));
+            wrapped(&mut out, 8, &format!("NAME.{}: {}; {}", var.name, type_word(var.ty), var.doc));
         }
     }
     heading(&mut out, "EXAMPLE");
@@ -81,6 +98,27 @@ pub fn doc(native: &Native) -> String {
         line(&mut out, 4, text);
     }
     out
+}
+
+/// What a variable of an event is.
+#[must_use]
+pub fn type_word(ty: EventVarType) -> &'static str {
+    match ty {
+        EventVarType::U32 | EventVarType::U64 => "number",
+        EventVarType::Prefix => "prefix",
+        EventVarType::Inet => "address",
+        EventVarType::Flow => "flow",
+        EventVarType::Text { .. } => "text",
+    }
+}
+
+/// What the key of a table is.
+fn key_word(key: KeyShape) -> &'static str {
+    match key {
+        KeyShape::Address => "address",
+        KeyShape::Text(word) => word,
+        KeyShape::Flow => "flow",
+    }
 }
 
 /// How a value of the type is written.

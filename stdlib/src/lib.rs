@@ -9,8 +9,11 @@ mod doc;
 pub mod duration;
 pub mod prefix;
 
-pub use decl::{EventDecl, EventVar, Hook, MapDecl, MapShape, Native, ParamDecl, ParamType, ParamValue, ValueShape};
-pub use doc::doc;
+pub use decl::{
+    Attach, Column, ColumnType, EventDecl, EventVar, Hook, KeyShape, MapDecl, MapShape, Native, ParamDecl, ParamType, ParamValue,
+    ProgramDecl, ValueShape,
+};
+pub use doc::{doc, type_word};
 pub use duration::{parse_duration, show_duration};
 pub use prefix::parse_prefix;
 

@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed test may panic; its helpers too")]
 
-use aya_obj::{Map, Object};
-use weir_ebpf_builtins::{EventRecord, blocklist as object};
+use aya_obj::{Map, Object, ProgramSection};
+use weir_ebpf_builtins::blocklist as object;
 use weir_stdlib::blocklist::{BLOCKLIST, MAX_DEFAULT, MAX_HITS_DEFAULT, STATS};
 use weir_stdlib::decl::{EventVarType, ParamType};
-use weir_stdlib::{MapShape, NATIVES, Native, ValueShape};
+use weir_stdlib::{Attach, MapShape, NATIVES, Native, ValueShape};
 
 /// The object of each native; a native without a line here fails every test.
 fn object_of(native: &Native) -> Object {
@@ -22,7 +22,8 @@ fn every_map_is_there_and_has_its_shape() {
     for native in NATIVES {
         let object = object_of(native);
         for map in native.maps {
-            assert_eq!(map.symbols.is_empty(), matches!(map.shape, MapShape::Known(_)), "{}", map.name);
+            let made_by_the_runtime = matches!(map.shape, MapShape::Known(_) | MapShape::Table { .. });
+            assert_eq!(map.symbols.is_empty(), made_by_the_runtime, "{}", map.name);
             for symbol in map.symbols {
                 let found: &Map = object
                     .maps
@@ -39,9 +40,30 @@ fn every_map_is_there_and_has_its_shape() {
                             "{symbol}"
                         );
                     }
-                    MapShape::Known(_) => panic!("{symbol} belongs to a map that only the runtime knows"),
+                    MapShape::Known(_) | MapShape::Table { .. } => panic!("{symbol} belongs to a map that only the runtime knows"),
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn every_program_is_there() {
+    for native in NATIVES {
+        let object = object_of(native);
+        for program in native.programs {
+            let section = &object
+                .programs
+                .get(program.symbol)
+                .unwrap_or_else(|| panic!("{}: no program {}", native.name, program.symbol))
+                .section;
+            let fits = match program.attach {
+                Attach::Xdp => matches!(section, ProgramSection::Xdp { frags: true, .. }),
+                Attach::TcIngress | Attach::TcEgress => matches!(section, ProgramSection::SchedClassifier),
+                Attach::RawTracepoint(_) => matches!(section, ProgramSection::RawTracePoint),
+                Attach::Iter(_) => matches!(section, ProgramSection::Iter { .. }),
+            };
+            assert!(fits, "{} {}: {section:?}", native.name, program.symbol);
         }
     }
 }
@@ -58,16 +80,22 @@ fn every_event_has_a_slot_and_its_variables_a_place() {
             "{}",
             native.name
         );
-        assert_eq!(object.maps["EVENT"].value_size() as usize, size_of::<EventRecord>());
-        assert_eq!(object.maps["CHAIN"].max_entries(), 1);
+        assert_eq!(object.maps["EVENT"].value_size(), native.event_size, "{}", native.name);
+        assert_eq!(object.maps["EVENT"].max_entries(), native.records(), "{}", native.name);
+        assert_eq!(object.maps.get("CHAIN").map(Map::max_entries), native.is_on_xdp().then_some(1));
         for var in native.events.iter().flat_map(|e| e.vars) {
             let (size, align) = match var.ty {
                 EventVarType::U32 => (4, 4),
                 EventVarType::U64 => (8, 8),
-                EventVarType::Prefix => (24, 8),
+                EventVarType::Prefix | EventVarType::Inet => (24, 8),
+                EventVarType::Flow => (40, 8),
+                EventVarType::Text { cap } => {
+                    assert_eq!(cap % 8, 0, "{}", var.name);
+                    (cap, 8)
+                }
             };
             assert_eq!(var.offset % align, 0, "{}", var.name);
-            assert!((var.offset + size) as usize <= size_of::<EventRecord>(), "{}", var.name);
+            assert!(var.offset + size <= native.event_size, "{}", var.name);
         }
     }
 }

@@ -66,7 +66,7 @@ impl<'h> Generator<'_, 'h> {
                     None => Val::int(self.int(1)),
                 }
             }
-            ExprKind::EventVar { offset, size } => self.event_var(*offset, *size),
+            ExprKind::EventVar { offset, size } => self.event_var(&e.ty, *offset, *size),
             ExprKind::Var(id) => {
                 let ty = self.hir.blocks[self.block].vars[*id].ty.clone();
                 let slot = self.vars[*id].clone();
@@ -300,22 +300,14 @@ impl<'h> Generator<'_, 'h> {
         }
     }
 
-    fn event_var(&mut self, offset: u32, size: u32) -> Val {
-        let Some(instance) = self.hir.blocks[self.block].native else {
+    fn event_var(&mut self, ty: &Ty, offset: u32, size: u32) -> Val {
+        let Some(record) = self.event_record(self.block) else {
             return Val::int(self.ctx);
         };
-        let Some(record) = self.event_record(instance) else {
-            return Val::int(self.ctx);
-        };
-        let at = i32::try_from(offset).unwrap_or(0);
-        if size == 24 {
-            let words = (0..3).map(|i| self.load(record, at + i * 8, 8)).collect();
-            return Val {
-                repr: Repr::Words(words),
-                present: None,
-            };
+        match ty.stored() {
+            Some(stored) if !matches!(ty, Ty::Int { .. }) => self.load_value(&stored, record, offset),
+            _ => Val::int(self.load(record, i32::try_from(offset).unwrap_or(0), size)),
         }
-        Val::int(self.load(record, at, size))
     }
 
     /// Whether a variable or field has a value; `None` for what always has one.

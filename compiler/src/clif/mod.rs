@@ -27,7 +27,7 @@ mod warn;
 
 use crate::backend::ns;
 use crate::hir;
-use crate::object::{CounterSpec, MapKind, MapRole, MapSpec};
+use crate::object::{AttachPoint, CounterSpec, MapKind, MapRole, MapSpec};
 use crate::plan::Plan;
 use crate::tables::{Hook, helper};
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -255,7 +255,7 @@ impl<'a, 'h> Generator<'a, 'h> {
         for &index in &blocks {
             self.script_block(index);
         }
-        let verdict = if self.hook == Hook::NativeXdp {
+        let verdict = if self.hook.is_native_event() {
             self.native_verdict(blocks[0])
         } else {
             self.int(self.default_verdict())
@@ -370,20 +370,28 @@ impl<'a, 'h> Generator<'a, 'h> {
 
     /// The end of a block on a native's event: the native's verdict, after the rest of the chain had its say.
     fn native_verdict(&mut self, block: usize) -> Value {
-        use weir_ebpf_builtins::blocklist;
-        let Some(instance) = self.hir.blocks[block].native else {
-            return self.int(2);
+        let default = self.default_verdict();
+        // Nobody asks a tracing program for its opinion.
+        let instance = self.hir.blocks[block].native.filter(|_| self.hook != Hook::NativeTrace);
+        let Some(instance) = instance else {
+            return self.int(default);
         };
-        let Some(record) = self.event_record(instance) else {
-            return self.int(2);
+        let Some(record) = self.event_record(block) else {
+            return self.int(default);
         };
         let verdict32 = self.b.ins().load(I32, plain(), record, 0);
         let verdict = self.b.ins().uextend(I64, verdict32);
+        // At TC the kernel goes on with the next program by itself.
+        if self.hook != Hook::NativeXdp {
+            return verdict;
+        }
         let (chain, done) = (self.b.create_block(), self.b.create_block());
         let passes = self.compare_imm(IntCC::Equal, verdict, 2);
         self.b.ins().brif(passes, chain, &[], done, &[]);
         self.b.switch_to_block(chain);
-        let map = self.plan.native_map(instance, blocklist::CHAIN, MapKind::ProgArray, 4, 4, 1);
+        let map = self
+            .plan
+            .native_map(instance, weir_ebpf_builtins::CHAIN, MapKind::ProgArray, 4, 4, 1);
         let map = self.map_address(map);
         let (ctx, zero) = (self.ctx, self.int(0));
         self.helper(helper::TAIL_CALL, &[ctx, map, zero]);
@@ -392,21 +400,31 @@ impl<'a, 'h> Generator<'a, 'h> {
         verdict
     }
 
-    /// Address of the native's event record. The element always exists, so the missing branch just passes the packet.
-    pub fn event_record(&mut self, instance: usize) -> Option<Value> {
-        use weir_ebpf_builtins::{EventRecord, blocklist};
-        let size = u32::try_from(std::mem::size_of::<EventRecord>()).ok()?;
-        let map = self.plan.native_map(instance, blocklist::EVENT, MapKind::PerCpuArray, 4, size, 1);
+    /// Address of the native's event record. The element always exists, so the missing branch just ends the block.
+    pub fn event_record(&mut self, block: usize) -> Option<Value> {
+        let AttachPoint::NativeEvent { instance, event } = self.hir.blocks[block].attach.first()?.point else {
+            return None;
+        };
+        let native = self.hir.natives[instance].native;
+        let (element, elements) = (native.events[event].record, native.records());
+        let map = self.plan.native_map(
+            instance,
+            weir_ebpf_builtins::EVENT,
+            MapKind::PerCpuArray,
+            4,
+            native.event_size,
+            elements,
+        );
         let key = self.index_slot();
-        let zero = self.b.ins().iconst(I32, 0);
-        self.b.ins().store(plain(), zero, key, 0);
+        let element = self.b.ins().iconst(I32, i64::from(element));
+        self.b.ins().store(plain(), element, key, 0);
         let map = self.map_address(map);
         let record = self.helper(helper::MAP_LOOKUP_ELEM, &[map, key]);
         let (some, none) = (self.b.create_block(), self.b.create_block());
         self.b.ins().brif(record, some, &[], none, &[]);
         self.b.switch_to_block(none);
         self.b.set_cold_block(none);
-        let pass = self.int(2);
+        let pass = self.int(self.default_verdict());
         self.b.ins().jump(self.exit, &[BlockArg::Value(pass)]);
         self.b.switch_to_block(some);
         Some(self.pin(record))

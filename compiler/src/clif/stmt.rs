@@ -265,7 +265,7 @@ impl<'h> Generator<'_, 'h> {
                     g.send(&values, stmt.span, |fields| EventAction::Exit {
                         code: fields.into_iter().next(),
                     });
-                    let verdict = if g.hook == Hook::NativeXdp {
+                    let verdict = if g.hook.is_native_event() {
                         g.native_verdict(g.block)
                     } else {
                         g.int(g.default_verdict())
@@ -334,6 +334,13 @@ impl<'h> Generator<'_, 'h> {
                         key: fields.remove(0),
                     });
                 });
+            }
+            Event::PrintNative { instance, top } => {
+                let action = EventAction::PrintNative {
+                    instance: *instance,
+                    top: *top,
+                };
+                self.send(&[], span, |_| action);
             }
             Event::PrintMap { map, top, div } => {
                 let action = EventAction::PrintMap {

@@ -14,7 +14,7 @@ pub fn section_name(kind: ProgramKind, point: &AttachPoint, frags: bool) -> Stri
     match (kind, point) {
         (ProgramKind::Xdp | ProgramKind::NativeEventXdp, _) => if frags { "xdp.frags" } else { "xdp" }.to_owned(),
         // Older libbpf does not know `tcx/…`, and aya only knows this one; the loader says where it attaches.
-        (ProgramKind::SchedCls, _) => "classifier".to_owned(),
+        (ProgramKind::SchedCls | ProgramKind::NativeEventTc, _) => "classifier".to_owned(),
         (ProgramKind::CgroupSkb(Direction::Ingress), _) => "cgroup_skb/ingress".to_owned(),
         (ProgramKind::CgroupSkb(Direction::Egress), _) => "cgroup_skb/egress".to_owned(),
         (_, AttachPoint::Cgroup { hook, .. }) => format!("cgroup/{}", hook.name),
@@ -39,7 +39,7 @@ pub fn section_name(kind: ProgramKind, point: &AttachPoint, frags: bool) -> Stri
         (ProgramKind::Tracepoint, _) => "tracepoint".to_owned(),
         (ProgramKind::Kprobe, _) => "kprobe".to_owned(),
         // `BPF_PROG_RUN` knows raw tracepoint programs; these are never attached.
-        (ProgramKind::RunOnce | ProgramKind::RawTracepoint, _) => "raw_tp".to_owned(),
+        (ProgramKind::RunOnce | ProgramKind::RawTracepoint | ProgramKind::NativeEventTrace, _) => "raw_tp".to_owned(),
     }
 }
 
@@ -47,12 +47,12 @@ pub fn section_name(kind: ProgramKind, point: &AttachPoint, frags: bool) -> Stri
 pub(super) fn context_struct(kind: ProgramKind) -> Option<&'static str> {
     match kind {
         ProgramKind::Xdp | ProgramKind::NativeEventXdp => Some("xdp_md"),
-        ProgramKind::SchedCls | ProgramKind::CgroupSkb(_) => Some("__sk_buff"),
+        ProgramKind::SchedCls | ProgramKind::NativeEventTc | ProgramKind::CgroupSkb(_) => Some("__sk_buff"),
         ProgramKind::CgroupSockAddr(_) => Some("bpf_sock_addr"),
         ProgramKind::CgroupSock(_) => Some("bpf_sock"),
         ProgramKind::PerfEvent => Some("bpf_perf_event_data"),
         ProgramKind::Kprobe | ProgramKind::KprobeMulti | ProgramKind::Uprobe => Some("pt_regs"),
-        ProgramKind::RunOnce | ProgramKind::RawTracepoint => Some("bpf_raw_tracepoint_args"),
+        ProgramKind::RunOnce | ProgramKind::RawTracepoint | ProgramKind::NativeEventTrace => Some("bpf_raw_tracepoint_args"),
         ProgramKind::Tracepoint | ProgramKind::Fentry | ProgramKind::Fexit | ProgramKind::Iter => None,
     }
 }

@@ -140,7 +140,7 @@ fn shared_interfaces(natives: &[NativeInstance], out: &mut Vec<Diagnostic>) {
     for (i, native) in natives.iter().enumerate() {
         if let Some(other) = natives[..i]
             .iter()
-            .find(|o| o.native.hook == native.native.hook && iface(o) == iface(native))
+            .find(|o| o.native.is_on_xdp() && native.native.is_on_xdp() && iface(o) == iface(native))
         {
             out.push(
                 Diagnostic::error(

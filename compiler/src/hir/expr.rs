@@ -604,6 +604,9 @@ impl Checker<'_> {
             weir_stdlib::decl::EventVarType::U32 => (Ty::U32, 4),
             weir_stdlib::decl::EventVarType::U64 => (Ty::U64, 8),
             weir_stdlib::decl::EventVarType::Prefix => (Ty::Prefix, 24),
+            weir_stdlib::decl::EventVarType::Inet => (Ty::Inet, 24),
+            weir_stdlib::decl::EventVarType::Flow => (Ty::Flow, 40),
+            weir_stdlib::decl::EventVarType::Text { cap } => (Ty::Str { cap }, cap),
         };
         Self::make(ExprKind::EventVar { offset: var.offset, size }, ty, span)
     }

@@ -688,6 +688,10 @@ pub enum Event {
     },
     Clear(EventMap),
     Zero(EventMap),
+    PrintNative {
+        instance: usize,
+        top: u32,
+    },
     Time(String),
 }
 

@@ -4,7 +4,7 @@ use super::check::Checker;
 use super::unify::unify;
 use super::{Event, EventMap, Expr, ExprKind, MapValueTy, Stmt, StmtKind, Ty};
 use crate::object::TextKind;
-use crate::tables::{self, AggKind, FunctionKind, Hook, Verdict};
+use crate::tables::{self, AggKind, FunctionKind, Verdict};
 use crate::types::MapValue;
 use weir_parser::ast::{self, BinaryOp};
 use weir_parser::{Diagnostic, Span};
@@ -135,7 +135,7 @@ impl Checker<'_> {
                             value.span,
                             format!("`return` takes a verdict, found `{}`", value.ty),
                         ));
-                    } else if self.hook == Hook::NativeXdp {
+                    } else if self.hook.is_native_event() {
                         self.native_verdict(span, "return");
                     } else if matches!(value.kind, ExprKind::Int(0)) && self.cgroup_hook.is_some() {
                         self.deny(span, "return 0");
@@ -353,7 +353,7 @@ impl Checker<'_> {
                 Some(StmtKind::Event(Event::Time(format)))
             }
             FunctionKind::Verdict(verdict) => {
-                if self.hook == Hook::NativeXdp {
+                if self.hook.is_native_event() {
                     self.native_verdict(span, &format!("{}()", function.name));
                 }
                 if verdict == Verdict::Deny {
@@ -384,6 +384,12 @@ impl Checker<'_> {
 
     fn print(&mut self, args: &[ast::Arg], span: Span) -> Option<Event> {
         let first = &args[0].value;
+        if let ast::ExprKind::Map { name, keys: None } = &first.kind
+            && let Some(instance) = self.alias(name)
+        {
+            let [top, _] = self.print_numbers(&args[1..])?;
+            return Some(Event::PrintNative { instance, top });
+        }
         if self.is_map_expr(first) {
             let (map, key) = self.map_argument(first, "print")?;
             if let Some(key) = key {
@@ -398,22 +404,7 @@ impl Checker<'_> {
                 }
                 return Some(Event::PrintMapKey { map, key });
             }
-            let mut numbers = [0u32; 2];
-            for (slot, arg) in numbers.iter_mut().zip(&args[1..]) {
-                let value = self.expr(&arg.value);
-                match value.kind {
-                    ExprKind::Int(n) if u32::try_from(n).is_ok() => *slot = u32::try_from(n).unwrap_or(0),
-                    ExprKind::Error => {}
-                    _ => {
-                        self.error(Diagnostic::error(
-                            "argument-type",
-                            arg.value.span,
-                            "`print` takes constants for `top` and `div`",
-                        ));
-                        return None;
-                    }
-                }
-            }
+            let numbers = self.print_numbers(&args[1..])?;
             return Some(Event::PrintMap {
                 map,
                 top: numbers[0],
@@ -441,6 +432,27 @@ impl Checker<'_> {
             return None;
         }
         Some(Event::PrintValue(value))
+    }
+
+    /// `top` and `div` of `print`; 0 where they are not given.
+    fn print_numbers(&mut self, args: &[ast::Arg]) -> Option<[u32; 2]> {
+        let mut numbers = [0u32; 2];
+        for (slot, arg) in numbers.iter_mut().zip(args) {
+            let value = self.expr(&arg.value);
+            match value.kind {
+                ExprKind::Int(n) if u32::try_from(n).is_ok() => *slot = u32::try_from(n).unwrap_or(0),
+                ExprKind::Error => {}
+                _ => {
+                    self.error(Diagnostic::error(
+                        "argument-type",
+                        arg.value.span,
+                        "`print` takes constants for `top` and `div`",
+                    ));
+                    return None;
+                }
+            }
+        }
+        Some(numbers)
     }
 
     /// Returns whether the expression names a map of the script or of a native.

@@ -153,6 +153,7 @@ impl Printer<'_> {
                 Event::PrintMap { map, top, div } => format!("print {} top {top} div {div}", self.event_map(*map)),
                 Event::PrintMapKey { map, key } => format!("print {}", self.map(*map, Some(key))),
                 Event::Clear(map) => format!("clear {}", self.event_map(*map)),
+                Event::PrintNative { instance, top } => format!("print @{} top {top}", self.program.natives[*instance].alias),
                 Event::Zero(map) => format!("zero {}", self.event_map(*map)),
                 Event::Time(format) => format!("time {format:?}"),
             },

@@ -106,7 +106,7 @@ pub fn stmt(stmt: &Stmt, f: &mut dyn FnMut(&Expr)) {
             Event::Printf { args, .. } => args.iter().for_each(|a| expr(a, f)),
             Event::PrintValue(e) | Event::PrintMapKey { key: e, .. } => expr(e, f),
             Event::Join { args, .. } => args.iter().for_each(|a| expr(a, f)),
-            Event::PrintMap { .. } | Event::Clear(_) | Event::Zero(_) | Event::Time(_) => {}
+            Event::PrintMap { .. } | Event::PrintNative { .. } | Event::Clear(_) | Event::Zero(_) | Event::Time(_) => {}
         },
         StmtKind::If { cond, then, otherwise } => {
             expr(cond, f);

@@ -326,7 +326,7 @@ fields! {
     "pkt.ifname" IfName, Hooks::of(&[Hook::Xdp, Hook::Tc]), FieldKind::IfName, "name of the interface";
     "pkt.ifindex" U32, Hooks::PACKET, ctx(Some((12, 4)), Some((40, 4))), "interface number";
     "pkt.queue" U32, Hooks::FRAME, FieldKind::Queue, "receive queue; at TC egress the transmit queue";
-    "pkt.direction" Direction, Hooks::PACKET, FieldKind::Direction, "`ingress` or `egress`";
+    "pkt.direction" Direction, Hooks::of(&[Hook::Xdp, Hook::Tc, Hook::NativeXdp, Hook::CgroupSkb]), FieldKind::Direction, "`ingress` or `egress`";
     "pkt.u8" U8, Hooks::PACKET, FieldKind::At { bytes: 1 }, "`pkt.u8[off]`: a byte, counted from the first of the frame";
     "pkt.u16" U16, Hooks::PACKET, FieldKind::At { bytes: 2 }, "`pkt.u16[off]`: two bytes as a number in host order";
     "pkt.u32" U32, Hooks::PACKET, FieldKind::At { bytes: 4 }, "`pkt.u32[off]`: four bytes as a number in host order";

@@ -138,9 +138,9 @@ impl Verdict {
             (Verdict::Drop, Hook::Xdp | Hook::NativeXdp) => Some(1),
             (Verdict::Pass, Hook::Xdp | Hook::NativeXdp) => Some(2),
             (Verdict::Tx, Hook::Xdp | Hook::NativeXdp) => Some(3),
-            (Verdict::Drop, Hook::Tc) => Some(2),
-            (Verdict::Pass, Hook::Tc) => Some(0),
-            (Verdict::Next, Hook::Tc) => Some(-1),
+            (Verdict::Drop, Hook::Tc | Hook::NativeTc) => Some(2),
+            (Verdict::Pass, Hook::Tc | Hook::NativeTc) => Some(0),
+            (Verdict::Next, Hook::Tc | Hook::NativeTc) => Some(-1),
             (Verdict::Drop | Verdict::Deny, Hook::CgroupSkb) => Some(0),
             (Verdict::Pass | Verdict::Allow, Hook::CgroupSkb) => Some(1),
             (Verdict::Deny, hook) if hook.is_cgroup_call() => Some(0),
@@ -160,7 +160,7 @@ macro_rules! functions {
 
 functions! {
     "printf" FunctionKind::Printf, 1..=128, Hooks::ALL, "printf(format, ...)", "prints formatted text";
-    "print" FunctionKind::Print, 1..=3, Hooks::ALL, "print(value) or print(@map[, top[, div]])", "prints a value or a map";
+    "print" FunctionKind::Print, 1..=3, Hooks::ALL, "print(value), print(@map[, top[, div]]) or print(@ALIAS[, top])", "prints a value, a map, or what a native has found out";
     "clear" FunctionKind::Clear, 1..=1, Hooks::ALL, "clear(@map)", "removes every entry of a map";
     "zero" FunctionKind::Zero, 1..=1, Hooks::ALL, "zero(@map)", "sets every value of a map to zero";
     "delete" FunctionKind::Delete, 1..=2, Hooks::ALL, "delete(@map, key)", "removes one entry; true if it was there";

@@ -27,6 +27,10 @@ pub enum Hook {
     Tc,
     /// A block on a native's event; runs as an XDP program.
     NativeXdp,
+    /// A block on a native's event; runs as a TC program.
+    NativeTc,
+    /// A block on a native's event; runs as a raw tracepoint program. Mostly in softirq: the current task is a bystander.
+    NativeTrace,
     /// `cgroup_skb`: packets of the sockets in a cgroup; they start at the IP header.
     CgroupSkb,
     /// `cgroup`: the addresses of system calls made in a cgroup.
@@ -38,7 +42,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    pub const ALL: [Hook; 21] = [
+    pub const ALL: [Hook; 23] = [
         Hook::RunOnce,
         Hook::PerfEvent,
         Hook::PerfCounter,
@@ -56,6 +60,8 @@ impl Hook {
         Hook::Xdp,
         Hook::Tc,
         Hook::NativeXdp,
+        Hook::NativeTc,
+        Hook::NativeTrace,
         Hook::CgroupSkb,
         Hook::CgroupSockAddr,
         Hook::CgroupPostBind,
@@ -82,7 +88,7 @@ impl Hook {
             Hook::Kretprobe => "kretprobe",
             Hook::Xdp => "xdp",
             Hook::Tc => "tc",
-            Hook::NativeXdp => "native event",
+            Hook::NativeXdp | Hook::NativeTc | Hook::NativeTrace => "native event",
             Hook::CgroupSkb => "cgroup_skb",
             Hook::CgroupSockAddr => "cgroup",
             Hook::CgroupPostBind => "cgroup post_bind",
@@ -133,13 +139,19 @@ impl Hook {
     /// Returns whether the block sees a packet.
     #[must_use]
     pub fn has_packet(self) -> bool {
-        matches!(self, Hook::Xdp | Hook::Tc | Hook::NativeXdp | Hook::CgroupSkb)
+        matches!(self, Hook::Xdp | Hook::Tc | Hook::NativeXdp | Hook::NativeTc | Hook::CgroupSkb)
+    }
+
+    /// Returns whether the block hangs on the event of a native: its program is tail-called.
+    #[must_use]
+    pub fn is_native_event(self) -> bool {
+        matches!(self, Hook::NativeXdp | Hook::NativeTc | Hook::NativeTrace)
     }
 
     /// Returns whether the context is a `struct __sk_buff`.
     #[must_use]
     pub fn is_skb(self) -> bool {
-        matches!(self, Hook::Tc | Hook::CgroupSkb)
+        matches!(self, Hook::Tc | Hook::NativeTc | Hook::CgroupSkb)
     }
 
     /// Returns whether what the program returns decides about something.
@@ -159,7 +171,7 @@ impl Hook {
     pub fn default_verdict(self) -> i32 {
         match self {
             Hook::Xdp | Hook::NativeXdp => 2,
-            Hook::Tc => -1,
+            Hook::Tc | Hook::NativeTc => -1,
             Hook::CgroupSkb | Hook::CgroupSockAddr | Hook::CgroupPostBind | Hook::CgroupSock => 1,
             _ => 0,
         }
@@ -172,13 +184,13 @@ pub struct Hooks(u64);
 
 impl Hooks {
     pub const XDP: Hooks = Hooks::of(&[Hook::Xdp, Hook::NativeXdp]);
-    pub const TC: Hooks = Hooks::of(&[Hook::Tc]);
+    pub const TC: Hooks = Hooks::of(&[Hook::Tc, Hook::NativeTc]);
     /// Hooks that see a whole frame.
-    pub const FRAME: Hooks = Hooks::of(&[Hook::Xdp, Hook::Tc, Hook::NativeXdp]);
+    pub const FRAME: Hooks = Hooks::of(&[Hook::Xdp, Hook::Tc, Hook::NativeXdp, Hook::NativeTc]);
     /// Hooks that see a packet, from its link or from its IP header on.
-    pub const PACKET: Hooks = Hooks::of(&[Hook::Xdp, Hook::Tc, Hook::NativeXdp, Hook::CgroupSkb]);
+    pub const PACKET: Hooks = Hooks::of(&[Hook::Xdp, Hook::Tc, Hook::NativeXdp, Hook::NativeTc, Hook::CgroupSkb]);
     /// Hooks whose packets lie in a `struct sk_buff`.
-    pub const SKB: Hooks = Hooks::of(&[Hook::Tc, Hook::CgroupSkb]);
+    pub const SKB: Hooks = Hooks::of(&[Hook::Tc, Hook::NativeTc, Hook::CgroupSkb]);
     pub const CGROUP: Hooks = Hooks::of(&[Hook::CgroupSkb, Hook::CgroupSockAddr, Hook::CgroupPostBind, Hook::CgroupSock]);
     /// System calls of sockets in a cgroup.
     pub const CGROUP_CALL: Hooks = Hooks::of(&[Hook::CgroupSockAddr, Hook::CgroupPostBind, Hook::CgroupSock]);
@@ -279,7 +291,7 @@ impl fmt::Display for Hooks {
         let list = |wanted: bool| -> Vec<String> {
             Hook::ALL
                 .into_iter()
-                .filter(|h| *h != Hook::NativeXdp && self.contains(*h) == wanted)
+                .filter(|h| !h.is_native_event() && self.contains(*h) == wanted)
                 .map(|h| format!("`{}`", h.name()))
                 .collect()
         };

@@ -7,7 +7,7 @@ use crate::sys::bpf::{self, LinkTarget, link_create};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Attaches to a raw tracepoint by its name.
 ///
@@ -44,16 +44,24 @@ pub struct Iterator {
 /// # Errors
 /// What the kernel says.
 pub fn iterator(attacher: &mut Attacher<'_>, place: &Point<'_>, kind: &str) -> Result<(), Error> {
-    let point = format!("iter:{kind}");
-    let link = link_create(place.program, LinkTarget::Iter, &point).map_err(|e| place.error(&point, e))?;
-    attacher.attached.iterators.push(Iterator {
-        link,
-        kind: kind.to_owned(),
-    });
+    let iterator = Iterator::new(place.program, kind).map_err(|e| place.error(&format!("iter:{kind}"), e))?;
+    attacher.attached.iterators.push(iterator);
     Ok(())
 }
 
 impl Iterator {
+    /// Makes a program that was loaded for an iterator ready to be run.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn new(program: BorrowedFd<'_>, kind: &str) -> Result<Self, SysError> {
+        let link = link_create(program, LinkTarget::Iter, &format!("iter:{kind}"))?;
+        Ok(Self {
+            link,
+            kind: kind.to_owned(),
+        })
+    }
+
     /// Runs the program once for every object.
     ///
     /// # Errors

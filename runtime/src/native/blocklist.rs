@@ -127,7 +127,6 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
     });
     Ok(Setup {
         elf,
-        program: object::PROGRAM,
         sizes: vec![
             (object::BLOCK4, room),
             (object::BLOCK6, room),
@@ -140,6 +139,7 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
         ],
         fill,
         lists: Some(lists),
+        engine: None,
     })
 }
 

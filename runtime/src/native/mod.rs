@@ -2,52 +2,60 @@
 
 mod audit;
 mod blocklist;
+mod engine;
 mod files;
 mod lists;
 pub mod prefixes;
 mod protect;
+pub(crate) mod summary;
 mod table;
 pub(crate) mod upkeep;
 
 use crate::attach::interfaces::{Place, Target};
-use crate::attach::{Attacher, iface};
+use crate::attach::tracing::Iterator as KernelIterator;
+use crate::attach::{Attacher, Handle, iface};
 use crate::error::{Error, Notice};
 use crate::format::uint;
+use crate::kernel::Kernel;
 use crate::load::{Elf, Loaded};
 use crate::maps::{Cell, Contents, Map, Row, Snapshot};
 use crate::sys::bpf;
+use engine::Engine;
 use lists::Lists;
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
-use weir_compiler::object::{AttachPoint, IfacePattern, MapKind, NativeInstance, Object, ProgramKind, XdpMode};
+use weir_compiler::kernel::KernelInfo;
+use weir_compiler::object::{AttachPoint, Direction, IfacePattern, MapKind, NativeInstance, Object, ProgramKind, XdpMode};
 use weir_compiler::types::{MapValue, Type};
 use weir_parser::Span;
-use weir_stdlib::{MapShape, ParamValue, ValueShape};
+use weir_stdlib::{Attach, MapShape, ParamValue, ValueShape};
 
 /// A native in the kernel.
 #[derive(Debug)]
 pub struct Instance {
     spec: NativeInstance,
     maps: HashMap<String, Map>,
-    program: OwnedFd,
-    iface: IfacePattern,
-    mode: XdpMode,
+    /// In the order of the declaration.
+    programs: Vec<OwnedFd>,
+    /// Where the programs at XDP and TC go.
+    iface: Option<(IfacePattern, XdpMode)>,
     /// What changes while it runs. Read by the printing thread, too.
     lists: Option<Mutex<Lists>>,
+    engine: Option<Mutex<Box<dyn Engine>>>,
 }
 
 /// What a native's own code decides: how its object is made ready.
 pub(crate) struct Setup {
     pub elf: Elf,
-    /// Symbol of the program.
-    pub program: &'static str,
     /// `max_entries` by map symbol.
     pub sizes: Vec<(&'static str, u32)>,
     /// Keys and values to fill in, by map symbol: both as the map wants them.
     pub fill: Vec<(&'static str, Vec<u8>, Vec<u8>)>,
     pub(in crate::native) lists: Option<Lists>,
+    pub(in crate::native) engine: Option<Box<dyn Engine>>,
 }
 
 /// Reads the parameters of an instance.
@@ -98,11 +106,12 @@ impl Params<'_> {
 ///
 /// # Errors
 /// Bad parameters, files that cannot be read, what the kernel says.
-pub fn load_all(object: &Object) -> Result<Vec<Instance>, Error> {
-    object.natives.iter().enumerate().map(|(i, spec)| load(object, i, spec)).collect()
+pub fn load_all(object: &Object, kernel: &Kernel) -> Result<Vec<Instance>, Error> {
+    let natives = object.natives.iter().enumerate();
+    natives.map(|(i, spec)| load(object, i, spec, kernel)).collect()
 }
 
-fn load(object: &Object, index: usize, spec: &NativeInstance) -> Result<Instance, Error> {
+fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -> Result<Instance, Error> {
     // A native runs its event's jump, and the chain's, only where something is attached.
     let event_used = |event: &str| {
         object.programs.iter().flat_map(|p| &p.attach).any(|a| {
@@ -111,10 +120,14 @@ fn load(object: &Object, index: usize, spec: &NativeInstance) -> Result<Instance
         })
     };
     let params = Params(spec);
-    let (pattern, mode) = iface_and_mode(&params)?;
-    let chained = chain_of(object, &pattern, spec)?.is_some();
+    let iface = iface_and_mode(&params)?;
+    let netns = iface.as_ref().and_then(|(pattern, _)| pattern.netns.clone());
+    let chained = match &iface {
+        Some((pattern, _)) if spec.native.is_on_xdp() => chain_of(object, pattern, spec)?.is_some(),
+        _ => false,
+    };
     let mut setup = match spec.native.name {
-        "blocklist" => blocklist::setup(&params, pattern.netns.as_deref(), &event_used, chained)?,
+        "blocklist" => blocklist::setup(&params, netns.as_deref(), &event_used, chained)?,
         other => return Err(Error::Object(format!("no loader for native `{other}`"))),
     };
     setup.elf.load_btf();
@@ -145,17 +158,34 @@ fn load(object: &Object, index: usize, spec: &NativeInstance) -> Result<Instance
     let fds = maps.iter().map(|(name, map)| (name.clone(), map.fd.as_fd())).collect();
     setup.elf.relocate(&fds)?;
     drop(fds);
-    let program = setup
-        .elf
-        .load_program(setup.program, ProgramKind::Xdp, 0)
-        .map_err(|e| e.into_error(None, Some(spec.span)))?;
+    let mut programs = Vec::new();
+    for program in spec.native.programs {
+        let (kind, btf_id) = match program.attach {
+            Attach::Xdp => (ProgramKind::Xdp, 0),
+            Attach::TcIngress | Attach::TcEgress => (ProgramKind::SchedCls, 0),
+            Attach::RawTracepoint(_) => (ProgramKind::RawTracepoint, 0),
+            Attach::Iter(name) => (ProgramKind::Iter, iterator_id(kernel, name, spec)?),
+        };
+        let loaded = setup.elf.load_program(program.symbol, kind, btf_id);
+        programs.push(loaded.map_err(|e| e.into_error(None, Some(spec.span)))?);
+    }
     Ok(Instance {
         spec: spec.clone(),
         maps,
-        program,
-        iface: pattern,
-        mode,
+        programs,
+        iface,
         lists: setup.lists.map(Mutex::new),
+        engine: setup.engine.map(Mutex::new),
+    })
+}
+
+/// The kernel's number for an iterator.
+fn iterator_id(kernel: &Kernel, name: &str, spec: &NativeInstance) -> Result<u32, Error> {
+    let found = kernel.btf().and_then(|btf| btf.find_func(&format!("bpf_iter_{name}")));
+    found.map(|id| id.0).ok_or_else(|| Error::Param {
+        message: format!("`{}` needs the kernel's iterator `{name}`, and its BTF has none", spec.native.name),
+        help: Some("kernels are built with CONFIG_DEBUG_INFO_BTF for that".to_owned()),
+        span: spec.span,
     })
 }
 
@@ -182,8 +212,12 @@ fn map_kind(kind: u32) -> MapKind {
     kinds.into_iter().find(|k| *k as u32 == kind).unwrap_or(MapKind::Hash)
 }
 
-/// `IFACE[@NETNS]` and the mode.
-fn iface_and_mode(params: &Params<'_>) -> Result<(IfacePattern, XdpMode), Error> {
+/// `IFACE[@NETNS]` and the mode, of natives on interfaces.
+fn iface_and_mode(params: &Params<'_>) -> Result<Option<(IfacePattern, XdpMode)>, Error> {
+    let on_interfaces = |a: &Attach| matches!(a, Attach::Xdp | Attach::TcIngress | Attach::TcEgress);
+    if !params.0.native.programs.iter().any(|p| on_interfaces(&p.attach)) {
+        return Ok(None);
+    }
     let text = params.text("iface").ok_or_else(|| Error::Param {
         message: "`iface` is missing".to_owned(),
         help: None,
@@ -195,7 +229,7 @@ fn iface_and_mode(params: &Params<'_>) -> Result<(IfacePattern, XdpMode), Error>
         Some("offload") => XdpMode::Offload,
         _ => XdpMode::Auto,
     };
-    Ok((IfacePattern::parse(text), mode))
+    Ok(Some((IfacePattern::parse(text), mode)))
 }
 
 /// Finds the script's XDP program that must run behind a native on the same interfaces.
@@ -275,7 +309,10 @@ impl Instance {
                 connected.push(i);
             }
         }
-        if let Some(i) = chain_of(object, &self.iface, &self.spec)? {
+        if self.spec.native.is_on_xdp()
+            && let Some((pattern, _)) = &self.iface
+            && let Some(i) = chain_of(object, pattern, &self.spec)?
+        {
             self.put("CHAIN", 0, &loaded.programs[i], object.programs[i].span)?;
             connected.push(i);
         }
@@ -291,24 +328,66 @@ impl Instance {
         })
     }
 
-    /// Attaches the native itself to its interfaces, those that come later included.
+    /// Attaches the native itself: to its interfaces, those that come later included, and to places of the kernel.
     ///
     /// # Errors
-    /// As for any XDP program.
+    /// As for any program of that kind.
     pub fn attach(&self, attacher: &mut Attacher<'_>) -> Result<(), Error> {
+        let mut iterators = Vec::new();
+        for (decl, program) in self.spec.native.programs.iter().zip(&self.programs) {
+            let refused = |point: String, source| Error::Attach {
+                point,
+                span: self.spec.span,
+                source,
+            };
+            match decl.attach {
+                Attach::Xdp => {
+                    let mode = self.iface.as_ref().map_or(XdpMode::Auto, |(_, mode)| *mode);
+                    self.on_interfaces(attacher, program, Place::Xdp(mode))?;
+                }
+                Attach::TcIngress => self.on_interfaces(attacher, program, Place::Tc(Direction::Ingress))?,
+                Attach::TcEgress => self.on_interfaces(attacher, program, Place::Tc(Direction::Egress))?,
+                Attach::RawTracepoint(name) => {
+                    let c_name = CString::new(name).map_err(|_| Error::Object(format!("bad name `{name}`")))?;
+                    let link = bpf::raw_tracepoint_open(program.as_fd(), &c_name);
+                    attacher.push(Handle::Link(link.map_err(|e| refused(format!("rawtracepoint:{name}"), e))?));
+                    attacher.attached.probes += 1;
+                }
+                Attach::Iter(name) => {
+                    let iterator = KernelIterator::new(program.as_fd(), name);
+                    iterators.push(iterator.map_err(|e| refused(format!("iter:{name}"), e))?);
+                }
+            }
+        }
+        if let Some(mut lists) = self.lists() {
+            lists.started();
+        }
+        if let Some(mut engine) = self.engine() {
+            engine.started(&self.maps, iterators)?;
+        }
+        Ok(())
+    }
+
+    fn on_interfaces(&self, attacher: &mut Attacher<'_>, program: &OwnedFd, place: Place) -> Result<(), Error> {
         let span = Params(&self.spec).get("iface").map_or(self.spec.span, |(_, span)| span);
+        let Some((pattern, _)) = &self.iface else {
+            return Err(Error::Object(format!("`{}` has no interface", self.spec.native.name)));
+        };
         let target = Target {
-            program: crate::maps::dup(self.program.as_fd(), "program")?,
-            pattern: self.iface.clone(),
-            place: Place::Xdp(self.mode),
+            program: crate::maps::dup(program.as_fd(), "program")?,
+            pattern: pattern.clone(),
+            place,
             names: attacher.names()?,
             span,
         };
         attacher.attached.probes += attacher.attached.interfaces.add(target)?;
-        if let Some(mut lists) = self.lists() {
-            lists.started();
-        }
         Ok(())
+    }
+
+    fn engine(&self) -> Option<MutexGuard<'_, Box<dyn Engine>>> {
+        // As for the lists.
+        let engine = self.engine.as_ref()?.lock();
+        Some(engine.unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
     fn lists(&self) -> Option<MutexGuard<'_, Lists>> {
@@ -326,7 +405,7 @@ impl Instance {
 
     /// Whether the native wants [`Self::tick`] about once a second.
     pub(crate) fn wants_ticks(&self) -> bool {
-        self.lists().is_some_and(|lists| lists.wants_ticks())
+        self.engine.is_some() || self.lists().is_some_and(|lists| lists.wants_ticks())
     }
 
     /// Lets time pass.
@@ -334,11 +413,34 @@ impl Instance {
         if let Some(mut lists) = self.lists() {
             lists.tick(&self.maps);
         }
+        if let Some(mut engine) = self.engine() {
+            engine.tick(&self.maps);
+        }
     }
 
     /// Gives what a person should hear of it, once.
     pub(crate) fn notices(&self) -> Vec<Notice> {
-        self.lists().map(|mut lists| lists.notices()).unwrap_or_default()
+        let mut notices = self.lists().map(|mut lists| lists.notices()).unwrap_or_default();
+        notices.extend(self.engine().into_iter().flat_map(|mut engine| engine.notices()));
+        notices
+    }
+
+    /// Returns whether it keeps tables, which are too long to be printed at exit.
+    pub(crate) fn has_tables(&self) -> bool {
+        self.spec.native.maps.iter().any(|m| matches!(m.shape, MapShape::Table { .. }))
+    }
+
+    /// What stands above its summary.
+    pub(crate) fn title(&self) -> String {
+        format!("@{}: {}", self.spec.alias, self.spec.native.name)
+    }
+
+    /// Reads every map, in the order of the declaration.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn snapshots(&self) -> Result<Vec<Snapshot>, Error> {
+        (0..self.spec.native.maps.len()).map(|map| self.snapshot(map)).collect()
     }
 
     /// Returns which maps, by their index in the declaration, are printed at exit: those that the kernel has.
@@ -420,7 +522,14 @@ impl Instance {
                 }
                 Ok(named_numbers(name, names, &numbers))
             }
-            MapShape::Known(names) => Ok(named_numbers(name, names, &self.known()?)),
+            MapShape::Known(names) => match self.engine() {
+                Some(mut engine) => Ok(named_numbers(name, names, &engine.numbers(decl.name, &self.maps)?)),
+                None => Ok(named_numbers(name, names, &self.known()?)),
+            },
+            MapShape::Table { key, columns } => {
+                let rows = self.engine().map(|mut engine| engine.rows(decl.name, &self.maps)).transpose()?;
+                Ok(engine::snapshot(name, key, columns, rows.unwrap_or_default()))
+            }
         }
     }
 
@@ -445,6 +554,9 @@ impl Instance {
             .maps
             .get(map)
             .ok_or_else(|| Error::Object(format!("native has no map {map}")))?;
+        if let Some(mut engine) = self.engine() {
+            return engine.clear(decl.name, &self.maps);
+        }
         for map in decl.symbols.iter().filter_map(|s| self.maps.get(*s)) {
             if zero { map.zero()? } else { map.clear()? }
         }

@@ -133,7 +133,7 @@ impl Generator<'_, '_> {
         let network = self.b.create_block();
         let pointer = self.b.append_block_param(network, I64);
         let ty = self.b.append_block_param(network, I64);
-        if self.hook == Hook::Tc && demand.has(&[Header::Vlan]) {
+        if matches!(self.hook, Hook::Tc | Hook::NativeTc) && demand.has(&[Header::Vlan]) {
             // A tag that the driver took out is the outer one.
             let (stripped, plain_block) = (self.b.create_block(), self.b.create_block());
             let present = self.load(self.ctx, skb::VLAN_PRESENT, 4);

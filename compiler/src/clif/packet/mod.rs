@@ -450,7 +450,7 @@ impl Generator<'_, '_> {
                 self.absent_defaults();
                 self.parse_copies(demand, done, dns_block);
             }
-            Hook::Tc => self.parse_pulling(demand, done, dns_block),
+            Hook::Tc | Hook::NativeTc => self.parse_pulling(demand, done, dns_block),
             _ => {
                 self.absent_defaults();
                 let fail = self.b.create_block();

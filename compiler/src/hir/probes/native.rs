@@ -34,7 +34,12 @@ impl Checker<'_> {
             .help(format!("its events are {}", names.join(", ")));
             return self.error(d);
         };
-        let mut site = Site::new(Hook::NativeXdp, point.span, parts, AttachPoint::NativeEvent { instance, event });
+        let hook = match native.native.events[event].hook {
+            weir_stdlib::Hook::Xdp => Hook::NativeXdp,
+            weir_stdlib::Hook::Tc => Hook::NativeTc,
+            weir_stdlib::Hook::Trace => Hook::NativeTrace,
+        };
+        let mut site = Site::new(hook, point.span, parts, AttachPoint::NativeEvent { instance, event });
         site.native = Some((instance, event));
         out.push(site);
     }

@@ -1,0 +1,96 @@
+//! What a native does in user space while it runs: it reads its maps and makes tables of them.
+
+use crate::attach::tracing::Iterator as KernelIterator;
+use crate::error::{Error, Notice};
+use crate::maps::{Cell, Map, Row, Snapshot};
+use std::collections::HashMap;
+use std::fmt::Debug;
+use weir_compiler::types::{MapValue, Type};
+use weir_stdlib::{Column, ColumnType, KeyShape};
+
+/// The native's maps by their symbols.
+pub(super) type Maps = HashMap<String, Map>;
+
+/// Bytes of a text in a table.
+const TEXT_BYTES: u32 = 32;
+
+/// The user-space half of a native.
+pub(super) trait Engine: Debug + Send {
+    /// Everything is attached. `iterators` are the native's own, in the order of the declaration.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn started(&mut self, maps: &Maps, iterators: Vec<KernelIterator>) -> Result<(), Error>;
+
+    /// About a second has gone.
+    fn tick(&mut self, maps: &Maps);
+
+    /// Gives what a person should hear, once.
+    fn notices(&mut self) -> Vec<Notice>;
+
+    /// The rows of a table now, sorted as they are printed: the most important one last.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn rows(&mut self, table: &str, maps: &Maps) -> Result<Rows, Error>;
+
+    /// The numbers of a map that only the engine knows, in the order of the declaration.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn numbers(&mut self, map: &str, maps: &Maps) -> Result<Vec<u64>, Error>;
+
+    /// Begins anew: what was counted so far is forgotten.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn clear(&mut self, map: &str, maps: &Maps) -> Result<(), Error>;
+}
+
+/// A value of a table.
+#[cfg_attr(not(test), expect(dead_code, reason = "made by natives with tables"))]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    Count(u64),
+    Text(String),
+}
+
+/// The key as its type lies in memory, and a value for each column.
+pub(super) type Rows = Vec<(Vec<u8>, Vec<Value>)>;
+
+/// Text with zeros behind it, as it lies in memory.
+pub(super) fn text_bytes(text: &str) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.truncate(TEXT_BYTES as usize - 1);
+    bytes.resize(TEXT_BYTES as usize, 0);
+    bytes
+}
+
+/// Makes rows look like any map.
+pub(super) fn snapshot(name: String, key: KeyShape, columns: &[Column], rows: Rows) -> Snapshot {
+    let ty = |column: &Column| match column.ty {
+        ColumnType::Count => Type::U64,
+        ColumnType::Text => Type::Str { cap: TEXT_BYTES },
+    };
+    let record = Type::Record(columns.iter().map(|c| (c.name.to_owned(), ty(c))).collect());
+    let rows = rows.into_iter().map(|(key, values)| {
+        let bytes = values.into_iter().flat_map(|value| match value {
+            Value::Count(n) => n.to_le_bytes().to_vec(),
+            Value::Text(text) => text_bytes(&text),
+        });
+        Row {
+            key,
+            value: Cell::Plain(bytes.collect()),
+        }
+    });
+    Snapshot {
+        name,
+        key: Some(match key {
+            KeyShape::Address => Type::Inet,
+            KeyShape::Text(_) => Type::Str { cap: TEXT_BYTES },
+            KeyShape::Flow => Type::Flow,
+        }),
+        value: MapValue::Plain(record),
+        rows: rows.collect(),
+    }
+}
