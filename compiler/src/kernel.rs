@@ -64,6 +64,15 @@ pub struct TracepointField {
     pub data_loc: bool,
 }
 
+/// Where the host of an address is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// It is one of this machine's own.
+    Here,
+    /// Packets for it leave by this interface.
+    Behind(String),
+}
+
 /// A function of a program or library.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserFunction {
@@ -146,9 +155,14 @@ pub trait KernelInfo {
     fn interface_kind(&self, _name: &str) -> Option<String> {
         None
     }
+    /// Says where an address is, by the routes of weir's own network namespace.
+    fn whereabouts(&self, _address: std::net::IpAddr) -> Option<Whereabouts> {
+        None
+    }
     /// Lists the names of `ip netns`.
     fn network_namespaces(&self) -> Vec<String>;
-    /// Returns whether interface names mean nothing: there is no kernel, packets come from a file.
+    /// Returns whether interface names mean nothing: there is no kernel, packets come from a file, with and without
+    /// Ethernet.
     fn any_interface(&self) -> bool {
         false
     }

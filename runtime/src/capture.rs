@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use weir_compiler::hir::glob_match;
-use weir_compiler::object::{AttachPoint, Direction, IfacePattern, ProgramKind, ProgramSpec, capture};
+use weir_compiler::object::{AttachPoint, Direction, IfacePattern, LinkLayer, ProgramKind, ProgramSpec, capture};
 
 /// Where captured packets go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,7 +130,13 @@ impl CaptureFile {
             return Ok(*number);
         }
         let (name, link) = match self.known.get(&ifindex) {
-            Some(name) => (name.clone(), LinkType::Ethernet),
+            Some(name) => {
+                let link = match program.attach.first().map(|a| a.point.link_layer()) {
+                    Some(LinkLayer::None) => LinkType::Raw,
+                    _ => LinkType::Ethernet,
+                };
+                (name.clone(), link)
+            }
             None => find(program, ifindex).unwrap_or_else(|| (format!("interface {ifindex}"), LinkType::Ethernet)),
         };
         let number = self.writer.interface(&name, link, NO_SNAP_LENGTH)?;

@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 use weir_compiler::btf::{Btf, BtfError, BtfType};
-use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField, UsdtProbe, UserFunction};
+use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField, UsdtProbe, UserFunction, Whereabouts};
 use weir_compiler::object::LinkLayer;
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -421,6 +421,17 @@ impl KernelInfo for Kernel {
     fn interface_kind(&self, name: &str) -> Option<String> {
         let link = Netlink::open().and_then(|mut n| n.link(name)).ok()??;
         Some(link.kind).filter(|kind| !kind.is_empty())
+    }
+
+    fn whereabouts(&self, address: std::net::IpAddr) -> Option<Whereabouts> {
+        let mut netlink = Netlink::open().ok()?;
+        let route = netlink.route(address).ok()??;
+        if route.local {
+            return Some(Whereabouts::Here);
+        }
+        let links = netlink.links().ok()?;
+        let link = links.into_iter().find(|l| l.ifindex == route.ifindex)?;
+        Some(Whereabouts::Behind(link.name))
     }
 
     fn interfaces_in(&self, netns: &str) -> io::Result<Vec<String>> {

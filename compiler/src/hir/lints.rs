@@ -1,10 +1,10 @@
 //! Things that are legal and rarely meant. Each shows the fix.
 
 use super::probes::glob_match;
-use super::{Block, Map, Stmt, StmtKind, Ty, visit};
-use crate::kernel::KernelInfo;
-use crate::object::{AttachPoint, XdpMode};
-use crate::tables::Hook;
+use super::{Block, Expr, ExprKind, Map, Stmt, StmtKind, Ty, visit};
+use crate::kernel::{KernelInfo, Whereabouts};
+use crate::object::{AttachPoint, Direction, XdpMode};
+use crate::tables::{FIELDS, FieldKind, Hook, IpPart};
 use weir_parser::ast::{self, BinaryOp};
 use weir_parser::{Diagnostic, Span};
 
@@ -194,7 +194,6 @@ fn unbounded(maps: &[Map], out: &mut Vec<Diagnostic>) {
 
 /// Whether the block changes bytes that a checksum covers.
 fn writes_checksum(block: &Block) -> bool {
-    use crate::tables::{FIELDS, FieldKind};
     let mut found = false;
     visit::each_stmt(&block.body, &mut |s| {
         if let StmtKind::SetField { field, .. } = s.kind {
@@ -204,14 +203,94 @@ fn writes_checksum(block: &Block) -> bool {
     found
 }
 
+fn is_veth(point: &AttachPoint, kernel: &dyn KernelInfo) -> bool {
+    point
+        .iface()
+        .is_some_and(|i| i.netns.is_none() && !i.is_glob() && kernel.interface_kind(&i.pattern).as_deref() == Some("veth"))
+}
+
+/// Calls `each` for every `ip.src == ADDRESS` or `ip.dst == ADDRESS` without which a condition is false.
+fn needed_addresses(condition: &Expr, each: &mut impl FnMut(&Expr, IpPart, std::net::IpAddr)) {
+    let ExprKind::Binary { op, left, right } = &condition.kind else {
+        return;
+    };
+    match (op, &left.kind, &right.kind) {
+        (BinaryOp::And, _, _) => {
+            needed_addresses(left, each);
+            needed_addresses(right, each);
+        }
+        (BinaryOp::Eq, ExprKind::Field(field), ExprKind::Inet { bytes, v6 })
+        | (BinaryOp::Eq, ExprKind::Inet { bytes, v6 }, ExprKind::Field(field)) => {
+            if let FieldKind::Ip { part, .. } = FIELDS[*field].kind {
+                let [a, b, c, d, ..] = *bytes;
+                let address = if *v6 { std::net::IpAddr::from(*bytes) } else { [a, b, c, d].into() };
+                each(condition, part, address);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The kernel's directions on a veth are those of its own side: what the other side sends comes in. A filter for an address that is
+/// on the wrong side never matches.
+fn veth_direction(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>) {
+    let Some(predicate) = &block.predicate else { return };
+    for attach in block.attach.iter().filter(|a| is_veth(&a.point, kernel)) {
+        let (name, comes_in) = match &attach.point {
+            AttachPoint::Xdp { iface, .. } => (&iface.pattern, true),
+            AttachPoint::Tc { iface, direction } => (&iface.pattern, *direction == Direction::Ingress),
+            _ => continue,
+        };
+        needed_addresses(predicate, &mut |place, part, address| {
+            let (whose, wants_here) = match part {
+                IpPart::Src => ("from", !comes_in),
+                IpPart::Dst => ("to", comes_in),
+                _ => return,
+            };
+            let why = match kernel.whereabouts(address) {
+                Some(Whereabouts::Here) if !wants_here => format!("`{address}` is this side's own address"),
+                Some(Whereabouts::Behind(iface)) if wants_here && iface == *name => format!("`{address}` is behind `{name}`"),
+                _ => return,
+            };
+            let (does, right) = if comes_in {
+                ("comes from the other side", "egress` (`to_pod`)")
+            } else {
+                ("goes to the other side", "ingress` (`from_pod`)")
+            };
+            out.push(
+                Diagnostic::lint(
+                    "veth-direction",
+                    place.span,
+                    format!("nothing {whose} `{address}` {does} of `{name}`: the direction looks reversed"),
+                )
+                .label(why)
+                .with(
+                    attach.span,
+                    if comes_in {
+                        "sees what comes in here"
+                    } else {
+                        "sees what goes out here"
+                    },
+                )
+                .help(format!("`tc:{name}:{right}")),
+            );
+        });
+    }
+}
+
 /// XDP where it costs more than it saves, or meets checksums that are not complete.
 fn xdp_places(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>) {
+    let mut seen = None;
     for attach in &block.attach {
         let AttachPoint::Xdp { iface, mode } = &attach.point else {
             continue;
         };
+        // The halves of a pattern stand at one place.
+        if seen.replace(attach.span) == Some(attach.span) {
+            continue;
+        }
         let name = &iface.pattern;
-        let veth = iface.netns.is_none() && !iface.is_glob() && kernel.interface_kind(name).as_deref() == Some("veth");
+        let veth = is_veth(&attach.point, kernel);
         if *mode == XdpMode::Generic {
             out.push(
                 Diagnostic::lint(
@@ -277,6 +356,7 @@ pub(super) fn lint(blocks: &[Block], maps: &[Map], kernel: &dyn KernelInfo, out:
     unbounded(maps, out);
     for block in blocks {
         xdp_places(block, kernel, out);
+        veth_direction(block, kernel, out);
         if block.hook.has_packet() && printf_per_packet(&block.body) {
             out.push(
                 Diagnostic::lint("printf-per-packet", block.span, "this block prints for every packet")

@@ -243,7 +243,7 @@ impl Checker<'_> {
         };
         let device = String::from_utf8_lossy(text).into_owned();
         let elsewhere = self.point.as_ref().and_then(AttachPoint::iface).is_some_and(|i| i.netns.is_some());
-        if !elsewhere {
+        if !elsewhere && !self.kernel.any_interface() {
             let interfaces = self.kernel.interfaces();
             if !interfaces.contains(&device) {
                 let d = Diagnostic::error("no-interface", name.span, format!("there is no interface `{device}`"));

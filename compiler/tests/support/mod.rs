@@ -5,7 +5,7 @@
 use std::sync::OnceLock;
 use weir_compiler::btf::Btf;
 use weir_compiler::hir::glob_match;
-use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField, UsdtProbe, UserFunction};
+use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField, UsdtProbe, UserFunction, Whereabouts};
 use weir_compiler::object::LinkLayer;
 
 pub struct FixtureKernel {
@@ -182,6 +182,19 @@ impl KernelInfo for FixtureKernel {
 
     fn interface_kind(&self, name: &str) -> Option<String> {
         (name == "veth1").then(|| "veth".to_owned())
+    }
+
+    /// 10.0.1.0/24 and 2001:db8:1::/48 are behind `veth1`, whose own addresses end in 1.
+    fn whereabouts(&self, address: std::net::IpAddr) -> Option<Whereabouts> {
+        let (behind, last) = match address {
+            std::net::IpAddr::V4(a) => (a.octets()[..3] == [10, 0, 1], a.octets()[3]),
+            std::net::IpAddr::V6(a) => (a.segments()[..3] == [0x2001, 0xdb8, 1], a.octets()[15]),
+        };
+        match (behind, last) {
+            (true, 1) => Some(Whereabouts::Here),
+            (true, _) => Some(Whereabouts::Behind("veth1".to_owned())),
+            (false, _) => Some(Whereabouts::Behind("veth0".to_owned())),
+        }
     }
 
     fn interfaces_in(&self, netns: &str) -> std::io::Result<Vec<String>> {

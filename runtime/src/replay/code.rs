@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use weir_compiler::backend::helper_name;
 use weir_compiler::backend::x86::{self, Native, NativeError, Symbol};
 use weir_compiler::clif::{Code, Function};
-use weir_compiler::object::{Attach, AttachPoint, Direction, MapRole, Object, ProgramKind};
+use weir_compiler::object::{Attach, AttachPoint, Direction, LinkLayer, MapRole, Object};
 
 pub const XDP_PASS: i32 = 2;
 const XDP_REDIRECT: u64 = 4;
@@ -29,14 +29,21 @@ pub struct Machine {
     programs: Vec<Native>,
     /// Kept since programs call them.
     _subprograms: HashMap<u32, Native>,
-    /// Indices of programs.
-    pub xdp: Vec<usize>,
-    ingress: Vec<usize>,
-    egress: Vec<usize>,
+    /// For packets with and without Ethernet.
+    hooks: [Hooks; 2],
+    pub has_xdp: bool,
     pub has_tc: bool,
     intervals: Vec<Interval>,
     /// The time of the first one that is due.
     pub next_interval: u64,
+}
+
+/// Indices of the programs that see a packet.
+#[derive(Debug, Default)]
+struct Hooks {
+    xdp: Vec<usize>,
+    ingress: Vec<usize>,
+    egress: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -123,15 +130,14 @@ impl Engine {
             state,
             programs,
             _subprograms: subprograms,
-            xdp: Vec::new(),
-            ingress: Vec::new(),
-            egress: Vec::new(),
+            hooks: Default::default(),
+            has_xdp: false,
             has_tc: false,
             intervals: Vec::new(),
             next_interval: u64::MAX,
         };
         for (i, program) in object.programs.iter().enumerate() {
-            machine.place(i, program.kind, &program.attach);
+            machine.place(i, &program.attach);
         }
         Ok(Self { maps, machine })
     }
@@ -163,27 +169,30 @@ fn describe(error: &NativeError, object: &Object, program: usize) -> Error {
 
 impl Machine {
     /// Notes when a program runs.
-    fn place(&mut self, program: usize, kind: ProgramKind, attach: &[Attach]) {
+    fn place(&mut self, program: usize, attach: &[Attach]) {
         for point in attach.iter().map(|a| &a.point) {
+            let hooks = &mut self.hooks[usize::from(point.link_layer() == LinkLayer::None)];
+            // One program on several interfaces still sees each packet once.
             match point {
                 AttachPoint::Interval { period } => self.intervals.push(Interval {
                     program,
                     period_ns: u64::try_from(period.as_nanos()).unwrap_or(u64::MAX).max(1),
                     next: u64::MAX,
                 }),
-                AttachPoint::Tc {
-                    direction: Direction::Ingress,
-                    ..
-                } => push_once(&mut self.ingress, program),
-                AttachPoint::Tc { .. } => push_once(&mut self.egress, program),
+                AttachPoint::Xdp { .. } => {
+                    self.has_xdp = true;
+                    push_once(&mut hooks.xdp, program);
+                }
+                AttachPoint::Tc { direction, .. } => {
+                    self.has_tc = true;
+                    let list = match direction {
+                        Direction::Ingress => &mut hooks.ingress,
+                        Direction::Egress => &mut hooks.egress,
+                    };
+                    push_once(list, program);
+                }
                 _ => {}
             }
-        }
-        match kind {
-            // One program on several interfaces still sees each packet once.
-            ProgramKind::Xdp => push_once(&mut self.xdp, program),
-            ProgramKind::SchedCls => self.has_tc = true,
-            _ => {}
         }
     }
 
@@ -202,9 +211,10 @@ impl Machine {
     #[inline]
     pub fn run_xdp(&mut self, ifindex: u32) -> i32 {
         self.state.redirect = XDP_REDIRECT;
-        for i in 0..self.xdp.len() {
+        let layer = self.layer();
+        for i in 0..self.hooks[layer].xdp.len() {
             let context = self.state.frame.xdp(ifindex);
-            let code = self.run(self.xdp[i], context) as i32;
+            let code = self.run(self.hooks[layer].xdp[i], context) as i32;
             if code != XDP_PASS {
                 return code;
             }
@@ -215,14 +225,16 @@ impl Machine {
     /// Runs the programs at TC until one does not leave the packet to the next. `None`: there is none for the direction.
     pub fn run_tc(&mut self, ifindex: u32, ingress: bool, egress: bool) -> Option<i32> {
         self.state.redirect = TC_ACT_REDIRECT;
+        let layer = self.layer();
         let mut last = None;
         for (wanted, inwards) in [(ingress, true), (egress, false)] {
             if !wanted {
                 continue;
             }
-            let count = if inwards { self.ingress.len() } else { self.egress.len() };
-            for i in 0..count {
-                let program = if inwards { self.ingress[i] } else { self.egress[i] };
+            let list = |hooks: &Hooks, i: usize| if inwards { hooks.ingress.get(i) } else { hooks.egress.get(i) }.copied();
+            let mut i = 0;
+            while let Some(program) = list(&self.hooks[layer], i) {
+                i += 1;
                 let time = self.state.now_ns;
                 let context = self.state.frame.skb(ifindex, inwards, time);
                 let code = self.run(program, context) as i32;
@@ -236,6 +248,11 @@ impl Machine {
             }
         }
         last
+    }
+
+    /// The programs for the packet in the frame.
+    fn layer(&self) -> usize {
+        usize::from(self.state.frame.link_layer == LinkLayer::None)
     }
 
     /// Lets the intervals begin at a time.

@@ -5,10 +5,11 @@
 
 use std::io;
 use std::ptr::NonNull;
+use weir_compiler::object::LinkLayer;
 
 /// Room in front of a packet, as a driver leaves it.
 const HEADROOM: usize = 4096;
-/// Larger packets do not come out of a capture file; a synthesised Ethernet header comes on top.
+/// Larger packets do not come out of a capture file.
 const MAX_BYTES: usize = 256 * 1024 + 4096;
 const PAGE: usize = 4096;
 
@@ -47,6 +48,8 @@ pub struct Frame {
     data_end: usize,
     /// Bytes on the wire; more than there are when the capture cut the packet off.
     pub wire_length: u32,
+    /// What the packet starts with.
+    pub link_layer: LinkLayer,
     pub context: Box<Context>,
 }
 
@@ -85,6 +88,7 @@ impl Frame {
             meta: 0,
             data_end: 0,
             wire_length: 0,
+            link_layer: LinkLayer::Ethernet,
             context: Box::new(Context([0; 64])),
         };
         // SAFETY: the pages between the two guards belong to the mapping just made.
@@ -95,21 +99,28 @@ impl Frame {
         Ok(frame)
     }
 
-    /// Takes a packet: a head, and what follows it.
+    /// Takes a packet.
     #[inline]
-    pub fn set(&mut self, head: &[u8], rest: &[u8], wire_length: u32) {
-        let rest = &rest[..rest.len().min(MAX_BYTES - head.len().min(64))];
-        let length = head.len() + rest.len();
+    pub fn set(&mut self, packet: &[u8], link_layer: LinkLayer, wire_length: u32) {
+        let packet = &packet[..packet.len().min(MAX_BYTES)];
         self.data_end = self.end;
-        self.data = self.end - length;
+        self.data = self.end - packet.len();
         self.meta = self.data;
         self.wire_length = wire_length;
-        let to = self.data as *mut u8;
-        // SAFETY: `length` bytes below the guard are mapped and nobody holds a reference to them.
-        unsafe {
-            std::ptr::copy_nonoverlapping(head.as_ptr(), to, head.len());
-            std::ptr::copy_nonoverlapping(rest.as_ptr(), to.add(head.len()), rest.len());
-        }
+        self.link_layer = link_layer;
+        // SAFETY: that many bytes below the guard are mapped and nobody holds a reference to them.
+        unsafe { std::ptr::copy_nonoverlapping(packet.as_ptr(), self.data as *mut u8, packet.len()) };
+    }
+
+    /// `skb->protocol`, in network byte order.
+    fn protocol(&self) -> u16 {
+        let kind = match (self.link_layer, self.bytes()) {
+            (LinkLayer::Ethernet, bytes) => bytes.get(12..14).map_or([0, 0], |b| [b[0], b[1]]),
+            (LinkLayer::None, [first, ..]) if first >> 4 == 4 => [0x08, 0x00],
+            (LinkLayer::None, [first, ..]) if first >> 4 == 6 => [0x86, 0xdd],
+            (LinkLayer::None, _) => [0, 0],
+        };
+        u16::from_ne_bytes(kind)
     }
 
     /// Returns the packet as it is now.
@@ -166,7 +177,7 @@ impl Frame {
     /// Makes the context an `__sk_buff`; returns its address. `mark` and whatever else a program at XDP or in front of it left
     /// is gone: a packet arrives fresh.
     pub fn skb(&mut self, ifindex: u32, ingress: bool, time_ns: u64) -> u64 {
-        let protocol = self.bytes().get(12..14).map_or(0, |b| u16::from_ne_bytes([b[0], b[1]]));
+        let protocol = self.protocol();
         let words = &mut self.context.0;
         words.fill(0);
         words[SKB_LEN] = self.wire_length;
@@ -198,7 +209,7 @@ mod tests {
     #[test]
     fn a_packet_lies_below_the_guard_at_an_address_of_32_bits() {
         let mut frame = Frame::new().unwrap();
-        frame.set(b"ab", b"cde", 60);
+        frame.set(b"abcde", LinkLayer::Ethernet, 60);
         let ctx = frame.xdp(7) as *const u32;
         // SAFETY: the context is alive and longer than four words.
         let words = unsafe { std::slice::from_raw_parts(ctx, 4) };
@@ -215,7 +226,7 @@ mod tests {
     #[test]
     fn metadata_is_words_in_front_of_the_packet() {
         let mut frame = Frame::new().unwrap();
-        frame.set(&[], b"0123456789abcdef", 16);
+        frame.set(b"0123456789abcdef", LinkLayer::Ethernet, 16);
         assert!(frame.adjust_meta(-8) && !frame.adjust_meta(-3) && !frame.adjust_meta(12) && !frame.adjust_meta(-300));
         frame.xdp(1);
         assert_eq!(frame.context.0[XDP_DATA] - frame.context.0[XDP_DATA_META], 8);
@@ -226,11 +237,16 @@ mod tests {
         let mut frame = Frame::new().unwrap();
         let mut packet = [0; 60];
         packet[12..14].copy_from_slice(&[8, 0]);
-        frame.set(&[], &packet, 1500);
+        frame.set(&packet, LinkLayer::Ethernet, 1500);
         frame.skb(3, true, 0x1_0000_0002);
         let words = &frame.context.0;
         assert_eq!((words[SKB_LEN], words[SKB_IFINDEX], words[SKB_PROTOCOL]), (1500, 3, 8));
         assert_eq!((words[SKB_TSTAMP], words[SKB_TSTAMP + 1]), (2, 1));
         assert_eq!(words[SKB_DATA_END] - words[SKB_DATA], 60);
+        for (first, protocol) in [(0x45, 0x0800_u16), (0x60, 0x86dd), (0x00, 0)] {
+            frame.set(&[first; 40], LinkLayer::None, 40);
+            frame.skb(3, false, 0);
+            assert_eq!(frame.context.0[SKB_PROTOCOL], u32::from(protocol.to_be()));
+        }
     }
 }

@@ -326,6 +326,11 @@ extern "C" fn adjust_meta(_ctx: u64, delta: u64) -> u64 {
     }
 }
 
+/// Tags are in the frame here, never beside it as a driver leaves them; a script asks for that before it changes one.
+extern "C" fn no_tag() -> u64 {
+    error(libc::EINVAL)
+}
+
 extern "C" fn redirect(_ifindex: u64, _flags: u64) -> u64 {
     state().redirect
 }
@@ -434,16 +439,18 @@ pub fn address(helper: u32) -> Option<u64> {
         h::XDP_GET_BUFF_LEN => packet_length as *const (),
         h::SKB_LOAD_BYTES | h::XDP_LOAD_BYTES => load_bytes as *const (),
         h::SKB_PULL_DATA => pull_data as *const (),
-        // `bpf_ringbuf_discard`, `bpf_skb_store_bytes`, `bpf_xdp_store_bytes`, `bpf_xdp_adjust_meta`, `bpf_redirect`,
-        // `bpf_clone_redirect`, `bpf_csum_diff`, `bpf_l3_csum_replace`, `bpf_l4_csum_replace`.
+        h::SKB_STORE_BYTES | h::XDP_STORE_BYTES => store_bytes as *const (),
+        h::SKB_VLAN_POP | h::SKB_VLAN_PUSH => no_tag as *const (),
+        h::XDP_ADJUST_META => adjust_meta as *const (),
+        h::REDIRECT => redirect as *const (),
+        h::CLONE_REDIRECT => clone_redirect as *const (),
+        h::CSUM_DIFF => csum_diff as *const (),
+        h::L3_CSUM_REPLACE => l3_csum_replace as *const (),
+        h::L4_CSUM_REPLACE => l4_csum_replace as *const (),
+        // A packet without a socket, as the kernel says it.
+        h::SKB_CGROUP_ID | h::GET_SOCKET_COOKIE => zero as *const (),
+        // `bpf_ringbuf_discard`
         133 => ringbuf_discard as *const (),
-        9 | 190 => store_bytes as *const (),
-        54 => adjust_meta as *const (),
-        23 => redirect as *const (),
-        13 => clone_redirect as *const (),
-        28 => csum_diff as *const (),
-        10 => l3_csum_replace as *const (),
-        11 => l4_csum_replace as *const (),
         _ => return None,
     };
     Some(address as u64)
@@ -455,7 +462,7 @@ mod tests {
 
     fn state_with(packet: &[u8]) -> State {
         let mut frame = Frame::new().unwrap();
-        frame.set(&[], packet, packet.len() as u32);
+        frame.set(packet, weir_compiler::object::LinkLayer::Ethernet, packet.len() as u32);
         State::new(frame, Vec::new())
     }
 

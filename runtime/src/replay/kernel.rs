@@ -49,7 +49,7 @@ impl KernelInfo for NoKernel {
         Vec::new()
     }
 
-    /// What has no Ethernet header is given one.
+    /// Not asked where any interface will do.
     fn link_layer(&self, _iface: &str, _netns: Option<&str>) -> Option<LinkLayer> {
         Some(LinkLayer::Ethernet)
     }

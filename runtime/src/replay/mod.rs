@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 use weir_compiler::clif::Code;
-use weir_compiler::object::{AttachPoint, MapRole, Object, ProgramKind};
+use weir_compiler::object::{AttachPoint, LinkLayer, MapRole, Object, ProgramKind};
 use write::PacketFile;
 
 /// How a replay goes.
@@ -302,18 +302,14 @@ impl Replay {
     fn packet(&mut self, reader: &Reader<'_>, packet: &Packet<'_>) -> Result<(), Error> {
         self.counts.packets += 1;
         let machine = &mut self.machine;
-        let mut cooked = [0; 14];
-        let (skip, way) = match packet.link {
-            LinkType::Ethernet => (0, packet.way),
-            link => match write::ethernet_header(link, packet.data, &mut cooked) {
-                Some((skip, way)) => (skip, packet.way.or(way)),
-                // Cut off before anything that a program could look at.
-                None => (packet.data.len(), packet.way),
-            },
+        let (skip, way) = write::start(packet.link, packet.data);
+        let way = packet.way.or(way);
+        let layer = match packet.link {
+            LinkType::Ethernet => LinkLayer::Ethernet,
+            LinkType::Raw | LinkType::Sll | LinkType::Sll2 => LinkLayer::None,
         };
-        let head: &[u8] = if packet.link == LinkType::Ethernet { &[] } else { &cooked };
-        let length = packet.length.saturating_sub(skip as u32) + head.len() as u32;
-        machine.state.frame.set(head, &packet.data[skip..], length);
+        let length = packet.length.saturating_sub(skip as u32);
+        machine.state.frame.set(&packet.data[skip..], layer, length);
         machine.state.now_ns = packet.time_ns;
         let ifindex = packet.interface + 1;
         if self.seen_interfaces.get(packet.interface as usize).is_none() {
@@ -321,7 +317,7 @@ impl Replay {
         }
         let machine = &mut self.machine;
         let mut kept = false;
-        if !machine.xdp.is_empty() {
+        if machine.has_xdp {
             let code = machine.run_xdp(ifindex);
             Counts::add(&mut self.counts.xdp, code);
             kept = verdict::drops(ProgramKind::Xdp, code);

@@ -7,40 +7,31 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-/// Bytes of an Ethernet header.
-const ETHERNET: usize = 14;
+const ETH_8021Q: [u8; 2] = [0x81, 0x00];
+const ETH_8021AD: [u8; 2] = [0x88, 0xa8];
+const ETH_IP: [u8; 2] = [0x08, 0x00];
+const ETH_IPV6: [u8; 2] = [0x86, 0xdd];
 
-/// Makes an Ethernet header for a packet that has none, with what is known: the type, and at a cooked one the sender. Returns
-/// how many bytes of the packet it stands for, and which way the packet went.
-pub fn ethernet_header(link: LinkType, data: &[u8], header: &mut [u8; ETHERNET]) -> Option<(usize, Option<Way>)> {
-    let (skip, kind, sender, packet_type) = match link {
-        LinkType::Ethernet => return None,
-        LinkType::Raw => {
-            let kind: [u8; 2] = match data.first()? >> 4 {
-                4 => [0x08, 0x00],
-                6 => [0x86, 0xdd],
-                _ => [0, 0],
-            };
-            header[12..].copy_from_slice(&kind);
-            return Some((0, None));
-        }
-        LinkType::Sll => {
-            let cooked = data.first_chunk::<16>()?;
-            let sender = (cooked[5] == 6).then_some(&data[6..12]);
-            (16, [cooked[14], cooked[15]], sender, u16::from_be_bytes([cooked[0], cooked[1]]))
-        }
-        LinkType::Sll2 => {
-            let cooked = data.first_chunk::<20>()?;
-            let sender = (cooked[11] == 6).then_some(&data[12..18]);
-            (20, [cooked[0], cooked[1]], sender, u16::from(cooked[10]))
-        }
+/// Where the packet of a file's record starts for a program, and which way it went, if its own header tells.
+///
+/// What has no Ethernet header is as on an interface that has none, where packets start with IP: a cooked header is the file's, not the
+/// packet's, and VLAN tags behind it are stepped over. What is not IP there has no bytes that a program could take for it.
+pub fn start(link: LinkType, data: &[u8]) -> (usize, Option<Way>) {
+    let (mut skip, mut kind, packet_type) = match (link, data) {
+        (LinkType::Ethernet | LinkType::Raw, _) => return (0, None),
+        (LinkType::Sll, [a, b, .., _]) if data.len() >= 16 => (16, [data[14], data[15]], u16::from_be_bytes([*a, *b])),
+        (LinkType::Sll2, [a, b, ..]) if data.len() >= 20 => (20, [*a, *b], u16::from(data[10])),
+        _ => return (data.len(), None),
     };
-    if let Some(sender) = sender {
-        header[6..12].copy_from_slice(sender);
+    while let (ETH_8021Q | ETH_8021AD, Some([_, _, a, b])) = (kind, data[skip..].first_chunk()) {
+        kind = [*a, *b];
+        skip += 4;
     }
-    header[12..].copy_from_slice(&kind);
+    if kind != ETH_IP && kind != ETH_IPV6 {
+        skip = data.len();
+    }
     // `PACKET_OUTGOING`
-    Some((skip, Some(if packet_type == 4 { Way::Out } else { Way::In })))
+    (skip, Some(if packet_type == 4 { Way::Out } else { Way::In }))
 }
 
 /// A pcapng file that packets are written to as they came, with what a program has changed.
@@ -78,17 +69,17 @@ impl PacketFile {
         self.names.insert(interface, name.to_owned());
     }
 
-    /// Writes a packet: `frame` is what it has become, after `skip` bytes of it became an Ethernet header.
+    /// Writes a packet: `frame` is what has become of all but its first `skip` bytes.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn write(&mut self, packet: &Packet<'_>, skip: usize, frame: &[u8]) -> Result<(), Error> {
-        let data = if packet.link == LinkType::Ethernet {
+        let data = if skip == 0 {
             frame
         } else {
             self.buffer.clear();
             self.buffer.extend_from_slice(&packet.data[..skip]);
-            self.buffer.extend_from_slice(frame.get(ETHERNET..).unwrap_or(&[]));
+            self.buffer.extend_from_slice(frame);
             &self.buffer
         };
         let key = (packet.interface, packet.link);
@@ -133,19 +124,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packets_without_ethernet_get_a_header() {
-        let mut header = [0; 14];
-        assert_eq!(ethernet_header(LinkType::Raw, &[0x45, 0], &mut header), Some((0, None)));
-        assert_eq!(header[12..], [8, 0]);
-        assert_eq!(ethernet_header(LinkType::Raw, &[0x60], &mut header), Some((0, None)));
-        assert_eq!(header[12..], [0x86, 0xdd]);
-        assert_eq!(ethernet_header(LinkType::Raw, &[], &mut header), None);
+    fn packets_without_ethernet_start_with_ip() {
+        assert_eq!(start(LinkType::Ethernet, &[0; 60]), (0, None));
+        assert_eq!(start(LinkType::Raw, &[0x45, 0]), (0, None));
         let sll = [0, 4, 0, 1, 0, 6, 2, 0, 0, 0, 0, 9, 0, 0, 8, 0, 0x45];
-        assert_eq!(ethernet_header(LinkType::Sll, &sll, &mut header), Some((16, Some(Way::Out))));
-        assert_eq!(header, [0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 9, 8, 0]);
+        assert_eq!(start(LinkType::Sll, &sll), (16, Some(Way::Out)));
+        assert_eq!(start(LinkType::Sll, &sll[..15]), (15, None));
         let sll2 = [0x86, 0xdd, 0, 0, 0, 0, 0, 3, 0, 1, 0, 6, 2, 0, 0, 0, 0, 7, 0, 0, 0x60];
-        assert_eq!(ethernet_header(LinkType::Sll2, &sll2, &mut header), Some((20, Some(Way::In))));
-        assert_eq!(header[6..], [2, 0, 0, 0, 0, 7, 0x86, 0xdd]);
-        assert_eq!(ethernet_header(LinkType::Sll2, &sll2[..19], &mut header), None);
+        assert_eq!(start(LinkType::Sll2, &sll2), (20, Some(Way::In)));
+        assert_eq!(start(LinkType::Sll2, &sll2[..19]), (19, None));
+    }
+
+    #[test]
+    fn tags_behind_a_cooked_header_are_stepped_over_and_what_is_not_ip_is_no_packet() {
+        let mut tagged = vec![0, 0, 0, 1, 0, 6, 2, 0, 0, 0, 0, 9, 0, 0, 0x81, 0];
+        // Read as the start of IP, this tag would be version 4.
+        tagged.extend([0x45, 0x00, 0x08, 0x00, 0x45]);
+        assert_eq!(start(LinkType::Sll, &tagged), (20, Some(Way::In)));
+        assert_eq!(start(LinkType::Sll, &tagged[..18]), (18, Some(Way::In)));
+        tagged[14..16].copy_from_slice(&[0x08, 0x06]);
+        assert_eq!(start(LinkType::Sll, &tagged), (tagged.len(), Some(Way::In)));
     }
 }

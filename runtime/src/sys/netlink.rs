@@ -5,6 +5,7 @@
 
 use super::{Result, SysError};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const NLMSG_ERROR: u16 = 2;
@@ -20,6 +21,8 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
 const RTM_GETQDISC: u16 = 38;
@@ -49,6 +52,10 @@ const IFLA_XDP_HW_PROG_ID: u16 = 7;
 const IFLA_EXT_MASK: u16 = 29;
 /// Leave out the statistics: the dump is several times smaller.
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTN_LOCAL: u8 = 2;
 
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
@@ -240,6 +247,14 @@ pub struct Netlink {
     seq: u32,
 }
 
+/// Where packets for an address go.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    pub ifindex: u32,
+    /// To this machine itself.
+    pub local: bool,
+}
+
 /// A message under construction.
 struct Request {
     buf: Vec<u8>,
@@ -267,6 +282,12 @@ impl Request {
         for word in [ifindex, handle, parent, info] {
             self.buf.extend_from_slice(&word.to_ne_bytes());
         }
+        self
+    }
+
+    /// `struct rtmsg`
+    fn route(mut self, family: u8, prefix: u8) -> Self {
+        self.buf.extend_from_slice(&[family, prefix, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         self
     }
 
@@ -400,6 +421,41 @@ impl Netlink {
             Ok(()) => Ok(link),
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ERANGE | libc::EINVAL)) => Ok(None),
             Err(e) => Err(SysError::new("find interface", name, e)),
+        }
+    }
+
+    /// Asks which way packets for an address go; `None` when there is no way.
+    ///
+    /// # Errors
+    /// What the kernel says otherwise.
+    pub fn route(&mut self, to: IpAddr) -> Result<Option<Route>> {
+        let (family, bytes) = match to {
+            IpAddr::V4(a) => (libc::AF_INET, a.octets().to_vec()),
+            IpAddr::V6(a) => (libc::AF_INET6, a.octets().to_vec()),
+        };
+        let request = Request::new(RTM_GETROUTE, NLM_F_ACK)
+            .route(family as u8, 8 * bytes.len() as u8)
+            .attr(RTA_DST, &bytes);
+        let mut route = None;
+        match self.request(request, |kind, body| {
+            if kind == RTM_NEWROUTE && body.len() >= 12 {
+                let ifindex = attrs(&body[12..]).find(|(kind, _)| *kind == RTA_OIF);
+                route = ifindex.map(|(_, data)| Route {
+                    ifindex: u32_at(data, 0),
+                    local: body[7] == RTN_LOCAL,
+                });
+            }
+        }) {
+            Ok(()) => Ok(route),
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL | libc::EACCES)
+                ) =>
+            {
+                Ok(None)
+            }
+            Err(e) => Err(SysError::new("find the way to", to.to_string(), e)),
         }
     }
 

@@ -52,8 +52,13 @@ impl Checker<'_> {
             self.error(Diagnostic::error("no-interface", span, "the interface is missing"));
             return Vec::new();
         }
+        let with = |link_layer| IfacePattern {
+            link_layer,
+            ..pattern.clone()
+        };
+        let either = [LinkLayer::Ethernet, LinkLayer::None];
         if self.kernel.any_interface() {
-            return vec![pattern];
+            return either.map(with).to_vec();
         }
         let (interfaces, place) = match &pattern.netns {
             None => (self.kernel.interfaces(), String::new()),
@@ -84,7 +89,7 @@ impl Checker<'_> {
             return Vec::new();
         }
         let layers = if pattern.is_glob() {
-            vec![LinkLayer::Ethernet, LinkLayer::None]
+            either.to_vec()
         } else {
             match self.kernel.link_layer(name, pattern.netns.as_deref()) {
                 Some(layer) => vec![layer],
@@ -98,10 +103,6 @@ impl Checker<'_> {
                     Vec::new()
                 }
             }
-        };
-        let with = |link_layer| IfacePattern {
-            link_layer,
-            ..pattern.clone()
         };
         layers.into_iter().map(with).collect()
     }
