@@ -96,6 +96,8 @@ pub enum ProgramKind {
     CgroupSockAddr(u32),
     /// `struct bpf_sock`; with the attach type.
     CgroupSock(u32),
+    /// setsockopt(2) in a cgroup; only natives have it.
+    CgroupSockopt,
     /// The block of a native's event: an XDP program in the native's program array.
     NativeEventXdp,
     /// The same for TC.
@@ -117,6 +119,7 @@ impl ProgramKind {
                 | ProgramKind::CgroupSkb(_)
                 | ProgramKind::CgroupSockAddr(_)
                 | ProgramKind::CgroupSock(_)
+                | ProgramKind::CgroupSockopt
         )
     }
 

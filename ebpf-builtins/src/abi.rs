@@ -111,3 +111,188 @@ pub mod blocklist {
     /// Bit of `FAMILIES` and `ALLOW_FAMILIES`.
     pub const IPV6: u32 = 2;
 }
+
+/// The identity enforcer: records, indices, slots and flags.
+pub mod identity {
+    /// One line of the policy as the kernel compares it, 56 bytes; element of `RULES`. The first one that matches decides.
+    ///
+    /// | offset | size | |
+    /// |---|---|---|
+    /// | 0 | 4 | `from`: identity of the sender, 0 = any |
+    /// | 4 | 4 | `rule`: index in `VERDICTS` |
+    /// | 8 | 4 | `verdict`: [`ALLOW`] or [`DENY`] |
+    /// | 12 | 2 | `port_low`, host order |
+    /// | 14 | 2 | `port_high`, inclusive |
+    /// | 16 | 1 | `family`, 0 = either |
+    /// | 17 | 1 | `proto`, 0 = any |
+    /// | 18 | 1 | `with_port`: 1 = packets without a port do not match |
+    /// | 19 | 5 | zero |
+    /// | 24 | 16 | `addr`, network order, already masked |
+    /// | 40 | 16 | `mask` |
+    #[repr(C, align(8))]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Rule {
+        pub from: u32,
+        pub rule: u32,
+        pub verdict: u32,
+        pub port_low: u16,
+        pub port_high: u16,
+        pub family: u8,
+        pub proto: u8,
+        pub with_port: u8,
+        pub zero: [u8; 5],
+        pub addr: [u64; 2],
+        pub mask: [u64; 2],
+    }
+
+    /// `Rule::verdict`: goes on.
+    pub const ALLOW: u32 = 0;
+    /// `Rule::verdict`: dropped.
+    pub const DENY: u32 = 1;
+
+    /// The one element of `POLICY`, 24 bytes. Whoever puts a new policy in force fills the half of `RULES` that is not in force and
+    /// its two words here first, and then writes `generation`; and waits for a grace period of RCU before the next change.
+    #[repr(C, align(8))]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Policy {
+        /// Its lowest bit says which half of `RULES` is in force.
+        pub generation: u32,
+        pub zero: u32,
+        /// Rules in each half.
+        pub rules: [u32; 2],
+        /// What happens to packets of a known sender that no rule matches: [`ALLOW`] or [`DENY`].
+        pub default: [u32; 2],
+    }
+
+    /// A decision that was made, 32 bytes: key of `CACHE`.
+    #[repr(C, align(8))]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Question {
+        pub generation: u32,
+        pub identity: u32,
+        pub dst: [u64; 2],
+        /// Host order; 0 for protocols without ports.
+        pub port: u16,
+        pub proto: u8,
+        /// 4 or 6.
+        pub version: u8,
+        pub zero: u32,
+    }
+
+    /// Value of `CACHE`.
+    #[repr(C, align(8))]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Answer {
+        pub verdict: u32,
+        /// Index in `VERDICTS`, or [`NO_RULE`].
+        pub rule: u32,
+    }
+
+    /// `Answer::rule` where no rule matched.
+    pub const NO_RULE: u32 = u32::MAX;
+
+    /// A conversation, seen from the pod, 48 bytes: key of `FLOWS`.
+    #[repr(C, align(8))]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Flow {
+        pub pod: [u64; 2],
+        pub peer: [u64; 2],
+        pub ifindex: u32,
+        /// Network order.
+        pub pod_port: u16,
+        pub peer_port: u16,
+        pub proto: u32,
+        pub zero: u32,
+    }
+
+    /// Value of `FLOWS`: the pod began it.
+    pub const FROM_POD: u32 = 1;
+    /// Value of `FLOWS`: the other side began it.
+    pub const TO_POD: u32 = 2;
+
+    /// Key of `DENIED`, 32 bytes.
+    #[repr(C, align(8))]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Denied {
+        /// 0 = unknown.
+        pub identity: u32,
+        /// Host order.
+        pub port: u16,
+        pub proto: u8,
+        /// 4 or 6.
+        pub version: u8,
+        pub dst: [u64; 2],
+    }
+
+    /// What the program that is tail-called on an event finds in `EVENT`, 120 bytes. `verdict` as TC returns it.
+    #[repr(C, align(8))]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct EventRecord {
+        pub verdict: u32,
+        pub slot: u32,
+        /// Of the sender, 0 = unknown.
+        pub identity: u32,
+        /// Index of the rule that decided, or [`NO_RULE`].
+        pub rule: u32,
+        /// 1 = the packet comes from the pod, 0 = it goes to it.
+        pub from_pod: u32,
+        pub zero: u32,
+        /// Of the identity, with zeros behind it.
+        pub name: [u64; NAME_WORDS],
+        /// Of the rule, with zeros behind it.
+        pub rule_name: [u64; RULE_WORDS],
+    }
+
+    /// Words of an identity's name, in `NAMES`.
+    pub const NAME_WORDS: usize = 4;
+    /// Words of a rule's name, in `RULE_NAMES`.
+    pub const RULE_WORDS: usize = 8;
+
+    /// Index in `STATS`: packets that the policy lets through. Every packet is counted once, by this or one of the next nine.
+    pub const STAT_ALLOWED: u32 = 0;
+    /// Index in `STATS`: packets that the policy does not let through. With `DRY_RUN` they went on all the same.
+    pub const STAT_DENIED: u32 = 1;
+    /// Index in `STATS`: packets of conversations that the other side began, and that were let through then.
+    pub const STAT_REPLIES: u32 = 2;
+    /// Index in `STATS`: packets whose sender has no identity and that no rule for everybody matches.
+    pub const STAT_UNKNOWN: u32 = 3;
+    /// Index in `STATS`: ICMP errors, resets, and packets of TCP connections older than the program, that the policy would deny.
+    pub const STAT_UNDECIDED: u32 = 4;
+    /// Index in `STATS`: fragments behind the first. They pass: without their first they are worth nothing.
+    pub const STAT_FRAGMENTS: u32 = 5;
+    /// Index in `STATS`: neighbour discovery. It passes.
+    pub const STAT_NEIGHBOUR: u32 = 6;
+    /// Index in `STATS`: neither IPv4 nor IPv6. They pass.
+    pub const STAT_NON_IP: u32 = 7;
+    /// Index in `STATS`: cut off, or impossible headers. They pass.
+    pub const STAT_MALFORMED: u32 = 8;
+    /// Index in `STATS`: packets in the direction that is only watched.
+    pub const STAT_WATCHED: u32 = 9;
+    /// Index in `STATS`, beside the above: values of others in our bits of a mark. They stay.
+    pub const STAT_FOREIGN_MARK: u32 = 10;
+    /// Index in `STATS`, beside the above: packets whose interface, cgroup and mark did not agree on the sender.
+    pub const STAT_DISAGREE: u32 = 11;
+    /// Index in `STATS`, beside the above: sockets that got their identity.
+    pub const STAT_STAMPED: u32 = 12;
+    /// Index in `STATS`, beside the above: calls of `setsockopt(SO_MARK)` that were refused.
+    pub const STAT_REFUSED: u32 = 13;
+    /// Index in `STATS`, beside the above: packets that `DENIED` had no room for.
+    pub const STAT_UNCOUNTED: u32 = 14;
+    /// Elements of `STATS`.
+    pub const STATS: u32 = 15;
+
+    /// Slot in `EVENTS`.
+    pub const SLOT_DENY: u32 = 0;
+    /// Slot in `EVENTS`.
+    pub const SLOT_ALLOW: u32 = 1;
+    /// Slot in `EVENTS`.
+    pub const SLOT_UNKNOWN: u32 = 2;
+
+    /// Bit of `ENFORCE`: what the pod sends.
+    pub const ENFORCE_FROM_POD: u32 = 1;
+    /// Bit of `ENFORCE`: what is sent to the pod.
+    pub const ENFORCE_TO_POD: u32 = 2;
+
+    /// How deep below the root a cgroup's ancestors are looked for.
+    pub const LEVELS: u32 = 16;
+}

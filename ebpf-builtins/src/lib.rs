@@ -16,6 +16,7 @@
 #![no_std]
 
 pub mod abi;
+pub mod identity;
 
 pub use abi::{EventRecord, Lpm4, Lpm6, PacketsBytes, Prefix};
 

@@ -104,3 +104,53 @@ fn blocklist_has_its_settings() {
         "two settings at one place, or one missing"
     );
 }
+
+#[test]
+fn identity_has_its_maps_programs_and_settings() {
+    use weir_ebpf_builtins::identity as id;
+    assert_eq!(id::OBJECT.as_ptr().addr() % 16, 0);
+    let mut object = Object::parse(id::OBJECT).unwrap();
+    assert_eq!(object.license.to_bytes(), b"GPL");
+    assert!(object.btf.is_some() && object.btf_ext.is_some(), "BTF was stripped");
+    let declared: BTreeSet<&str> = id::MAPS.iter().copied().chain([".rodata"]).collect();
+    let found: BTreeSet<&str> = object.maps.keys().map(String::as_str).collect();
+    assert_eq!(found, declared);
+    let programs: BTreeSet<&str> = object.programs.keys().map(String::as_str).collect();
+    let expected = [
+        id::CREATE,
+        id::CONNECT4,
+        id::CONNECT6,
+        id::SENDMSG4,
+        id::SENDMSG6,
+        id::SETSOCKOPT,
+        id::FROM_POD_PROGRAM,
+        id::TO_POD_PROGRAM,
+    ];
+    assert_eq!(programs, BTreeSet::from(expected));
+    for (name, key, value) in [
+        (id::RULES, 4, size_of::<id::Rule>()),
+        (id::POLICY, 4, size_of::<id::Policy>()),
+        (id::CACHE, size_of::<id::Question>(), size_of::<id::Answer>()),
+        (id::FLOWS, size_of::<id::Flow>(), 4),
+        (id::DENIED, size_of::<id::Denied>(), size_of::<PacketsBytes>()),
+        (id::EVENT, 4, size_of::<id::EventRecord>()),
+    ] {
+        let map = &object.maps[name];
+        assert_eq!((map.key_size() as usize, map.value_size() as usize), (key, value), "{name}");
+    }
+    let values: Vec<[u8; 4]> = (0..id::RODATA.len() as u32).map(|i| (100 + i).to_le_bytes()).collect();
+    let globals: HashMap<&str, (&[u8], bool)> = id::RODATA
+        .iter()
+        .zip(&values)
+        .map(|(name, v)| (*name, (v.as_slice(), true)))
+        .collect();
+    object.patch_map_data(globals).unwrap();
+    let mut words: Vec<u32> = object.maps[".rodata"]
+        .data()
+        .chunks(4)
+        .map(|w| u32::from_le_bytes(w.try_into().unwrap()))
+        .collect();
+    words.sort_unstable();
+    let expected: Vec<u32> = (100..100 + id::RODATA.len() as u32).collect();
+    assert_eq!(words, expected, "two settings at one place, or one missing");
+}

@@ -46,6 +46,11 @@ pub fn kernel_kind(kind: ProgramKind) -> (u32, u32, u32) {
             0,
         ),
         ProgramKind::CgroupSockAddr(attach_type) => (prog_type::BPF_PROG_TYPE_CGROUP_SOCK_ADDR as u32, attach_type, 0),
+        ProgramKind::CgroupSockopt => (
+            prog_type::BPF_PROG_TYPE_CGROUP_SOCKOPT as u32,
+            attach_type::BPF_CGROUP_SETSOCKOPT as u32,
+            0,
+        ),
         ProgramKind::CgroupSock(attach_type) => (prog_type::BPF_PROG_TYPE_CGROUP_SOCK as u32, attach_type, 0),
     }
 }

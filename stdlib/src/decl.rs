@@ -49,6 +49,10 @@ pub enum Attach {
     TcIngress,
     /// The same, what goes out through them.
     TcEgress,
+    /// A hook on system calls of sockets, of all cgroups: the last word of `cgroup:/:NAME`.
+    Cgroup(&'static str),
+    /// setsockopt(2), of all cgroups.
+    CgroupSetsockopt,
     /// A raw tracepoint of the kernel by its name.
     RawTracepoint(&'static str),
     /// An iterator of the kernel (`iter:NAME`), run when the native's user space wants to know.
@@ -80,6 +84,8 @@ pub enum ParamType {
     Iface,
     /// `file("…")`, a list of prefixes, or `"-"` for standard input.
     Prefixes,
+    /// `file("…")`, of a form of its own.
+    File,
     /// A port, a range of ports, or a list of both.
     Ports,
     /// A time, in quotes or not: `30s`, `"5m"`; at least this many nanoseconds.

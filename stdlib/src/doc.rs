@@ -27,7 +27,12 @@ pub fn doc(native: &Native) -> String {
         if index > 0 {
             out.push('\n');
         }
-        wrapped(&mut out, 4, paragraph);
+        if paragraph.starts_with("    ") {
+            // Written to be copied.
+            paragraph.lines().for_each(|text| line(&mut out, 4, text));
+        } else {
+            wrapped(&mut out, 4, paragraph);
+        }
     }
     out.push('\n');
     let mut places: Vec<String> = Vec::new();
@@ -36,6 +41,8 @@ pub fn doc(native: &Native) -> String {
             Attach::Xdp => "XDP".to_owned(),
             Attach::TcIngress => "TC ingress".to_owned(),
             Attach::TcEgress => "TC egress".to_owned(),
+            Attach::Cgroup(name) => format!("cgroup {name}"),
+            Attach::CgroupSetsockopt => "cgroup setsockopt".to_owned(),
             Attach::RawTracepoint(name) => format!("the tracepoint {name}"),
             Attach::Iter(name) => format!("the iterator {name}"),
         };
@@ -126,6 +133,7 @@ fn form(ty: ParamType) -> String {
     match ty {
         ParamType::Iface => "\"IFACE\"".to_owned(),
         ParamType::Prefixes => "file(\"PATH\"), (PREFIX, ...) or \"-\"".to_owned(),
+        ParamType::File => "file(\"PATH\")".to_owned(),
         ParamType::Ports => "(PORT, PORT-PORT, ...)".to_owned(),
         ParamType::Duration { .. } => "TIME, such as 30s, 5m, \"1h\"".to_owned(),
         ParamType::Text => "\"TEXT\"".to_owned(),

@@ -7,6 +7,7 @@ pub mod blocklist;
 pub mod decl;
 mod doc;
 pub mod duration;
+pub mod identity;
 pub mod prefix;
 
 pub use decl::{
@@ -18,7 +19,7 @@ pub use duration::{parse_duration, show_duration};
 pub use prefix::parse_prefix;
 
 /// Every native, by name.
-pub const NATIVES: &[&Native] = &[&blocklist::BLOCKLIST];
+pub const NATIVES: &[&Native] = &[&blocklist::BLOCKLIST, &identity::IDENTITY];
 
 /// Finds a native by the name that `use` gives.
 #[must_use]

@@ -12,6 +12,7 @@ use weir_stdlib::{Attach, MapShape, NATIVES, Native, ValueShape};
 fn object_of(native: &Native) -> Object {
     let bytes = match native.name {
         "blocklist" => object::OBJECT,
+        "identity" => weir_ebpf_builtins::identity::OBJECT,
         other => panic!("no object for `{other}`"),
     };
     Object::parse(bytes).unwrap()
@@ -60,6 +61,9 @@ fn every_program_is_there() {
             let fits = match program.attach {
                 Attach::Xdp => matches!(section, ProgramSection::Xdp { frags: true, .. }),
                 Attach::TcIngress | Attach::TcEgress => matches!(section, ProgramSection::SchedClassifier),
+                Attach::Cgroup("sock_create") => matches!(section, ProgramSection::CgroupSock { .. }),
+                Attach::Cgroup(_) => matches!(section, ProgramSection::CgroupSockAddr { .. }),
+                Attach::CgroupSetsockopt => matches!(section, ProgramSection::CgroupSockopt { .. }),
                 Attach::RawTracepoint(_) => matches!(section, ProgramSection::RawTracePoint),
                 Attach::Iter(_) => matches!(section, ProgramSection::Iter { .. }),
             };

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A cgroup without processes, or with those of [`Cgroup::run`].
@@ -89,6 +89,53 @@ impl Cgroup {
             }
             Err(e) => Ok(Err(e)),
         }
+    }
+}
+
+impl Cgroup {
+    /// Makes a cgroup below this one.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn below(&self, name: &str) -> Result<Cgroup> {
+        let dir = self.dir.join(name);
+        std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(Cgroup {
+            name: format!("{}/{name}", self.name),
+            dir,
+            mounted: None,
+        })
+    }
+
+    /// Puts a process into this cgroup and the network namespace that does nothing and stays until the value goes.
+    ///
+    /// # Errors
+    /// No process could be made.
+    pub fn resident(&self, ns: &Netns) -> Result<Resident> {
+        let procs = File::options().write(true).open(self.dir.join("cgroup.procs"))?;
+        let (procs_fd, ns_fd) = (procs.as_raw_fd(), ns.file().as_raw_fd());
+        let mut command = Command::new("/bin/sleep");
+        command.arg("600").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: plain system calls on descriptors that live until the child has started.
+        unsafe {
+            command.pre_exec(move || {
+                if libc::write(procs_fd, c"0".as_ptr().cast(), 1) != 1 || libc::setns(ns_fd, libc::CLONE_NEWNET) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        Ok(Resident(command.spawn().context("cannot put a process into the cgroup")?))
+    }
+}
+
+/// A process that does nothing.
+pub struct Resident(Child);
+
+impl Drop for Resident {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

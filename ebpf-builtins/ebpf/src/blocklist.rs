@@ -12,7 +12,9 @@
 #![no_main]
 
 #[path = "../../src/abi.rs"]
+#[allow(dead_code, reason = "shared by all natives")]
 mod abi;
+#[allow(dead_code, reason = "shared by all natives")]
 mod common;
 
 use abi::blocklist::*;

@@ -52,6 +52,15 @@ pub fn attach(attacher: &mut Attacher<'_>, program: BorrowedFd<'_>, path: &str, 
     )
 }
 
+/// Attaches to setsockopt(2).
+///
+/// # Errors
+/// When the cgroup is gone, or the kernel refuses.
+pub fn attach_setsockopt(attacher: &mut Attacher<'_>, program: BorrowedFd<'_>, path: &str, span: Span) -> Result<(), Error> {
+    let attach_type = bpf_attach_type::BPF_CGROUP_SETSOCKOPT as u32;
+    link(attacher, program, path, attach_type, format!("cgroup:{path}:setsockopt"), span)
+}
+
 fn link(
     attacher: &mut Attacher<'_>,
     program: BorrowedFd<'_>,

@@ -1,5 +1,7 @@
 //! The audit log: a line of JSON for every change of a native's rules: who, when, what.
 
+use super::Params;
+use crate::error::Notice;
 use crate::sys::proc;
 use serde::Serialize;
 use std::fs::File;
@@ -58,6 +60,26 @@ impl Audit {
             file: None,
             path: PathBuf::new(),
         }
+    }
+
+    /// Opens the log that an instance's `audit` names. It is no reason not to run that there is none.
+    pub fn of(params: &Params<'_>, default: &str, notices: &mut Vec<Notice>) -> Self {
+        let path = match params.text("audit").unwrap_or(default) {
+            "off" => return Self::off(),
+            path => Path::new(path),
+        };
+        Self::open(path).unwrap_or_else(|error| {
+            notices.push(Notice::Native {
+                alias: params.0.alias.clone(),
+                message: format!(
+                    "no audit log is kept: cannot open `{}` ({error}); name another with `audit=\"PATH\"`, or `audit=\"off\"`",
+                    path.display()
+                ),
+                warning: true,
+                span: Some(params.0.span),
+            });
+            Self::off()
+        })
     }
 
     /// Opens the log for appending; made readable for its owner only.

@@ -5,9 +5,8 @@ use super::lists::{Lists, Origin, Plan, covering, fits, spares};
 use super::prefixes::{Prefixes, bytes};
 use super::protect::Guard;
 use super::{Params, Setup, prefixes};
-use crate::error::{Error, Notice};
+use crate::error::Error;
 use crate::load::Elf;
-use std::path::Path;
 use weir_ebpf_builtins::blocklist as object;
 use weir_stdlib::ParamValue;
 use weir_stdlib::blocklist::{AUDIT_DEFAULT, MAX_DEFAULT, MAX_HITS_DEFAULT};
@@ -99,20 +98,7 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
     }
 
     let mut notices = Vec::new();
-    let audit = match params.text("audit").unwrap_or(AUDIT_DEFAULT) {
-        "off" => Audit::off(),
-        path => Audit::open(Path::new(path)).unwrap_or_else(|error| {
-            notices.push(Notice::Native {
-                alias: params.0.alias.clone(),
-                message: format!(
-                    "no audit log is kept: cannot open `{path}` ({error}); name another with `audit=\"PATH\"`, or `audit=\"off\"`"
-                ),
-                warning: true,
-                span: Some(params.0.span),
-            });
-            Audit::off()
-        }),
-    };
+    let audit = Audit::of(params, AUDIT_DEFAULT, &mut notices);
     let lists = Lists::new(Plan {
         alias: params.0.alias.clone(),
         span: params.0.span,

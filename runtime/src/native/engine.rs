@@ -5,6 +5,7 @@ use crate::error::{Error, Notice};
 use crate::maps::{Cell, Map, Row, Snapshot};
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::path::Path;
 use weir_compiler::types::{MapValue, Type};
 use weir_stdlib::{Column, ColumnType, KeyShape};
 
@@ -12,7 +13,7 @@ use weir_stdlib::{Column, ColumnType, KeyShape};
 pub(super) type Maps = HashMap<String, Map>;
 
 /// Bytes of a text in a table.
-const TEXT_BYTES: u32 = 32;
+const TEXT_BYTES: u32 = 64;
 
 /// The user-space half of a native.
 pub(super) trait Engine: Debug + Send {
@@ -21,6 +22,11 @@ pub(super) trait Engine: Debug + Send {
     /// # Errors
     /// What the kernel says.
     fn started(&mut self, maps: &Maps, iterators: Vec<KernelIterator>) -> Result<(), Error>;
+
+    /// A file among the parameters has changed. `touched` tells whether it has once more since; then the next call does the work.
+    fn reload(&mut self, path: &Path, maps: &Maps, touched: &mut dyn FnMut() -> bool) {
+        let _ = (path, maps, touched);
+    }
 
     /// About a second has gone.
     fn tick(&mut self, maps: &Maps);

@@ -448,7 +448,7 @@ fn remove_keys<'a, K: Key + 'a>(trie: &Map, keys: impl Iterator<Item = &'a K>) -
 }
 
 /// Waits until every BPF program that runs now has ended.
-fn grace_period() {
+pub(super) fn grace_period() {
     const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
     // SAFETY: no memory is passed. The kernel's answer to this command is `synchronize_rcu()`.
     let done = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0;

@@ -4,6 +4,7 @@ mod audit;
 mod blocklist;
 mod engine;
 mod files;
+mod identity;
 mod lists;
 pub mod prefixes;
 mod protect;
@@ -13,7 +14,7 @@ pub(crate) mod upkeep;
 
 use crate::attach::interfaces::{Place, Target};
 use crate::attach::tracing::Iterator as KernelIterator;
-use crate::attach::{Attacher, Handle, iface};
+use crate::attach::{Attacher, Handle, cgroup, iface};
 use crate::error::{Error, Notice};
 use crate::format::uint;
 use crate::kernel::Kernel;
@@ -29,6 +30,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 use weir_compiler::kernel::KernelInfo;
 use weir_compiler::object::{AttachPoint, Direction, IfacePattern, MapKind, NativeInstance, Object, ProgramKind, XdpMode};
+use weir_compiler::tables::{CGROUP_HOOKS, CgroupHook};
 use weir_compiler::types::{MapValue, Type};
 use weir_parser::Span;
 use weir_stdlib::{Attach, MapShape, ParamValue, ValueShape};
@@ -128,6 +130,7 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
     };
     let mut setup = match spec.native.name {
         "blocklist" => blocklist::setup(&params, netns.as_deref(), &event_used, chained)?,
+        "identity" => identity::setup(&params, netns.as_deref(), &event_used, kernel)?,
         other => return Err(Error::Object(format!("no loader for native `{other}`"))),
     };
     setup.elf.load_btf();
@@ -163,6 +166,8 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
         let (kind, btf_id) = match program.attach {
             Attach::Xdp => (ProgramKind::Xdp, 0),
             Attach::TcIngress | Attach::TcEgress => (ProgramKind::SchedCls, 0),
+            Attach::Cgroup(name) => (ProgramKind::of_cgroup(cgroup_hook(name)?), 0),
+            Attach::CgroupSetsockopt => (ProgramKind::CgroupSockopt, 0),
             Attach::RawTracepoint(_) => (ProgramKind::RawTracepoint, 0),
             Attach::Iter(name) => (ProgramKind::Iter, iterator_id(kernel, name, spec)?),
         };
@@ -230,6 +235,12 @@ fn iface_and_mode(params: &Params<'_>) -> Result<Option<(IfacePattern, XdpMode)>
         _ => XdpMode::Auto,
     };
     Ok(Some((IfacePattern::parse(text), mode)))
+}
+
+/// A hook on system calls of sockets by its name.
+fn cgroup_hook(name: &str) -> Result<&'static CgroupHook, Error> {
+    let hook = CGROUP_HOOKS.iter().find(|h| h.name == name);
+    hook.ok_or_else(|| Error::Object(format!("no cgroup hook `{name}`")))
 }
 
 /// Finds the script's XDP program that must run behind a native on the same interfaces.
@@ -347,6 +358,14 @@ impl Instance {
                 }
                 Attach::TcIngress => self.on_interfaces(attacher, program, Place::Tc(Direction::Ingress))?,
                 Attach::TcEgress => self.on_interfaces(attacher, program, Place::Tc(Direction::Egress))?,
+                Attach::Cgroup(name) => {
+                    cgroup::attach(attacher, program.as_fd(), "/", cgroup_hook(name)?, self.spec.span)?;
+                    attacher.attached.probes += 1;
+                }
+                Attach::CgroupSetsockopt => {
+                    cgroup::attach_setsockopt(attacher, program.as_fd(), "/", self.spec.span)?;
+                    attacher.attached.probes += 1;
+                }
                 Attach::RawTracepoint(name) => {
                     let c_name = CString::new(name).map_err(|_| Error::Object(format!("bad name `{name}`")))?;
                     let link = bpf::raw_tracepoint_open(program.as_fd(), &c_name);
@@ -399,7 +418,10 @@ impl Instance {
     /// Reads a file again that has changed, if it is one of this native's. `touched` tells whether it has changed once more since.
     pub(crate) fn reload(&self, path: &Path, touched: &mut dyn FnMut() -> bool) {
         if let Some(mut lists) = self.lists() {
-            lists.reload(path, &self.maps, touched);
+            lists.reload(path, &self.maps, &mut *touched);
+        }
+        if let Some(mut engine) = self.engine() {
+            engine.reload(path, &self.maps, touched);
         }
     }
 

@@ -134,6 +134,17 @@ impl Cgroup2 {
         names
     }
 
+    /// Returns the processes of a cgroup and of all below it, as this process's pid namespace numbers them.
+    #[must_use]
+    pub fn processes(&self, path: &str) -> Vec<u32> {
+        let mut pids = Vec::new();
+        self.walk(path, &mut |path, _| {
+            let text = std::fs::read_to_string(self.full(path).join("cgroup.procs")).unwrap_or_default();
+            pids.extend(text.lines().filter_map(|l| l.parse::<u32>().ok()).filter(|pid| *pid != 0));
+        });
+        pids
+    }
+
     /// Visits a cgroup and all below it, with their ids.
     pub fn walk(&self, path: &str, visit: &mut dyn FnMut(&str, u64)) {
         let Ok(meta) = std::fs::metadata(self.full(path)) else { return };

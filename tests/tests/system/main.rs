@@ -11,6 +11,7 @@ mod command_line;
 mod environment;
 mod examples;
 mod hooks;
+mod identity;
 mod inspect;
 mod interfaces;
 mod leftovers;
@@ -41,6 +42,7 @@ fn main() {
         inspect::TESTS,
         tracing::TESTS,
         natives::TESTS,
+        identity::TESTS,
         examples::TESTS,
         leftovers::TESTS,
         rewrites::TESTS,

@@ -140,6 +140,7 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
     let expected = || match decl.ty {
         ParamType::Iface => "the name of an interface in quotes, such as \"eth1\"".to_owned(),
         ParamType::Prefixes => "`file(\"path\")`, a prefix, or a list such as `(10.0.0.0/8, \"2001:db8::/32\")`".to_owned(),
+        ParamType::File => "`file(\"path\")`".to_owned(),
         ParamType::Ports => "a port, or a list of ports and ranges such as `(80, 443, 8000-8080)`".to_owned(),
         ParamType::Duration { min_ns } => format!("a time such as `30s` or `\"5m\"`, at least {}", weir_stdlib::show_duration(min_ns)),
         ParamType::Text => "a text in quotes".to_owned(),
@@ -199,7 +200,7 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
             Ok(n) if (min..=max).contains(&n) => Ok(ParamValue::Int(n)),
             _ => Err(wrong()),
         },
-        (ParamType::Prefixes, E::Call { name, args }, None) if name.name == "file" => match args.as_slice() {
+        (ParamType::Prefixes | ParamType::File, E::Call { name, args }, None) if name.name == "file" => match args.as_slice() {
             [ast::Arg { name: None, value: path }] => match &path.kind {
                 E::Str(path) => Ok(ParamValue::File(String::from_utf8_lossy(path).into_owned())),
                 E::Param(n) => positional(*n).map(ParamValue::File).ok_or_else(wrong),

@@ -70,6 +70,10 @@ const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 pub type LpmTrie<K, V, const MAX: usize> = Map<K, V, { ty::BPF_MAP_TYPE_LPM_TRIE as usize }, MAX, NO_PREALLOC>;
 /// Elements are allocated when they are first set.
 pub type PerCpuHash<K, V, const MAX: usize> = Map<K, V, { ty::BPF_MAP_TYPE_PERCPU_HASH as usize }, MAX, NO_PREALLOC>;
+pub type Hash<K, V, const MAX: usize> = Map<K, V, { ty::BPF_MAP_TYPE_HASH as usize }, MAX, NO_PREALLOC>;
+/// Forgets what was not used for long when it is full.
+pub type LruHash<K, V, const MAX: usize> = Map<K, V, { ty::BPF_MAP_TYPE_LRU_HASH as usize }, MAX, 0>;
+pub type LruPerCpuHash<K, V, const MAX: usize> = Map<K, V, { ty::BPF_MAP_TYPE_LRU_PERCPU_HASH as usize }, MAX, 0>;
 pub type Array<V, const MAX: usize> = Map<u32, V, { ty::BPF_MAP_TYPE_ARRAY as usize }, MAX, 0>;
 pub type PerCpuArray<V, const MAX: usize> = Map<u32, V, { ty::BPF_MAP_TYPE_PERCPU_ARRAY as usize }, MAX, 0>;
 pub type ProgArray<const MAX: usize> = Map<u32, u32, { ty::BPF_MAP_TYPE_PROG_ARRAY as usize }, MAX, 0>;

@@ -37,6 +37,16 @@ impl<T> Room<T> {
     pub const fn new() -> Self {
         Self(MaybeUninit::uninit())
     }
+
+    /// Has the room filled by a function that tells whether it did so.
+    #[inline(always)]
+    pub fn fill(&mut self, fill: impl FnOnce(*mut T) -> bool) -> Result<&T, Truncated> {
+        if !fill(self.0.as_mut_ptr()) {
+            return Err(Truncated);
+        }
+        // SAFETY: filled; any bits are a `T`, as `Reader` demands.
+        Ok(unsafe { self.0.assume_init_ref() })
+    }
 }
 
 pub trait Reader {
