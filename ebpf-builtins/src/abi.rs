@@ -4,6 +4,11 @@
 //! So: no_std, no dependencies, no code that only one side could build. Integers are in host order (the objects are
 //! little-endian), addresses in network order. Every change here is a change of the committed objects.
 
+#[path = "abi/net.rs"]
+pub mod net;
+#[path = "abi/retransmits.rs"]
+pub mod retransmits;
+
 /// `AF_INET` of Linux.
 pub const FAMILY_IPV4: u32 = 2;
 /// `AF_INET6` of Linux.

@@ -109,3 +109,77 @@ pub mod blocklist {
         RODATA_CHAIN_NEXT,
     ];
 }
+
+/// Retransmits: who sends again what to whom. Raw tracepoints of TCP, and an iterator over open files.
+pub mod retransmits {
+    pub use crate::abi::retransmits::*;
+
+    /// The object file: little-endian BPF ELF with BTF, 16-byte aligned.
+    pub static OBJECT: &[u8] = &BYTES.0;
+    static BYTES: &crate::Aligned<[u8]> = &crate::Aligned(*include_bytes!("../objects/retransmits.bpf.o"));
+
+    /// Program for the tracepoint `tcp_retransmit_skb`.
+    pub const RETRANSMIT: &str = "retransmit";
+    /// Program for the tracepoint `tcp_retransmit_synack`.
+    pub const SYNACK: &str = "synack";
+    /// Program for the tracepoint `tcp_receive_reset`.
+    pub const RESET_IN: &str = "reset_in";
+    /// Program for the tracepoint `tcp_send_reset`.
+    pub const RESET_OUT: &str = "reset_out";
+    /// Program for the tracepoint `inet_sock_set_state`.
+    pub const STATE: &str = "state";
+    /// Program for the iterator `task_file`: reads the counters of open sockets, and whose they are.
+    pub const OPEN_SOCKETS: &str = "open_sockets";
+
+    /// Hash from the address of a socket to its [`Conn`].
+    pub const SOCKS: &str = "SOCKS";
+    /// Hash [`ClosedKey`] → [`Conn`]: connections that have ended. User space takes them away.
+    pub const CLOSED: &str = "CLOSED";
+    /// Per-CPU array with one [`ClosedKey`]: the connection that ended last.
+    pub const LAST: &str = "LAST";
+    /// Per-CPU hash [`Inet`](crate::abi::net::Inet) → [`Dest`].
+    pub const DESTS: &str = "DESTS";
+    /// LRU hash [`Port`] → [`Owner`].
+    pub const LISTENERS: &str = "LISTENERS";
+    /// Per-CPU array `u32` → `u64`, indexed by the `STAT_*` constants.
+    pub const STATS_MAP: &str = "STATS";
+
+    /// `.rodata` `u32` each: where a field is in a struct of the kernel, in bytes. Name, struct, field.
+    pub const OFFSETS: &[(&str, &str, &str)] = &[
+        ("SOCK_FAMILY", "sock_common", "skc_family"),
+        ("SOCK_STATE", "sock_common", "skc_state"),
+        ("SOCK_NUM", "sock_common", "skc_num"),
+        ("SOCK_DPORT", "sock_common", "skc_dport"),
+        ("SOCK_DADDR", "sock_common", "skc_daddr"),
+        ("SOCK_SADDR", "sock_common", "skc_rcv_saddr"),
+        ("SOCK_NET", "sock_common", "skc_net"),
+        ("SOCK_PROTOCOL", "sock", "sk_protocol"),
+        ("INET_SPORT", "inet_sock", "inet_sport"),
+        ("NET_INUM", "net", "ns.inum"),
+        ("ICSK_CA_STATE", "inet_connection_sock", "icsk_ca_state"),
+        ("ICSK_PENDING", "inet_connection_sock", "icsk_pending"),
+        ("TP_TOTAL_RETRANS", "tcp_sock", "total_retrans"),
+        ("TP_DATA_SEGS_OUT", "tcp_sock", "data_segs_out"),
+        ("SKB_HEAD", "sk_buff", "head"),
+        ("SKB_NETWORK", "sk_buff", "network_header"),
+        ("SKB_TRANSPORT", "sk_buff", "transport_header"),
+        ("SKB_DEV", "sk_buff", "dev"),
+        ("DEV_NET", "net_device", "nd_net"),
+        ("SOCKET_SK", "socket", "sk"),
+        ("TASK_TGID", "task_struct", "tgid"),
+        ("TASK_COMM", "task_struct", "comm"),
+    ];
+    /// The same, of fields that a kernel without IPv6 does not have; default 0, none.
+    pub const OFFSETS_IPV6: &[(&str, &str, &str)] = &[
+        ("SOCK_DADDR6", "sock_common", "skc_v6_daddr"),
+        ("SOCK_SADDR6", "sock_common", "skc_v6_rcv_saddr"),
+    ];
+    /// `.rodata` `u32`: the bits of the byte at `ICSK_CA_STATE`.
+    pub const RODATA_CA_MASK: &str = "ICSK_CA_MASK";
+    /// `.rodata` `u32`: `sk_buff.cb` and in it `tcp_skb_cb.tcp_gso_segs`.
+    pub const RODATA_SKB_SEGS: &str = "SKB_SEGS";
+    /// `.rodata` `u32`: number of the only network namespace that counts; default 0, all.
+    pub const RODATA_NETNS: &str = "NETNS";
+    /// `.rodata` `u32`: 1 = tail-call the slot; by `SLOT_*`. Default 0.
+    pub const RODATA_EVENTS: &[&str] = &["EVENT_RETRANSMIT", "EVENT_SYNACK", "EVENT_RESET_IN", "EVENT_RESET_OUT"];
+}

@@ -154,3 +154,58 @@ fn identity_has_its_maps_programs_and_settings() {
     let expected: Vec<u32> = (100..100 + id::RODATA.len() as u32).collect();
     assert_eq!(words, expected, "two settings at one place, or one missing");
 }
+
+/// Sets every one of these to another number; each must have a place of its own.
+fn settings_are_apart(bytes: &[u8], names: &[&str]) {
+    let mut object = Object::parse(bytes).unwrap();
+    let values: Vec<[u8; 4]> = (0..names.len() as u32).map(|i| (100 + i).to_le_bytes()).collect();
+    let globals: HashMap<&str, (&[u8], bool)> = names.iter().zip(&values).map(|(name, v)| (*name, (v.as_slice(), true))).collect();
+    object.patch_map_data(globals).unwrap();
+    let data = object.maps[".rodata"].data();
+    for (name, value) in names.iter().zip(&values) {
+        assert!(data.chunks(4).any(|word| word == value), "two settings at one place: `{name}`");
+    }
+}
+
+#[test]
+fn retransmits_has_its_maps_and_settings() {
+    use aya_obj::generated::bpf_map_type::*;
+    use weir_ebpf_builtins::abi::net::{Flow, Inet};
+    use weir_ebpf_builtins::retransmits as rt;
+    assert_eq!((size_of::<Inet>(), size_of::<Flow>(), size_of::<rt::Conn>()), (24, 40, 128));
+    let object = Object::parse(rt::OBJECT).unwrap();
+    assert_eq!(object.license.to_bytes(), b"GPL");
+    let (conn, dest) = (size_of::<rt::Conn>() as u32, size_of::<rt::Dest>() as u32);
+    let expected = [
+        (rt::SOCKS, BPF_MAP_TYPE_HASH, 8, conn, 1 << 16),
+        (rt::CLOSED, BPF_MAP_TYPE_HASH, 16, conn, 1 << 16),
+        (rt::DESTS, BPF_MAP_TYPE_PERCPU_HASH, 24, dest, 1 << 14),
+        (rt::LISTENERS, BPF_MAP_TYPE_LRU_HASH, 16, size_of::<rt::Owner>() as u32, 4096),
+        (rt::LAST, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 16, 1),
+        (rt::STATS_MAP, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, rt::STATS),
+        (
+            weir_ebpf_builtins::EVENT,
+            BPF_MAP_TYPE_PERCPU_ARRAY,
+            4,
+            size_of::<rt::Event>() as u32,
+            rt::SLOTS,
+        ),
+        (weir_ebpf_builtins::EVENTS, BPF_MAP_TYPE_PROG_ARRAY, 4, 4, rt::SLOTS),
+    ];
+    let declared: BTreeSet<&str> = expected.iter().map(|(name, ..)| *name).chain([".rodata"]).collect();
+    assert_eq!(object.maps.keys().map(String::as_str).collect::<BTreeSet<&str>>(), declared);
+    for (name, kind, key, value, entries) in expected {
+        let map = &object.maps[name];
+        assert_eq!(
+            (map.map_type(), map.key_size(), map.value_size(), map.max_entries()),
+            (kind as u32, key, value, entries),
+            "{name}"
+        );
+    }
+    let offsets = rt::OFFSETS.iter().chain(rt::OFFSETS_IPV6).map(|(name, ..)| *name);
+    let names: Vec<&str> = offsets
+        .chain([rt::RODATA_CA_MASK, rt::RODATA_SKB_SEGS, rt::RODATA_NETNS])
+        .chain(rt::RODATA_EVENTS.iter().copied())
+        .collect();
+    settings_are_apart(rt::OBJECT, &names);
+}

@@ -9,6 +9,7 @@ mod doc;
 pub mod duration;
 pub mod identity;
 pub mod prefix;
+pub mod retransmits;
 
 pub use decl::{
     Attach, Column, ColumnType, EventDecl, EventVar, Hook, KeyShape, MapDecl, MapShape, Native, ParamDecl, ParamType, ParamValue,
@@ -19,7 +20,7 @@ pub use duration::{parse_duration, show_duration};
 pub use prefix::parse_prefix;
 
 /// Every native, by name.
-pub const NATIVES: &[&Native] = &[&blocklist::BLOCKLIST, &identity::IDENTITY];
+pub const NATIVES: &[&Native] = &[&blocklist::BLOCKLIST, &identity::IDENTITY, &retransmits::RETRANSMITS];
 
 /// Finds a native by the name that `use` gives.
 #[must_use]

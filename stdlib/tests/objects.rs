@@ -13,6 +13,7 @@ fn object_of(native: &Native) -> Object {
     let bytes = match native.name {
         "blocklist" => object::OBJECT,
         "identity" => weir_ebpf_builtins::identity::OBJECT,
+        "retransmits" => weir_ebpf_builtins::retransmits::OBJECT,
         other => panic!("no object for `{other}`"),
     };
     Object::parse(bytes).unwrap()
@@ -100,6 +101,25 @@ fn every_event_has_a_slot_and_its_variables_a_place() {
             };
             assert_eq!(var.offset % align, 0, "{}", var.name);
             assert!(var.offset + size <= native.event_size, "{}", var.name);
+        }
+    }
+}
+
+#[test]
+fn the_declared_defaults_of_retransmits_are_the_objects() {
+    use weir_ebpf_builtins::retransmits as rt;
+    use weir_stdlib::retransmits::{KEEP_DEFAULT, MAX_DEFAULT, MAX_DESTINATIONS_DEFAULT, RETRANSMITS};
+    let object = object_of(&RETRANSMITS);
+    let default = |name: &str| RETRANSMITS.params.iter().find(|p| p.name == name).unwrap().default;
+    for (name, value, map) in [
+        ("max", MAX_DEFAULT, Some(rt::SOCKS)),
+        ("max", MAX_DEFAULT, Some(rt::CLOSED)),
+        ("max_destinations", MAX_DESTINATIONS_DEFAULT, Some(rt::DESTS)),
+        ("keep", KEEP_DEFAULT, None),
+    ] {
+        assert_eq!(default(name), value.to_string());
+        if let Some(map) = map {
+            assert_eq!(u64::from(object.maps[map].max_entries()), value, "{map}");
         }
     }
 }

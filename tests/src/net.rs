@@ -235,19 +235,12 @@ impl Lab {
     /// address for the peer, and the peer's kernel ignores frames that are not for it.
     pub fn cut(&self, cut: bool) -> Result<()> {
         let to = if cut { [0x02, 0, 0, 0, 0, 0x99] } else { PEER_MAC };
-        self.node
-            .ip(&[
-                "neigh",
-                "replace",
-                &self.peer4().to_string(),
-                "lladdr",
-                &mac(to),
-                "dev",
-                NODE_IF,
-                "nud",
-                "permanent",
-            ])
-            .map(drop)
+        for peer in [self.peer4().to_string(), self.peer6().to_string()] {
+            let to = mac(to);
+            self.node
+                .ip(&["neigh", "replace", &peer, "lladdr", &to, "dev", NODE_IF, "nud", "permanent"])?;
+        }
+        Ok(())
     }
 }
 

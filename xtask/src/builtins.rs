@@ -208,7 +208,7 @@ fn object_files(folder: &Path) -> Result<Vec<String>> {
 /// Hash of everything in the tree that decides over the objects: the files' names and contents, and the flags.
 fn source_hash(home: &Path) -> Result<String> {
     let mut files = vec![home.join("src/abi.rs"), home.join("ebpf/Cargo.toml"), home.join("ebpf/Cargo.lock")];
-    let mut folders = vec![home.join("ebpf/src")];
+    let mut folders = vec![home.join("ebpf/src"), home.join("src/abi")];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder)? {
             let entry = entry?;

@@ -34,7 +34,15 @@ pub(super) trait Engine: Debug + Send {
     /// Gives what a person should hear, once.
     fn notices(&mut self) -> Vec<Notice>;
 
-    /// The rows of a table now, sorted as they are printed: the most important one last.
+    /// Reads what the programs have left. Rows and numbers are those of the last look.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn look(&mut self, _maps: &Maps) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The rows of a table, sorted as they are printed: the most important one last.
     ///
     /// # Errors
     /// What the kernel says.
@@ -54,7 +62,6 @@ pub(super) trait Engine: Debug + Send {
 }
 
 /// A value of a table.
-#[cfg_attr(not(test), expect(dead_code, reason = "made by natives with tables"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
     Count(u64),

@@ -8,6 +8,7 @@ mod identity;
 mod lists;
 pub mod prefixes;
 mod protect;
+mod retransmits;
 pub(crate) mod summary;
 mod table;
 pub(crate) mod upkeep;
@@ -131,6 +132,7 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
     let mut setup = match spec.native.name {
         "blocklist" => blocklist::setup(&params, netns.as_deref(), &event_used, chained)?,
         "identity" => identity::setup(&params, netns.as_deref(), &event_used, kernel)?,
+        "retransmits" => retransmits::setup(&params, &event_used, kernel)?,
         other => return Err(Error::Object(format!("no loader for native `{other}`"))),
     };
     setup.elf.load_btf();
@@ -462,13 +464,21 @@ impl Instance {
     /// # Errors
     /// What the kernel says.
     pub(crate) fn snapshots(&self) -> Result<Vec<Snapshot>, Error> {
-        (0..self.spec.native.maps.len()).map(|map| self.snapshot(map)).collect()
+        self.look()?;
+        (0..self.spec.native.maps.len()).map(|map| self.read(map)).collect()
+    }
+
+    /// Lets the native's user space see how things are now.
+    fn look(&self) -> Result<(), Error> {
+        self.engine().map_or(Ok(()), |mut engine| engine.look(&self.maps))
     }
 
     /// Returns which maps, by their index in the declaration, are printed at exit: those that the kernel has.
     pub(crate) fn printed_at_exit(&self) -> impl Iterator<Item = usize> {
         let maps = self.spec.native.maps.iter().enumerate();
-        maps.filter(|(_, m)| !matches!(m.shape, MapShape::Known(_))).map(|(i, _)| i)
+        let tables = self.has_tables();
+        maps.filter(move |(_, m)| tables || !matches!(m.shape, MapShape::Known(_)))
+            .map(|(i, _)| i)
     }
 
     /// The numbers of `.entries`, in the order of the declaration.
@@ -503,6 +513,11 @@ impl Instance {
     /// # Errors
     /// What the kernel says.
     pub fn snapshot(&self, map: usize) -> Result<Snapshot, Error> {
+        self.look()?;
+        self.read(map)
+    }
+
+    fn read(&self, map: usize) -> Result<Snapshot, Error> {
         let decl = self
             .spec
             .native

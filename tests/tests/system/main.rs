@@ -19,6 +19,7 @@ mod natives;
 mod one_liners;
 mod output;
 mod repl;
+mod retransmits;
 mod rewrites;
 mod support;
 mod tracing;
@@ -43,6 +44,7 @@ fn main() {
         tracing::TESTS,
         natives::TESTS,
         identity::TESTS,
+        retransmits::TESTS,
         examples::TESTS,
         leftovers::TESTS,
         rewrites::TESTS,

@@ -54,12 +54,18 @@ impl<K, V, const T: usize, const M: usize, const F: usize> Map<K, V, T, M, F> {
     /// Returns whether the kernel took it.
     #[inline(always)]
     pub fn set(&self, key: &K, value: &V) -> bool {
+        self.set_with(key, value, 0)
+    }
+
+    /// As [`Self::set`] with flags of `bpf_map_update_elem`.
+    #[inline(always)]
+    pub fn set_with(&self, key: &K, value: &V, flags: u64) -> bool {
         let (key, value) = (
             core::ptr::from_ref(key).cast_mut().cast(),
             core::ptr::from_ref(value).cast_mut().cast(),
         );
         // SAFETY: both are readable for the sizes that the map was created with.
-        unsafe { bpf_map_update_elem(self.id(), key, value, 0) == 0 }
+        unsafe { bpf_map_update_elem(self.id(), key, value, flags) == 0 }
     }
 }
 
@@ -74,6 +80,8 @@ pub type Hash<K, V, const MAX: usize> = Map<K, V, { ty::BPF_MAP_TYPE_HASH as usi
 /// Forgets what was not used for long when it is full.
 pub type LruHash<K, V, const MAX: usize> = Map<K, V, { ty::BPF_MAP_TYPE_LRU_HASH as usize }, MAX, 0>;
 pub type LruPerCpuHash<K, V, const MAX: usize> = Map<K, V, { ty::BPF_MAP_TYPE_LRU_PERCPU_HASH as usize }, MAX, 0>;
+/// Memory for all elements from the start: taking one never fails for want of it.
+pub type FullHash<K, V, const MAX: usize> = Map<K, V, { ty::BPF_MAP_TYPE_HASH as usize }, MAX, 0>;
 pub type Array<V, const MAX: usize> = Map<u32, V, { ty::BPF_MAP_TYPE_ARRAY as usize }, MAX, 0>;
 pub type PerCpuArray<V, const MAX: usize> = Map<u32, V, { ty::BPF_MAP_TYPE_PERCPU_ARRAY as usize }, MAX, 0>;
 pub type ProgArray<const MAX: usize> = Map<u32, u32, { ty::BPF_MAP_TYPE_PROG_ARRAY as usize }, MAX, 0>;
