@@ -20,7 +20,8 @@ pub fn doc(native: &Native) -> String {
         .filter(|p| p.required)
         .map(|p| format!("{}={}", p.name, form(p.ty)))
         .collect();
-    line(&mut out, 4, &format!("use {}({}, ...) as NAME;", native.name, required.join(", ")));
+    let params: Vec<&str> = required.iter().map(String::as_str).chain(["..."]).collect();
+    line(&mut out, 4, &format!("use {}({}) as NAME;", native.name, params.join(", ")));
 
     heading(&mut out, "DESCRIPTION");
     for (index, paragraph) in native.doc.split("\n\n").enumerate() {

@@ -366,6 +366,12 @@ impl Checker<'_> {
 
     pub(super) fn builtin(&mut self, builtin: &'static tables::Builtin, span: Span) -> Expr {
         if !builtin.hooks.contains(self.hook) {
+            // An event may know what the task that runs does not tell.
+            let own = self.native.and_then(|native| {
+                let instance = &self.natives[native];
+                let var = instance.native.events[self.event].vars.iter().find(|v| v.name == builtin.name)?;
+                Some(format!("`{}.{}`: {}", instance.alias, var.name, var.doc))
+            });
             self.error(
                 Diagnostic::error(
                     "not-at-this-hook",
@@ -373,7 +379,7 @@ impl Checker<'_> {
                     format!("`{}` is not available in {} block", builtin.name, self.hook.with_article()),
                 )
                 .label(format!("available in {}", builtin.hooks))
-                .help(builtin.instead),
+                .help(own.unwrap_or_else(|| builtin.instead.to_owned())),
             );
             return self.failed(span);
         }

@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     Test::new("retransmits_are_what_the_kernel_counts_with_netem", netem).needs(&[Has(Feature::Netem)]),
     Test::new("retransmits_of_ipv6_and_of_older_connections", older),
     Test::new("retransmits_to_nobody_are_all_of_them", nobody),
+    Test::new("retransmits_without_room_are_counted_all_the_same", full),
     Test::new("retransmits_know_resets", resets),
     Test::new("retransmits_refuses_a_namespace_that_is_not_there", refused),
 ];
@@ -261,6 +262,30 @@ fn older() -> Result<()> {
     // It was opened before anybody looked at who does it: the name is the process's.
     let comm = std::fs::read_to_string("/proc/self/comm")?;
     ensure!(done.map("@re.processes").contains_key(comm.trim()), "{done}");
+    Ok(())
+}
+
+/// One connection has a row, the other only a part in the sum; so when they end at once.
+fn full() -> Result<()> {
+    let lab = Lab::new()?;
+    let script = format!(r#"use retransmits(netns="/proc/self/ns/net", max=1) as re; end {PRINT}"#);
+    let weir = Weir::script(&script).at(&lab).start()?;
+    let mut first = pair(&lab, lab.peer4(), PORT)?;
+    let mut second = pair(&lab, lab.peer4(), QUIET)?;
+    first.lose(&lab, 1)?;
+    let of_first = tcp_info(&first.node_side)?.0;
+    second.lose(&lab, 2)?;
+    let of_second = tcp_info(&second.node_side)?.0;
+    close(first)?;
+    close(second)?;
+    let done = weir.stop()?.clean()?;
+    let kernel = lab.node.snmp("Tcp", "RetransSegs")?;
+    let ours = stats(&done, "re");
+    ensure!(ours["retransmits"] == kernel, "{ours:?}, kernel {kernel}");
+    ensure!(
+        (of_first, of_second) == (kernel - ours["untracked"], ours["untracked"]),
+        "{of_first}, {of_second}: {ours:?}"
+    );
     Ok(())
 }
 

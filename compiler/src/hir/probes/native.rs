@@ -69,7 +69,7 @@ pub(in crate::hir) fn native_instance(
     if tables::provider(&alias.name).is_some() || tables::is_header_word(&alias.name) || alias.name == "args" {
         out.push(
             Diagnostic::error("bad-alias", alias.span, format!("`{}` already has a meaning", alias.name))
-                .help("`as bl`, or another name of your own"),
+                .help(format!("`as {}`, or another name of your own", &native.name[..2])),
         );
     }
     if let Some(other) = earlier.iter().find(|n| n.alias == alias.name) {
