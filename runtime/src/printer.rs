@@ -28,7 +28,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use weir_compiler::object::{CounterSpec, EventAction, EventField, MapRef, MapRole, MapSpec, Object, TextKind};
-use weir_compiler::types::Type;
+use weir_compiler::types::{MapValue, Type};
 use weir_parser::Span;
 
 /// Bytes of records between two looks at the commands.
@@ -477,6 +477,8 @@ impl Worker {
         };
         if self.sink.is_structured() {
             for snapshot in &snapshots {
+                // Numbers with names are all important.
+                let top = if snapshot.value == MapValue::Count { 0 } else { top };
                 self.write(|sink, ctx| sink.map(snapshot, top, 0, ctx));
             }
             return;
