@@ -171,6 +171,9 @@ pub struct Build {
     /// No warnings
     #[arg(short = 'q', long = "quiet", visible_alias = "no-warnings")]
     pub quiet: bool,
+    /// Say how long the parts of the compiler took
+    #[arg(short = 'v', long = "verbose")]
+    pub verbose: bool,
 }
 
 /// Parses, types and compiles scripts without running them. Needs no root.

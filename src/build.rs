@@ -21,7 +21,7 @@ pub fn main(args: &Build) -> Result<ExitCode, Failure> {
         allow_unsafe: true,
         helper_errors: false,
         child: None,
-        times: false,
+        times: args.verbose,
         warnings: !args.quiet,
     };
     let (Some(object), _) = job.compile(&renderer, true, &[]) else {

@@ -28,13 +28,16 @@ pub struct Args {
     /// Measure this program instead of building weir
     #[arg(long)]
     weir: Option<PathBuf>,
+    /// Compare with this bpftrace instead of the installed one
+    #[arg(long)]
+    bpftrace: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum What {
     /// Start to exit, and peak memory, of a script that only exits
     Start,
-    /// Compile time of fifty lines, by part; bpftrace does not tell its own
+    /// Compile time of fifty lines, by part, and of parsing 10 000; bpftrace does not tell its own
     Compile,
     /// Cost of one event
     Events,
@@ -64,7 +67,7 @@ const LINES: &str = "tracepoint:syscalls:sys_enter_getpid { printf(\"%d\\n\", pi
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     proc::need_root("measuring BPF programs")?;
-    if !args.what.contains(&What::Packets) {
+    if !args.what.contains(&What::Packets) && args.bpftrace.is_none() {
         apt::install(apt::BENCH)?;
     }
     let weir = match &args.weir {
@@ -74,7 +77,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if args.what.contains(&What::Packets) {
         return packets::run(&weir, args.runs);
     }
-    let bpftrace = proc::which("bpftrace").context("bpftrace is not installed")?;
+    let bpftrace = match &args.bpftrace {
+        Some(path) => std::path::absolute(path)?,
+        None => proc::which("bpftrace").context("bpftrace is not installed")?,
+    };
     private_tracefs()?;
     let pair = Pair {
         weir: &weir,
@@ -205,6 +211,10 @@ fn start(pair: &Pair<'_>, runs: usize) -> Result<Vec<Row>> {
 
 /// Fifty lines, whose compilation is timed.
 const FIFTY: &str = include_str!("fifty.bt");
+/// What the file starts with: a comment and a `config` block, of which a script has one.
+const HEAD_LINES: usize = 2;
+/// Lines whose parsing is timed.
+const MANY_LINES: usize = 10_000;
 
 /// What `-v` says of the compiler's time.
 fn compile(weir: &Path, runs: usize) -> Result<Vec<Row>> {
@@ -212,29 +222,76 @@ fn compile(weir: &Path, runs: usize) -> Result<Vec<Row>> {
     for _ in 0..runs {
         let mut command = Command::new(weir);
         let out = command.args(["-v", "--dry-run", "-e", FIFTY]).stdin(Stdio::null()).output()?;
-        let said = String::from_utf8_lossy(&out.stderr).into_owned();
-        ensure!(out.status.success(), "`weir -v --dry-run` failed: {said}");
-        let line = said
-            .lines()
-            .find_map(|l| l.strip_prefix("compiled in "))
-            .context("`-v` does not say how long it took")?;
-        let (total, parts) = line.split_once(" ms: ").context("the times have another form")?;
-        let parts = parts.split(", ").filter_map(|p| p.rsplit_once(' '));
-        for (part, ms) in std::iter::once(("all of it", total)).chain(parts) {
-            let ms: f64 = ms.parse().with_context(|| format!("`{ms}` is no time"))?;
-            match times.iter_mut().find(|(name, _)| name == part) {
+        for (part, ms) in compile_times(&out)? {
+            match times.iter_mut().find(|(name, _)| *name == part) {
                 Some((_, all)) => all.push(ms),
-                None => times.push((part.to_owned(), vec![ms])),
+                None => times.push((part, vec![ms])),
             }
         }
     }
-    let row = |(part, all): (String, Vec<f64>)| Row {
-        what: format!("compile 50 lines: {part}"),
+    let row = |what: String, all: Vec<f64>| Row {
+        what,
         unit: "ms",
         weir: median(all),
         bpftrace: f64::NAN,
     };
-    Ok(times.into_iter().map(row).collect())
+    let mut rows: Vec<Row> = times
+        .into_iter()
+        .map(|(part, all)| row(format!("compile 50 lines: {part}"), all))
+        .collect();
+    rows.push(row(format!("parse {MANY_LINES} lines"), parse_many(weir, runs)?));
+    Ok(rows)
+}
+
+/// Reads what `-v` says: all of the time, then its parts, in milliseconds.
+fn compile_times(out: &std::process::Output) -> Result<Vec<(String, f64)>> {
+    let said = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.success(), "weir failed: {said}");
+    let line = said
+        .lines()
+        .find_map(|l| l.strip_prefix("compiled in "))
+        .context("`-v` does not say how long it took")?;
+    let (total, parts) = line.split_once(" ms: ").context("the times have another form")?;
+    let parts = parts.split(", ").filter_map(|p| p.rsplit_once(' '));
+    std::iter::once(("all of it", total))
+        .chain(parts)
+        .map(|(part, ms)| Ok((part.to_owned(), ms.parse().with_context(|| format!("`{ms}` is no time"))?)))
+        .collect()
+}
+
+/// Parses the blocks of the fifty lines so often that they are many. Nothing is loaded: `build` only writes a file.
+fn parse_many(weir: &Path, runs: usize) -> Result<Vec<f64>> {
+    let blocks: Vec<&str> = FIFTY.lines().skip(HEAD_LINES).collect();
+    let text: Vec<&str> = blocks
+        .iter()
+        .copied()
+        .cycle()
+        .take(MANY_LINES.next_multiple_of(blocks.len()))
+        .collect();
+    let folder = std::env::temp_dir().join(format!("weir-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let (script, object) = (folder.join("many.bt"), folder.join("many.bpf.o"));
+    std::fs::write(&script, text.join("\n"))?;
+    let run = || -> Result<f64> {
+        let mut command = Command::new(weir);
+        let out = command
+            .arg("build")
+            .arg("-v")
+            .arg(&script)
+            .arg("-o")
+            .arg(&object)
+            .stdin(Stdio::null())
+            .output()?;
+        let times = compile_times(&out)?;
+        times
+            .iter()
+            .find(|(part, _)| part == "parse")
+            .map(|(_, ms)| *ms)
+            .context("`-v` does not name parsing")
+    };
+    let times = (0..runs).map(|_| run()).collect();
+    std::fs::remove_dir_all(&folder)?;
+    times
 }
 
 struct Cost {

@@ -9,6 +9,7 @@
 
 mod apt;
 mod bench;
+mod btf_fixture;
 mod builtins;
 mod dist;
 mod packets;
@@ -39,6 +40,8 @@ enum Task {
     Dist(dist::Args),
     /// Build the natives' BPF objects, or check the committed ones
     Builtins(builtins::Args),
+    /// Cut the extract of the running kernel's types that the compiler's tests use
+    BtfFixture(btf_fixture::Args),
     /// Install the system packages that the tests need and that are missing
     Setup(setup::Args),
 }
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::Dist(args) => dist::run(&args),
         Task::Builtins(args) => builtins::run(&args),
+        Task::BtfFixture(args) => btf_fixture::run(&args),
         Task::Setup(args) => setup::run(&args),
     };
     match done {
