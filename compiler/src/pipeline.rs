@@ -245,6 +245,7 @@ fn back(source: &Source, kernel: &dyn KernelInfo, options: &Options, front: Fron
     let named_bodies = subprograms
         .into_iter()
         .map(|s| ((s.name, plan.programs[s.program].span), s.function));
+    let mut backend = backend::Backend::default();
     let mut compiled = Vec::new();
     for ((name, span), function) in named.chain(named_bodies) {
         let input = backend::Input {
@@ -253,10 +254,20 @@ fn back(source: &Source, kernel: &dyn KernelInfo, options: &Options, front: Fron
             consts: &function.consts,
             opts,
         };
-        match backend::compile(input) {
+        match backend.compile(input) {
             Ok(code) => compiled.push((code, function.spans)),
             Err(backend::BackendError::StackTooLarge { bytes, .. }) => {
                 out.diagnostics.push(stack_too_large(span, bytes));
+                return;
+            }
+            Err(backend::BackendError::TooLong { insns, .. }) => {
+                let limit = format!("{insns} instructions, the kernel allows {}", backend::MAX_INSNS);
+                out.diagnostics.push(too_long(span, &limit));
+                return;
+            }
+            Err(backend::BackendError::BranchOutOfRange { distance, .. }) => {
+                let limit = format!("a jump over {distance} instructions, kernels before 6.6 allow 32767");
+                out.diagnostics.push(too_long(span, &limit));
                 return;
             }
             Err(error) => {
@@ -351,6 +362,12 @@ fn stack_too_large(span: Span, bytes: u32) -> Diagnostic {
     Diagnostic::error("stack-too-large", span, message).help("split the block, or use fewer keys and variables at once")
 }
 
+fn too_long(span: Span, limit: &str) -> Diagnostic {
+    let message = format!("this block is too long: it takes {limit}");
+    Diagnostic::error("block-too-long", span, message)
+        .help("split it into several blocks, or use a loop or a map with a key for what it repeats")
+}
+
 fn backend_dumps(out: &mut Output, options: &Options, compiled: &[Code], plan: &plan::Plan, bodies: &[Body]) {
     for stage in [Stage::Opt, Stage::Lir, Stage::Bpf] {
         if !options.dump.contains(&stage) {
@@ -361,8 +378,8 @@ fn backend_dumps(out: &mut Output, options: &Options, compiled: &[Code], plan: &
             .zip(plan.programs.iter().map(|p| &p.name).chain(bodies.iter().map(|b| &b.name)))
             .map(|((code, _), name)| {
                 let text = match stage {
-                    Stage::Opt => code.clif_text.clone(),
-                    Stage::Lir => code.lir_text.clone(),
+                    Stage::Opt => code.clif_text(),
+                    Stage::Lir => code.lir_text(),
                     _ => backend::disassemble(&code.insns, &code.relocs, &|kind| reloc_name(kind, plan)),
                 };
                 format!(

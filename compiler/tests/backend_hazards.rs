@@ -45,7 +45,7 @@ impl Kernel {
         let insns = link(&compiled, &[&self.map], Some(&self.rodata));
         load(BPF_PROG_TYPE_XDP, &insns).map_err(|(e, log)| {
             let bpf = disassemble(&compiled.insns, &compiled.relocs, &|kind| format!("{kind:?}"));
-            format!("{e}\n{}\n{bpf}\n{log}", compiled.clif_text)
+            format!("{e}\n{}\n{bpf}\n{log}", compiled.clif_text())
         })
     }
 

@@ -1,8 +1,12 @@
 //! CLIF snippets, the LIR selected for them and the BPF that comes out, as text.
 
+use cranelift_codegen::cursor::{Cursor, FuncCursor};
+use cranelift_codegen::ir::types::I64;
+use cranelift_codegen::ir::{AbiParam, Function, InstBuilder, MemFlagsData, Signature, UserFuncName};
+use cranelift_codegen::isa::CallConv;
 use cranelift_reader::parse_functions;
 use expect_test::{Expect, expect};
-use weir_compiler::backend::{BackendError, Compiled, Input, Isa, Options, RelocKind, compile, disassemble};
+use weir_compiler::backend::{Backend, BackendError, Compiled, Input, Isa, MAX_INSNS, Options, RelocKind, compile, disassemble};
 
 fn build(clif: &str, isa: Isa, optimise: bool) -> Result<Compiled, BackendError> {
     let func = parse_functions(clif).expect("the test's CLIF parses").remove(0);
@@ -22,7 +26,7 @@ fn check(clif: &str, isa: Isa, expected: Expect) {
         RelocKind::Subprog(i) => format!("subprog{i}"),
         RelocKind::SubprogAddr(i) => format!("&subprog{i}"),
     });
-    expected.assert_eq(&format!("{}{bpf}stack {}\n", compiled.lir_text, compiled.stack_bytes));
+    expected.assert_eq(&format!("{}{bpf}stack {}\n", compiled.lir_text(), compiled.stack_bytes));
 }
 
 #[test]
@@ -736,4 +740,84 @@ fn loops_stay_together() {
             stack 0
         "#]],
     );
+}
+
+/// One working memory for all, as the pipeline has it: nothing of one function shows in the next, not even after an error.
+#[test]
+fn functions_compiled_one_after_the_other_are_as_if_alone() {
+    let loops = "function u0:0(i64) -> i64 {
+        block0(v0: i64):
+            v1 = iconst.i64 0
+            jump block1(v1)
+        block1(v2: i64):
+            v5 = iconst.i64 3
+            v3 = iadd v2, v5
+            v4 = icmp ult v3, v0
+            brif v4, block1(v3), block2
+        block2:
+            return v3
+        }";
+    let arms = "function u0:0(i64) -> i64 {
+        block0(v0: i64):
+            v1 = load.i64 notrap v0
+            v2 = load.i64 notrap v0+8
+            brif v1, block1, block2
+        block1:
+            v3 = imul v2, v2
+            return v3
+        block2:
+            v4 = udiv v1, v2
+            return v4
+        }";
+    let broken = "function u0:0(i64) -> i64 { block0(v0: i64): v1 = iconst.i32 1 return v1 }";
+    let input = |clif: &str| Input {
+        func: parse_functions(clif).expect("the test's CLIF parses").remove(0),
+        name: "test",
+        consts: &[],
+        opts: Options {
+            isa: Isa::V4,
+            optimise: true,
+        },
+    };
+    let mut backend = Backend::default();
+    for clif in [loops, arms, loops, broken, arms, loops] {
+        match (backend.compile(input(clif)), compile(input(clif))) {
+            (Ok(together), Ok(alone)) => {
+                assert_eq!(together.insns, alone.insns, "{clif}");
+                assert_eq!(together.clif_text(), alone.clif_text());
+                assert_eq!(together.lir_text(), alone.lir_text());
+                assert_eq!(together.lines, alone.lines);
+            }
+            (Err(together), Err(alone)) => assert_eq!(together.to_string(), alone.to_string()),
+            (together, alone) => panic!("{clif}: {together:?} and {alone:?}"),
+        }
+    }
+}
+
+/// Refused before the passes that would take minutes for it.
+#[test]
+fn a_program_that_no_kernel_takes_is_refused() {
+    let mut signature = Signature::new(CallConv::SystemV);
+    signature.params.push(AbiParam::new(I64));
+    signature.returns.push(AbiParam::new(I64));
+    let mut func = Function::with_name_signature(UserFuncName::default(), signature);
+    let block = func.dfg.make_block();
+    func.layout.append_block(block);
+    let ctx = func.dfg.append_block_param(block, I64);
+    let mut at = FuncCursor::new(&mut func).at_bottom(block);
+    for _ in 0..=MAX_INSNS {
+        at.ins().store(MemFlagsData::new(), ctx, ctx, 0);
+    }
+    at.ins().return_(&[ctx]);
+    let input = Input {
+        func,
+        name: "test",
+        consts: &[],
+        opts: Options {
+            isa: Isa::V4,
+            optimise: false,
+        },
+    };
+    let error = compile(input).expect_err("no kernel takes so many instructions");
+    assert!(matches!(error, BackendError::TooLong { .. }), "{error}");
 }

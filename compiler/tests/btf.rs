@@ -221,6 +221,67 @@ fn enumerators() {
     assert_eq!(btf.enumerators().count(), 5);
 }
 
+/// Asked before and after the index is made, by whoever asks first and by whoever asks again.
+#[test]
+fn walks_and_the_index_give_the_same_answers() {
+    let blob = every_kind();
+    let names = [
+        "int",
+        "sock",
+        "sock_common",
+        "net",
+        "state",
+        "big",
+        "__be32",
+        "hook_t",
+        "print_it",
+        "double",
+        "counter",
+        "rcu",
+        "kfunc",
+        "no",
+        "",
+    ];
+    let ask = |btf: &Btf, name: &str| {
+        (
+            btf.find_struct(name),
+            btf.find_union(name),
+            btf.find_enum(name),
+            btf.find_typedef(name),
+            btf.find_func(name),
+            btf.find_base(name),
+        )
+    };
+    let indexed = load(blob.clone());
+    assert!(indexed.type_count() > 30);
+    for name in names {
+        let walked = load(blob.clone());
+        let expected = ask(&indexed, name);
+        assert_eq!(ask(&walked, name), expected, "{name}");
+        assert_eq!(ask(&walked, name), expected, "{name}, once more");
+    }
+    // So many questions that the walks give way to the index on the way.
+    let asked = load(blob.clone());
+    for round in 0..100 {
+        let unknown = format!("unknown {round}");
+        assert_eq!(ask(&asked, &unknown), ask(&indexed, &unknown));
+        for name in names {
+            assert_eq!(ask(&asked, name), ask(&indexed, name), "{name} in round {round}");
+        }
+    }
+    // By number, in both directions, from types that nobody has walked to yet.
+    let (up, down) = (load(blob.clone()), load(blob));
+    for id in indexed.ids() {
+        assert_eq!(up.kind(id), indexed.kind(id), "{id:?}");
+        assert_eq!(up.c_name(id), indexed.c_name(id), "{id:?}");
+    }
+    for id in indexed.ids().collect::<Vec<_>>().into_iter().rev() {
+        assert_eq!(down.kind(id), indexed.kind(id), "{id:?}");
+    }
+    assert_eq!(down.kind(TypeId(indexed.type_count() + 1)), None);
+    assert_eq!(down.kind(TypeId::VOID), None);
+}
+
 #[test]
 fn headers_are_checked() {
     let good = every_kind();
@@ -251,13 +312,22 @@ fn damage_keeps_what_came_before() {
 }
 
 /// Asks everything that a compiler may ask.
-fn ask_everything(btf: &Btf) {
+/// With `names_first`, before anything has made the index.
+fn ask_everything(btf: &Btf, names_first: bool) {
+    if names_first {
+        ask_names(btf);
+    }
     let _ = btf.check();
     for id in btf.ids().chain([TypeId(u32::MAX)]) {
         let _ = format!("{:?}", btf.type_by_id(id));
         let _ = btf.c_name(id);
         let _ = (btf.size_of(id), btf.resolve(id), btf.member(id, "skc_daddr"), btf.fields(id).len());
     }
+    ask_names(btf);
+    let _ = (btf.struct_names().count(), btf.enumerators().count());
+}
+
+fn ask_names(btf: &Btf) {
     for name in ["sock", "sock_common", "int", "print_it", "hook_t", "state", "BIG", "a"] {
         let _ = (
             btf.find_struct(name),
@@ -268,7 +338,6 @@ fn ask_everything(btf: &Btf) {
         );
         let _ = (btf.enumerator(name), btf.func_proto(name).map(|p| p.params().count()));
     }
-    let _ = (btf.struct_names().count(), btf.enumerators().count());
 }
 
 #[test]
@@ -299,7 +368,7 @@ fn damaged_blobs_do_not_panic_or_hang() {
         }
         if let Ok(btf) = Btf::from_bytes(blob) {
             parsed += 1;
-            ask_everything(&btf);
+            ask_everything(&btf, round % 2 == 0);
         }
     }
     assert!(parsed > 2000, "{parsed}");
@@ -320,7 +389,7 @@ fn types_that_contain_themselves_end() {
     let btf = load(b.finish());
     assert_eq!(btf.type_count(), 6);
     let start = Instant::now();
-    ask_everything(&btf);
+    ask_everything(&btf, true);
     assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }
 

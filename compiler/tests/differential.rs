@@ -168,8 +168,8 @@ fn report(func: &Function, compiled: &Compiled) -> String {
     format!(
         "--- CLIF\n{}\n--- selected from\n{}\n--- LIR\n{}\n--- BPF\n{bpf}",
         func.display(),
-        compiled.clif_text,
-        compiled.lir_text
+        compiled.clif_text(),
+        compiled.lir_text()
     )
 }
 

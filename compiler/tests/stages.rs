@@ -22,6 +22,7 @@ fn run(script: &str, stage: Option<Stage>) -> Output {
         btf: !first.contains("no-btf"),
         fentry: !first.contains("no-fentry"),
         pmu: !first.contains("no-pmu"),
+        v4: !first.contains("no-v4"),
     };
     let source = Source {
         name: "stdin".to_owned(),
@@ -130,4 +131,20 @@ fn same_text_same_bytes() {
     let script = "xdp:veth0 /tcp.dport == 22/ { @[ip.src] = count(); drop(); } interval:s:1 { print(@); }";
     let (a, b) = (run(script, None), run(script, None));
     assert_eq!(a.object.unwrap().elf, b.object.unwrap().elf);
+}
+
+/// Without the long jumps of instruction set v4 a block can be too long for its own `if`.
+#[test]
+fn a_block_that_is_too_long_for_a_jump_says_so() {
+    let body = |n: u32| -> String { (0..n).map(|i| format!("@c[{i}] = count();")).collect() };
+    let script = |n| format!("// no-v4\nbegin {{ if (nsecs > 1) {{ {} }} @d = 1; }}", body(n));
+    let short = run(&script(20), None);
+    assert!(short.object.is_some(), "{}", text(&script(20), &short));
+    let long = script(1500);
+    let said = text(&long, &run(&long, None));
+    assert!(
+        said.contains("[block-too-long]: this block is too long: it takes a jump over "),
+        "{said}"
+    );
+    assert!(said.contains("kernels before 6.6 allow 32767"), "{said}");
 }

@@ -30,6 +30,8 @@ pub struct Kernel {
     functions: OnceLock<Vec<(String, String)>>,
     names: OnceLock<Vec<String>>,
     files: Mutex<HashMap<String, Result<Vec<UserFunction>, String>>>,
+    /// Fields of tracepoints, by category and name.
+    tracepoints: Mutex<HashMap<(String, String), Vec<TracepointField>>>,
 }
 
 impl Kernel {
@@ -361,8 +363,16 @@ impl KernelInfo for Kernel {
     }
 
     fn tracepoint(&self, category: &str, name: &str) -> Option<Vec<TracepointField>> {
+        // Asked for at each mention and in each round of the checker. What is not there may come, so only what is there is kept.
+        let mut known = self.tracepoints.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let key = (category.to_owned(), name.to_owned());
+        if let Some(fields) = known.get(&key) {
+            return Some(fields.clone());
+        }
         let text = self.tracefs().ok()?.read(&format!("events/{category}/{name}/format")).ok()?;
-        Some(parse_format(&text))
+        let fields = parse_format(&text);
+        known.insert(key, fields.clone());
+        Some(fields)
     }
 
     fn tracepoints(&self) -> Vec<(String, String)> {
@@ -565,6 +575,22 @@ print fmt: \"x\"
         );
         assert_eq!(find("argv").ty, "const char *const *");
         assert_eq!(find("args").array, Some(6));
+    }
+
+    #[test]
+    fn a_tracepoint_is_read_once_and_a_missing_one_is_looked_for_again() {
+        let kernel = Kernel::new();
+        if let Err(why) = kernel.tracefs() {
+            eprintln!("skipped: no tracefs: {why}");
+            return;
+        }
+        let known = || kernel.tracepoints.lock().unwrap().len();
+        let first = kernel.tracepoint("sched", "sched_process_exit").unwrap();
+        assert!(first.iter().any(|f| f.name == "pid"), "{first:?}");
+        assert_eq!(kernel.tracepoint("sched", "sched_process_exit").unwrap(), first);
+        assert_eq!(known(), 1);
+        assert_eq!(kernel.tracepoint("sched", "no_such_tracepoint"), None);
+        assert_eq!(known(), 1);
     }
 
     #[test]

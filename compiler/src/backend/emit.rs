@@ -5,7 +5,7 @@
 
 use super::insn::{Insn, PSEUDO_CALL, SRC_IMM, SRC_REG, alu, atomic, class, jmp, mode};
 use super::lir::{AluOp, AtomicOp, Base, Callee, Cc, Cond, Lir, Mem, Op, Size, Src, Sym, Width};
-use super::regalloc::{Allocated, Assigned, Loc, Move};
+use super::regalloc::{Allocated, Loc, Move};
 use super::{BackendError, Isa, MAX_STACK_BYTES, Reloc, RelocKind};
 
 pub(super) struct Code {
@@ -56,17 +56,24 @@ pub(super) fn emit(lir: &Lir, allocated: &Allocated, name: &str, isa: Isa) -> Re
         emitter.starts[index] = emitter.items.len();
         let block = &lir.blocks[index];
         let next = order.get(at + 1).copied();
-        for (inst, assigned) in block.insts.iter().zip(&allocated.blocks[index]) {
+        for (position, inst) in block.insts.iter().enumerate() {
+            let assigned = allocated.assigned(index, position);
             emitter.loc = inst.loc;
-            emitter.moves(&assigned.before);
+            emitter.moves(assigned.before);
             match &inst.op {
                 Op::Jump => emitter.goto(forward[block.succs[0].block], next),
                 Op::Branch(cond) => {
-                    emitter.branch(cond, assigned, forward[block.succs[0].block], forward[block.succs[1].block], next);
+                    emitter.branch(
+                        cond,
+                        assigned.regs,
+                        forward[block.succs[0].block],
+                        forward[block.succs[1].block],
+                        next,
+                    );
                 }
-                op => emitter.op(op, assigned),
+                op => emitter.op(op, assigned.regs),
             }
-            emitter.moves(&assigned.after);
+            emitter.moves(assigned.after);
         }
     }
     let Emitter { items, starts, .. } = emitter;
@@ -85,22 +92,36 @@ pub(super) fn emit(lir: &Lir, allocated: &Allocated, name: &str, isa: Isa) -> Re
 
 /// For each block the block that really runs when it is jumped to: blocks with nothing but a jump are passed through.
 fn forwards(lir: &Lir, allocated: &Allocated) -> Vec<usize> {
-    let only_jumps = |index: usize| match (lir.blocks[index].insts.as_slice(), allocated.blocks[index].as_slice()) {
-        ([inst], [assigned]) if inst.op == Op::Jump && assigned.before.is_empty() => Some(lir.blocks[index].succs[0].block),
+    let only_jumps = |index: usize| match lir.blocks[index].insts.as_slice() {
+        [inst] if index != 0 && inst.op == Op::Jump && allocated.assigned(index, 0).before.is_empty() => {
+            Some(lir.blocks[index].succs[0].block)
+        }
         _ => None,
     };
-    (0..lir.blocks.len())
-        .map(|start| {
-            let mut block = start;
-            // A loop of empty blocks must not be followed forever.
-            for _ in 0..lir.blocks.len() {
-                match only_jumps(block) {
-                    Some(next) if block != 0 => block = next,
-                    _ => return block,
-                }
+    let mut target: Vec<Option<usize>> = vec![None; lir.blocks.len()];
+    let mut path = Vec::new();
+    for start in 0..lir.blocks.len() {
+        let mut block = start;
+        let end = loop {
+            if let Some(known) = target[block] {
+                break known;
             }
-            start
-        })
+            // Where a loop of empty blocks closes, its start stands for all of it.
+            target[block] = Some(block);
+            path.push(block);
+            match only_jumps(block) {
+                Some(next) => block = next,
+                None => break block,
+            }
+        };
+        for passed in path.drain(..) {
+            target[passed] = Some(end);
+        }
+    }
+    target
+        .into_iter()
+        .enumerate()
+        .map(|(block, target)| target.unwrap_or(block))
         .collect()
 }
 
@@ -146,7 +167,7 @@ impl Emitter<'_> {
         }
     }
 
-    fn branch(&mut self, cond: &Cond, assigned: &Assigned, mut yes: usize, mut no: usize, next: Option<usize>) {
+    fn branch(&mut self, cond: &Cond, regs: &[u8], mut yes: usize, mut no: usize, next: Option<usize>) {
         if yes == no {
             return self.goto(yes, next);
         }
@@ -156,7 +177,7 @@ impl Emitter<'_> {
             cond = cond.negate();
             std::mem::swap(&mut yes, &mut no);
         }
-        let insn = conditional(&cond, &assigned.regs, 0);
+        let insn = conditional(&cond, regs, 0);
         self.push(Item::Jump(insn, yes));
         self.goto(no, next);
     }
@@ -185,8 +206,8 @@ impl Emitter<'_> {
     }
 
     /// One LIR operation that is not a branch.
-    fn op(&mut self, op: &Op, assigned: &Assigned) {
-        let mut regs = assigned.regs.iter();
+    fn op(&mut self, op: &Op, regs: &[u8]) {
+        let mut regs = regs.iter();
         match op {
             Op::Params(_) => {}
             Op::Const { value, .. } => self.constant(take(&mut regs), *value),

@@ -82,7 +82,6 @@ pub struct Input<'a> {
 }
 
 /// Machine code of one function.
-#[derive(Clone, Debug)]
 pub struct Compiled {
     /// Relocated places hold what a compiler for BPF leaves there: `src_reg` 0 for addresses, the addend in `imm`.
     pub insns: Vec<Insn>,
@@ -92,10 +91,34 @@ pub struct Compiled {
     pub lines: Vec<(u32, u32)>,
     /// Bytes of stack below `r10`, stack slots and spills.
     pub stack_bytes: u32,
-    /// The function with virtual registers, as it went into register allocation.
-    pub lir_text: String,
+    /// Kept, not printed: hardly anybody reads them, and printing takes as long as compiling.
+    clif: ir::Function,
+    lir: lir::Lir,
+}
+
+impl Compiled {
     /// The CLIF that instruction selection saw.
-    pub clif_text: String,
+    #[must_use]
+    pub fn clif_text(&self) -> String {
+        self.clif.display().to_string()
+    }
+
+    /// The function with virtual registers, as it went into register allocation.
+    #[must_use]
+    pub fn lir_text(&self) -> String {
+        self.lir.to_string()
+    }
+}
+
+impl std::fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiled")
+            .field("insns", &self.insns)
+            .field("relocs", &self.relocs)
+            .field("lines", &self.lines)
+            .field("stack_bytes", &self.stack_bytes)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A place the linker or loader has to fill in.
@@ -121,8 +144,11 @@ pub enum RelocKind {
 /// Bytes of stack that a BPF call chain may use (`MAX_BPF_STACK` of the kernel).
 pub const MAX_STACK_BYTES: u32 = 512;
 
-/// Why a function could not be compiled. All but [`BackendError::StackTooLarge`] and [`BackendError::BranchOutOfRange`]
-/// are bugs of the compiler.
+/// Instructions that a program may have, for whoever may load programs at all (`BPF_COMPLEXITY_LIMIT_INSNS` of the kernel).
+pub const MAX_INSNS: usize = 1_000_000;
+
+/// Why a function could not be compiled. All but [`BackendError::StackTooLarge`], [`BackendError::BranchOutOfRange`] and
+/// [`BackendError::TooLong`] are bugs of the compiler.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
     #[error("cranelift verifier, {stage}: {message}")]
@@ -133,34 +159,60 @@ pub enum BackendError {
     StackTooLarge { function: String, bytes: u32 },
     #[error("function `{function}` is too long: a jump over {distance} instructions, this kernel allows 32767")]
     BranchOutOfRange { function: String, distance: i64 },
+    #[error("function `{function}` has {insns} instructions, the kernel allows {MAX_INSNS}")]
+    TooLong { function: String, insns: usize },
     #[error("register allocation of `{function}`: {message}")]
     RegAlloc { function: String, message: String },
 }
 
-/// Compiles one function.
+/// Compiles one function; see [`Backend::compile`].
 ///
 /// # Errors
 ///
-/// The stack frame is over 512 bytes, a jump is out of range, or the CLIF holds something the back end does not know.
+/// As [`Backend::compile`].
 pub fn compile(input: Input<'_>) -> Result<Compiled, BackendError> {
-    let Input {
-        mut func,
-        name,
-        consts,
-        opts,
-    } = input;
-    opt::run(&mut func, opts.optimise)?;
-    let clif_text = func.display().to_string();
-    let lir = isel::select(&func, name, consts, opts.isa)?;
-    let lir_text = lir.to_string();
-    let allocation = regalloc::allocate(&lir, name)?;
-    let code = emit::emit(&lir, &allocation, name, opts.isa)?;
-    Ok(Compiled {
-        insns: code.insns,
-        relocs: code.relocs,
-        lines: code.lines,
-        stack_bytes: code.stack_bytes,
-        lir_text,
-        clif_text,
-    })
+    Backend::default().compile(input)
+}
+
+/// The working memory of a compilation, to be used for one function after the other.
+#[derive(Default)]
+pub struct Backend {
+    optimiser: opt::Optimiser,
+    allocator: regalloc::Allocator,
+}
+
+impl Backend {
+    /// Compiles one function. What was compiled before leaves no trace in it.
+    ///
+    /// # Errors
+    ///
+    /// The stack frame is over 512 bytes, a jump is out of range, or the CLIF holds something the back end does not know.
+    pub fn compile(&mut self, input: Input<'_>) -> Result<Compiled, BackendError> {
+        let Input {
+            func: mut clif,
+            name,
+            consts,
+            opts,
+        } = input;
+        self.optimiser.run(&mut clif, opts.optimise)?;
+        let lir = isel::select(&clif, &self.optimiser, name, consts, opts.isa)?;
+        // Every operation but a jump to what follows becomes an instruction: no use to look for registers for so many.
+        let insns = lir.blocks.iter().map(|b| b.insts.len().saturating_sub(1)).sum();
+        if insns > MAX_INSNS {
+            return Err(BackendError::TooLong {
+                function: name.to_owned(),
+                insns,
+            });
+        }
+        let allocation = self.allocator.allocate(&lir, name)?;
+        let code = emit::emit(&lir, &allocation, name, opts.isa)?;
+        Ok(Compiled {
+            insns: code.insns,
+            relocs: code.relocs,
+            lines: code.lines,
+            stack_bytes: code.stack_bytes,
+            clif,
+            lir,
+        })
+    }
 }

@@ -1,6 +1,7 @@
 //! CLIF to CLIF: Cranelift's target-independent passes, arranged so that the kernel verifier still follows the program.
 //!
-//! Assumes: CLIF as described in [`super`]. Guarantees: verified CLIF without unreachable blocks and value aliases.
+//! Assumes: CLIF as described in [`super`]. Guarantees: CLIF without unreachable blocks and value aliases, in builds with
+//! debug assertions verified before and after.
 //!
 //! Two things differ from what Cranelift does for its own targets:
 //! - a division by a constant stays a division (the e-graph would make a 16-instruction multiplication of it): the
@@ -12,29 +13,69 @@
 use super::{BackendError, ns};
 use cranelift_codegen::Context;
 use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::flowgraph::ControlFlowGraph;
 use cranelift_codegen::ir::{
     Block, ExternalName, Function, GlobalValue, GlobalValueData, Inst, InstBuilder, InstructionData, Opcode, Type, UserExternalName, Value,
     ValueDef, types,
 };
-use cranelift_codegen::settings::{self, Flags};
+use cranelift_codegen::loop_analysis::LoopAnalysis;
+use cranelift_codegen::settings::{self, Configurable, Flags};
 use std::collections::HashMap;
 
 /// Runs the mid-end on `func`.
 ///
 /// # Errors
 ///
-/// The CLIF does not verify, before or after: a bug in what made it, or in a pass.
+/// In builds with debug assertions: the CLIF does not verify, before or after, because of a bug in what made it, or in a pass.
 pub fn optimise(func: &mut Function) -> Result<(), BackendError> {
-    run(func, true)
+    Optimiser::default().run(func, true)
 }
 
-/// `full` is false: only what instruction selection needs (no unreachable blocks, no aliases).
-pub(super) fn run(func: &mut Function, full: bool) -> Result<(), BackendError> {
-    let flags = Flags::new(settings::builder());
-    let mut ctx = Context::for_function(std::mem::replace(func, Function::new()));
-    let result = passes(&mut ctx, &flags, full);
-    *func = ctx.func;
-    result
+/// Cranelift's working memory and settings, for one function after the other.
+pub(super) struct Optimiser {
+    ctx: Context,
+    flags: Flags,
+}
+
+impl Default for Optimiser {
+    fn default() -> Self {
+        let mut builder = settings::builder();
+        // As Cranelift's authors advise: verifying takes longer than what it verifies. Every test runs with it.
+        builder
+            .set("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" })
+            .ok();
+        Self {
+            ctx: Context::new(),
+            flags: Flags::new(builder),
+        }
+    }
+}
+
+impl Optimiser {
+    /// `full` is false: only what instruction selection needs (no unreachable blocks, no aliases).
+    pub fn run(&mut self, func: &mut Function, full: bool) -> Result<(), BackendError> {
+        // What `Context::clear` would do: nothing of the function before may be left.
+        self.ctx.cfg.clear();
+        self.ctx.domtree.clear();
+        self.ctx.loop_analysis.clear();
+        std::mem::swap(&mut self.ctx.func, func);
+        let result = passes(&mut self.ctx, &self.flags, full);
+        if result.is_ok() {
+            self.ctx.compute_loop_analysis();
+        }
+        std::mem::swap(&mut self.ctx.func, func);
+        result
+    }
+
+    /// The flow graph of the function that was run last.
+    pub fn cfg(&self) -> &ControlFlowGraph {
+        &self.ctx.cfg
+    }
+
+    /// The loops of the function that was run last.
+    pub fn loops(&self) -> &LoopAnalysis {
+        &self.ctx.loop_analysis
+    }
 }
 
 fn passes(ctx: &mut Context, flags: &Flags, full: bool) -> Result<(), BackendError> {
@@ -49,23 +90,22 @@ fn passes(ctx: &mut Context, flags: &Flags, full: bool) -> Result<(), BackendErr
     ctx.remove_constant_phis(flags).map_err(|e| internal("constant phis", &e))?;
     ctx.func.dfg.resolve_all_aliases();
     hide_divisors(&mut ctx.func);
-    ctx.flowgraph();
     ctx.egraph_pass(flags, &mut ControlPlane::default())
         .map_err(|e| internal("e-graph", &e))?;
-    // The e-graph may have turned branches into jumps and left aliases.
-    ctx.flowgraph();
+    // The e-graph may have turned branches into jumps, for which it has computed graph and tree anew, and left aliases.
     ctx.eliminate_unreachable_code(flags)
         .map_err(|e| internal("unreachable code", &e))?;
-    ctx.flowgraph();
     ctx.remove_constant_phis(flags).map_err(|e| internal("constant phis", &e))?;
     ctx.func.dfg.resolve_all_aliases();
     merge_equal(ctx);
     ctx.func.dfg.resolve_all_aliases();
-    ctx.flowgraph();
     verify(ctx, flags, "output")
 }
 
 fn verify(ctx: &Context, flags: &Flags, stage: &'static str) -> Result<(), BackendError> {
+    if !flags.enable_verifier() {
+        return Ok(());
+    }
     ctx.verify(flags).map_err(|e| BackendError::Verifier {
         stage,
         message: format!("{e}\n{}", ctx.func.display()),

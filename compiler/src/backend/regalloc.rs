@@ -26,40 +26,76 @@ pub(super) struct Move {
 }
 
 /// What one LIR instruction got.
-#[derive(Default)]
-pub(super) struct Assigned {
-    pub before: Vec<Move>,
+#[derive(Clone, Copy)]
+pub(super) struct Assigned<'a> {
+    pub before: &'a [Move],
     /// Registers of the operands in the order of [`Op::operands`].
-    pub regs: Vec<u8>,
-    pub after: Vec<Move>,
+    pub regs: &'a [u8],
+    pub after: &'a [Move],
 }
 
+/// What all instructions got, numbered through all blocks.
 pub(super) struct Allocated {
-    /// One for each instruction of each block.
-    pub blocks: Vec<Vec<Assigned>>,
+    regs: Vec<u8>,
+    /// For each instruction, and for the end, the first of its `regs`.
+    first_reg: Vec<u32>,
+    moves: Vec<Move>,
+    /// For the places before and after each instruction, and for the end, the first of its `moves`.
+    first_move: Vec<u32>,
+    /// Number of each block's first instruction.
+    first_inst: Vec<u32>,
     pub num_spills: u32,
 }
 
-/// Allocates registers. In builds with debug assertions regalloc2's checker verifies the result.
-pub(super) fn allocate(lir: &Lir, name: &str) -> Result<Allocated, BackendError> {
-    // Always a bug of ours: the program with virtual registers is what one needs to find it.
-    let fail = |message: String| BackendError::RegAlloc {
-        function: name.to_owned(),
-        message: format!("{message}\n{lir}"),
-    };
-    let view = View::new(lir);
-    let env = environment();
-    let options = RegallocOptions {
-        validate_ssa: cfg!(debug_assertions),
-        ..RegallocOptions::default()
-    };
-    let output = regalloc2::run(&view, &env, &options).map_err(|e| fail(e.to_string()))?;
-    if cfg!(debug_assertions) {
-        let mut checker = regalloc2::checker::Checker::new(&view, &env);
-        checker.prepare(&output);
-        checker.run().map_err(|e| fail(format!("checker: {e:?}")))?;
+impl Allocated {
+    /// Of an instruction, by block and position in it.
+    pub fn assigned(&self, block: usize, position: usize) -> Assigned<'_> {
+        let inst = self.first_inst[block] as usize + position;
+        let moves = |place: usize| &self.moves[self.first_move[place] as usize..self.first_move[place + 1] as usize];
+        Assigned {
+            before: moves(2 * inst),
+            regs: &self.regs[self.first_reg[inst] as usize..self.first_reg[inst + 1] as usize],
+            after: moves(2 * inst + 1),
+        }
     }
-    collect(&view, &output).map_err(fail)
+}
+
+/// regalloc2's working memory, for one function after the other.
+pub(super) struct Allocator {
+    ctx: regalloc2::Ctx,
+    env: MachineEnv,
+}
+
+impl Default for Allocator {
+    fn default() -> Self {
+        Self {
+            ctx: regalloc2::Ctx::default(),
+            env: environment(),
+        }
+    }
+}
+
+impl Allocator {
+    /// Allocates registers. In builds with debug assertions regalloc2's checker verifies the result.
+    pub fn allocate(&mut self, lir: &Lir, name: &str) -> Result<Allocated, BackendError> {
+        // Always a bug of ours: the program with virtual registers is what one needs to find it.
+        let fail = |message: String| BackendError::RegAlloc {
+            function: name.to_owned(),
+            message: format!("{message}\n{lir}"),
+        };
+        let view = View::new(lir);
+        let options = RegallocOptions {
+            validate_ssa: cfg!(debug_assertions),
+            ..RegallocOptions::default()
+        };
+        let output = regalloc2::run_with_ctx(&view, &self.env, &options, &mut self.ctx).map_err(|e| fail(e.to_string()))?;
+        if cfg!(debug_assertions) {
+            let mut checker = regalloc2::checker::Checker::new(&view, &self.env);
+            checker.prepare(output);
+            checker.run().map_err(|e| fail(format!("checker: {e:?}")))?;
+        }
+        collect(&view, output).map_err(fail)
+    }
 }
 
 fn environment() -> MachineEnv {
@@ -84,40 +120,49 @@ const fn vreg(v: V) -> VReg {
 }
 
 fn collect(view: &View<'_>, output: &Output) -> Result<Allocated, String> {
-    let mut all: Vec<Assigned> = Vec::with_capacity(view.insts.len());
-    for index in 0..view.insts.len() {
-        let mut regs = Vec::new();
+    let count = view.insts.len();
+    let mut regs = Vec::with_capacity(view.operands.len());
+    let mut first_reg = Vec::with_capacity(count + 1);
+    for index in 0..count {
+        first_reg.push(regs.len() as u32);
         for alloc in output.inst_allocs(Inst::new(index)) {
             match location(*alloc)? {
                 Loc::Reg(reg) => regs.push(reg),
                 Loc::Spill(slot) => return Err(format!("instruction {index} got spill slot {slot} for a register")),
             }
         }
-        all.push(Assigned {
-            regs,
-            ..Assigned::default()
-        });
     }
-    for (point, edit) in &output.edits {
-        let Edit::Move { from, to } = edit;
-        let step = Move {
-            from: location(*from)?,
-            to: location(*to)?,
-        };
-        if step.from == step.to {
-            continue;
-        }
-        let assigned = &mut all[point.inst().index()];
-        if *point == ProgPoint::before(point.inst()) {
-            assigned.before.push(step)
+    first_reg.push(regs.len() as u32);
+    let mut moves = Vec::with_capacity(output.edits.len());
+    let mut first_move = Vec::with_capacity(2 * count + 1);
+    let mut edits = output.edits.iter().peekable();
+    for place in 0..2 * count {
+        first_move.push(moves.len() as u32);
+        let inst = Inst::new(place / 2);
+        let point = if place % 2 == 0 {
+            ProgPoint::before(inst)
         } else {
-            assigned.after.push(step)
+            ProgPoint::after(inst)
+        };
+        // In the order of the program, so says regalloc2.
+        while let Some((_, edit)) = edits.next_if(|(at, _)| *at <= point) {
+            let Edit::Move { from, to } = edit;
+            let step = Move {
+                from: location(*from)?,
+                to: location(*to)?,
+            };
+            if step.from != step.to {
+                moves.push(step);
+            }
         }
     }
-    let mut all = all.into_iter();
-    let blocks = view.lir.blocks.iter().map(|b| all.by_ref().take(b.insts.len()).collect()).collect();
+    first_move.push(moves.len() as u32);
     Ok(Allocated {
-        blocks,
+        regs,
+        first_reg,
+        moves,
+        first_move,
+        first_inst: view.ranges.iter().map(|range| range.first().index() as u32).collect(),
         num_spills: u32::try_from(output.num_spillslots).unwrap_or(u32::MAX),
     })
 }
@@ -134,7 +179,9 @@ fn location(alloc: Allocation) -> Result<Loc, String> {
 struct View<'a> {
     lir: &'a Lir,
     insts: Vec<&'a Op>,
-    operands: Vec<Vec<Operand>>,
+    operands: Vec<Operand>,
+    /// For each instruction, and for the end, the first of its `operands`.
+    first_operand: Vec<u32>,
     ranges: Vec<InstRange>,
     succs: Vec<Vec<RaBlock>>,
     preds: Vec<Vec<RaBlock>>,
@@ -149,6 +196,7 @@ impl<'a> View<'a> {
             lir,
             insts: Vec::new(),
             operands: Vec::new(),
+            first_operand: vec![0],
             ranges: Vec::new(),
             succs: Vec::new(),
             preds: vec![Vec::new(); lir.blocks.len()],
@@ -165,9 +213,8 @@ impl<'a> View<'a> {
         let first = Inst::new(self.insts.len());
         for inst in &block.insts {
             self.insts.push(&inst.op);
-            let mut operands = Vec::new();
             inst.op.operands(&mut |v, role| {
-                operands.push(match role {
+                self.operands.push(match role {
                     Role::Use => Operand::reg_use(vreg(v)),
                     Role::UseFixed(reg) => Operand::reg_fixed_use(vreg(v), preg(reg)),
                     Role::Def => Operand::reg_def(vreg(v)),
@@ -175,7 +222,7 @@ impl<'a> View<'a> {
                     Role::DefReuse(index) => Operand::reg_reuse_def(vreg(v), index),
                 });
             });
-            self.operands.push(operands);
+            self.first_operand.push(self.operands.len() as u32);
         }
         self.ranges.push(InstRange::new(first, Inst::new(self.insts.len())));
         self.params.push(block.params.iter().map(|v| vreg(*v)).collect());
@@ -230,7 +277,8 @@ impl Function for View<'_> {
     }
 
     fn inst_operands(&self, inst: Inst) -> &[Operand] {
-        &self.operands[inst.index()]
+        let index = inst.index();
+        &self.operands[self.first_operand[index] as usize..self.first_operand[index + 1] as usize]
     }
 
     fn inst_clobbers(&self, inst: Inst) -> PRegSet {

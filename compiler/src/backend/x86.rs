@@ -88,7 +88,7 @@ impl Drop for Native {
 pub fn compile(func: &Function, consts: &[i64], resolve: &dyn Fn(Symbol) -> Option<u64>) -> Result<Native, NativeError> {
     let mut func = func.clone();
     guard_divisions(&mut func);
-    opt::run(&mut func, false)?;
+    opt::Optimiser::default().run(&mut func, false)?;
     check::check(&func, "native", consts)?;
     resolve_symbols(&mut func, consts, resolve)?;
     func.signature.call_conv = CallConv::SystemV;

@@ -370,7 +370,12 @@ impl Btf {
         if id == TypeId::VOID {
             return Some(BtfType::Void);
         }
-        let (extra_at, name_off, info, size_or_type) = self.common(id)?;
+        self.decode(self.offset(id)?)
+    }
+
+    /// Decodes the type that starts at an offset of the type section.
+    pub(super) fn decode(&self, at: u32) -> Option<BtfType<'_>> {
+        let (extra_at, name_off, info, size_or_type) = self.head_words(at)?;
         let kind = Kind::from_info(info)?;
         let flagged = info >> 31 == 1;
         let extra_len = kind.extra(info & 0xffff) as usize;

@@ -1,6 +1,14 @@
 //! Look-ups over the types: by name, fields through anonymous members, sizes, enumerators, names for suggestions.
 
-use super::{Btf, BtfType, Composite, FuncProtoInfo, Index, Kind, TypeId};
+use super::scan::value_of;
+use super::{Btf, BtfType, Composite, FuncProtoInfo, Index, Kind, KindSet, TypeId};
+
+const STRUCT: KindSet = KindSet::of(&[Kind::Struct]);
+const UNION: KindSet = KindSet::of(&[Kind::Union]);
+const ENUM: KindSet = KindSet::of(&[Kind::Enum, Kind::Enum64]);
+const TYPEDEF: KindSet = KindSet::of(&[Kind::Typedef]);
+const FUNC: KindSet = KindSet::of(&[Kind::Func]);
+const BASE: KindSet = KindSet::of(&[Kind::Int, Kind::Float]);
 
 /// Modifiers and typedefs in a row; the kernel itself refuses more than 32.
 const MAX_CHAIN: u32 = 64;
@@ -28,14 +36,27 @@ impl FieldRef {
 }
 
 impl Btf {
-    /// Returns the first type of a kind with this name.
-    fn find(&self, name: &str, is_kind: impl Fn(Kind) -> bool) -> Option<TypeId> {
+    /// Returns the first type of some kinds with this name.
+    fn find(&self, name: &str, kinds: KindSet) -> Option<TypeId> {
+        let section = self.type_section();
+        if self.index.get().is_none() {
+            let mut scan = self.scan();
+            if let Some(known) = scan.known(name, kinds) {
+                return known;
+            }
+            if !scan.index_pays(section) {
+                let offsets: Vec<u32> = self.string_offsets(name).collect();
+                let found = scan.find(section, &offsets, kinds);
+                scan.remember(name, kinds, found);
+                return found;
+            }
+        }
         let index = self.index();
         for offset in self.string_offsets(name) {
             let mut id = *index.heads.get(Index::bucket(index.heads.len(), offset))?;
             while id != 0 {
                 let (_, name_off, info, _) = self.common(TypeId(id))?;
-                if name_off == offset && Kind::from_info(info).is_some_and(&is_kind) {
+                if name_off == offset && Kind::from_info(info).is_some_and(|kind| kinds.contains(kind)) {
                     return Some(TypeId(id));
                 }
                 id = index.next[id as usize - 1];
@@ -47,36 +68,36 @@ impl Btf {
     /// Finds `struct NAME` (a definition, not a forward declaration).
     #[must_use]
     pub fn find_struct(&self, name: &str) -> Option<TypeId> {
-        self.find(name, |kind| kind == Kind::Struct)
+        self.find(name, STRUCT)
     }
 
     /// Finds `union NAME`.
     #[must_use]
     pub fn find_union(&self, name: &str) -> Option<TypeId> {
-        self.find(name, |kind| kind == Kind::Union)
+        self.find(name, UNION)
     }
 
     /// Finds `enum NAME`.
     #[must_use]
     pub fn find_enum(&self, name: &str) -> Option<TypeId> {
-        self.find(name, |kind| matches!(kind, Kind::Enum | Kind::Enum64))
+        self.find(name, ENUM)
     }
 
     #[must_use]
     pub fn find_typedef(&self, name: &str) -> Option<TypeId> {
-        self.find(name, |kind| kind == Kind::Typedef)
+        self.find(name, TYPEDEF)
     }
 
     /// Finds a function by its symbol.
     #[must_use]
     pub fn find_func(&self, name: &str) -> Option<TypeId> {
-        self.find(name, |kind| kind == Kind::Func)
+        self.find(name, FUNC)
     }
 
     /// Finds an integer or floating-point type by its C name (`int`, `long unsigned int`, `_Bool`).
     #[must_use]
     pub fn find_base(&self, name: &str) -> Option<TypeId> {
-        self.find(name, |kind| matches!(kind, Kind::Int | Kind::Float))
+        self.find(name, BASE)
     }
 
     /// Returns the prototype of a named function.
@@ -210,48 +231,47 @@ impl Btf {
     /// Finds an enumerator by name in all enums: its value and its enum.
     #[must_use]
     pub fn enumerator(&self, name: &str) -> Option<(i64, TypeId)> {
-        for offset in self.string_offsets(name) {
-            for &id in &self.index().enums {
-                let Some(BtfType::Enum(info)) = self.type_by_id(TypeId(id)) else {
-                    continue;
-                };
-                let mut values = info.values();
-                while let Some((name_off, value)) = values.next_raw() {
-                    if name_off == offset {
-                        return Some((value, TypeId(id)));
-                    }
-                }
-            }
+        let mut scan = self.scan();
+        if let Some(known) = scan.known_enumerator(name) {
+            return known;
         }
-        None
+        let section = self.type_section();
+        let found = self.string_offsets(name).find_map(|offset| {
+            scan.enums(section, |id, at| {
+                let value = value_of(&self.decode(at)?, offset)?;
+                Some((value, id))
+            })
+        });
+        scan.remember_enumerator(name, found);
+        found
     }
 
-    fn names(&self, is_kind: impl Fn(Kind) -> bool) -> impl Iterator<Item = &str> {
+    fn names(&self, kinds: KindSet) -> impl Iterator<Item = &str> {
         self.ids().filter_map(move |id| {
             let (_, name_off, info, _) = self.common(id)?;
-            (name_off != 0 && Kind::from_info(info).is_some_and(&is_kind)).then(|| self.string(name_off))
+            (name_off != 0 && Kind::from_info(info).is_some_and(|kind| kinds.contains(kind))).then(|| self.string(name_off))
         })
     }
 
     /// Lists the names of all structs, in the order of their ids. For "did you mean".
     pub fn struct_names(&self) -> impl Iterator<Item = &str> {
-        self.names(|kind| kind == Kind::Struct)
+        self.names(STRUCT)
     }
 
     pub fn union_names(&self) -> impl Iterator<Item = &str> {
-        self.names(|kind| kind == Kind::Union)
+        self.names(UNION)
     }
 
     pub fn enum_names(&self) -> impl Iterator<Item = &str> {
-        self.names(|kind| matches!(kind, Kind::Enum | Kind::Enum64))
+        self.names(ENUM)
     }
 
     pub fn typedef_names(&self) -> impl Iterator<Item = &str> {
-        self.names(|kind| kind == Kind::Typedef)
+        self.names(TYPEDEF)
     }
 
     pub fn func_names(&self) -> impl Iterator<Item = &str> {
-        self.names(|kind| kind == Kind::Func)
+        self.names(FUNC)
     }
 
     /// Lists all enumerators with their values.

@@ -3,10 +3,10 @@
 //! Input: one BTF blob (`/sys/kernel/btf/vmlinux`, a fixture, the `.BTF` section of an object). Output: types, fields
 //! and enumerators by name. It is not a writer ([`crate::elf::btf_build`]) and it does not judge types.
 //!
-//! Construction checks the header and nothing else. The first question about a type makes one pass over the type
-//! section that records where each type starts and chains types by the offset of their name; no string is read for it.
-//! A name is then looked up by searching the string section for it, because strings are few and unique while hashing
-//! all of them would cost more than a script's handful of look-ups.
+//! Construction checks the header and nothing else. A name is looked up by searching the string section for it,
+//! because strings are few and unique while hashing all of them would cost more than a script's handful of look-ups.
+//! The first questions walk the type section as far as they need ([`scan`]). When that has cost as much as an index,
+//! or all types are wanted, one pass records where each type starts and chains types by the offset of their name.
 //!
 //! Damaged input never panics: every access is bounds-checked, every walk is bounded, a type that does not decode is
 //! `None`, and [`Btf::check`] says whether the whole blob could be walked.
@@ -16,12 +16,14 @@
 mod decode;
 mod find;
 mod name;
+mod scan;
 
 pub use decode::{ArrayInfo, BtfType, Composite, EnumInfo, FuncProtoInfo, IntInfo, Linkage};
 pub use decode::{DataSecInfo, Enumerator, Enumerators, Member, Members, Param, Params, Variable, Variables};
 pub use find::FieldRef;
 
-use std::sync::OnceLock;
+use scan::Scan;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Id of a type within one [`Btf`]; 0 is `void`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,21 +102,42 @@ impl Kind {
 
     /// Returns the bytes that follow the 12 common ones for a type with `vlen` elements.
     fn extra(self, vlen: u32) -> u32 {
-        match self {
-            Kind::Int | Kind::Var | Kind::DeclTag => 4,
-            Kind::Array => 12,
-            Kind::Struct | Kind::Union | Kind::DataSec | Kind::Enum64 => vlen * 12,
-            Kind::Enum | Kind::FuncProto => vlen * 8,
-            Kind::Ptr
-            | Kind::Fwd
-            | Kind::Typedef
-            | Kind::Volatile
-            | Kind::Const
-            | Kind::Restrict
-            | Kind::Func
-            | Kind::Float
-            | Kind::TypeTag => 0,
+        /// Fixed bytes, and bytes of each element.
+        const BYTES: [(u8, u8); 32] = {
+            let mut bytes = [(0, 0); 32];
+            bytes[Kind::Int as usize] = (4, 0);
+            bytes[Kind::Var as usize] = (4, 0);
+            bytes[Kind::DeclTag as usize] = (4, 0);
+            bytes[Kind::Array as usize] = (12, 0);
+            bytes[Kind::Struct as usize] = (0, 12);
+            bytes[Kind::Union as usize] = (0, 12);
+            bytes[Kind::DataSec as usize] = (0, 12);
+            bytes[Kind::Enum64 as usize] = (0, 12);
+            bytes[Kind::Enum as usize] = (0, 8);
+            bytes[Kind::FuncProto as usize] = (0, 8);
+            bytes
+        };
+        let (fixed, each) = BYTES[self as usize];
+        u32::from(fixed) + u32::from(each) * vlen
+    }
+}
+
+/// Some of the kinds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct KindSet(u32);
+
+impl KindSet {
+    const fn of(kinds: &[Kind]) -> Self {
+        let (mut set, mut i) = (0, 0);
+        while i < kinds.len() {
+            set |= 1 << kinds[i] as u32;
+            i += 1;
         }
+        Self(set)
+    }
+
+    fn contains(self, kind: Kind) -> bool {
+        self.0 & 1 << kind as u32 != 0
     }
 }
 
@@ -130,6 +153,7 @@ pub struct Btf {
     types: (usize, usize),
     /// Start and length of the string section in `data`.
     strings: (usize, usize),
+    scan: Mutex<Scan>,
     index: OnceLock<Index>,
 }
 
@@ -160,11 +184,7 @@ impl Index {
         let mut damage = None;
         let mut at = 0u32;
         while (at as usize) < section.len() {
-            let step = u32_at(section, at)
-                .zip(u32_at(section, at + 4))
-                .and_then(|(name, info)| Some((name, Kind::from_info(info)?, info & 0xffff)))
-                .filter(|(_, kind, vlen)| at as usize + (COMMON + kind.extra(*vlen)) as usize <= section.len());
-            let Some((name, kind, vlen)) = step else {
+            let Some(head) = scan::head(section, at) else {
                 damage = Some(BtfError::Types {
                     last_good: offsets.len() as u32,
                     offset: at,
@@ -172,11 +192,11 @@ impl Index {
                 break;
             };
             offsets.push(at);
-            names.push(name);
-            if matches!(kind, Kind::Enum | Kind::Enum64) {
+            names.push(head.name);
+            if matches!(head.kind, Kind::Enum | Kind::Enum64) {
                 enums.push(offsets.len() as u32);
             }
-            at += COMMON + kind.extra(vlen);
+            at += head.len;
         }
         let mut heads = vec![0u32; offsets.len().next_power_of_two().max(16)];
         let mut next = vec![0u32; offsets.len()];
@@ -238,6 +258,7 @@ impl Btf {
             data,
             types,
             strings,
+            scan: Mutex::default(),
             index: OnceLock::new(),
         })
     }
@@ -250,7 +271,7 @@ impl Btf {
         Btf::new(Box::new(bytes))
     }
 
-    /// Walks all types once (as the first look-up would).
+    /// Walks all types once.
     ///
     /// # Errors
     /// Where the type section could not be read on; the types before that are usable all the same.
@@ -271,6 +292,10 @@ impl Btf {
 
     fn index(&self) -> &Index {
         self.index.get_or_init(|| Index::build(self.type_section()))
+    }
+
+    fn scan(&self) -> MutexGuard<'_, Scan> {
+        self.scan.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn section(&self, (start, len): (usize, usize)) -> &[u8] {
@@ -305,9 +330,21 @@ impl Btf {
             .map(|at| at as u32)
     }
 
+    /// Returns where in the type section a type starts.
+    fn offset(&self, id: TypeId) -> Option<u32> {
+        match self.index.get() {
+            Some(index) => index.offsets.get((id.0 as usize).checked_sub(1)?).copied(),
+            None => self.scan().offset(self.type_section(), id),
+        }
+    }
+
     /// Returns the first three words of a type: name offset, info, size or type.
     fn common(&self, id: TypeId) -> Option<(u32, u32, u32, u32)> {
-        let at = *self.index().offsets.get((id.0 as usize).checked_sub(1)?)?;
+        self.head_words(self.offset(id)?)
+    }
+
+    /// As [`Btf::common`], of the type that starts at an offset. The first number is where what follows them starts.
+    fn head_words(&self, at: u32) -> Option<(u32, u32, u32, u32)> {
         let section = self.type_section();
         Some((
             at + COMMON,

@@ -124,7 +124,8 @@ fn generate_one(program: &hir::Program, plan: &mut Plan, index: usize, code: &mu
         });
         at += 1;
     }
-    if let Some(map) = plan.maps.iter_mut().find(|m| m.name == format!("scratch_{name}")) {
+    let scratch = format!("scratch_{name}");
+    if let Some(map) = plan.maps.iter_mut().find(|m| m.name == scratch) {
         map.value_size = map.value_size.max(peak);
     }
 }

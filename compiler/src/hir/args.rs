@@ -128,7 +128,9 @@ impl Checker<'_> {
     /// `ctx`: in an iterator the struct that the kernel declares for it.
     pub(super) fn context_pointer(&mut self, span: Span) -> Expr {
         let mut ctx = self.context(span);
-        if let (Target::Iter(id), Some(btf)) = (&self.target, self.kernel.btf()) {
+        if let Target::Iter(id) = &self.target
+            && let Some(btf) = self.kernel.btf()
+        {
             ctx.ty = Ty::Ptr {
                 to: Box::new(from_btf(btf, *id)),
                 space: Space::Context,

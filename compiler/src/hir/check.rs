@@ -10,7 +10,7 @@ use super::{Block, Map, Program, Stmt, StmtKind, Ty, Var, VarId};
 use crate::kernel::KernelInfo;
 use crate::object::{Config, NativeInstance};
 use crate::tables::Hook;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use weir_parser::{Diagnostic, Span, ast};
 
 /// What the command line says about the script.
@@ -67,11 +67,13 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
         }
     }
     let macros = super::macros::collect(program, &mut early);
-    let types = super::script_types::collect(program, kernel.btf(), &defines, &mut early);
+    let types = super::script_types::collect(program, Some(kernel), &defines, &mut early);
     let functions = super::functions::collect(program, &macros, &mut early);
     environment(&options.config, &mut config, &mut early);
     let (decls, initial) = map_declarations(program, kernel, &mut early);
     let mut maps: Vec<MapState> = options.maps.iter().map(MapState::existing).collect();
+    let probes: Vec<&ast::Probe> = program.items.iter().filter_map(probe_item).collect();
+    let mut sites: Option<Vec<Sites>> = None;
     loop {
         let mut cx = Checker::new(
             kernel,
@@ -86,10 +88,11 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             &initial,
             maps.clone(),
         );
-        for item in &program.items {
-            if let ast::Item::Probe(probe) = item {
-                cx.probe(probe);
-            }
+        // Where the probes are depends on no type: the kernel is asked once, however many rounds there are.
+        let sites = sites.get_or_insert_with(|| probes.iter().map(|probe| cx.resolve(probe)).collect());
+        for (probe, sites) in probes.iter().zip(sites.iter()) {
+            cx.diagnostics.extend_from_slice(&sites.diagnostics);
+            cx.probe(probe, &sites.found);
         }
         cx.uncalled_functions();
         if cx.maps != maps {
@@ -129,6 +132,19 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             diagnostics,
         );
     }
+}
+
+fn probe_item(item: &ast::Item) -> Option<&ast::Probe> {
+    match item {
+        ast::Item::Probe(probe) => Some(probe),
+        _ => None,
+    }
+}
+
+/// The places of one probe, and what was said while they were looked for.
+struct Sites {
+    found: Vec<super::probes::Site>,
+    diagnostics: Vec<Diagnostic>,
 }
 
 /// Two XDP natives cannot share an interface.
@@ -282,12 +298,18 @@ impl<'a> Checker<'a> {
         self.diagnostics.push(diagnostic);
     }
 
+    fn resolve(&mut self, probe: &ast::Probe) -> Sites {
+        let found = self.sites(probe);
+        Sites {
+            found,
+            diagnostics: std::mem::take(&mut self.diagnostics),
+        }
+    }
+
     /// Checks one probe: once for each group of attach points that can share code.
-    fn probe(&mut self, probe: &ast::Probe) {
-        let sites = self.sites(probe);
-        let mut rest: Vec<super::probes::Site> = sites;
-        while !rest.is_empty() {
-            let first = rest.remove(0);
+    fn probe(&mut self, probe: &ast::Probe, sites: &[super::probes::Site]) {
+        let mut rest: VecDeque<super::probes::Site> = sites.iter().cloned().collect();
+        while let Some(first) = rest.pop_front() {
             let errors = self.diagnostics.len();
             let (mut block, dependent) = self.block(probe, &first);
             let failed = self.diagnostics[errors..].iter().any(Diagnostic::is_error);
@@ -297,7 +319,7 @@ impl<'a> Checker<'a> {
                 return;
             }
             if !dependent {
-                let (same, other): (Vec<_>, Vec<_>) = rest.into_iter().partition(|s| s.shares_code(&first));
+                let (same, other): (VecDeque<_>, VecDeque<_>) = rest.into_iter().partition(|s| s.shares_code(&first));
                 rest = other;
                 for site in same {
                     block.names.push(site.names);

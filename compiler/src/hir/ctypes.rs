@@ -4,7 +4,7 @@ use super::check::{Checker, nearest_name};
 use super::script_types::{ScriptTypes, Word};
 use super::{CTy, Expr, ExprKind, Space, Ty};
 use crate::btf::{Btf, BtfType, TypeId};
-use crate::kernel::TracepointField;
+use crate::kernel::{KernelInfo, TracepointField};
 use crate::types::{StructField, Type};
 use weir_parser::ast::{self, TypeExprKind};
 use weir_parser::{Diagnostic, Span};
@@ -74,7 +74,8 @@ fn int_name(name: &str) -> Option<(u8, bool)> {
 }
 
 /// Resolves a type that is no pointer, array or `typeof`: a name, or a word and a name.
-pub(super) fn leaf_type(ty: &ast::TypeExpr, kernel: Option<&Btf>, own: &ScriptTypes, out: &mut Vec<Diagnostic>) -> Option<CTy> {
+/// The kernel's types are not touched for what needs none.
+pub(super) fn leaf_type(ty: &ast::TypeExpr, kernel: Option<&dyn KernelInfo>, own: &ScriptTypes, out: &mut Vec<Diagnostic>) -> Option<CTy> {
     match &ty.kind {
         TypeExprKind::Name(name) => {
             if let Some((bits, signed)) = int_name(name) {
@@ -90,7 +91,7 @@ pub(super) fn leaf_type(ty: &ast::TypeExpr, kernel: Option<&Btf>, own: &ScriptTy
             if found.is_some() {
                 return found;
             }
-            let btf = need_btf(kernel, ty.span, out)?;
+            let btf = need_btf(kernel.and_then(KernelInfo::btf), ty.span, out)?;
             if let Some(id) = btf
                 .find_typedef(name)
                 .or_else(|| btf.find_base(name))
@@ -111,7 +112,7 @@ pub(super) fn leaf_type(ty: &ast::TypeExpr, kernel: Option<&Btf>, own: &ScriptTy
                 return Some(found);
             }
             let near_own = nearest_name(name, own.names(word)).map(str::to_owned);
-            let btf = need_btf(kernel, ty.span, out)?;
+            let btf = need_btf(kernel.and_then(KernelInfo::btf), ty.span, out)?;
             let found = match word {
                 Word::Struct => btf.find_struct(name),
                 Word::Union => btf.find_union(name),
@@ -163,21 +164,21 @@ fn need_btf<'k>(btf: Option<&'k Btf>, span: Span, out: &mut Vec<Diagnostic>) -> 
 }
 
 /// Returns the size of a C type in bytes.
-pub(super) fn size_of(ty: &CTy, kernel: Option<&Btf>, own: &ScriptTypes) -> Option<u32> {
+pub(super) fn size_of(ty: &CTy, kernel: Option<&dyn KernelInfo>, own: &ScriptTypes) -> Option<u32> {
     match ty {
         CTy::Struct { id, .. } if ScriptTypes::owns(*id) => own.size(*id),
-        CTy::Struct { id, .. } => kernel?.size_of(TypeId(*id)),
+        CTy::Struct { id, .. } => kernel?.btf()?.size_of(TypeId(*id)),
         CTy::Array { elem, len } => size_of(elem, kernel, own)?.checked_mul(*len),
         other => other.size(),
     }
 }
 
 /// Returns the alignment of a C type in bytes. BTF does not say it: it follows from the members.
-pub(super) fn align_of(ty: &CTy, kernel: Option<&Btf>, own: &ScriptTypes) -> u32 {
-    fn nested(ty: &CTy, kernel: Option<&Btf>, own: &ScriptTypes, depth: u32) -> u32 {
+pub(super) fn align_of(ty: &CTy, kernel: Option<&dyn KernelInfo>, own: &ScriptTypes) -> u32 {
+    fn nested(ty: &CTy, kernel: Option<&dyn KernelInfo>, own: &ScriptTypes, depth: u32) -> u32 {
         match ty {
             CTy::Struct { id, .. } if ScriptTypes::owns(*id) => own.align(*id).unwrap_or(1),
-            CTy::Struct { id, .. } => match kernel {
+            CTy::Struct { id, .. } => match kernel.and_then(KernelInfo::btf) {
                 Some(btf) if depth < 8 => btf
                     .fields(TypeId(*id))
                     .into_iter()
@@ -316,7 +317,7 @@ impl Checker<'_> {
                 }
                 c
             }
-            _ => leaf_type(ty, self.kernel.btf(), self.types, &mut self.diagnostics),
+            _ => leaf_type(ty, Some(self.kernel), self.types, &mut self.diagnostics),
         }
     }
 
@@ -348,7 +349,7 @@ impl Checker<'_> {
 
     /// Returns the size of a C type, from BTF or the script where it takes that.
     pub(super) fn c_size(&self, ty: &CTy) -> Option<u32> {
-        size_of(ty, self.kernel.btf(), self.types)
+        size_of(ty, Some(self.kernel), self.types)
     }
 
     /// Returns where a member lies: offset in bits, width of a bitfield or 0, type.

@@ -6,7 +6,7 @@
 use super::CTy;
 use super::check::nearest;
 use super::ctypes::{align_of, leaf_type, size_of};
-use crate::btf::Btf;
+use crate::kernel::KernelInfo;
 use std::collections::HashMap;
 use weir_parser::ast::{self, BinaryOp, FieldType, TypeBody, TypeExpr, TypeExprKind, UnaryOp};
 use weir_parser::{Diagnostic, Span};
@@ -126,7 +126,7 @@ impl ScriptTypes {
 /// Lays out the types of a script.
 pub(super) fn collect(
     program: &ast::Program,
-    kernel: Option<&Btf>,
+    kernel: Option<&dyn KernelInfo>,
     defines: &HashMap<String, ast::Expr>,
     out: &mut Vec<Diagnostic>,
 ) -> ScriptTypes {
@@ -147,7 +147,7 @@ pub(super) fn collect(
 }
 
 struct Builder<'a> {
-    kernel: Option<&'a Btf>,
+    kernel: Option<&'a dyn KernelInfo>,
     defines: &'a HashMap<String, ast::Expr>,
     types: ScriptTypes,
     out: &'a mut Vec<Diagnostic>,

@@ -14,6 +14,8 @@ pub struct FixtureKernel {
     pub btf: bool,
     pub fentry: bool,
     pub pmu: bool,
+    /// Instruction set v4.
+    pub v4: bool,
 }
 
 impl Default for FixtureKernel {
@@ -24,6 +26,7 @@ impl Default for FixtureKernel {
             btf: true,
             fentry: true,
             pmu: true,
+            v4: true,
         }
     }
 }
@@ -58,6 +61,7 @@ impl KernelInfo for FixtureKernel {
             Feature::Kprobe if !self.kprobes => Support::No("CONFIG_KPROBES is not set".to_owned()),
             Feature::Fentry if !self.fentry => Support::No("the kernel refuses fentry programs".to_owned()),
             Feature::Pmu if !self.pmu => Support::No("the processor shows no counters".to_owned()),
+            Feature::IsaV4 if !self.v4 => Support::No("the kernel is older than 6.6".to_owned()),
             Feature::Tcx if !self.tcx => Support::No("the kernel is older than 6.6".to_owned()),
             _ => Support::Yes,
         }

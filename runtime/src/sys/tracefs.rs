@@ -57,7 +57,8 @@ impl Tracefs {
     /// # Errors
     /// What open or read say.
     pub fn read(&self, path: &str) -> io::Result<String> {
-        let mut bytes = Vec::new();
+        // Most files are shorter than a page, and tracefs makes their text anew for each read from the start.
+        let mut bytes = Vec::with_capacity(4096);
         self.open_file(path, libc::O_RDONLY)?.read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }

@@ -18,6 +18,7 @@ mod order;
 mod values;
 
 use super::lir::{Block as LirBlock, Callee, Inst as LirInst, Lir, Op, Size, V, Width};
+use super::opt::Optimiser;
 use super::{BackendError, Isa, check, ns};
 use cranelift_codegen::entity::{EntityRef, SecondaryMap};
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -25,10 +26,10 @@ use cranelift_codegen::ir::{Block, BlockArg, BlockCall, Function, Inst, Instruct
 use order::Order;
 use values::Pick;
 
-/// Selects instructions for `func`, which has no unreachable blocks.
-pub(super) fn select(func: &Function, name: &str, consts: &[i64], isa: Isa) -> Result<Lir, BackendError> {
+/// Selects instructions for `func`, which has no unreachable blocks; `flow` is of the same function.
+pub(super) fn select(func: &Function, flow: &Optimiser, name: &str, consts: &[i64], isa: Isa) -> Result<Lir, BackendError> {
     check::check(func, name, consts)?;
-    let Order { blocks, cold } = order::order(func);
+    let Order { blocks, cold } = order::order(func, flow.cfg(), flow.loops());
     let mut isel = Isel::new(func, consts, isa, &blocks);
     isel.mark_live(&blocks);
     for (index, &block) in blocks.iter().enumerate().rev() {

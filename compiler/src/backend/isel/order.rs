@@ -1,7 +1,6 @@
 //! The order of blocks: a reverse postorder that keeps loops together, and which blocks are cold.
 
 use super::destinations;
-use cranelift_codegen::dominator_tree::DominatorTree;
 use cranelift_codegen::entity::SecondaryMap;
 use cranelift_codegen::flowgraph::ControlFlowGraph;
 use cranelift_codegen::ir::{Block, Function};
@@ -15,12 +14,7 @@ pub(super) struct Order {
 }
 
 /// Orders the blocks of `func`, all of which are reachable.
-pub(super) fn order(func: &Function) -> Order {
-    let cfg = ControlFlowGraph::with_function(func);
-    let domtree = DominatorTree::with_function(func, &cfg);
-    let mut loops = LoopAnalysis::new();
-    loops.compute(func, &cfg, &domtree);
-
+pub(super) fn order(func: &Function, cfg: &ControlFlowGraph, loops: &LoopAnalysis) -> Order {
     let mut postorder: Vec<Block> = Vec::new();
     let mut seen: SecondaryMap<Block, bool> = SecondaryMap::new();
     // Blocks being visited, with the successors that are still to do, the next one last.

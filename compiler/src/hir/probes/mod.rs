@@ -54,9 +54,8 @@ pub(super) enum Target {
 impl Target {
     /// The first pointer in an iterator's context behind its head: null at the end.
     pub fn wants(&self, kernel: &dyn crate::kernel::KernelInfo) -> Option<u32> {
-        let (Target::Iter(id), Some(btf)) = (self, kernel.btf()) else {
-            return None;
-        };
+        let Target::Iter(id) = self else { return None };
+        let btf = kernel.btf()?;
         let fields = btf.fields(*id);
         let (_, field) = fields.iter().find(|(name, _)| *name != "meta")?;
         matches!(btf.resolved(field.ty), Some(crate::btf::BtfType::Ptr(_))).then(|| field.byte_offset())
@@ -277,45 +276,57 @@ fn is_glob(word: &str) -> bool {
     word.contains(['*', '?', '['])
 }
 
-/// Matches `*`, `?` and `[set]`.
+/// Matches `*`, `?` and `[set]`. Takes no longer than the product of the lengths, whatever the pattern.
 #[must_use]
 pub fn glob_match(pattern: &str, text: &str) -> bool {
-    fn go(p: &[u8], t: &[u8]) -> bool {
-        match p.first() {
-            None => t.is_empty(),
-            Some(b'*') => (0..=t.len()).any(|i| go(&p[1..], &t[i..])),
-            Some(b'?') => !t.is_empty() && go(&p[1..], &t[1..]),
-            Some(b'[') => {
-                let Some(end) = p.iter().position(|&c| c == b']') else {
-                    return t.first() == Some(&b'[') && go(&p[1..], &t[1..]);
-                };
-                let Some(&c) = t.first() else { return false };
-                let set = &p[1..end];
-                let (set, negate) = if set.first() == Some(&b'!') {
-                    (&set[1..], true)
-                } else {
-                    (set, false)
-                };
-                let mut found = false;
-                let mut i = 0;
-                while i < set.len() {
-                    if i + 2 < set.len() && set[i + 1] == b'-' {
-                        found |= (set[i]..=set[i + 2]).contains(&c);
-                        i += 3;
-                    } else {
-                        found |= set[i] == c;
-                        i += 1;
-                    }
-                }
-                found != negate && go(&p[end + 1..], &t[1..])
-            }
-            Some(c) => t.first() == Some(c) && go(&p[1..], &t[1..]),
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut p, mut t) = (0, 0);
+    // Behind the last `*`, and the text that it has not taken yet. An earlier one need never take more.
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        if pattern.get(p) == Some(&b'*') {
+            p += 1;
+            star = Some((p, t));
+        } else if let Some(next) = glob_step(pattern, p, text[t]) {
+            (p, t) = (next, t + 1);
+        } else if let Some((after, taken)) = star {
+            (p, t) = (after, taken + 1);
+            star = Some((after, taken + 1));
+        } else {
+            return false;
         }
     }
-    // Runs of `*` mean the same as one and cost exponentially.
-    let mut pattern = pattern.as_bytes().to_vec();
-    pattern.dedup_by(|a, b| *a == b'*' && *b == b'*');
-    go(&pattern, text.as_bytes())
+    pattern[p..].iter().all(|c| *c == b'*')
+}
+
+/// Matches one character with what stands at `p` in the pattern, no `*`; returns what follows that.
+fn glob_step(pattern: &[u8], p: usize, c: u8) -> Option<usize> {
+    match *pattern.get(p)? {
+        b'?' => Some(p + 1),
+        b'[' => {
+            let Some(len) = pattern[p..].iter().position(|c| *c == b']') else {
+                return (c == b'[').then_some(p + 1);
+            };
+            let set = &pattern[p + 1..p + len];
+            let (set, negate) = match set.split_first() {
+                Some((b'!', rest)) => (rest, true),
+                _ => (set, false),
+            };
+            let mut found = false;
+            let mut i = 0;
+            while i < set.len() {
+                if i + 2 < set.len() && set[i + 1] == b'-' {
+                    found |= (set[i]..=set[i + 2]).contains(&c);
+                    i += 3;
+                } else {
+                    found |= set[i] == c;
+                    i += 1;
+                }
+            }
+            (found != negate).then_some(p + len + 1)
+        }
+        other => (other == c).then_some(p + 1),
+    }
 }
 
 #[cfg(test)]
@@ -329,6 +340,14 @@ mod tests {
         assert!(!glob_match("tcp_*", "udp_sendmsg"));
         assert!(glob_match("v[ef]s_?ead", "vfs_read"));
         assert!(!glob_match("v[!f]s_read", "vfs_read"));
+        assert!(glob_match("*_read*", "vfs_readv"));
+        assert!(glob_match("a**b*", "axxb"));
+        assert!(glob_match("", ""));
+        assert!(glob_match("*", ""));
+        assert!(!glob_match("?", ""));
+        assert!(glob_match("[", "["));
+        assert!(!glob_match("*ab", "abx"));
+        assert!(glob_match("*ab*ab", "abxabab"));
         assert!(glob_match("***************a", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"));
     }
 }
