@@ -8,8 +8,9 @@ use super::memory::Mark;
 use super::value::{Room, VarSlot};
 use super::{Generator, plain};
 use crate::backend::ns;
+use crate::clif::packet::Places;
 use crate::hir::loops::MAX_ITERATIONS;
-use crate::hir::{Expr, ExprKind, MapValueTy, Stmt, Ty, visit};
+use crate::hir::{Expr, ExprKind, MapValueTy, Stmt, StmtKind, Ty, visit};
 use crate::tables::{FIELDS, Header, helper};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::I64;
@@ -46,6 +47,7 @@ pub(crate) struct Pending<'h> {
     vars: Vec<VarSlot>,
     fields: HashMap<usize, VarSlot>,
     headers: HashMap<Header, u32>,
+    places: Option<Places>,
     /// Where its own part of working memory starts.
     scratch_bytes: u32,
     /// The signal word; the value of `return` lies behind it.
@@ -68,6 +70,13 @@ impl Pending<'_> {
         self.parent = Some(parent);
         self
     }
+}
+
+/// Whether a body assigns to a field of the packet or its context.
+fn writes(body: &[Stmt]) -> bool {
+    let mut found = false;
+    visit::each_stmt(body, &mut |s| found |= matches!(s.kind, StmtKind::SetField { .. }));
+    found
 }
 
 impl<'h> Generator<'_, 'h> {
@@ -114,7 +123,9 @@ impl<'h> Generator<'_, 'h> {
     /// Calls the helper with the body, then does what the body asked for.
     fn call_loop(&mut self, kind: Kind<'h>, body: &'h [Stmt], number: u32, first: Value) -> Value {
         let signal = self.frame_room(16);
-        let (fields, headers) = self.capture(&kind, body);
+        let writes = writes(body);
+        let (fields, headers) = self.capture(&kind, body, writes);
+        let places = if writes { self.places_in_frame() } else { None };
         let frame = self.memory.frame();
         let zero = self.int(0);
         let signal_at = i32::try_from(signal).unwrap_or(0);
@@ -128,8 +139,9 @@ impl<'h> Generator<'_, 'h> {
             body,
             block: self.block,
             vars: self.vars.clone(),
-            fields,
+            fields: fields.clone(),
             headers,
+            places,
             scratch_bytes: self.memory.scratch_bytes(),
             signal,
             capture: self.capture,
@@ -138,6 +150,9 @@ impl<'h> Generator<'_, 'h> {
         let function = self.external(ns::SUBPROG_ADDR, u32::try_from(index).unwrap_or(u32::MAX), 2);
         let function = self.b.ins().func_addr(I64, function);
         let result = self.helper(number, &[first, function, shared, zero]);
+        if writes {
+            self.read_back(&fields);
+        }
         let frame = self.memory.frame();
         let how = self.b.ins().load(I64, plain(), frame, signal_at);
         let (ended, done) = (self.b.create_block(), self.b.create_block());
@@ -157,8 +172,12 @@ impl<'h> Generator<'_, 'h> {
     }
 
     /// Puts the packet fields and headers that the body names into working memory.
-    fn capture(&mut self, kind: &Kind<'h>, body: &'h [Stmt]) -> (HashMap<usize, VarSlot>, HashMap<Header, u32>) {
+    fn capture(&mut self, kind: &Kind<'h>, body: &'h [Stmt], writes: bool) -> (HashMap<usize, VarSlot>, HashMap<Header, u32>) {
         let (mut fields, mut headers) = (BTreeSet::new(), BTreeSet::new());
+        if writes {
+            // An assignment changes every field that is made of the same bytes.
+            fields.extend(self.fields.keys().copied());
+        }
         let mut note = |e: &Expr| match e.kind {
             ExprKind::Field(field) => {
                 fields.insert(field);
@@ -191,6 +210,20 @@ impl<'h> Generator<'_, 'h> {
         (slots, rooms)
     }
 
+    /// Holds from now on what a body has left of the packet fields.
+    fn read_back(&mut self, fields: &HashMap<usize, VarSlot>) {
+        let mut fields: Vec<(usize, &VarSlot)> = fields.iter().map(|(field, slot)| (*field, slot)).collect();
+        fields.sort_unstable_by_key(|(field, _)| *field);
+        for (field, slot) in fields {
+            let ty = super::packet::field_ty(FIELDS[field].ty);
+            if !ty.in_memory() {
+                let value = self.read_slot(slot, &ty);
+                let words = self.flatten(&value);
+                self.hold(field, &words);
+            }
+        }
+    }
+
     /// Storage that bodies of loops reach.
     pub fn frame_slot(&mut self, ty: &Ty) -> VarSlot {
         let size = ty.stored().map_or(8, |t| t.size());
@@ -214,6 +247,7 @@ impl<'h> Generator<'_, 'h> {
         self.vars.clone_from(&pending.vars);
         self.fields.clone_from(&pending.fields);
         self.header_rooms.clone_from(&pending.headers);
+        self.places = pending.places;
         let (go_on, stop, next) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
         self.next = next;
         self.loops.push((go_on, stop));

@@ -235,8 +235,6 @@ pub(super) struct Checker<'a> {
     pub loops: usize,
     /// `#define`s that are being written out.
     pub expanding: Vec<String>,
-    /// Of these, loops whose body the kernel calls.
-    pub callbacks: usize,
     /// Where the block being checked runs.
     pub point: Option<crate::object::AttachPoint>,
 }
@@ -289,7 +287,6 @@ impl<'a> Checker<'a> {
             var_grew: false,
             loops: 0,
             expanding: Vec::new(),
-            callbacks: 0,
             point: None,
         }
     }
@@ -362,7 +359,6 @@ impl<'a> Checker<'a> {
         self.scopes = vec![HashMap::new()];
         self.inside.clear();
         self.loops = 0;
-        self.callbacks = 0;
         self.point = Some(site.attach.point.clone());
         let predicate = probe.predicate.as_ref().map(|p| self.condition(p));
         let body = self.statements(&probe.body);

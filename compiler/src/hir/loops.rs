@@ -108,9 +108,7 @@ impl Checker<'_> {
         self.scopes.push(HashMap::new());
         let id = self.declare_var(&var.name, storable(&ty), var.span);
         self.loops += 1;
-        self.callbacks += 1;
         let body = self.statements(body);
-        self.callbacks -= 1;
         self.loops -= 1;
         self.scopes.pop();
         (id, body)

@@ -123,16 +123,6 @@ impl Checker<'_> {
             self.read_only(field, target.span);
             return None;
         }
-        let in_packet = !matches!(field.kind, FieldKind::Context { .. } | FieldKind::Meta);
-        if self.callbacks > 0 && in_packet {
-            let d = Diagnostic::error(
-                "write-in-loop",
-                span,
-                format!("`{}` cannot be assigned to inside a loop", field.name),
-            );
-            self.error(d.help("assign the result to a variable, and the variable to the field behind the loop; `unroll` works, too"));
-            return None;
-        }
         if op.is_some() && field.kind == FieldKind::Meta {
             self.reads_meta(target.span);
             return None;

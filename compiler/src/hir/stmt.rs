@@ -72,9 +72,7 @@ impl Checker<'_> {
             ast::StmtKind::While { cond, body } => {
                 let cond = self.condition(cond);
                 self.loops += 1;
-                self.callbacks += 1;
                 let body = self.statements(body);
-                self.callbacks -= 1;
                 self.loops -= 1;
                 StmtKind::While { cond, body }
             }

@@ -52,7 +52,7 @@ pub fn each_stmt(body: &[Stmt], f: &mut dyn FnMut(&Stmt)) {
         }
         // A macro's value may come with statements.
         stmt(s, &mut |e| {
-            if let ExprKind::Block { body, .. } = &e.kind {
+            if let ExprKind::Block { body, .. } | ExprKind::Inline { body, .. } = &e.kind {
                 each_stmt(body, &mut *f);
             }
         });

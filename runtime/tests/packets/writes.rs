@@ -208,3 +208,46 @@ fn headers_in_later_fragments_are_not_written() {
     let r = both("{ tcp.dport = 80; }", std::slice::from_ref(&frame));
     assert_eq!(r.frames, [frame]);
 }
+
+#[test]
+fn writes_in_loops_are_those_of_the_same_statements_in_a_row() {
+    if !allowed() {
+        return;
+    }
+    // What the kernel calls for each round shares the packet with the code around it.
+    for (looped, straight) in [
+        (
+            "{ for ($i : 0..3) { ip.ttl--; tcp.dport += 7; udp.sport = $i; } }",
+            "{ ip.ttl -= 3; tcp.dport += 21; udp.sport = 2; }",
+        ),
+        (
+            "{ $n = 0; while ($n < 2) { $n++; ip.dst = 10.0.0.7; ip6.src = \"fe80::1\"; for ($i : 0..2) { ip.tos += 4; } } }",
+            "{ ip.dst = 10.0.0.7; ip6.src = \"fe80::1\"; ip.tos += 16; }",
+        ),
+        (
+            "{ for ($i : 0..9) { eth.dst = \"aa:bb:cc:dd:ee:ff\"; vlan.id = 70 + $i; if ($i == 4) { break; } } }",
+            "{ eth.dst = \"aa:bb:cc:dd:ee:ff\"; vlan.id = 74; }",
+        ),
+    ] {
+        assert_eq!(written(looped), written(straight), "{looped}");
+    }
+    // What is read in the loop and behind it is the new value; what a verdict in it has not reached is the old.
+    let frame = summed(tcp4(22));
+    let r = both(
+        "{ for ($i : 0..3) { tcp.dport++; ip.dst = 10.0.0.7; @in[tcp.dport] = count(); } @out[port.dst, flow] = count(); ip.ttl = 5; for ($j : 0..9) { ip.ttl--; if (ip.ttl == 3) { drop(); } } ip.ttl = 77; }",
+        std::slice::from_ref(&frame),
+    );
+    assert_eq!(
+        r.maps,
+        "@in[23]: 1 @in[24]: 1 @in[25]: 1 @out[25, 10.0.0.1:1000 > 10.0.0.7:25 tcp]: 1"
+    );
+    assert_eq!(r.verdicts, [XDP_DROP]);
+    assert_eq!(r.frames[0][22], 3);
+    assert_eq!(wrong_sums(&r.frames[0]), Vec::<String>::new());
+    // Over the entries of a map.
+    let r = both(
+        "{ @m[1] = 2; @m[5] = 3; for ($kv : @m) { ip.ttl -= $kv.1; } @t[ip.ttl] = count(); }",
+        std::slice::from_ref(&frame),
+    );
+    assert_eq!(r.maps, "@m[1]: 2 @m[5]: 3 @t[59]: 1");
+}

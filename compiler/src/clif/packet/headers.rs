@@ -9,7 +9,7 @@ use cranelift_codegen::ir::types::{I16, I32, I64};
 use cranelift_codegen::ir::{Block, BlockArg, InstBuilder, Value};
 
 /// IPv6 extension headers that are stepped over before giving up.
-const MAX_EXTENSION_HEADERS: usize = 6;
+const MAX_EXTENSION_HEADERS: i64 = 6;
 
 /// EtherTypes as a little-endian load sees them.
 const ETH_IP: i64 = 0x0008;
@@ -125,10 +125,15 @@ impl Generator<'_, '_> {
     pub(super) fn link_layer(&mut self, demand: &Demand, cursor: &Cursor) {
         let data = self.packet_start(cursor);
         if self.starts_with_ip() {
-            return self.any_network(demand, cursor, data);
+            return self.stage(cursor, true, |g, none| g.any_network(demand, cursor, none, data));
         }
         let eth = self.check(cursor, data, 14);
         self.read_header(demand, cursor, Header::Eth, eth);
+        self.stage(cursor, true, |g, none| g.behind_ethernet(demand, cursor, none, eth));
+    }
+
+    /// `none` is left for when there is no network header, `cursor` from there on.
+    fn behind_ethernet(&mut self, demand: &Demand, cursor: &Cursor, none: &Cursor, eth: Value) {
         let ether_type = self.load(eth, 12, 2);
         let network = self.b.create_block();
         let pointer = self.b.append_block_param(network, I64);
@@ -141,10 +146,10 @@ impl Generator<'_, '_> {
             self.b.switch_to_block(stripped);
             let tci = self.load(self.ctx, skb::VLAN_TCI, 4);
             self.vlan(demand, 0, tci);
-            self.tags(demand, cursor, ether_type, network, 1);
+            self.tags(demand, none, ether_type, network, 1);
             self.b.switch_to_block(plain_block);
         }
-        self.tags(demand, cursor, ether_type, network, 0);
+        self.tags(demand, none, ether_type, network, 0);
         self.b.switch_to_block(network);
         if demand.wants(Parsed::EthType) {
             let raw = self.b.ins().ireduce(I16, ty);
@@ -152,7 +157,7 @@ impl Generator<'_, '_> {
             let host = self.b.ins().uextend(I64, host);
             self.parsed(demand, Parsed::EthType, &[host]);
         }
-        self.network_layer(demand, cursor, pointer, ty);
+        self.network_layer(demand, cursor, none, pointer, ty);
     }
 
     /// Steps over up to two tags in the frame, the first of which is number `first`; ends with jumps to `network`.
@@ -178,7 +183,7 @@ impl Generator<'_, '_> {
                 self.vlan(demand, first + tag, tci);
                 if let Some(places) = self.places.filter(|_| first + tag == 0) {
                     let at = self.int(at);
-                    self.b.def_var(places.tag, at);
+                    self.set_place(places.tag, at);
                 }
             }
             ty = self.load(header, 2, 2);
@@ -206,19 +211,19 @@ impl Generator<'_, '_> {
     }
 
     /// Parses from an IP header on, whose version alone says what it is.
-    fn any_network(&mut self, demand: &Demand, cursor: &Cursor, pointer: Value) {
-        let header = self.check(cursor, pointer, 1);
+    fn any_network(&mut self, demand: &Demand, cursor: &Cursor, none: &Cursor, pointer: Value) {
+        let header = self.check(none, pointer, 1);
         let first = self.load(header, 0, 1);
         let version = self.b.ins().ushr_imm_s(first, 4);
-        let (v4, v6, none) = (self.int(ETH_IP), self.int(ETH_IPV6), self.int(0));
+        let (v4, v6, other) = (self.int(ETH_IP), self.int(ETH_IPV6), self.int(0));
         let is_v4 = self.compare_imm(IntCC::Equal, version, 4);
         let is_v6 = self.compare_imm(IntCC::Equal, version, 6);
-        let ty = self.b.ins().select(is_v6, v6, none);
+        let ty = self.b.ins().select(is_v6, v6, other);
         let ty = self.b.ins().select(is_v4, v4, ty);
-        self.network_layer(demand, cursor, pointer, ty);
+        self.network_layer(demand, cursor, none, pointer, ty);
     }
 
-    fn network_layer(&mut self, demand: &Demand, cursor: &Cursor, pointer: Value, ty: Value) {
+    fn network_layer(&mut self, demand: &Demand, cursor: &Cursor, none: &Cursor, pointer: Value, ty: Value) {
         let below = demand.transport();
         let v4 = below || demand.has(&[Header::Ip, Header::Ip4]);
         let v6 = below || demand.has(&[Header::Ip, Header::Ip6]);
@@ -242,31 +247,33 @@ impl Generator<'_, '_> {
             self.b.ins().brif(c, yes, &[], no, &[]);
             self.b.switch_to_block(yes);
             match which {
-                Header::Ip4 => self.ipv4(demand, cursor, pointer, transport),
-                Header::Ip6 => self.ipv6(demand, cursor, pointer, transport),
+                Header::Ip4 => self.ipv4(demand, cursor, none, pointer, transport),
+                Header::Ip6 => self.ipv6(demand, cursor, none, pointer, transport),
                 _ => {
-                    let header = self.check(cursor, pointer, 28);
+                    let header = self.check(none, pointer, 28);
                     // Only Ethernet and IPv4: other sizes would move the fields.
                     let kind = self.load(header, 0, 8);
                     let kind = self.bits(kind, 0, 0x0000_ffff_ffff_ffff);
-                    self.only_if(cursor, IntCC::Equal, kind, 0x0406_0008_0100);
+                    self.only_if(none, IntCC::Equal, kind, 0x0406_0008_0100);
                     self.read_header(demand, cursor, Header::Arp, header);
                     self.b.ins().jump(cursor.done, &[]);
                 }
             }
             self.b.switch_to_block(no);
         }
-        self.b.ins().jump(cursor.done, &[]);
+        self.b.ins().jump(none.done, &[]);
         self.b.switch_to_block(transport.block);
         let length = params.get(3).copied();
-        self.transport_layer(demand, cursor, params[0], params[1], params[2], length);
+        self.stage(cursor, true, |g, cursor| {
+            g.transport_layer(demand, cursor, params[0], params[1], params[2], length)
+        });
     }
 
     fn note_network(&mut self, cursor: &Cursor, pointer: Value, version: Value) {
         if let Some(places) = self.places {
             let at = self.offset_of(cursor, pointer);
-            self.b.def_var(places.network, at);
-            self.b.def_var(places.version, version);
+            self.set_place(places.network, at);
+            self.set_place(places.version, version);
         }
     }
 
@@ -293,11 +300,11 @@ impl Generator<'_, '_> {
         }
     }
 
-    fn ipv4(&mut self, demand: &Demand, cursor: &Cursor, pointer: Value, transport: Transport) {
-        let header = self.check(cursor, pointer, 20);
+    fn ipv4(&mut self, demand: &Demand, cursor: &Cursor, none: &Cursor, pointer: Value, transport: Transport) {
+        let header = self.check(none, pointer, 20);
         let first = self.load(header, 0, 1);
         let version = self.b.ins().ushr_imm_s(first, 4);
-        self.only_if(cursor, IntCC::Equal, version, 4);
+        self.only_if(none, IntCC::Equal, version, 4);
         self.note_network(cursor, pointer, version);
         self.read_header(demand, cursor, Header::Ip4, header);
         self.set_header(Header::Ip);
@@ -341,19 +348,21 @@ impl Generator<'_, '_> {
         let fragment = self.load(header, 6, 2);
         let offset = self.bits(fragment, 0, 0xff1f);
         let proto = self.load(header, 9, 1);
-        self.only_if(cursor, IntCC::Equal, offset, 0);
         let words = self.bits(first, 0, 15);
-        self.only_if(cursor, IntCC::UnsignedGreaterThanOrEqual, words, 5);
-        let bytes = self.b.ins().ishl_imm_s(words, 2);
-        let l4 = self.b.ins().iadd(pointer, bytes);
-        let l4 = self.pin(l4);
-        let family = self.int(4);
-        let mut args = vec![BlockArg::Value(l4), BlockArg::Value(proto), BlockArg::Value(family)];
-        if let Some(total) = length.filter(|_| transport.length) {
-            let rest = self.b.ins().isub(total, bytes);
-            args.push(BlockArg::Value(rest));
-        }
-        self.b.ins().jump(transport.block, &args);
+        self.stage(cursor, false, |g, cursor| {
+            g.only_if(cursor, IntCC::Equal, offset, 0);
+            g.only_if(cursor, IntCC::UnsignedGreaterThanOrEqual, words, 5);
+            let bytes = g.b.ins().ishl_imm_s(words, 2);
+            let l4 = g.b.ins().iadd(pointer, bytes);
+            let l4 = g.pin(l4);
+            let family = g.int(4);
+            let mut args = vec![BlockArg::Value(l4), BlockArg::Value(proto), BlockArg::Value(family)];
+            if let Some(total) = length.filter(|_| transport.length) {
+                let rest = g.b.ins().isub(total, bytes);
+                args.push(BlockArg::Value(rest));
+            }
+            g.b.ins().jump(transport.block, &args);
+        });
     }
 
     /// Goes on only if the comparison holds; else there is nothing more to find.
@@ -364,11 +373,11 @@ impl Generator<'_, '_> {
         self.b.switch_to_block(go);
     }
 
-    fn ipv6(&mut self, demand: &Demand, cursor: &Cursor, pointer: Value, transport: Transport) {
-        let header = self.check(cursor, pointer, 40);
+    fn ipv6(&mut self, demand: &Demand, cursor: &Cursor, none: &Cursor, pointer: Value, transport: Transport) {
+        let header = self.check(none, pointer, 40);
         let first = self.big_endian(header, 0, 4);
         let version = self.b.ins().ushr_imm_s(first, 28);
-        self.only_if(cursor, IntCC::Equal, version, 6);
+        self.only_if(none, IntCC::Equal, version, 6);
         self.note_network(cursor, pointer, version);
         self.read_header(demand, cursor, Header::Ip6, header);
         self.set_header(Header::Ip);
@@ -403,7 +412,7 @@ impl Generator<'_, '_> {
             self.set_ip(demand, true, IpPart::Len, &[whole]);
             length = Some(whole);
         }
-        let mut next = self.load(header, 6, 1);
+        let next = self.load(header, 6, 1);
         if demand.wants(Parsed::Flow) {
             let [_, s1, s2] = self.inet6(header, 8);
             let [_, d1, d2] = self.inet6(header, 24);
@@ -414,46 +423,61 @@ impl Generator<'_, '_> {
             self.b.ins().jump(cursor.done, &[]);
             return;
         }
-        let start = pointer;
-        let mut at = self.b.ins().iadd_imm_s(pointer, 40);
-        let family = self.int(6);
-        for _ in 0..MAX_EXTENSION_HEADERS {
-            let (options, fragment, auth, found, after) = (
-                self.b.create_block(),
-                self.b.create_block(),
-                self.b.create_block(),
-                self.b.create_block(),
-                self.b.create_block(),
-            );
-            let at_after = self.b.append_block_param(after, I64);
-            let next_after = self.b.append_block_param(after, I64);
-            // Hop-by-hop, routing, destination options, mobility.
-            for number in [0, 43, 60, 135] {
-                self.branch_on(next, number, options);
-            }
-            self.branch_on(next, 44, fragment);
-            self.branch_on(next, 51, auth);
-            self.b.ins().jump(found, &[]);
-            self.b.switch_to_block(options);
-            self.extension(cursor, at, 8, 3, after);
-            self.b.switch_to_block(auth);
-            self.extension(cursor, at, 8, 2, after);
-            self.b.switch_to_block(fragment);
-            self.fragment(demand, cursor, at, after);
-            self.b.switch_to_block(found);
-            self.found_protocol(demand, next);
-            let mut args = vec![BlockArg::Value(at), BlockArg::Value(next), BlockArg::Value(family)];
-            if let Some(whole) = length.filter(|_| transport.length) {
-                let before = self.b.ins().isub(at, start);
-                let rest = self.b.ins().isub(whole, before);
-                args.push(BlockArg::Value(rest));
-            }
-            self.b.ins().jump(transport.block, &args);
-            self.b.switch_to_block(after);
-            at = at_after;
-            next = next_after;
+        self.stage(cursor, true, |g, cursor| {
+            g.extensions(demand, cursor, pointer, next, transport, length)
+        });
+    }
+
+    /// Walks the headers between that of IPv6 and the transport's: a loop, since unrolled it was most of the program.
+    fn extensions(&mut self, demand: &Demand, cursor: &Cursor, start: Value, next: Value, transport: Transport, length: Option<Value>) {
+        let (head, walk, options, fragment, auth, found, after) = (
+            self.b.create_block(),
+            self.b.create_block(),
+            self.b.create_block(),
+            self.b.create_block(),
+            self.b.create_block(),
+            self.b.create_block(),
+            self.b.create_block(),
+        );
+        let [at, proto, count] = [(); 3].map(|()| self.b.append_block_param(head, I64));
+        let [behind, inner] = [(); 2].map(|()| self.b.append_block_param(after, I64));
+        let first = self.b.ins().iadd_imm_s(start, 40);
+        let zero = self.int(0);
+        self.b
+            .ins()
+            .jump(head, &[BlockArg::Value(first), BlockArg::Value(next), BlockArg::Value(zero)]);
+        self.b.switch_to_block(head);
+        // Hop-by-hop, routing, destination options, mobility.
+        for number in [0, 43, 60, 135] {
+            self.branch_on(proto, number, options);
         }
-        self.b.ins().jump(cursor.done, &[]);
+        self.branch_on(proto, 44, fragment);
+        self.branch_on(proto, 51, auth);
+        self.b.ins().jump(found, &[]);
+        self.b.switch_to_block(options);
+        self.extension(cursor, at, 8, 3, after);
+        self.b.switch_to_block(auth);
+        self.extension(cursor, at, 8, 2, after);
+        self.b.switch_to_block(fragment);
+        self.fragment(demand, cursor, at, after);
+        self.b.switch_to_block(after);
+        let count = self.b.ins().iadd_imm_s(count, 1);
+        let more = self.compare_imm(IntCC::UnsignedLessThan, count, MAX_EXTENSION_HEADERS);
+        self.b.ins().brif(more, walk, &[], cursor.done, &[]);
+        self.b.switch_to_block(walk);
+        self.b
+            .ins()
+            .jump(head, &[BlockArg::Value(behind), BlockArg::Value(inner), BlockArg::Value(count)]);
+        self.b.switch_to_block(found);
+        self.found_protocol(demand, proto);
+        let family = self.int(6);
+        let mut args = vec![BlockArg::Value(at), BlockArg::Value(proto), BlockArg::Value(family)];
+        if let Some(whole) = length.filter(|_| transport.length) {
+            let before = self.b.ins().isub(at, start);
+            let rest = self.b.ins().isub(whole, before);
+            args.push(BlockArg::Value(rest));
+        }
+        self.b.ins().jump(transport.block, &args);
     }
 
     /// The protocol behind IPv6 extension headers is known.
@@ -550,9 +574,9 @@ impl Generator<'_, '_> {
             let at = self.check(cursor, pointer, bytes);
             if let Some(places) = self.places {
                 let offset = self.offset_of(cursor, pointer);
-                self.b.def_var(places.transport, offset);
+                self.set_place(places.transport, offset);
                 let number = self.int(number);
-                self.b.def_var(places.proto, number);
+                self.set_place(places.proto, number);
             }
             self.read_header(demand, cursor, header, at);
             if ports && matches!(header, Header::Tcp | Header::Udp | Header::Sctp) {

@@ -154,15 +154,36 @@ pub(super) fn field_ty(ty: FieldType) -> Ty {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Places {
     /// Offset of the IP header from the packet's start.
-    pub network: Variable,
+    pub network: Place,
     /// Offset of the transport header.
-    pub transport: Variable,
+    pub transport: Place,
     /// Protocol whose header is at `transport`, 0 for none.
-    pub proto: Variable,
+    pub proto: Place,
     /// Offset of the outer VLAN tag, 0 where the driver has taken it out.
-    pub tag: Variable,
+    pub tag: Place,
     /// 4 or 6, 0 for what is no IP packet.
-    pub version: Variable,
+    pub version: Place,
+}
+
+/// What holds one of those numbers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place {
+    Var(Variable),
+    /// Offset in working memory, for the bodies of loops.
+    Frame(u32),
+}
+
+impl Places {
+    /// The same with each number held elsewhere.
+    pub fn map(self, mut f: impl FnMut(Place) -> Place) -> Self {
+        Self {
+            network: f(self.network),
+            transport: f(self.transport),
+            proto: f(self.proto),
+            tag: f(self.tag),
+            version: f(self.version),
+        }
+    }
 }
 
 /// How the parser gets at the packet's bytes.
@@ -241,12 +262,13 @@ impl Generator<'_, '_> {
             self.headers.insert(header, var);
         }
         if demand.places {
+            let mut new = || Place::Var(self.b.declare_var(I64));
             self.places = Some(Places {
-                network: self.b.declare_var(I64),
-                transport: self.b.declare_var(I64),
-                proto: self.b.declare_var(I64),
-                tag: self.b.declare_var(I64),
-                version: self.b.declare_var(I64),
+                network: new(),
+                transport: new(),
+                proto: new(),
+                tag: new(),
+                version: new(),
             });
         }
         self.context_fields(&demand);
@@ -556,10 +578,58 @@ impl Generator<'_, '_> {
             self.b.def_var(var, absent);
         }
         if let Some(places) = self.places {
-            for var in [places.network, places.transport, places.proto, places.tag, places.version] {
-                self.b.def_var(var, zero);
+            for place in [places.network, places.transport, places.proto, places.tag, places.version] {
+                self.set_place(place, zero);
             }
         }
+    }
+
+    fn set_place(&mut self, place: Place, value: Value) {
+        match place {
+            Place::Var(var) => self.b.def_var(var, value),
+            Place::Frame(at) => {
+                let frame = self.memory.frame();
+                self.b.ins().store(plain(), value, frame, i32::try_from(at).unwrap_or(0));
+            }
+        }
+    }
+
+    /// Where a header is.
+    fn place(&mut self, place: Place) -> Value {
+        match place {
+            Place::Var(var) => self.b.use_var(var),
+            Place::Frame(at) => {
+                let frame = self.memory.frame();
+                self.b.ins().load(I64, plain(), frame, i32::try_from(at).unwrap_or(0))
+            }
+        }
+    }
+
+    /// Puts the places where the body of a loop finds them.
+    pub fn places_in_frame(&mut self) -> Option<Places> {
+        let places = self.places?;
+        Some(places.map(|place| {
+            let Place::Var(var) = place else { return place };
+            let value = self.b.use_var(var);
+            let place = Place::Frame(self.frame_room(8));
+            self.set_place(place, value);
+            place
+        }))
+    }
+
+    /// Parses a part whose many ways out all know the same: they meet before they leave, with one set of moves.
+    /// `checks` says whether bytes of the packet are asked for in it.
+    fn stage(&mut self, cursor: &Cursor, checks: bool, work: impl FnOnce(&mut Self, &Cursor)) {
+        let done = self.b.create_block();
+        let fail = if cursor.fail == cursor.done { done } else { self.b.create_block() };
+        work(self, &Cursor { done, fail, ..*cursor });
+        if checks && fail != done {
+            self.b.switch_to_block(fail);
+            self.b.set_cold_block(fail);
+            self.b.ins().jump(cursor.fail, &[]);
+        }
+        self.b.switch_to_block(done);
+        self.b.ins().jump(cursor.done, &[]);
     }
 
     /// Goes on only if `bytes` bytes at `pointer` are in the packet. Returns where to load them from.

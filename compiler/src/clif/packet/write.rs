@@ -4,7 +4,7 @@
 //! stale. At TC the kernel's helpers change checksums, which is right whatever the device computes itself. XDP has none, and
 //! the checksum is updated by the difference (RFC 1624); for that it must be complete.
 
-use super::{META_BYTES, META_MAGIC, Places, skb, xdp};
+use super::{META_BYTES, META_MAGIC, Places, field_ty, skb, xdp};
 use crate::clif::value::{Repr, Val};
 use crate::clif::{Generator, plain};
 use crate::hir::Expr;
@@ -42,19 +42,35 @@ struct Raw {
     bytes: u32,
 }
 
+/// An offset in the packet: those with the same base are checked at once.
+#[derive(Clone, Copy)]
+struct At {
+    base: Value,
+    offset: i64,
+}
+
 /// One change of the packet.
 enum Edit {
     Bytes {
-        at: Value,
+        at: At,
         new: Raw,
     },
     /// A checksum that covers bytes which change from `old` to `new`.
     Sum {
-        at: Value,
+        at: At,
         old: Raw,
         new: Raw,
         of: Sum,
     },
+}
+
+impl Edit {
+    fn place(&self) -> (At, i64) {
+        match self {
+            Edit::Bytes { at, new } => (*at, i64::from(new.bytes)),
+            Edit::Sum { at, .. } => (*at, 2),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -107,6 +123,24 @@ impl<'h> Generator<'_, 'h> {
         for (var, value) in slot.words.iter().zip(values) {
             self.b.def_var(*var, *value);
         }
+        // In the body of a loop it lies in memory.
+        let ty = field_ty(FIELDS[field].ty);
+        if let (Some(room), Some(stored), false) = (slot.memory, ty.stored(), ty.in_memory()) {
+            let value = Val {
+                repr: Self::unflatten(&ty, values),
+                present: None,
+            };
+            let pointer = self.room(room);
+            self.store_value(&value, &stored, pointer, 0);
+        }
+    }
+
+    /// Changes words of the flow, if the program holds it.
+    fn hold_flow(&mut self, field: usize, change: impl FnOnce(&mut Self, &mut Vec<Value>)) {
+        let held = self.held_field(field);
+        let mut words = self.flatten(&held);
+        change(self, &mut words);
+        self.hold(field, &words);
     }
 
     fn held(&self) -> Vec<usize> {
@@ -118,7 +152,10 @@ impl<'h> Generator<'_, 'h> {
     fn write_header(&mut self, field: usize, places: Places, current: &Val, value: &Val) {
         match FIELDS[field].kind {
             FieldKind::MacAt { offset, .. } => {
-                let at = self.int(i64::from(offset));
+                let at = At {
+                    base: self.int(0),
+                    offset: i64::from(offset),
+                };
                 let n = self.as_int(value);
                 let new = Raw { words: vec![n], bytes: 6 };
                 self.apply(&[Edit::Bytes { at, new }], 0);
@@ -172,7 +209,9 @@ impl<'h> Generator<'_, 'h> {
     /// Cuts a number to the bytes that the field has.
     fn cut(&mut self, n: Value, bytes: u8) -> Value {
         let mask = if bytes >= 8 { u64::MAX } else { (1 << (8 * u32::from(bytes))) - 1 };
-        self.bits(n, 0, mask)
+        let n = self.bits(n, 0, mask);
+        // Computed once, for the checksum and for the packet.
+        self.pin(n)
     }
 
     fn write_transport(&mut self, places: Places, header: Header, offset: u16, bytes: u8, current: &Val, value: &Val) {
@@ -180,10 +219,16 @@ impl<'h> Generator<'_, 'h> {
         let n = self.cut(n, bytes);
         let old = self.as_int(current);
         let (old, new) = (self.raw(old, bytes), self.raw(n, bytes));
-        let start = self.b.use_var(places.transport);
-        let at = self.b.ins().iadd_imm_s(start, i64::from(offset));
+        let base = self.place(places.transport);
+        let at = At {
+            base,
+            offset: i64::from(offset),
+        };
         let udp = header == Header::Udp;
-        let check = self.b.ins().iadd_imm_s(start, if udp { UDP_CHECK } else { TCP_CHECK });
+        let check = At {
+            base,
+            offset: if udp { UDP_CHECK } else { TCP_CHECK },
+        };
         let odd = offset % 2 == 1;
         let sum = Edit::Sum {
             at: check,
@@ -213,14 +258,11 @@ impl<'h> Generator<'_, 'h> {
                 FieldKind::Parsed(Parsed::PortDst) if offset == 2 && bytes == 2 => self.hold(other, &[n]),
                 FieldKind::Parsed(Parsed::Flow) if offset < 4 => {
                     let shift = i64::from(offset) * 8;
-                    let Some(var) = self.fields.get(&other).and_then(|s| s.words.get(4)).copied() else {
-                        continue;
-                    };
-                    let last = self.b.use_var(var);
-                    let rest = self.bits(last, 0, !(0xffff << shift));
-                    let port = self.b.ins().ishl_imm_s(n, shift);
-                    let last = self.b.ins().bor(rest, port);
-                    self.b.def_var(var, last);
+                    self.hold_flow(other, |g, words| {
+                        let rest = g.bits(words[4], 0, !(0xffff << shift));
+                        let port = g.b.ins().ishl_imm_s(n, shift);
+                        words[4] = g.b.ins().bor(rest, port);
+                    });
                 }
                 _ => {}
             }
@@ -236,13 +278,13 @@ impl<'h> Generator<'_, 'h> {
             }
         };
         let olds = self.flatten(current);
-        let start = self.b.use_var(places.network);
+        let base = self.place(places.network);
         let (v4, v6, done) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
         match family {
             Family::V4 => self.b.ins().jump(v4, &[]),
             Family::V6 => self.b.ins().jump(v6, &[]),
             Family::Any => {
-                let version = self.b.use_var(places.version);
+                let version = self.place(places.version);
                 let is_v4 = self.compare_imm(IntCC::Equal, version, 4);
                 self.b.ins().brif(is_v4, v4, &[], v6, &[])
             }
@@ -255,8 +297,8 @@ impl<'h> Generator<'_, 'h> {
                 IpPart::Ttl => (8, 1, 0),
                 _ => (1, 1, 0),
             };
-            let at = self.b.ins().iadd_imm_s(start, offset);
-            let check = self.b.ins().iadd_imm_s(start, IP4_CHECK);
+            let at = At { base, offset };
+            let check = At { base, offset: IP4_CHECK };
             let raw = |v: &[Value]| Raw {
                 words: vec![v[word]],
                 bytes,
@@ -281,7 +323,10 @@ impl<'h> Generator<'_, 'h> {
             self.b.switch_to_block(v6);
             match part {
                 IpPart::Src | IpPart::Dst => {
-                    let at = self.b.ins().iadd_imm_s(start, if part == IpPart::Src { 8 } else { 24 });
+                    let at = At {
+                        base,
+                        offset: if part == IpPart::Src { 8 } else { 24 },
+                    };
                     let raw = |v: &[Value]| Raw {
                         words: vec![v[1], v[2]],
                         bytes: 16,
@@ -291,14 +336,14 @@ impl<'h> Generator<'_, 'h> {
                     self.with_pseudo_header(places, true, &old, &new, vec![store]);
                 }
                 IpPart::Ttl => {
-                    let at = self.b.ins().iadd_imm_s(start, 7);
+                    let at = At { base, offset: 7 };
                     let new = Raw {
                         words: vec![values[0]],
                         bytes: 1,
                     };
                     self.apply(&[Edit::Bytes { at, new }], RECOMPUTE);
                 }
-                _ => self.write_class(start, values[0]),
+                _ => self.write_class(base, values[0]),
             }
             self.b.ins().jump(done, &[]);
         }
@@ -307,11 +352,8 @@ impl<'h> Generator<'_, 'h> {
             match FIELDS[other].kind {
                 FieldKind::Ip { part: p, .. } if p == part => self.hold(other, &values),
                 FieldKind::Parsed(Parsed::Flow) if matches!(part, IpPart::Src | IpPart::Dst) => {
-                    let slot = self.fields[&other].clone();
                     let first = if part == IpPart::Src { 0 } else { 2 };
-                    for i in 0..2 {
-                        self.b.def_var(slot.words[first + i], values[1 + i]);
-                    }
+                    self.hold_flow(other, |_, words| words[first..first + 2].copy_from_slice(&values[1..3]));
                 }
                 _ => {}
             }
@@ -339,15 +381,16 @@ impl<'h> Generator<'_, 'h> {
             words: vec![word],
             bytes: 2,
         };
-        self.apply(&[Edit::Bytes { at: start, new }], RECOMPUTE);
+        let at = At { base: start, offset: 0 };
+        self.apply(&[Edit::Bytes { at, new }], RECOMPUTE);
         self.b.ins().jump(done, &[]);
         self.b.switch_to_block(done);
     }
 
     /// Applies edits of an address, and that of the transport checksum whose pseudo-header has it.
     fn with_pseudo_header(&mut self, places: Places, v6: bool, old: &Raw, new: &Raw, edits: Vec<Edit>) {
-        let proto = self.b.use_var(places.proto);
-        let start = self.b.use_var(places.transport);
+        let proto = self.place(places.proto);
+        let start = self.place(places.transport);
         let is_tcp = self.compare_imm(IntCC::Equal, proto, TCP);
         let is_udp = self.compare_imm(IntCC::Equal, proto, UDP);
         let mut covered = self.b.ins().bor(is_tcp, is_udp);
@@ -393,7 +436,7 @@ impl<'h> Generator<'_, 'h> {
         self.b.ins().jump(done, &[]);
         self.b.switch_to_block(with);
         let sum = Edit::Sum {
-            at,
+            at: At { base: at, offset: 0 },
             old: old.clone(),
             new: new.clone(),
             of: Sum::Udp(is_udp),
@@ -445,27 +488,34 @@ impl<'h> Generator<'_, 'h> {
         }
     }
 
+    /// An offset as the helpers take it.
+    fn offset(&mut self, at: At) -> Value {
+        self.b.ins().iadd_imm_s(at.base, at.offset)
+    }
+
     fn apply_skb(&mut self, edit: &Edit, flags: i64) {
+        let (at, _) = edit.place();
+        let at = self.offset(at);
         match edit {
-            Edit::Bytes { at, new } => {
+            Edit::Bytes { new, .. } => {
                 let room = self.memory_slot(new.bytes);
                 self.put(room, 0, new);
                 let (n, flags) = (self.int(i64::from(new.bytes)), self.int(flags));
-                self.helper(helper::SKB_STORE_BYTES, &[self.ctx, *at, room, n, flags]);
+                self.helper(helper::SKB_STORE_BYTES, &[self.ctx, at, room, n, flags]);
             }
             Edit::Sum {
-                at,
                 old,
                 new,
                 of: Sum::Network,
+                ..
             } => {
                 let size = self.int(i64::from(new.bytes));
-                self.helper(helper::L3_CSUM_REPLACE, &[self.ctx, *at, old.words[0], new.words[0], size]);
+                self.helper(helper::L3_CSUM_REPLACE, &[self.ctx, at, old.words[0], new.words[0], size]);
             }
-            Edit::Sum { at, old, new, of } => {
+            Edit::Sum { old, new, of, .. } => {
                 let mangled = if matches!(of, Sum::Udp(_)) { MANGLED_0 } else { 0 };
                 let flags = self.int(mangled | i64::from(new.bytes));
-                self.helper(helper::L4_CSUM_REPLACE, &[self.ctx, *at, old.words[0], new.words[0], flags]);
+                self.helper(helper::L4_CSUM_REPLACE, &[self.ctx, at, old.words[0], new.words[0], flags]);
             }
         }
     }
@@ -474,44 +524,51 @@ impl<'h> Generator<'_, 'h> {
     fn apply_xdp(&mut self, edits: &[Edit]) {
         let (slow, done) = (self.b.create_block(), self.b.create_block());
         let (data, end) = self.linear();
-        let mut pointers = Vec::new();
+        let mut pointers: Vec<(Value, Value)> = Vec::new();
         for edit in edits {
-            let (at, bytes) = match edit {
-                Edit::Bytes { at, new } => (*at, i64::from(new.bytes)),
-                Edit::Sum { at, .. } => (*at, 2),
-            };
-            let at = self.bits(at, 0, MAX_PLACE);
-            let pointer = self.b.ins().iadd(data, at);
+            let (at, _) = edit.place();
+            if pointers.iter().any(|(base, _)| *base == at.base) {
+                continue;
+            }
+            // One check for everything with this base.
+            let ends = edits.iter().map(Edit::place).filter(|(a, _)| a.base == at.base);
+            let most = ends.map(|(a, bytes)| a.offset + bytes).max().unwrap_or(0);
+            let masked = self.bits(at.base, 0, MAX_PLACE);
+            let pointer = self.b.ins().iadd(data, masked);
             let pointer = self.pin(pointer);
-            let limit = self.b.ins().iadd_imm_s(pointer, bytes);
+            let limit = self.b.ins().iadd_imm_s(pointer, most);
             let cut = self.b.ins().icmp(IntCC::UnsignedGreaterThan, limit, end);
             let go = self.b.create_block();
             self.b.ins().brif(cut, slow, &[], go, &[]);
             self.b.switch_to_block(go);
-            pointers.push(pointer);
+            pointers.push((at.base, pointer));
         }
-        for (edit, pointer) in edits.iter().zip(pointers) {
-            self.change(edit, pointer);
+        for edit in edits {
+            let (at, _) = edit.place();
+            if let Some((_, pointer)) = pointers.iter().find(|(base, _)| *base == at.base) {
+                self.change(edit, *pointer, i32::try_from(at.offset).unwrap_or(0));
+            }
         }
         self.b.ins().jump(done, &[]);
         self.b.switch_to_block(slow);
         self.b.set_cold_block(slow);
         let room = self.memory_slot(16);
         for edit in edits {
+            let (at, bytes) = edit.place();
+            let at = self.offset(at);
+            let n = self.int(bytes);
             match edit {
-                Edit::Bytes { at, new } => {
+                Edit::Bytes { new, .. } => {
                     self.put(room, 0, new);
-                    let n = self.int(i64::from(new.bytes));
-                    self.helper(helper::XDP_STORE_BYTES, &[self.ctx, *at, room, n]);
+                    self.helper(helper::XDP_STORE_BYTES, &[self.ctx, at, room, n]);
                 }
-                Edit::Sum { at, .. } => {
-                    let n = self.int(2);
-                    let result = self.copy_bytes(*at, room, n);
+                Edit::Sum { .. } => {
+                    let result = self.copy_bytes(at, room, n);
                     let (read, next) = (self.b.create_block(), self.b.create_block());
                     self.b.ins().brif(result, next, &[], read, &[]);
                     self.b.switch_to_block(read);
-                    self.change(edit, room);
-                    self.helper(helper::XDP_STORE_BYTES, &[self.ctx, *at, room, n]);
+                    self.change(edit, room, 0);
+                    self.helper(helper::XDP_STORE_BYTES, &[self.ctx, at, room, n]);
                     self.b.ins().jump(next, &[]);
                     self.b.switch_to_block(next);
                 }
@@ -522,14 +579,15 @@ impl<'h> Generator<'_, 'h> {
     }
 
     /// Makes one change at an address.
-    fn change(&mut self, edit: &Edit, pointer: Value) {
+    fn change(&mut self, edit: &Edit, pointer: Value, offset: i32) {
         match edit {
-            Edit::Bytes { new, .. } => self.put(pointer, 0, new),
+            Edit::Bytes { new, .. } => self.put(pointer, offset, new),
             Edit::Sum { old, new, of, .. } => {
-                let sum = self.load(pointer, 0, 2);
+                let sum = self.load(pointer, offset, 2);
                 let changed = self.updated_sum(sum, old, new);
                 let result = match of {
                     Sum::Udp(is_udp) => {
+                        let changed = self.bits(changed, 0, 0xffff);
                         let zero = self.compare_imm(IntCC::Equal, changed, 0);
                         let zero = self.b.ins().band(zero, *is_udp);
                         let all = self.int(0xffff);
@@ -541,12 +599,13 @@ impl<'h> Generator<'_, 'h> {
                     _ => changed,
                 };
                 let result = self.b.ins().ireduce(I16, result);
-                self.b.ins().store(plain(), result, pointer, 0);
+                self.b.ins().store(plain(), result, pointer, offset);
             }
         }
     }
 
     /// RFC 1624, equation 3: the complement of the old checksum, of what goes, and what comes, added up.
+    /// Only the lowest 16 bits of what it returns are the checksum.
     fn updated_sum(&mut self, sum: Value, old: &Raw, new: &Raw) -> Value {
         let mut total = self.complement(sum, 2);
         for (goes, comes) in old.words.iter().zip(&new.words) {
@@ -572,18 +631,23 @@ impl<'h> Generator<'_, 'h> {
             let low = self.bits(total, 0, 0xffff);
             total = self.b.ins().iadd(high, low);
         }
-        for _ in 0..2 {
-            let high = self.b.ins().ushr_imm_s(total, 16);
-            let low = self.bits(total, 0, 0xffff);
-            total = self.b.ins().iadd(high, low);
-        }
-        self.complement(total, 2)
+        let high = self.b.ins().ushr_imm_s(total, 16);
+        let low = self.bits(total, 0, 0xffff);
+        total = self.b.ins().iadd(high, low);
+        // What this carries is at most 1; above it, only the low half counts.
+        let high = self.b.ins().ushr_imm_s(total, 16);
+        total = self.b.ins().iadd(total, high);
+        let all = self.int(0xffff);
+        let sum = self.b.ins().bxor(total, all);
+        // Else the optimiser adds it up once more in 16 bits.
+        self.pin(sum)
     }
 
+    /// A number of two bytes has no others set.
     fn complement(&mut self, n: Value, bytes: u32) -> Value {
         let mask = self.int(if bytes == 2 { 0xffff } else { 0xffff_ffff });
         let n = self.b.ins().bxor(n, mask);
-        self.b.ins().band(n, mask)
+        if bytes == 2 { n } else { self.b.ins().band(n, mask) }
     }
 
     /// Changes a part of the outer tag, in the frame or beside it.
@@ -591,13 +655,14 @@ impl<'h> Generator<'_, 'h> {
         let n = self.as_int(value);
         let n = self.bits(n, 0, mask);
         let new_part = self.bits(n, -shift, u64::MAX);
-        let at = self.b.use_var(places.tag);
+        let at = self.place(places.tag);
         let (in_frame, beside, done) = (self.b.create_block(), self.b.create_block(), self.b.create_block());
         self.b.ins().brif(at, in_frame, &[], beside, &[]);
         self.b.switch_to_block(in_frame);
         let room = self.memory_slot(8);
         let two = self.int(2);
         let result = self.copy_bytes(at, room, two);
+        let at = At { base: at, offset: 0 };
         let good = self.b.create_block();
         self.b.ins().brif(result, done, &[], good, &[]);
         self.b.switch_to_block(good);
