@@ -10,6 +10,8 @@ use cranelift_codegen::ir::{Block, BlockArg, InstBuilder, Value};
 
 /// IPv6 extension headers that are stepped over before giving up.
 const MAX_EXTENSION_HEADERS: i64 = 6;
+/// The longest has 2048 bytes.
+const MAX_EXTENSION_MASK: u64 = 0xfff;
 
 /// EtherTypes as a little-endian load sees them.
 const ETH_IP: i64 = 0x0008;
@@ -440,7 +442,7 @@ impl Generator<'_, '_> {
             self.b.create_block(),
         );
         let [at, proto, count] = [(); 3].map(|()| self.b.append_block_param(head, I64));
-        let [behind, inner] = [(); 2].map(|()| self.b.append_block_param(after, I64));
+        let [length_bytes, inner] = [(); 2].map(|()| self.b.append_block_param(after, I64));
         let first = self.b.ins().iadd_imm_s(start, 40);
         let zero = self.int(0);
         self.b
@@ -455,12 +457,21 @@ impl Generator<'_, '_> {
         self.branch_on(proto, 51, auth);
         self.b.ins().jump(found, &[]);
         self.b.switch_to_block(options);
-        self.extension(cursor, at, 8, 3, after);
+        self.extension(cursor, at, 3, after);
         self.b.switch_to_block(auth);
-        self.extension(cursor, at, 8, 2, after);
+        self.extension(cursor, at, 2, after);
         self.b.switch_to_block(fragment);
         self.fragment(demand, cursor, at, after);
         self.b.switch_to_block(after);
+        // By way of the stack, in halves of a word, the verifier forgets which kind of header had which lengths: else it walks
+        // every sequence of kinds on its own.
+        let room = self.memory_slot(8);
+        let short = self.b.ins().ireduce(I32, length_bytes);
+        self.b.ins().store(plain(), short, room, 4);
+        let bytes = self.load(room, 4, 2);
+        let bytes = self.bits(bytes, 0, MAX_EXTENSION_MASK);
+        let behind = self.b.ins().iadd(at, bytes);
+        let behind = self.pin(behind);
         let count = self.b.ins().iadd_imm_s(count, 1);
         let more = self.compare_imm(IntCC::UnsignedLessThan, count, MAX_EXTENSION_HEADERS);
         self.b.ins().brif(more, walk, &[], cursor.done, &[]);
@@ -524,8 +535,8 @@ impl Generator<'_, '_> {
         self.found_protocol(demand, inner);
         self.b.ins().jump(cursor.done, &[]);
         self.b.switch_to_block(first);
-        let behind = self.b.ins().iadd_imm_s(at, 8);
-        self.b.ins().jump(after, &[BlockArg::Value(behind), BlockArg::Value(inner)]);
+        let length = self.int(8);
+        self.b.ins().jump(after, &[BlockArg::Value(length), BlockArg::Value(inner)]);
     }
 
     fn branch_on(&mut self, value: Value, n: i64, target: Block) {
@@ -536,15 +547,13 @@ impl Generator<'_, '_> {
     }
 
     /// An extension header with its length in its second byte: `(n + 1) << 3`, or `(n + 2) << 2` for authentication.
-    fn extension(&mut self, cursor: &Cursor, at: Value, bytes: i64, shift: i64, after: Block) {
-        let header = self.check(cursor, at, bytes);
+    fn extension(&mut self, cursor: &Cursor, at: Value, shift: i64, after: Block) {
+        let header = self.check(cursor, at, 8);
         let next = self.load(header, 0, 1);
         let units = self.load(header, 1, 1);
         let units = self.b.ins().iadd_imm_s(units, if shift == 3 { 1 } else { 2 });
         let length = self.b.ins().ishl_imm_s(units, shift);
-        let behind = self.b.ins().iadd(at, length);
-        let behind = self.pin(behind);
-        self.b.ins().jump(after, &[BlockArg::Value(behind), BlockArg::Value(next)]);
+        self.b.ins().jump(after, &[BlockArg::Value(length), BlockArg::Value(next)]);
     }
 
     fn transport_layer(&mut self, demand: &Demand, cursor: &Cursor, pointer: Value, proto: Value, family: Value, length: Option<Value>) {
