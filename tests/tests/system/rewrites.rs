@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     Test::new("a_connection_goes_through_rewritten_ports_at_tc", ports_at_tc),
     Test::new("rewritten_addresses_reach_their_sockets_at_tc_and_xdp", addresses),
     Test::new("redirected_packets_leave_by_the_other_interface", redirected),
+    Test::new("native_xdp_redirects_into_a_veth_whose_peer_has_xdp", redirected_natively),
     Test::new("mirrored_packets_go_both_ways", mirrored),
     Test::new("what_xdp_leaves_before_a_packet_tc_reads", tagged),
     Test::new("the_name_of_an_interface_is_known_in_a_pattern_too", names),
@@ -119,6 +120,30 @@ fn redirected() -> Result<()> {
         ensure!(traffic::received(&socket)? == 0, "they arrived here, too: {done}");
         ensure!(done.stdout.contains(&format!("@: {COUNT}")), "{done}");
     }
+    Ok(())
+}
+
+/// A veth takes redirected frames only where its other end polls for them, as it does with XDP.
+fn redirected_natively() -> Result<()> {
+    const COUNT: u32 = 13;
+    let lab = Lab::new()?;
+    lab.add_cable("veth1", "peer1")?;
+    let before = rx_packets(&lab.peer, "peer1")?;
+    let far = Weir::script("xdp:peer1:native /udp.dport == 7000/ { @far[ip.ttl] = count(); }")
+        .at_peer(&lab)
+        .start()?;
+    let weir = Weir::script("xdp:veth0:native /udp.dport == 7000/ { ip.ttl = 7; @ = count(); redirect(\"veth1\"); }")
+        .at(&lab)
+        .start()?;
+    let socket = traffic::listen_udp(&lab.node, SocketAddr::new(lab.node4().into(), 7000))?;
+    traffic::send_frames(&lab, &[(COUNT, Frame::udp(lab.peer4(), lab.node4(), 7000))])?;
+    traffic::settle(&lab)?;
+    let done = weir.stop()?;
+    ensure!(done.stdout.contains(&format!("@: {COUNT}")), "{done}");
+    ensure!(traffic::received(&socket)? == 0, "they arrived here, too: {done}");
+    far.stop()?.expect_entry("@far", "7", COUNT)?;
+    let there = rx_packets(&lab.peer, "peer1")? - before;
+    ensure!(there == u64::from(COUNT), "{there} of {COUNT} packets left by veth1: {done}");
     Ok(())
 }
 
