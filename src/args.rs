@@ -239,6 +239,9 @@ pub struct Demo {
     /// Seconds for each of the scripts
     #[arg(long = "seconds", value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=60))]
     pub seconds: u64,
+    /// Plays a pod that asks these addresses
+    #[arg(long = "pod", value_name = "ADDRESS", hide = true)]
+    pub pod: Vec<std::net::SocketAddr>,
 }
 
 /// Runs the packet probes of a script over a capture file, without root and without a kernel.

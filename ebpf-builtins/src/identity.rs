@@ -54,6 +54,9 @@ pub const EVENTS: &str = "EVENTS";
 /// Array with one `u64`: when user space last showed itself, by the boot clock; with [`RODATA_NEEDS_HEARTBEAT`].
 pub const HEARTBEAT: &str = "HEARTBEAT";
 
+/// Per-CPU array with one element, for the programs alone.
+pub const SCRATCH: &str = "SCRATCH";
+
 /// `.rodata` `u32`: [`ENFORCE_FROM_POD`], [`ENFORCE_TO_POD`] or both; the other direction is only watched.
 pub const RODATA_ENFORCE: &str = "ENFORCE";
 /// `.rodata` `u32`: our bits of a mark.
@@ -75,7 +78,7 @@ pub const RODATA_NEEDS_HEARTBEAT: &str = "NEEDS_HEARTBEAT";
 
 /// Every map of the object.
 pub const MAPS: &[&str] = &[
-    CGROUPS, KNOWN, IFACES, RULES, POLICY, CACHE, FLOWS, VERDICTS, DENIED, STATS_MAP, NAMES, RULE_NAMES, EVENT, EVENTS, HEARTBEAT,
+    CGROUPS, KNOWN, IFACES, RULES, POLICY, CACHE, FLOWS, VERDICTS, DENIED, STATS_MAP, NAMES, RULE_NAMES, EVENT, EVENTS, HEARTBEAT, SCRATCH,
 ];
 /// Every setting of the object.
 pub const RODATA: &[&str] = &[

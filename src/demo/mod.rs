@@ -1,9 +1,10 @@
-//! `weir demo`: five scripts over traffic that is made for them, in network namespaces of our own.
+//! `weir demo`: a few scripts over traffic that is made for them, in network namespaces of our own.
 //!
 //! Nothing else on the machine is touched: the namespaces have no names and go with this process, however it ends, and the
 //! scripts run in child processes that end with it.
 
 mod net;
+mod pods;
 mod traffic;
 
 use crate::args::Demo;
@@ -52,12 +53,16 @@ pub fn main(args: &Demo) -> Result<ExitCode, Failure> {
 }
 
 fn demo(args: &Demo) -> Result<ExitCode> {
+    if !args.pod.is_empty() {
+        pods::talk(&args.pod);
+    }
     on_interrupt()?;
     let cable = Arc::new(Cable::new()?);
     let kprobes = Kernel::new().feature(Feature::Kprobe) == Support::Yes;
     let traffic = Traffic::start(&cable)?;
     say("weir demo: two network namespaces of its own with a cable between them, and real traffic on it. Ctrl-C ends it.\n");
-    let steps = steps(args.seconds, kprobes);
+    let pods = pods::Pods::start(&cable)?;
+    let steps = steps(args.seconds, kprobes, pods.as_ref().map(pods::Pods::policy).as_deref());
     let mut failed = false;
     for (i, step) in steps.iter().enumerate() {
         say(&format!("\n{}/{}  {}\n     {}\n\n", i + 1, steps.len(), step.question, step.about));
@@ -66,7 +71,7 @@ fn demo(args: &Demo) -> Result<ExitCode> {
             break;
         }
     }
-    drop(traffic);
+    drop((traffic, pods));
     let left = cable
         .node
         .run(|| Ok(Netlink::open()?.link(NODE_IF)?.and_then(|link| link.xdp.any())))?;
@@ -81,13 +86,13 @@ fn demo(args: &Demo) -> Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn steps(seconds: u64, kprobes: bool) -> Vec<Step> {
+fn steps(seconds: u64, kprobes: bool, policy: Option<&Path>) -> Vec<Step> {
     let retransmits = if kprobes {
         "kprobe:tcp_retransmit_skb { $sk = (struct sock *)arg0; @retransmits[ntop($sk->__sk_common.skc_daddr)] = count(); }"
     } else {
         "tracepoint:tcp:tcp_retransmit_skb { @retransmits[ntop(args.daddr)] = count(); }"
     };
-    vec![
+    let mut steps = vec![
         Step {
             question: "Which programs on this machine open files?",
             about: "Plain bpftrace: a tracepoint and a map by command name; the five largest after some seconds.",
@@ -146,7 +151,22 @@ fn steps(seconds: u64, kprobes: bool) -> Vec<Step> {
                 )
             },
         },
-    ]
+    ];
+    if let Some(policy) = policy {
+        steps.push(Step {
+            question: "Two pods, `web` and `batch`: who may talk to whom?",
+            about: "`identity` is a native, too: cgroup hooks know whose socket it is, TC drops what the policy does not allow.",
+            script: format!(
+                "use identity(iface=\"pod-*\", policy=file(\"{}\"), audit=\"off\") as id; \
+                 id:deny {{ @denied[id.sender, port.dst] = count(); }} interval:s:{seconds} {{ exit(); }}",
+                policy.display()
+            ),
+            ends: true,
+            flood: false,
+            after: |_| "the policy allows `web` to reach port 80, and nobody anything else".to_owned(),
+        });
+    }
+    steps
 }
 
 /// Runs one script and tells what happened; false when it failed.
@@ -301,7 +321,7 @@ mod tests {
 
     #[test]
     fn every_script_of_the_demonstration_parses() {
-        for step in steps(4, true).iter().chain(&steps(4, false)) {
+        for step in steps(4, true, Some(Path::new("/p"))).iter().chain(&steps(4, false, None)) {
             let parsed = weir_parser::parse(SourceId(0), &step.script);
             assert!(!parsed.has_errors(), "{}: {:?}", step.script, parsed.diagnostics);
         }

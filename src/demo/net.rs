@@ -28,7 +28,7 @@ pub struct Netns {
 }
 
 impl Netns {
-    fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         // unshare(2) is per thread: the thread goes, the namespace stays with the descriptor.
         let made = std::thread::spawn(|| -> io::Result<File> {
             unshare(CloneFlags::CLONE_NEWNET)?;
@@ -75,19 +75,29 @@ impl Cable {
     /// Without the privilege, or without veth interfaces in the kernel.
     pub fn new() -> Result<Self> {
         let (node, peer) = (Netns::new()?, Netns::new()?);
-        let peer_fd = peer.file.as_raw_fd();
-        node.run(|| {
-            let mut netlink = Netlink::open()?;
-            netlink.send(add_veth(peer_fd)).context("cannot make a pair of veth interfaces")?;
-            netlink.configure(NODE_IF, &[NODE, NODE6])
-        })?;
-        peer.run(|| {
-            let mut addresses = CLIENTS.to_vec();
-            addresses.push(CLIENT6);
-            Netlink::open()?.configure(PEER_IF, &addresses)
-        })?;
+        let mut clients = CLIENTS.to_vec();
+        clients.push(CLIENT6);
+        connect(&node, &peer, NODE_IF, &[NODE, NODE6], &clients)?;
         Ok(Self { node, peer })
     }
+
+    /// Makes another cable, from the node to somebody else.
+    pub fn add(&self, other: &Netns, name: &str, here: &[IpAddr], there: &[IpAddr]) -> Result<()> {
+        connect(&self.node, other, name, here, there)
+    }
+}
+
+/// A cable between two namespaces, with addresses at both ends.
+fn connect(node: &Netns, peer: &Netns, name: &str, here: &[IpAddr], there: &[IpAddr]) -> Result<()> {
+    let peer_fd = peer.file.as_raw_fd();
+    node.run(|| {
+        let mut netlink = Netlink::open()?;
+        netlink
+            .send(add_veth(name, peer_fd))
+            .context("cannot make a pair of veth interfaces")?;
+        netlink.configure(name, here)
+    })?;
+    peer.run(|| Netlink::open()?.configure(PEER_IF, there))
 }
 
 /// A rtnetlink message under construction (`linux/netlink.h`).
@@ -146,10 +156,10 @@ impl Message {
 }
 
 /// The pair, one end here and one in the namespace of the descriptor.
-fn add_veth(peer: i32) -> Message {
+fn add_veth(name: &str, peer: i32) -> Message {
     Message::new(libc::RTM_NEWLINK, NLM_F_CREATE_EXCL)
         .ifinfo(0, 0)
-        .name(NODE_IF)
+        .name(name)
         .nested(IFLA_LINKINFO, |m| {
             m.attr(IFLA_INFO_KIND, b"veth").nested(IFLA_INFO_DATA, |m| {
                 m.nested(VETH_INFO_PEER, |m| {

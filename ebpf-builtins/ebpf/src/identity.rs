@@ -83,6 +83,9 @@ static EVENTS: ProgArray<3> = ProgArray::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
 static HEARTBEAT: Array<u64, 1> = Array::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();
 
 settings! {
     ENFORCE = ENFORCE_FROM_POD;
@@ -263,6 +266,10 @@ fn is_owned() -> bool {
 }
 
 /// What there is to know of a packet.
+///
+/// It lies in a map: what the verifier reads from there it knows nothing of, so it follows what comes after the headers once, and not
+/// once for each way through them.
+#[repr(C)]
 struct Packet {
     /// 4 or 6.
     version: u8,
@@ -275,8 +282,10 @@ struct Packet {
     tcp_flags: u8,
     /// How many bytes of headers segmentation repeats.
     headers: u32,
-    /// An ICMP error.
-    is_error: bool,
+    /// 1 = an ICMP error.
+    is_error: u8,
+    /// See [`forget`].
+    cell: u32,
 }
 
 const FIN_SYN_RST_ACK: u8 = 0x17;
@@ -295,19 +304,12 @@ fn enforce<const FROM_POD: bool>(ctx: *mut __sk_buff) -> i32 {
     }
     // SAFETY: the program's own context.
     let ifindex = unsafe { (*ctx).ifindex };
-    let mut packet = Packet {
-        version: 0,
-        proto: 0,
-        src: [0; 2],
-        dst: [0; 2],
-        src_port: 0,
-        dst_port: 0,
-        tcp_flags: 0,
-        headers: 0,
-        is_error: false,
-    };
+    let first = 0;
+    let Some(packet) = SCRATCH.get(&first) else { return NEXT };
+    // SAFETY: this CPU's element; programs at TC do not interrupt each other.
+    let packet = unsafe { &mut *packet.as_ptr() };
     // SAFETY: the program's own context; nothing writes it meanwhile.
-    match parse(unsafe { &*ctx }, &mut packet) {
+    match parse(unsafe { &*ctx }, packet) {
         Ok(None) => {}
         Ok(Some(stat)) => {
             count(stat);
@@ -317,6 +319,18 @@ fn enforce<const FROM_POD: bool>(ctx: *mut __sk_buff) -> i32 {
             count(STAT_MALFORMED);
             return NEXT;
         }
+    }
+
+    forget_field(&mut packet.version);
+    forget_field(&mut packet.proto);
+    forget_field(&mut packet.src_port);
+    forget_field(&mut packet.dst_port);
+    forget_field(&mut packet.tcp_flags);
+    forget_field(&mut packet.headers);
+    forget_field(&mut packet.is_error);
+    for i in 0..2 {
+        forget_field(&mut packet.src[i]);
+        forget_field(&mut packet.dst[i]);
     }
 
     let flow = if FROM_POD {
@@ -344,18 +358,19 @@ fn enforce<const FROM_POD: bool>(ctx: *mut __sk_buff) -> i32 {
         // SAFETY: a word that is written as a whole.
         unsafe { begun.read_volatile() }
     });
+    let begun = forget(packet, begun);
     let (ours, theirs, enforced) = if FROM_POD {
         (id::FROM_POD, id::TO_POD, ENFORCE_FROM_POD)
     } else {
         (id::TO_POD, id::FROM_POD, ENFORCE_TO_POD)
     };
-    let identity = sender::<FROM_POD>(ctx);
-    if begun == theirs && !packet.is_error {
+    let identity = sender::<FROM_POD>(ctx, packet);
+    if begun == theirs && packet.is_error == 0 {
         count(STAT_REPLIES);
         return NEXT;
     }
     // In the middle of something that was not seen to begin: either it is older than the program, or forgotten, or made up.
-    let midway = begun == 0 && (packet.is_error || (packet.proto == TCP && packet.tcp_flags & FIN_SYN_RST_ACK != SYN));
+    let midway = begun == 0 && (packet.is_error != 0 || (packet.proto == TCP && packet.tcp_flags & FIN_SYN_RST_ACK != SYN));
     if setting!(ENFORCE) & enforced == 0 {
         if begun == 0 && !midway {
             FLOWS.set(&flow, &ours);
@@ -364,10 +379,10 @@ fn enforce<const FROM_POD: bool>(ctx: *mut __sk_buff) -> i32 {
         return NEXT;
     }
 
-    let answer = ask(&packet, identity);
+    let answer = ask(packet, identity);
     let undecided = midway || packet.tcp_flags & RST != 0;
     let outcome = if answer.verdict == ALLOW && (answer.rule != NO_RULE || identity != 0) {
-        if begun == 0 && !packet.is_error {
+        if begun == 0 && packet.is_error == 0 {
             FLOWS.set(&flow, &ours);
         }
         STAT_ALLOWED
@@ -378,7 +393,7 @@ fn enforce<const FROM_POD: bool>(ctx: *mut __sk_buff) -> i32 {
     } else {
         STAT_DENIED
     };
-    finish::<FROM_POD>(ctx, &packet, identity, answer, outcome)
+    finish::<FROM_POD>(ctx, packet, identity, answer, outcome)
 }
 
 /// Counts, reports and decides.
@@ -456,23 +471,45 @@ fn on_the_wire(ctx: *mut __sk_buff, packet: &Packet) -> (u64, u64) {
     (segments, u64::from(len) + (segments - 1) * u64::from(packet.headers))
 }
 
+/// Takes from the verifier what it knows of a value, so that the ways that led to it become one.
+#[inline(always)]
+fn forget(packet: &mut Packet, value: u32) -> u32 {
+    let cell = &raw mut packet.cell;
+    // SAFETY: our own word; volatile, or the compiler would keep the value where it is.
+    unsafe {
+        cell.write_volatile(value);
+        cell.read_volatile()
+    }
+}
+
+/// As [`forget`], for what lies in memory already.
+#[inline(always)]
+fn forget_field<T: Copy>(field: &mut T) {
+    let field = &raw mut *field;
+    // SAFETY: our own memory.
+    unsafe { field.write(field.read_volatile()) };
+}
+
 /// Finds a packet's sender; 0 where nothing tells.
 #[inline(always)]
-fn sender<const FROM_POD: bool>(ctx: *mut __sk_buff) -> u32 {
+fn sender<const FROM_POD: bool>(ctx: *mut __sk_buff, packet: &mut Packet) -> u32 {
     let mask = setting!(MASK);
-    let mut sources = Sources { found: 0, disagree: false };
+    let mut by_iface = 0;
     if FROM_POD {
         // SAFETY: the program's own context.
         let ifindex = unsafe { (*ctx).ifindex };
         if let Some(identity) = IFACES.get(&ifindex) {
             // SAFETY: a word that is written as a whole.
-            sources.consider(unsafe { identity.read_volatile() });
+            by_iface = unsafe { identity.read_volatile() };
         }
+        by_iface = forget(packet, by_iface);
     }
     // SAFETY: the program's own context.
     let cgroup = unsafe { bpf_skb_cgroup_id(ctx) };
     // SAFETY: the program's own context, any level.
-    sources.consider(identity_of(cgroup, |level| unsafe { bpf_skb_ancestor_cgroup_id(ctx, level) }));
+    let by_cgroup = identity_of(cgroup, |level| unsafe { bpf_skb_ancestor_cgroup_id(ctx, level) });
+    let by_cgroup = forget(packet, by_cgroup);
+    let mut by_socket = 0;
     // SAFETY: the program's own context; null or a socket.
     let sk = unsafe { (*ctx).__bindgen_anon_2.sk };
     if !sk.is_null() {
@@ -480,39 +517,33 @@ fn sender<const FROM_POD: bool>(ctx: *mut __sk_buff) -> u32 {
         let full = unsafe { bpf_sk_fullsock(sk) };
         if !full.is_null() {
             // SAFETY: not null.
-            sources.consider(unsafe { (*full).mark } & mask);
+            by_socket = unsafe { (*full).mark } & mask;
         }
     }
+    let by_socket = forget(packet, by_socket);
     // SAFETY: the program's own context.
-    let mark = unsafe { (*ctx).mark } & mask;
-    if FROM_POD && sources.found != 0 && mark != 0 && mark != sources.found {
+    let by_mark = unsafe { (*ctx).mark } & mask;
+
+    // The first one that tells decides.
+    let mut found = by_iface;
+    for next in [by_cgroup, by_socket] {
+        if found == 0 {
+            found = next;
+        }
+    }
+    if FROM_POD && found != 0 && by_mark != 0 && by_mark != found {
         // Somebody else's value, or a pod that tries to be another.
         count(STAT_FOREIGN_MARK);
     }
-    sources.consider(mark);
-    if sources.disagree {
+    if found == 0 {
+        found = by_mark;
+    }
+    let found = forget(packet, found);
+    let others = [by_cgroup, by_socket, by_mark];
+    if others.into_iter().any(|other| other != 0 && other != found) {
         count(STAT_DISAGREE);
     }
-    sources.found
-}
-
-/// The first one that tells decides.
-struct Sources {
-    found: u32,
-    disagree: bool,
-}
-
-impl Sources {
-    #[inline(always)]
-    fn consider(&mut self, identity: u32) {
-        if identity != 0 {
-            if self.found == 0 {
-                self.found = identity;
-            } else if self.found != identity {
-                self.disagree = true;
-            }
-        }
-    }
+    found
 }
 
 /// One search through the rules.
@@ -672,6 +703,10 @@ const EXTENSIONS: u32 = 8;
 /// Fills in what there is to know. Returns a counter for packets that nothing is asked of.
 #[inline(always)]
 fn parse(ctx: &__sk_buff, packet: &mut Packet) -> Result<Option<u32>, Truncated> {
+    packet.src_port = 0;
+    packet.dst_port = 0;
+    packet.tcp_flags = 0;
+    packet.is_error = 0;
     let skb = Skb(ctx);
     let (ethertype, network) = network_header(&skb)?;
     let mut offset;
@@ -746,11 +781,11 @@ fn parse(ctx: &__sk_buff, packet: &mut Packet) -> Result<Option<u32>, Truncated>
             if packet.proto == ICMPV6 && matches!(kind, 130..=137 | 143) {
                 return Ok(Some(STAT_NEIGHBOUR));
             }
-            packet.is_error = if packet.proto == ICMP {
+            packet.is_error = u8::from(if packet.proto == ICMP {
                 matches!(kind, 3 | 4 | 5 | 11 | 12)
             } else {
                 kind < 128
-            };
+            });
         }
         _ => {}
     }

@@ -91,6 +91,23 @@ impl Cgroup2 {
         Ok(file.into())
     }
 
+    /// Makes a cgroup; a `0` written to the file that is returned puts its writer into it.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn make(&self, path: &str) -> io::Result<File> {
+        std::fs::create_dir(self.full(path))?;
+        File::options().write(true).open(self.full(path).join("cgroup.procs"))
+    }
+
+    /// Removes a cgroup without processes.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn remove(&self, path: &str) -> io::Result<()> {
+        std::fs::remove_dir(self.full(path))
+    }
+
     /// Returns the id of a cgroup: the inode number of its directory.
     #[must_use]
     pub fn id(&self, path: &str) -> Option<u64> {
