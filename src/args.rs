@@ -264,10 +264,10 @@ pub struct Replay {
     /// The script, then its arguments
     #[arg(value_name = "SCRIPT | ARGS", hide = true)]
     pub rest: Vec<OsString>,
-    /// Write the packets that were dropped, as pcapng
+    /// Write the packets that were dropped, as pcapng; `-` is standard output
     #[arg(long = "write-dropped", value_name = "FILE")]
     pub write_dropped: Option<PathBuf>,
-    /// Write all other packets, as they left the script
+    /// Write all other packets, as they left the script; `-` is standard output
     #[arg(long = "write-passed", value_name = "FILE")]
     pub write_passed: Option<PathBuf>,
     /// Write what `capture()` takes, as pcapng; `-` is standard output

@@ -20,11 +20,31 @@ pub fn target(pcap: &Path) -> CaptureTarget {
 }
 
 /// Where text goes: with packets on standard output it must go elsewhere.
-pub fn output(file: Option<&Path>, pcap: Option<&Path>) -> Output {
-    match (file, pcap) {
-        (Some(file), _) => Output::File(file.to_owned()),
-        (None, Some(pcap)) if is_stdout(pcap) => Output::Stderr,
-        (None, _) => Output::Stdout,
+pub fn output<'p>(file: Option<&Path>, packets: impl IntoIterator<Item = &'p Path>) -> Output {
+    match file {
+        Some(file) => Output::File(file.to_owned()),
+        None if packets.into_iter().any(is_stdout) => Output::Stderr,
+        None => Output::Stdout,
+    }
+}
+
+/// Says what is wrong when two files of packets are standard output, or it is a terminal.
+pub fn refuse_stdout(switches: &[(&str, Option<&Path>)]) -> Option<Message<'static>> {
+    let to_stdout: Vec<&str> = switches.iter().filter(|(_, p)| p.is_some_and(is_stdout)).map(|(s, _)| *s).collect();
+    match to_stdout.as_slice() {
+        [first, second, ..] => Some(Message {
+            code: "capture-twice",
+            text: format!("`{first} -` and `{second} -` would both write to standard output"),
+            help: vec!["give one of them a file".to_owned()],
+            ..Message::default()
+        }),
+        [switch] if std::io::stdout().is_terminal() => Some(Message {
+            code: "capture-to-terminal",
+            text: format!("`{switch} -` writes packets, and standard output is a terminal"),
+            help: vec![format!("pipe it: `… {switch} - | tshark -r -`, or give a file: `{switch} FILE`")],
+            ..Message::default()
+        }),
+        _ => None,
     }
 }
 
@@ -51,11 +71,7 @@ pub fn refuse(object: &Object, pcap: Option<&Path>) -> Option<Message<'static>> 
             "`--pcap` is given, but the script captures nothing",
             "write `capture();` in an `xdp:` or `tc:` block",
         )),
-        (Some(_), Some(pcap)) if is_stdout(pcap) && std::io::stdout().is_terminal() => Some(error(
-            "capture-to-terminal",
-            "`--pcap -` writes packets, and standard output is a terminal",
-            "pipe it: `weir --pcap - … | tshark -r -`, or give a file: `--pcap FILE`",
-        )),
+        (Some(_), pcap) => refuse_stdout(&[("--pcap", pcap)]),
         _ => None,
     }
 }

@@ -127,10 +127,15 @@ fn field_text(field: &Field) -> String {
         FieldType::Bytes => "buffer",
     };
     format!(
-        "{}: packet field ({ty})\n    {}\n    in {}; absent when the packet has no such header\n",
+        "{}: packet field ({ty})\n    {}\n    in {}; absent when the packet has no such header{}\n",
         field.name,
         field.doc,
-        hooks(field.hooks)
+        hooks(field.hooks),
+        if field.writable == Hooks::of(&[]) {
+            String::new()
+        } else {
+            format!("; can be assigned to in {}", field.writable)
+        }
     )
 }
 

@@ -405,6 +405,7 @@ mod tests {
         assert_eq!(plain().notice(&sources, &Notice::LostEvents { count: 5 }), "Lost 5 events\n");
         let full = Notice::MapFull {
             map: "@x".into(),
+            lpm: false,
             max_entries: 10,
             refused: 3,
             span: at(text, "@x[1]"),

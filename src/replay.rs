@@ -38,10 +38,19 @@ pub fn main(args: &Replay) -> Result<ExitCode, Failure> {
         out::stderr(&renderer.message(std::slice::from_ref(&source), &message));
         return Ok(ExitCode::FAILURE);
     }
+    let files = [
+        ("--pcap", args.pcap.as_deref()),
+        ("--write-dropped", args.write_dropped.as_deref()),
+        ("--write-passed", args.write_passed.as_deref()),
+    ];
+    if let Some(message) = capture::refuse_stdout(&files) {
+        out::stderr(&renderer.message(std::slice::from_ref(&source), &message));
+        return Ok(ExitCode::FAILURE);
+    }
     let (sources, their_renderer) = ([source.clone()], renderer.clone());
     let (quiet, warnings) = (args.quiet, !args.no_warnings);
     let options = replay::Options {
-        output: capture::output(args.output.as_deref(), args.pcap.as_deref()),
+        output: capture::output(args.output.as_deref(), files.into_iter().filter_map(|(_, file)| file)),
         format: match args.format {
             Format::Text => OutputFormat::Text,
             Format::Json => OutputFormat::Json,
@@ -49,8 +58,8 @@ pub fn main(args: &Replay) -> Result<ExitCode, Failure> {
         buffering: Buffering::Full,
         quiet,
         capture: args.pcap.as_deref().map(capture::target),
-        write_dropped: args.write_dropped.clone(),
-        write_passed: args.write_passed.clone(),
+        write_dropped: args.write_dropped.as_deref().map(capture::target),
+        write_passed: args.write_passed.as_deref().map(capture::target),
         observer: Arc::new(move |notice| {
             if run::wanted(notice, quiet, warnings) {
                 out::stderr(&their_renderer.notice(&sources, notice));

@@ -198,6 +198,9 @@ fn helps(text: &str, tokens: &[Token<'_>], at: usize, expected: &Expected<'_>) -
     if tokens[0].tok == Tok::Let {
         helps.push("at the top of a script `let` declares a map, for example `let @m = hash(1000);`".to_owned());
     }
+    if let Some(address) = bare_address(text, token.start as usize) {
+        helps.push(format!("an address with `:` goes in quotes: `\"{address}\"`"));
+    }
     match &token.tok {
         Tok::Assign if before.is_some_and(Tok::ends_operand) => {
             helps.push("`==` compares; an assignment is a statement of its own".to_owned())
@@ -237,6 +240,25 @@ fn helps(text: &str, tokens: &[Token<'_>], at: usize, expected: &Expected<'_>) -
 }
 
 /// The first token of the statement that token `at` belongs to.
+/// The IPv6 address, prefix of such, or MAC address that the text has around a place.
+fn bare_address(text: &str, at: usize) -> Option<&str> {
+    let part = |c: char| c.is_ascii_hexdigit() || matches!(c, ':' | '.' | '/');
+    let (before, behind) = text.split_at_checked(at)?;
+    let start = at - before.chars().rev().take_while(|c| part(*c)).count();
+    let end = at + behind.chars().take_while(|c| part(*c)).count();
+    // The `/` of a predicate is none of it.
+    let word = text[start..end].trim_matches('/');
+    let address = word.split_once('/').map_or(word, |(address, _)| address);
+    let pairs = || {
+        address
+            .split(':')
+            .filter(|p| p.len() == 2 && p.chars().all(|c| c.is_ascii_hexdigit()))
+            .count()
+    };
+    let is_address = address.contains(':') && address.parse::<std::net::Ipv6Addr>().is_ok() || address.len() == 17 && pairs() == 6;
+    is_address.then_some(word)
+}
+
 fn statement_head<'t, 's>(tokens: &'t [Token<'s>], at: usize) -> Option<&'t Tok<'s>> {
     statement_start(tokens, at).map(|index| &tokens[index].tok)
 }

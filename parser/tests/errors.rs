@@ -9,6 +9,9 @@ use weir_parser::{Diagnostic, LineIndex, Severity, SourceId, dump, parse};
 
 /// Scripts with errors, by what is wrong in them.
 const SCRIPTS: &[(&str, &str)] = &[
+    ("IPv6 without quotes", "xdp:eth0 /ip.src == 2001:db8::1/ { drop(); }"),
+    ("IPv6 prefix without quotes", "xdp:eth0 /ip.src in (fe80::/10)/ { drop(); }"),
+    ("MAC without quotes", "xdp:eth0 { eth.dst = 02:42:ac:11:00:02; }"),
     // Numbers, strings, addresses.
     ("number too large", "BEGIN { $x = 18446744073709551616; }"),
     ("hexadecimal too large", "BEGIN { $x = 0x1_0000_0000_0000_0000; }"),

@@ -20,6 +20,16 @@ pub enum CaptureTarget {
     File(PathBuf),
 }
 
+impl CaptureTarget {
+    /// Opens it for writing; returns what it is called, too.
+    pub(crate) fn open(&self) -> (io::Result<File>, PathBuf) {
+        match self {
+            CaptureTarget::Stdout => (stdout(), PathBuf::from("standard output")),
+            CaptureTarget::File(path) => (File::create(path), path.clone()),
+        }
+    }
+}
+
 /// A capture file being written.
 #[derive(Debug)]
 pub struct CaptureFile {
@@ -45,10 +55,7 @@ impl CaptureFile {
     /// # Errors
     /// When it cannot be written.
     pub fn create(target: &CaptureTarget) -> Result<Self, Error> {
-        let (file, path) = match target {
-            CaptureTarget::Stdout => (stdout(), PathBuf::from("standard output")),
-            CaptureTarget::File(path) => (File::create(path), path.clone()),
-        };
+        let (file, path) = target.open();
         let start = |file| {
             let mut writer = Writer::new(BufWriter::with_capacity(64 * 1024, file))?;
             // A reader of a stream waits for the header.

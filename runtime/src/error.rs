@@ -272,6 +272,8 @@ pub enum Notice {
     /// A map was full for the first time since the last such notice.
     MapFull {
         map: String,
+        /// Keyed by prefix, and so declared.
+        lpm: bool,
         max_entries: u32,
         refused: u64,
         span: Span,
@@ -399,12 +401,23 @@ impl Notice {
     pub fn help(&self) -> Option<String> {
         match self {
             Notice::MapFull {
-                map, max_entries, refused, ..
-            } => Some(format!(
-                "`{map}` has room for {max_entries} keys, {refused} updates were refused: raise `max_map_keys` in the `config` block, or \
-                 declare the map with room: `let {map} = hash({});`",
-                max_entries.saturating_mul(4)
-            )),
+                map,
+                lpm,
+                max_entries,
+                refused,
+                ..
+            } => {
+                let room = max_entries.saturating_mul(4);
+                let updates = if *refused == 1 { "update was" } else { "updates were" };
+                let todo = if *lpm {
+                    format!("declare it with more room: `let {map} = lpm({room});`")
+                } else {
+                    format!("raise `max_map_keys` in the `config` block, or declare the map with room: `let {map} = hash({room});`")
+                };
+                Some(format!(
+                    "`{map}` has room for {max_entries} keys, {refused} {updates} refused: {todo}"
+                ))
+            }
             Notice::NoMetadata { .. } => Some("decide in the `xdp` block itself, or match at `tc` ingress again".to_owned()),
             Notice::LostEventsTotal { .. } => Some("print less often, or aggregate in a map".to_owned()),
             Notice::LostCaptures { .. } => Some("capture fewer packets, or fewer bytes of each: `capture(64)`".to_owned()),

@@ -566,6 +566,7 @@ impl Worker {
                     let (name, max_entries) = spec.map_or((String::new(), 0), |m| (user_name(&m.role, &m.name), m.max_entries));
                     let notice = Notice::MapFull {
                         map: name,
+                        lpm: spec.is_some_and(|m| m.kind == weir_compiler::object::MapKind::LpmTrie),
                         max_entries,
                         refused: new,
                         span: *span,

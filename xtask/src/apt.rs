@@ -36,6 +36,9 @@ pub const BENCH: &[Package] = &[package("bpftrace", "bpftrace")];
 /// What `cargo xtask bench packets` compares with, and by.
 pub const PACKETS: &[Package] = &[package("clang", "clang"), package("bpftool", "bpftool")];
 
+/// What `cargo xtask bench replay` compares with.
+pub const REPLAY: &[Package] = &[package("tcpdump", "tcpdump")];
+
 /// The packages of the list whose program is not on this machine.
 pub fn missing(wanted: &[Package]) -> Vec<&'static str> {
     wanted.iter().filter(|p| proc::which(p.program).is_none()).map(|p| p.name).collect()

@@ -14,6 +14,7 @@ mod builtins;
 mod dist;
 mod packets;
 mod proc;
+mod replay;
 mod setup;
 mod test;
 mod vm;

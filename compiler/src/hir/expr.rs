@@ -359,7 +359,17 @@ impl Checker<'_> {
             .iter()
             .map(|b| b.name)
             .chain(crate::constants::CONSTANTS.iter().map(|(n, _)| *n));
-        let d = nearest(d, name, names.chain(tables::FUNCTIONS.iter().map(|f| f.name)));
+        // `dport` alone: of which header?
+        let fields: Vec<&str> = tables::FIELDS
+            .iter()
+            .filter(|f| f.hooks.contains(self.hook) && f.name.rsplit('.').next() == Some(name))
+            .map(|f| f.name)
+            .collect();
+        let d = if fields.is_empty() {
+            nearest(d, name, names.chain(tables::FUNCTIONS.iter().map(|f| f.name)))
+        } else {
+            d.help(format!("name its header: `{}`", fields.join("`, `")))
+        };
         self.error(d);
         self.failed(span)
     }

@@ -139,6 +139,16 @@ pub(super) fn bystander(word: &str, point: Option<&AttachPoint>, span: Span, out
 
 /// Warns about a constant of the kernel that is rarely the verdict that is meant.
 pub(super) fn verdict(hook: Hook, value: &ast::Expr, out: &mut Vec<Diagnostic>) {
+    if let (Hook::Xdp, ast::ExprKind::Int(n @ 5..)) = (hook, &value.kind) {
+        out.push(
+            Diagnostic::lint(
+                "xdp-unknown",
+                value.span,
+                format!("XDP knows no verdict {n}: the kernel drops the packet and warns once"),
+            )
+            .help("`return XDP_PASS;`, or one of `XDP_DROP`, `XDP_TX`"),
+        );
+    }
     let ast::ExprKind::Name(name) = &value.kind else { return };
     match (hook, name.as_str()) {
         (Hook::Xdp | Hook::NativeXdp, "XDP_ABORTED") => out.push(
@@ -357,7 +367,8 @@ pub(super) fn lint(blocks: &[Block], maps: &[Map], kernel: &dyn KernelInfo, out:
     for block in blocks {
         xdp_places(block, kernel, out);
         veth_direction(block, kernel, out);
-        if block.hook.has_packet() && printf_per_packet(&block.body) {
+        // Nobody waits for packets of a file.
+        if block.hook.has_packet() && !kernel.any_interface() && printf_per_packet(&block.body) {
             out.push(
                 Diagnostic::lint("printf-per-packet", block.span, "this block prints for every packet")
                     .help("count in a map and print it on an interval, or keep it down: `limit(10/s) { … }`"),

@@ -19,11 +19,19 @@ impl Checker<'_> {
                     Self::make(ExprKind::Inet { bytes, v6 }, Ty::Inet, value.span)
                 }
                 Err(_) => {
-                    self.error(Diagnostic::error(
-                        "bad-address",
-                        value.span,
-                        format!("`{text}` is not an IP address"),
-                    ));
+                    let d = Diagnostic::error("bad-address", value.span, format!("`{text}` is not an IP address"));
+                    self.error(match text.split_once('/') {
+                        Some((address, bits)) if address.parse::<std::net::Ipv4Addr>().is_ok() => {
+                            let address = address.parse().map_or(0, std::net::Ipv4Addr::to_bits);
+                            let bits = bits.parse().unwrap_or(32).min(32);
+                            let net = std::net::Ipv4Addr::from_bits(address & u32::MAX.checked_shl(32 - bits).unwrap_or(0));
+                            d.help(format!("a prefix stands in a set, without quotes: `ip.src in ({net}/{bits})`"))
+                        }
+                        Some((address, _)) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
+                            d.help(format!("a prefix stands in a set: `ip.src in (\"{text}\")`"))
+                        }
+                        _ => d,
+                    });
                     self.failed(value.span)
                 }
             },

@@ -39,7 +39,10 @@ impl Checker<'_> {
                 ast::ExprKind::Call { name, .. } if name.name == "file" => vec![ast::SetElem::One((**expr).clone())],
                 _ => {
                     let d = Diagnostic::error("not-a-set", expr.span, "`in` takes a list in parentheses, a map or a file");
-                    self.error(d.help("`x in (1, 5-9)`, `x in @map` or `x in file(\"path\")`"));
+                    self.error(match expr.kind {
+                        ast::ExprKind::Ipv4Prefix(..) | ast::ExprKind::Ipv4(_) => d.help("put it in parentheses: `ip.src in (10.0.0.0/8)`"),
+                        _ => d.help("`x in (1, 5-9)`, `x in @map` or `x in file(\"path\")`"),
+                    });
                     return self.failed(span);
                 }
             },

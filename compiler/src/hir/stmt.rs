@@ -261,7 +261,13 @@ impl Checker<'_> {
             return;
         }
         if !has_effect(&value) {
-            self.error(Diagnostic::lint("no-effect", span, "this statement has no effect"));
+            let d = Diagnostic::lint("no-effect", span, "this statement has no effect");
+            self.error(match &expr.kind {
+                ast::ExprKind::Name(name) if self.hook.has_packet() && ["XDP_", "TC_ACT_", "TCX_"].iter().any(|p| name.starts_with(p)) => {
+                    d.help(format!("`return {name};` gives it as verdict"))
+                }
+                _ => d,
+            });
         }
         out.push(Self::stmt(StmtKind::Expr(value), span));
     }

@@ -45,6 +45,11 @@ fn verdict(outcome: oracle::Outcome, settings: &Settings) -> u32 {
     }
 }
 
+/// Whether the processor is an emulated one, where everything takes ten times as long.
+fn in_guest() -> bool {
+    std::env::var_os("WEIR_TEST_VM").is_some()
+}
+
 /// Thousands of random packets under every way to match: verdict, statistics, and hits per prefix in packets and bytes.
 #[test]
 fn random_packets() {
@@ -72,7 +77,7 @@ fn random_packets() {
         };
         rig.set(&lists);
         let mut expected = Counters::default();
-        for _ in 0..2500 {
+        for _ in 0..if in_guest() { 250 } else { 2500 } {
             let packet = generator.packet();
             let outcome = judge(&packet, &settings, &lists);
             let bytes = packet.bytes();
@@ -88,7 +93,8 @@ fn random_packets() {
     }
     // A generator that misses a case would make this test worthless.
     for (stat, seen) in outcomes.iter().enumerate().filter(|(stat, _)| *stat != bl::STAT_UNCOUNTED as usize) {
-        assert!(*seen >= 100, "only {seen} packets with outcome {stat}");
+        let enough = if in_guest() { 10 } else { 100 };
+        assert!(*seen >= enough, "only {seen} packets with outcome {stat}");
     }
 }
 
@@ -498,9 +504,18 @@ fn empty_slots() {
 /// The verifier sees another program for each combination of settings.
 #[test]
 fn every_combination_of_settings_loads() {
+    let mut turn = 0;
     for fields in 1..=3 {
+        // So that each way to match meets all of them.
+        turn += fields as usize;
         for (families, allow_families) in [(1, 0), (2, 0), (3, 0), (1, 2), (2, 1), (3, 3)] {
+            turn += 2;
             for switches in 0..16 {
+                // In a guest two of six, between which every two switches meet in every way.
+                let few = [0b0000, 0b1111, 0b0101, 0b1010, 0b0011, 0b1100];
+                if in_guest() && ![few[turn % 6], few[(turn + 1) % 6]].contains(&switches) {
+                    continue;
+                }
                 let on = |bit: u32| switches >> bit & 1 == 1;
                 let narrow = fields == 3 && families == 3;
                 let settings = Settings {

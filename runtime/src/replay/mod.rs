@@ -47,9 +47,9 @@ pub struct Options {
     /// Where `capture` writes to.
     pub capture: Option<CaptureTarget>,
     /// Takes the packets that were dropped, as they were then.
-    pub write_dropped: Option<PathBuf>,
+    pub write_dropped: Option<CaptureTarget>,
     /// Takes all others.
-    pub write_passed: Option<PathBuf>,
+    pub write_passed: Option<CaptureTarget>,
     pub observer: Observer,
 }
 
@@ -113,7 +113,7 @@ pub fn run(object: Object, code: &Code, file: &Path, options: &Options) -> Resul
     let reader = Reader::new(source.as_ref()).map_err(|e| describe(&e))?;
     let sink = make_sink(&options.output, options.format, options.buffering)?;
     let capture = options.capture.as_ref().map(CaptureFile::create).transpose()?;
-    let open = |path: &Option<PathBuf>| path.as_deref().map(PacketFile::create).transpose();
+    let open = |target: &Option<CaptureTarget>| target.as_ref().map(PacketFile::create).transpose();
     let (dropped, passed) = (open(&options.write_dropped)?, open(&options.write_passed)?);
     STOP.store(false, Ordering::Relaxed);
     stop_on_signals();

@@ -1,11 +1,12 @@
 //! Packets that come out of a replay, and the Ethernet header that packets without one get for it.
 
+use crate::capture::CaptureTarget;
 use crate::error::Error;
 use crate::pcap::{LinkType, Packet, Way, Writer, WrittenPacket};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 const ETH_8021Q: [u8; 2] = [0x81, 0x00];
 const ETH_8021AD: [u8; 2] = [0x88, 0xa8];
@@ -47,20 +48,17 @@ pub struct PacketFile {
 impl PacketFile {
     /// # Errors
     /// When it cannot be made.
-    pub fn create(path: &Path) -> Result<Self, Error> {
-        let file = File::create(path).and_then(|file| Writer::new(BufWriter::with_capacity(256 * 1024, file)));
-        match file {
+    pub fn create(target: &CaptureTarget) -> Result<Self, Error> {
+        let (file, path) = target.open();
+        match file.and_then(|file| Writer::new(BufWriter::with_capacity(256 * 1024, file))) {
             Ok(writer) => Ok(Self {
-                path: path.to_owned(),
+                path,
                 writer,
                 names: HashMap::new(),
                 interfaces: HashMap::new(),
                 buffer: Vec::new(),
             }),
-            Err(source) => Err(Error::Output {
-                path: path.to_owned(),
-                source,
-            }),
+            Err(source) => Err(Error::Output { path, source }),
         }
     }
 

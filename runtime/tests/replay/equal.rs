@@ -73,8 +73,12 @@ fn from_captures(layer: LinkLayer) -> Vec<Vec<u8>> {
 /// At both hooks: what the block is called with, and the packets that the kernel takes there.
 fn everywhere(blocks: &[&str], frames: &[Vec<u8>]) -> Vec<Result> {
     let mut results = Vec::new();
-    for block in blocks {
-        for point in ["xdp:lo", "tc:lo:ingress"] {
+    for (i, block) in blocks.iter().enumerate() {
+        for (j, point) in ["xdp:lo", "tc:lo:ingress"].into_iter().enumerate() {
+            // Loading is what takes long in a guest: every block at one of the hooks.
+            if in_guest() && i % 2 != j {
+                continue;
+            }
             let mut frames = frames.to_vec();
             if point.starts_with("tc") {
                 frames.retain(|f| skb_can_be(f));

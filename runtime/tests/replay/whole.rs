@@ -136,8 +136,8 @@ fn dropped_and_passed_packets_are_written() {
         &capture(&frames, LinkType::Ethernet),
         "xdp:a /udp.dport == 53/ { drop(); }",
         |o| {
-            o.write_dropped = Some(dropped.clone());
-            o.write_passed = Some(passed.clone());
+            o.write_dropped = Some(CaptureTarget::File(dropped.clone()));
+            o.write_passed = Some(CaptureTarget::File(passed.clone()));
         },
     );
     let (dropped, passed) = (read_all(&dropped), read_all(&passed));
@@ -188,7 +188,7 @@ fn packets_without_ethernet_are_read_and_written_as_they_came() {
         "xdp:a { @len[pkt.len] = count(); if (has(eth)) { @eth = count(); } } \
          xdp:a /udp.dport == 53/ { @[ip.src] = count(); ip.ttl--; capture(24); }",
         |o| {
-            o.write_passed = Some(passed.clone());
+            o.write_passed = Some(CaptureTarget::File(passed.clone()));
             o.capture = Some(CaptureTarget::File(captured.clone()));
         },
     );

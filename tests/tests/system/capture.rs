@@ -198,6 +198,16 @@ fn stream() -> Result<()> {
         "{packets:#?}"
     );
     ensure!(packets[2].time_ns == 1_700_000_002_000_000_000, "{packets:#?}");
+    // What was dropped can be a stream, too.
+    let out = Command::new(program()?)
+        .args(["replay", "x.pcap", "--write-dropped", "-", "-e"])
+        .arg("xdp:any { @n = count(); ip.ttl--; if (udp.dport == 53) { drop(); } }")
+        .current_dir(dir.path())
+        .output()?;
+    let err = String::from_utf8_lossy(&out.stderr).into_owned();
+    ensure!(err.contains("@n: 3\n") && !dir.path().join("-").exists(), "{err}");
+    let packets = pcapng::read(&out.stdout)?;
+    ensure!(packets.len() == 3 && packets.iter().all(|p| p.data[22] == 63), "{packets:#?}");
     Ok(())
 }
 
@@ -249,6 +259,10 @@ fn errors() -> Result<()> {
             &["`blocklist` cannot be replayed", "lpm"],
         ),
         (&["x.pcap", "-e", "xdp:any { capture(); }"], &["`capture()` has no file"]),
+        (
+            &["x.pcap", "-e", count, "--write-dropped", "-", "--write-passed", "-"],
+            &["`--write-dropped -` and `--write-passed -`", "standard output"],
+        ),
         (&["x.pcap", "-e", "xdp:any { @ = ; }"], &["error", "^"]),
         (
             &["x.pcap", "-e", count, "--write-passed", "/no/such/folder/x"],
