@@ -1,8 +1,9 @@
 //! Script to object, with the compiler's own bugs turned into messages.
 
-use crate::render::Renderer;
+use crate::render::{Failure, Renderer};
 use crate::{out, report};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use weir_compiler::clif::Code;
@@ -66,6 +67,28 @@ impl<K: KernelInfo> Job<'_, K> {
         told.then_some(output.object).flatten().zip(code)
     }
 
+    /// Whether the script's own arguments ask for a list of what it takes.
+    pub fn wants_help(&self) -> bool {
+        split_named(&self.args).0.iter().any(|(name, _)| name == hir::HELP)
+    }
+
+    /// Prints what the script takes on its command line. Returns nothing where `--help` is the script's own.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn help(&self, renderer: &Renderer) -> Result<Option<ExitCode>, Failure> {
+        let output = self.output(true, &[]);
+        if output.parameters.iter().any(|p| p.name == hir::HELP) {
+            return Ok(None);
+        }
+        let ok = output.object.is_some();
+        if !self.tell(renderer, output.diagnostics, output.imports, output.internal) || !ok {
+            return Ok(Some(ExitCode::FAILURE));
+        }
+        out::stdout(&help_text(&self.source.name, &output.parameters))?;
+        Ok(Some(ExitCode::SUCCESS))
+    }
+
     fn options(&self, optimise: bool, dump: &[Stage]) -> pipeline::Options {
         let (named, positional) = split_named(&self.args);
         let script = hir::Options {
@@ -108,6 +131,25 @@ fn times_text(times: &[(&'static str, Duration)]) -> String {
     let total: f64 = times.iter().map(|(_, time)| ms(time)).sum();
     let parts: Vec<String> = times.iter().map(|(part, time)| format!("{part} {:.2}", ms(time))).collect();
     format!("compiled in {total:.2} ms: {}\n", parts.join(", "))
+}
+
+/// One line for each parameter: how it is written, what it is for.
+fn help_text(script: &str, parameters: &[hir::NamedParam]) -> String {
+    if parameters.is_empty() {
+        return format!("`{script}` takes no named parameters\n");
+    }
+    let written = |p: &hir::NamedParam| match &p.default {
+        None => format!("--{}", p.name),
+        Some(default) => format!("--{}={default}", p.name),
+    };
+    let width = parameters.iter().map(|p| written(p).chars().count()).max().unwrap_or(0);
+    let mut text = format!("Parameters of `{script}`, given after `--`, with their defaults:\n");
+    for p in parameters {
+        let line = format!("  {:width$}  {}", written(p), p.description);
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
 }
 
 /// Takes `--name=value` and `--name` out of the script's arguments.
@@ -159,6 +201,19 @@ pub fn guarded(work: impl FnOnce() -> pipeline::Output) -> pipeline::Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_are_listed_with_their_defaults() {
+        let param = |name: &str, default: Option<&str>, description: &str| hir::NamedParam {
+            name: name.to_owned(),
+            default: default.map(str::to_owned),
+            description: description.to_owned(),
+        };
+        let text = help_text("x.bt", &[param("port", Some("80"), "what to count"), param("quiet", None, "")]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1..], ["  --port=80  what to count", "  --quiet"]);
+        assert_eq!(help_text("x.bt", &[]), "`x.bt` takes no named parameters\n");
+    }
 
     #[test]
     fn a_panic_of_the_compiler_is_an_internal_error() {

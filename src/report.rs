@@ -82,6 +82,31 @@ pub fn too_long(log: &str) -> bool {
         .any(|words| tail(log).contains(words))
 }
 
+/// The helper that the kernel, or its build, does not have: `unknown func bpf_override_return#58`.
+pub fn missing_helper(log: &str) -> Option<&str> {
+    let last = tail(log);
+    let word = ["unknown func ", "cannot use helper "]
+        .iter()
+        .find_map(|before| last.split_once(before).map(|(_, rest)| rest))?;
+    word.split(['#', ' ', '\n']).next().filter(|name| name.starts_with("bpf_"))
+}
+
+/// Says that a script asks for what this kernel does not do.
+pub fn no_helper(renderer: &Renderer, source: &Source, helper: &str, span: Option<Span>) -> String {
+    let help = match helper {
+        "bpf_override_return" => "`override` needs a kernel that was built with CONFIG_BPF_KPROBE_OVERRIDE".to_owned(),
+        _ => format!("the functions that need it say so: `weir doc`, or look for `{helper}` in bpf-helpers(7)"),
+    };
+    let message = Message {
+        code: "no-helper",
+        text: format!("this kernel has no `{helper}` for such a program"),
+        span,
+        help: vec![help],
+        ..Message::default()
+    };
+    renderer.message(std::slice::from_ref(source), &message)
+}
+
 /// Says that a script asks for more than the kernel follows.
 pub fn loop_too_long(renderer: &Renderer, source: &Source, span: Option<Span>) -> String {
     let message = Message {
@@ -164,6 +189,15 @@ mod tests {
             assert!(text.contains(part), "{text}");
         }
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_helper_that_is_not_there_is_found_in_the_log() {
+        let old = "5: (85) call bpf_override_return#58\nunknown func bpf_override_return#58\nprocessed 6 insns\n";
+        let new = "program of this type cannot use helper bpf_override_return#58\n";
+        assert_eq!(missing_helper(old), Some("bpf_override_return"));
+        assert_eq!(missing_helper(new), Some("bpf_override_return"));
+        assert_eq!(missing_helper("R1 !read_ok\n"), None);
     }
 
     #[test]

@@ -69,6 +69,11 @@ fn script(args: &Run, kernel: &Kernel, source: &Source, script_args: Vec<String>
         times: args.verbose,
     };
 
+    if job.wants_help()
+        && let Some(code) = job.help(&renderer)?
+    {
+        return Ok(code);
+    }
     if let Some(stages) = &args.debug {
         let (object, dumps) = job.compile(&renderer, true, &stages.0);
         out::stdout(&dump_text(&dumps))?;
@@ -149,6 +154,10 @@ fn start_or_retry(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object
     };
     if report::too_long(first_log) {
         out::stderr(&report::loop_too_long(renderer, job.source, *span));
+        return Err(Refusal::Told);
+    }
+    if let Some(helper) = report::missing_helper(first_log) {
+        out::stderr(&report::no_helper(renderer, job.source, helper, *span));
         return Err(Refusal::Told);
     }
     // The author has seen the messages of the first compilation.

@@ -86,6 +86,16 @@ pub struct UserFunction {
     pub indirect: bool,
 }
 
+/// A symbol of a program or library: function or variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserSymbol {
+    pub name: String,
+    /// As `nm` prints it.
+    pub address: u64,
+    /// In bytes, 0 where the file does not say.
+    pub size: u64,
+}
+
 /// One place of a static event of a program or library, as its note says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsdtProbe {
@@ -141,6 +151,17 @@ pub trait KernelInfo {
     /// Translates an address, as `nm` prints it, to an offset in the file; `None` outside of the code.
     fn code_offset(&self, _path: &str, _address: u64) -> Option<u64> {
         None
+    }
+    /// The other way: what `nm` would print for an offset in the file.
+    fn code_address(&self, _path: &str, _offset: u64) -> Option<u64> {
+        None
+    }
+    /// Lists the functions and variables of a program or library, sorted by name.
+    ///
+    /// # Errors
+    /// Why the file cannot be read, in one line.
+    fn user_symbols(&self, _path: &str) -> Result<Vec<UserSymbol>, String> {
+        Ok(Vec::new())
     }
     /// Lists the network interfaces of weir's own network namespace.
     fn interfaces(&self) -> Vec<String>;

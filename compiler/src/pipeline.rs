@@ -90,6 +90,8 @@ pub struct Output {
     pub internal: Option<(&'static str, String)>,
     /// The script's maps, those of earlier entries among them, for the entries that follow.
     pub maps: Vec<hir::Map>,
+    /// What the script takes on its command line.
+    pub parameters: Vec<hir::NamedParam>,
     /// How long the parts of the way took, in its order.
     pub times: Vec<(&'static str, Duration)>,
     /// Scripts that this one imports, in the order of the numbers in spans, the first of them 1.
@@ -173,6 +175,7 @@ fn front(source: &Source, kernel: &dyn KernelInfo, options: &Options, out: &mut 
     }
     clock.lap(out, "check");
     out.maps.clone_from(&program.maps);
+    out.parameters.clone_from(&program.parameters);
     let mut plan = plan::plan(&program, kernel);
     let code = clif::generate(&program, &mut plan);
     for map in &plan.maps {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use weir_compiler::hir::glob_match;
-use weir_compiler::kernel::{UsdtProbe, UserFunction};
+use weir_compiler::kernel::{UsdtProbe, UserFunction, UserSymbol};
 
 /// Files above this size are not searched for symbols.
 const MAX_FILE_BYTES: u64 = 1 << 30;
@@ -180,6 +180,47 @@ pub fn code_offset(path: &str, address: u64) -> Option<u64> {
     code_offset_of(&parse(path, &data).ok()?, address)
 }
 
+/// Translates an offset in the code of a file to an address, as `nm` prints it.
+#[must_use]
+pub fn code_address(path: &str, offset: u64) -> Option<u64> {
+    let data = read(path).ok()?;
+    let file = parse(path, &data).ok()?;
+    let endian = file.endian();
+    file.elf_program_headers().iter().find_map(|p| {
+        let code = p.p_type(endian) == elf::PT_LOAD && p.p_flags(endian) & elf::PF_X != 0;
+        let inside = offset.checked_sub(p.p_offset(endian))?;
+        (code && inside < p.p_filesz(endian)).then_some(p.p_vaddr(endian) + inside)
+    })
+}
+
+/// Lists functions and variables of a file, by name.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn symbols(path: &str) -> Result<Vec<UserSymbol>, String> {
+    let data = read(path)?;
+    let file = parse(path, &data)?;
+    let mut found: BTreeMap<String, UserSymbol> = BTreeMap::new();
+    for symbol in file.symbols().chain(file.dynamic_symbols()) {
+        let SymbolFlags::Elf { st_info, .. } = symbol.flags() else {
+            continue;
+        };
+        if !matches!(st_info & 0xf, elf::STT_FUNC | elf::STT_OBJECT) || symbol.is_undefined() {
+            continue;
+        }
+        if let Ok(name) = symbol.name()
+            && !name.is_empty()
+        {
+            found.entry(name.to_owned()).or_insert_with(|| UserSymbol {
+                name: name.to_owned(),
+                address: symbol.address(),
+                size: symbol.size(),
+            });
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
 /// Lists the functions of a file, by name.
 ///
 /// # Errors
@@ -306,6 +347,18 @@ mod tests {
         let find = |name: &str| functions.iter().find(|f| f.name == name).unwrap();
         assert!(!find("malloc").indirect && find("malloc").offset > 0);
         assert!(find("strlen").indirect, "{:?}", find("strlen"));
+    }
+
+    #[test]
+    fn symbols_have_addresses_and_offsets_lead_back_to_them() {
+        let libc = &find("libc.so.6").unwrap()[0];
+        let symbols = symbols(libc).unwrap();
+        let malloc = symbols.iter().find(|s| s.name == "malloc").unwrap();
+        let environ = symbols.iter().find(|s| s.name == "environ").unwrap();
+        assert_eq!(environ.size, 8);
+        let offset = code_offset(libc, malloc.address).unwrap();
+        assert_eq!(code_address(libc, offset), Some(malloc.address));
+        assert_eq!(code_address(libc, u64::MAX), None);
     }
 
     #[test]

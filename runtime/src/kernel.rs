@@ -15,7 +15,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 use weir_compiler::btf::{Btf, BtfError, BtfType};
-use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField, UsdtProbe, UserFunction, Whereabouts};
+use weir_compiler::kernel::{
+    Feature, KernelInfo, KernelVersion, Support, TracepointField, UsdtProbe, UserFunction, UserSymbol, Whereabouts,
+};
 use weir_compiler::object::LinkLayer;
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -421,6 +423,14 @@ impl KernelInfo for Kernel {
 
     fn code_offset(&self, path: &str, address: u64) -> Option<u64> {
         binary::code_offset(path, address)
+    }
+
+    fn code_address(&self, path: &str, offset: u64) -> Option<u64> {
+        binary::code_address(path, offset)
+    }
+
+    fn user_symbols(&self, path: &str) -> Result<Vec<UserSymbol>, String> {
+        binary::symbols(path)
     }
 
     fn interfaces(&self) -> Vec<String> {

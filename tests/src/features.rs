@@ -19,6 +19,10 @@ pub enum Feature {
     Tun,
     /// `fentry` and `fexit` programs.
     Fentry,
+    /// Probes that decide what a function returns.
+    Override,
+    /// Breakpoints on data.
+    Watchpoint,
 }
 
 pub enum Answer {
@@ -28,7 +32,15 @@ pub enum Answer {
 }
 
 impl Feature {
-    pub const ALL: [Feature; 5] = [Feature::Kprobe, Feature::Tcx, Feature::Netem, Feature::Tun, Feature::Fentry];
+    pub const ALL: [Feature; 7] = [
+        Feature::Kprobe,
+        Feature::Tcx,
+        Feature::Netem,
+        Feature::Tun,
+        Feature::Fentry,
+        Feature::Override,
+        Feature::Watchpoint,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -37,6 +49,8 @@ impl Feature {
             Feature::Netem => "netem",
             Feature::Tun => "tun",
             Feature::Fentry => "fentry",
+            Feature::Override => "override",
+            Feature::Watchpoint => "watchpoint",
         }
     }
 
@@ -44,7 +58,7 @@ impl Feature {
     fn since(self) -> Option<(u32, u32)> {
         match self {
             Feature::Tcx => Some((6, 6)),
-            Feature::Kprobe | Feature::Netem | Feature::Tun | Feature::Fentry => None,
+            Feature::Kprobe | Feature::Netem | Feature::Tun | Feature::Fentry | Feature::Override | Feature::Watchpoint => None,
         }
     }
 
@@ -73,6 +87,24 @@ impl Feature {
                 Ok(()) => Answer::Yes,
                 Err(e) if e.raw_os_error() == Some(libc::EPERM) => Answer::No("this kernel refuses fentry programs".to_owned()),
                 Err(e) => Answer::CannotTell(format!("loading an fentry program: {e}")),
+            },
+            Feature::Override => match kernel::load_override() {
+                Ok(()) => Answer::Yes,
+                // The helper is not there: `unknown func`.
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Answer::No("this kernel lets no probe decide results".to_owned()),
+                Err(e) => Answer::CannotTell(format!("loading a program with `bpf_override_return`: {e}")),
+            },
+            Feature::Watchpoint => match kernel::open_watchpoint() {
+                Ok(()) => Answer::Yes,
+                Err(e)
+                    if matches!(
+                        e.raw_os_error(),
+                        Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP | libc::ENOSPC)
+                    ) =>
+                {
+                    Answer::No(format!("this machine has no breakpoints on data: {e}"))
+                }
+                Err(e) => Answer::CannotTell(format!("opening a breakpoint: {e}")),
             },
             Feature::Netem => match try_netem() {
                 Ok(()) => Answer::Yes,

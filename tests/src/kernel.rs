@@ -11,6 +11,7 @@ use std::fmt;
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -489,4 +490,49 @@ pub fn load_fentry() -> std::io::Result<()> {
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         other => other.map(drop),
     }
+}
+
+/// Opens and closes a breakpoint on data, as `watchpoint` does.
+///
+/// # Errors
+/// What the kernel says.
+pub fn open_watchpoint() -> std::io::Result<()> {
+    const PERF_TYPE_BREAKPOINT: u32 = 5;
+    const HW_BREAKPOINT_W: u32 = 2;
+    static WATCHED: AtomicU64 = AtomicU64::new(0);
+    // `struct perf_event_attr`: type, size, …, bp_type at 52, bp_addr, bp_len.
+    let mut attr = [0_u64; 16];
+    attr[0] = u64::from(PERF_TYPE_BREAKPOINT) | (128 << 32);
+    attr[2] = 1;
+    attr[6] = u64::from(HW_BREAKPOINT_W) << 32;
+    attr[7] = WATCHED.as_ptr() as u64;
+    attr[8] = 8;
+    // SAFETY: the struct lives through the call; this process, any CPU, no group.
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, attr.as_ptr(), 0, -1, -1, 0) };
+    if fd < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor.
+    drop(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+    Ok(())
+}
+
+/// Loads a program that decides what a function returns, attached nowhere.
+///
+/// # Errors
+/// What the kernel says; `EINVAL` where it has no such helper.
+pub fn load_override() -> std::io::Result<()> {
+    const BPF_PROG_LOAD: libc::c_long = 5;
+    const BPF_PROG_TYPE_KPROBE: u32 = 2;
+    const OVERRIDE_RETURN: u64 = 58;
+    // r2 = 0; call; r0 = 0; exit
+    let insns: [u64; 4] = [0x02b7, 0x85 | OVERRIDE_RETURN << 32, 0xb7, 0x95];
+    let license = c"GPL";
+    let mut words = [0; 32];
+    words[..2].copy_from_slice(&[BPF_PROG_TYPE_KPROBE, 4]);
+    for (at, pointer) in [(2, insns.as_ptr() as u64), (4, license.as_ptr() as u64)] {
+        words[at] = pointer as u32;
+        words[at + 1] = (pointer >> 32) as u32;
+    }
+    bpf(BPF_PROG_LOAD, &mut words).map(drop)
 }

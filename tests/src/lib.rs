@@ -9,6 +9,7 @@
 pub mod cgroup;
 pub mod features;
 pub mod frame;
+pub mod gate;
 pub mod harness;
 pub mod kernel;
 pub mod net;

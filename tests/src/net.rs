@@ -89,8 +89,18 @@ impl Netns {
 
     /// A counter of `/proc/net/snmp` in this namespace, such as `Tcp` `RetransSegs`.
     pub fn snmp(&self, group: &str, counter: &str) -> Result<u64> {
+        self.counter("snmp", group, counter)
+    }
+
+    /// A counter of `/proc/net/netstat` in this namespace, such as `TcpExt` `TCPLossProbes`.
+    pub fn netstat(&self, group: &str, counter: &str) -> Result<u64> {
+        self.counter("netstat", group, counter)
+    }
+
+    fn counter(&self, file: &str, group: &str, counter: &str) -> Result<u64> {
         // Not /proc/net: that is the namespace of the process's first thread.
-        let text = self.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp").context("cannot read the counters"))?;
+        let path = Path::new("/proc/thread-self/net").join(file);
+        let text = self.run(|| std::fs::read_to_string(&path).context("cannot read the counters"))?;
         let mut lines = text.lines().filter_map(|l| l.strip_prefix(group)?.strip_prefix(": "));
         let (names, values) = lines
             .next()

@@ -6,10 +6,10 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use std::ffi::{CStr, CString, c_char};
 use std::hint::black_box;
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// First argument of the executable as a victim.
 pub const ARG: &str = "--weir-victim";
@@ -31,6 +31,14 @@ extern "C" fn weir_victim_add(a: u64, text: *const c_char, b: u64) -> u64 {
 extern "C" fn weir_victim_double(a: u64) -> u64 {
     black_box(a) * 2
 }
+
+/// A number to be read by its name.
+#[unsafe(no_mangle)]
+#[used]
+static weir_victim_level: AtomicU32 = AtomicU32::new(7);
+
+/// A number to be watched.
+static CELL: AtomicU64 = AtomicU64::new(0);
 
 /// A page of its own: where two segments share a page of the file, the kernel counts in whichever it finds first, which may be
 /// the other mapping of it.
@@ -120,6 +128,7 @@ fn work(args: &[String]) -> Result<()> {
         Some("preempt") => preempt(number(1)?, number(2)?),
         Some("threads") => threads(number(1)?),
         Some("touch") => touch(number(1)?),
+        Some("on-demand") => on_demand(number(1)?),
         _ => bail!("unknown work {args:?}"),
     }
 }
@@ -200,6 +209,82 @@ fn threads(n: u64) -> Result<()> {
         let _ = thread.join();
     }
     Ok(())
+}
+
+/// Says where its cell is; on a line of input calls functions and writes to the cell `n` times; says so, and ends with its input.
+fn on_demand(n: u64) -> Result<()> {
+    writeln!(std::io::stdout(), "{:#x}", CELL.as_ptr() as usize)?;
+    std::io::stdin().read_line(&mut String::new())?;
+    let text = c"hello".to_owned();
+    for i in 0..n {
+        black_box(weir_victim_add(i, text.as_ptr(), weir_victim_level.load(Ordering::Relaxed).into()));
+        black_box(weir_victim_double(black_box(i)));
+        CELL.store(i, Ordering::SeqCst);
+    }
+    writeln!(std::io::stdout(), "done")?;
+    std::io::stdin().read_line(&mut String::new())?;
+    Ok(())
+}
+
+/// A started victim that waits for [`OnDemand::go`].
+pub struct OnDemand {
+    child: Child,
+    output: std::io::BufReader<std::process::ChildStdout>,
+    /// Of its cell, in hexadecimal.
+    pub address: String,
+}
+
+impl OnDemand {
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(times: u64) -> Result<Self> {
+        let mut child = start(&["on-demand", &times.to_string()])?;
+        let mut address = String::new();
+        let mut output = std::io::BufReader::new(child.stdout.take().context("no output")?);
+        output.read_line(&mut address)?;
+        Ok(Self {
+            child,
+            output,
+            address: address.trim().to_owned(),
+        })
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> String {
+        self.child.id().to_string()
+    }
+
+    /// Lets it work, and returns when it has.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn work(&mut self) -> Result<()> {
+        self.child.stdin.as_mut().context("no input")?.write_all(b"go\n")?;
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        ensure!(line == "done\n", "the victim says `{line}`");
+        Ok(())
+    }
+
+    /// Lets it work, and waits for its end.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn go(mut self) -> Result<()> {
+        self.work()?;
+        self.end()
+    }
+
+    /// Lets it end.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn end(mut self) -> Result<()> {
+        drop(self.child.stdin.take());
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the victim failed: {status}");
+        Ok(())
+    }
 }
 
 /// Writes to `n` fresh pages.

@@ -3,6 +3,7 @@
 //! Input: arguments, a namespace, a folder. Output: exit code, standard output and error, and a check that nothing of this
 //! process is left in the kernel. Every wait has a bound; none is a guess.
 
+use crate::gate::{self, Gate};
 use crate::kernel::{self, Object};
 use crate::net::{Lab, Netns};
 use crate::{output, patience};
@@ -14,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -66,6 +67,8 @@ enum Condition {
     MaxFiles(u64),
     /// This standard stream is closed.
     Closed(i32),
+    /// A supervisor decides which programs are loaded.
+    Gate(RawFd),
 }
 
 impl Condition {
@@ -97,6 +100,7 @@ impl Condition {
                 // SAFETY: a live struct.
                 check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })
             }
+            Condition::Gate(sender) => gate::install(*sender),
             // SAFETY: a number.
             Condition::Closed(fd) => check(unsafe { libc::close(*fd) }),
         }
@@ -287,6 +291,17 @@ impl<'a> Weir<'a> {
     /// The program is not there.
     pub fn start_unattached(self) -> Result<Running> {
         self.spawn()
+    }
+
+    /// Runs to the end, while a supervisor decides which of its programs are loaded.
+    ///
+    /// # Errors
+    /// As those of [`Self::run`].
+    pub fn run_behind(mut self, gate: &mut Gate) -> Result<Finished> {
+        self.conditions.push(Condition::Gate(gate.child_end()));
+        let running = self.spawn()?;
+        gate.serve()?;
+        running.wait()
     }
 
     /// Runs to the end.

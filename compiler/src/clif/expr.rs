@@ -176,6 +176,7 @@ impl<'h> Generator<'_, 'h> {
             ExprKind::MapAddr { map, key } => self.map_value_address(*map, key.as_deref()),
             ExprKind::Inline { body, result } => self.inline(body, *result),
             ExprKind::Strlen(text) => self.strlen(text),
+            ExprKind::FilePath { place, cap } => self.file_path(place, *cap),
             ExprKind::Stack { user, depth } => self.stack(*user, *depth),
             ExprKind::Len(map) => Val::int(self.map_len(*map)),
             ExprKind::Elapsed => self.elapsed(),

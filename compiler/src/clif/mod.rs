@@ -14,6 +14,7 @@ mod addr;
 mod builtins;
 mod capture;
 mod expr;
+mod file_path;
 mod inet;
 mod loops;
 mod maps;

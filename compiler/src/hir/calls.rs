@@ -165,6 +165,8 @@ impl Checker<'_> {
             | FunctionKind::Ksym
             | FunctionKind::Usym
             | FunctionKind::Kaddr
+            | FunctionKind::Uaddr
+            | FunctionKind::Path
             | FunctionKind::Strftime
             | FunctionKind::Macaddr
             | FunctionKind::Pton

@@ -35,6 +35,7 @@ pub struct Options {
 /// Checks a whole script.
 pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options) -> (Program, Vec<Diagnostic>) {
     let mut natives = Vec::new();
+    let native_parameters = super::probes::native_parameters(program);
     let mut early = Vec::new();
     let mut defines = HashMap::new();
     let mut config = Config::default();
@@ -111,7 +112,15 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
         check_existing(&cx.maps, &options.maps, &decls, &mut diagnostics);
         never_assigned(&cx.maps, &mut diagnostics);
         shared_interfaces(&natives, &mut diagnostics);
+        let mut parameters = native_parameters.clone();
+        parameters.extend(
+            cx.parameters
+                .into_iter()
+                .filter(|p| !native_parameters.iter().any(|n| n.name == p.name)),
+        );
+        unknown_parameters(&parameters, options, &mut diagnostics);
         let blocks = cx.blocks;
+        too_long(&blocks, &mut diagnostics);
         let sets = cx.sets;
         let declared = |name: &str| {
             let existing = options.maps.iter().find(|m| m.name == name);
@@ -128,6 +137,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
                 cpus: kernel.cpus(),
                 sets,
                 helper_errors: options.helper_errors,
+                parameters,
             },
             diagnostics,
         );
@@ -146,6 +156,43 @@ struct Sites {
     found: Vec<super::probes::Site>,
     diagnostics: Vec<Diagnostic>,
 }
+
+/// Statements of one block. The kernel follows a million instructions of a program, and a statement is about ten at least.
+const MAX_STATEMENTS: u64 = 10_000;
+
+/// Says it before the compiler and the kernel have worked for minutes to find it out.
+fn too_long(blocks: &[Block], out: &mut Vec<Diagnostic>) {
+    for block in blocks {
+        let n = super::visit::count(&block.body);
+        if let (true, Some(first)) = (n > MAX_STATEMENTS, block.body.first()) {
+            let message = format!("this block is too long for the kernel: it has {n} statements, {MAX_STATEMENTS} are the most");
+            out.push(Diagnostic::error("too-long", first.span, message).help("use a loop: `for ($i : 0..100) { … }`"));
+        }
+    }
+}
+
+/// An argument that nothing reads is a slip of the pen, as in `--prot=80`.
+fn unknown_parameters(parameters: &[super::NamedParam], options: &Options, out: &mut Vec<Diagnostic>) {
+    for (name, _) in &options.named {
+        if parameters.iter().any(|p| p.name == *name) || name == HELP {
+            continue;
+        }
+        let d = Diagnostic::error(
+            "unknown-parameter",
+            Span::default(),
+            format!("the script has no parameter `--{name}`"),
+        );
+        let d = match nearest_name(name, parameters.iter().map(|p| p.name.as_str())) {
+            Some(near) => d.help(format!("did you mean `--{near}`?")),
+            None if parameters.is_empty() => d.help("it takes named parameters where it asks for them: `getopt(\"name\", default)`"),
+            None => d.help(format!("`-- --{HELP}` lists what it takes")),
+        };
+        out.push(d);
+    }
+}
+
+/// The named argument that asks for a list of the others.
+pub const HELP: &str = "help";
 
 /// Two XDP natives cannot share an interface.
 fn shared_interfaces(natives: &[NativeInstance], out: &mut Vec<Diagnostic>) {
@@ -215,6 +262,8 @@ pub(super) struct Checker<'a> {
     pub blocks: Vec<Block>,
     pub sets: Vec<super::SetMap>,
     pub diagnostics: Vec<Diagnostic>,
+    /// Named parameters that blocks ask for.
+    pub parameters: Vec<super::NamedParam>,
     // The block being checked.
     pub hook: Hook,
     pub native: Option<usize>,
@@ -274,6 +323,7 @@ impl<'a> Checker<'a> {
             blocks: Vec::new(),
             sets: Vec::new(),
             diagnostics: Vec::new(),
+            parameters: Vec::new(),
             hook: Hook::RunOnce,
             native: None,
             event: 0,

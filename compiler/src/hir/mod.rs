@@ -10,6 +10,7 @@ mod ctypes;
 pub(crate) mod expr;
 mod functions;
 mod lints;
+mod locate;
 pub(crate) mod loops;
 mod macros;
 mod map_types;
@@ -30,7 +31,7 @@ mod usdt;
 pub mod visit;
 
 pub use args::{Parameter, parameters};
-pub use check::{Options, check, nearest_name};
+pub use check::{HELP, Options, check, nearest_name};
 pub use map_types::{DeclaredKind, MapDecl};
 pub use probes::{glob_match, iterators, raw_parameters};
 
@@ -50,6 +51,17 @@ pub struct Program {
     pub sets: Vec<SetMap>,
     /// `-k`: failures of helpers are told.
     pub helper_errors: bool,
+    /// What the script takes on its command line, in the order of their first mention.
+    pub parameters: Vec<NamedParam>,
+}
+
+/// A named parameter: `getopt("name", default, "description")`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamedParam {
+    pub name: String,
+    /// As the script has it; none for a switch.
+    pub default: Option<String>,
+    pub description: String,
 }
 
 /// A constant set that became a map.
@@ -503,6 +515,11 @@ pub enum ExprKind {
         size: u32,
     },
     Strlen(Box<Expr>),
+    /// The name of the `struct path` at a place to which the way is nothing but loads that the kernel follows.
+    FilePath {
+        place: Box<Expr>,
+        cap: u32,
+    },
     /// The stack at this moment, from the stack map of its depth.
     Stack {
         user: bool,

@@ -70,6 +70,8 @@ impl Checker<'_> {
                     }
                 }
             }
+            FunctionKind::Uaddr => self.uaddr(function, &args[0], span),
+            FunctionKind::Path => self.path_call(args, span),
             FunctionKind::Macaddr => self.macaddr(&args[0], span),
             FunctionKind::Pton => {
                 let text = self.literal(&args[0], function)?;
@@ -439,6 +441,7 @@ impl Checker<'_> {
             None => Self::make(ExprKind::Int(0), Ty::Bool, span),
             Some(arg) => self.expr(&arg.value),
         };
+        self.parameter(&name, args.get(1).map(|_| &default), args.get(2));
         let refuse = |cx: &mut Self, text: &str, expected: &str| {
             let message = format!("`--{name}` is {expected}, found `{text}`");
             cx.error(Diagnostic::error("param-type", span, message));

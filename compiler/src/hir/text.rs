@@ -252,6 +252,7 @@ impl Printer<'_> {
             }
             ExprKind::AddrOf(id) => format!("address ${}", self.block.vars[*id].name),
             ExprKind::MapAddr { map, key } => format!("address {}", self.map(*map, key.as_deref())),
+            ExprKind::FilePath { place, cap } => format!("path {cap} ({})", self.expr(place)),
             ExprKind::StackBytes { user, depth } => format!("bytes of {} {depth}", if *user { "ustack" } else { "kstack" }),
             ExprKind::Inline { body, result } => {
                 let lines: Vec<String> = body.iter().map(|s| self.simple(&s.kind)).collect();

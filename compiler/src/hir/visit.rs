@@ -130,6 +130,21 @@ pub fn stmt(stmt: &Stmt, f: &mut dyn FnMut(&Expr)) {
     }
 }
 
+/// Number of statements, those in loops once and those of `unroll` as often as they are written out.
+pub fn count(stmts: &[Stmt]) -> u64 {
+    let one = |stmt: &Stmt| match &stmt.kind {
+        StmtKind::If { then, otherwise, .. } => 1 + count(then) + count(otherwise),
+        StmtKind::While { body, .. }
+        | StmtKind::ForRange { body, .. }
+        | StmtKind::ForMap { body, .. }
+        | StmtKind::Limit { body, .. }
+        | StmtKind::Block(body) => 1 + count(body),
+        StmtKind::Unroll { count: times, body } => 1 + count(body).saturating_mul(u64::from(*times)),
+        _ => 1,
+    };
+    stmts.iter().map(one).fold(0, u64::saturating_add)
+}
+
 /// Calls `f` for the expression and all in it, outer ones first.
 pub fn expr(e: &Expr, f: &mut dyn FnMut(&Expr)) {
     f(e);
@@ -185,6 +200,7 @@ pub fn children(e: &Expr, f: &mut dyn FnMut(&Expr)) {
         | ExprKind::ReadStr { ptr: e, .. }
         | ExprKind::ReadArray { place: e, .. }
         | ExprKind::Strlen(e)
+        | ExprKind::FilePath { place: e, .. }
         | ExprKind::InMap { value: e, .. }
         | ExprKind::Bswap { value: e, .. }
         | ExprKind::PacketBytes { offset: e, .. }

@@ -37,6 +37,9 @@ pub enum FunctionKind {
     Ksym,
     Usym,
     Kaddr,
+    Uaddr,
+    /// `path(p)`
+    Path,
     Strftime,
     Macaddr,
     Pton,
@@ -177,6 +180,8 @@ functions! {
     "ksym" FunctionKind::Ksym, 1..=1, Hooks::ALL, "ksym(address)", "the kernel's symbol at an address";
     "usym" FunctionKind::Usym, 1..=1, Hooks::PROCESS, "usym(address)", "the current process's symbol at an address";
     "kaddr" FunctionKind::Kaddr, 1..=1, Hooks::ALL, "kaddr(\"symbol\")", "the address of a symbol of the kernel";
+    "uaddr" FunctionKind::Uaddr, 1..=1, Hooks::of(&[Hook::Uprobe, Hook::Usdt]), "uaddr(\"symbol\")", "the address of a symbol of the probed program or library, wherever it is loaded; a pointer to an integer of the symbol's size";
+    "path" FunctionKind::Path, 1..=2, Hooks::of(&[Hook::Fentry, Hook::Fexit, Hook::Iter]), "path(struct path[, length])", "the whole name of a file: `path(args.file->f_path)`, `path(ctx.file->f_path)`; in `fentry` only in the functions for which the kernel allows it, such as `vfs_getattr`";
     "strftime" FunctionKind::Strftime, 2..=2, Hooks::ALL, "strftime(format, nsecs)", "a time of the boot clock as text; `%f` is microseconds";
     "macaddr" FunctionKind::Macaddr, 1..=1, Hooks::ALL, "macaddr(bytes)", "makes a MAC address of six bytes";
     "pton" FunctionKind::Pton, 1..=1, Hooks::ALL, "pton(\"address\")", "an IPv4 or IPv6 address from text";

@@ -26,6 +26,7 @@ pub const PROBE_READ_USER_STR: u32 = 114;
 pub const PROBE_READ_KERNEL_STR: u32 = 115;
 pub const PROBE_WRITE_USER: u32 = 36;
 pub const GET_STACK: u32 = 67;
+pub const D_PATH: u32 = 147;
 pub const GET_NS_CURRENT_PID_TGID: u32 = 120;
 pub const JIFFIES64: u32 = 118;
 pub const KTIME_GET_BOOT_NS: u32 = 125;

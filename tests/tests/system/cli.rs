@@ -24,6 +24,7 @@ pub const TESTS: &[Test] = &[
     Test::new("without_permission_the_capability_is_named", no_permission),
     Test::new("few_descriptors_are_an_error_that_says_so", few_files),
     Test::new("unreadable_scripts_are_named", unreadable),
+    Test::new("a_script_lists_its_parameters", parameters),
     Test::new("a_script_of_begin_and_end_ends_by_itself", ends_by_itself),
 ];
 
@@ -321,6 +322,29 @@ fn unreadable() -> Result<()> {
         &weir(&[file.to_str().context("path")?])?,
         1,
         &["is not UTF-8 text: byte 0xff in line 2"],
+    )
+}
+
+fn parameters() -> Result<()> {
+    let script = "begin { printf(\"%d %s %d\\n\", getopt(\"port\", 80, \"what to count\"), getopt(\"name\", \"x\"), getopt(\"all\")); }";
+    let output = weir(&["-e", script, "--", "--help"])?;
+    let expected = "Parameters of `stdin`, given after `--`, with their defaults:\n  --port=80  what to count\n  --name=x\n  --all\n";
+    ensure!(
+        text(&output.stdout) == expected && output.status.success(),
+        "{}",
+        text(&output.stdout)
+    );
+    let output = weir(&["-e", script, "--", "--all", "--port=0x10"])?;
+    ensure!(text(&output.stdout).starts_with("16 x 1\n"), "{}", text(&output.stdout));
+    says(
+        &weir(&["-e", script, "--", "--prot=1"])?,
+        1,
+        &["no parameter `--prot`", "did you mean `--port`?"],
+    )?;
+    says(
+        &weir(&["-e", script, "--", "--port=many"])?,
+        1,
+        &["`--port` is an integer, found `many`"],
     )
 }
 

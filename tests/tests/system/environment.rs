@@ -82,6 +82,19 @@ fn bad_scripts() -> Result<()> {
     std::fs::write(lab.dir.path().join("long.bt"), long)?;
     let done = file("long.bt")?.clean()?;
     ensure!(done.stdout.starts_with("after all\n"), "{done}");
+    // An error after as many lines of code has its place.
+    let long = "begin { @a = 1; }\n".to_owned() + &"// x\n\n".repeat(50_000) + "begin { @b = nonsense; }\n";
+    std::fs::write(lab.dir.path().join("long.bt"), long)?;
+    file("long.bt")?.refused(&["long.bt:100002:14", "unknown name `nonsense`"])?;
+    // As many statements are more than a program may have.
+    let long = "begin {\n".to_owned() + &"  @a++;\n".repeat(100_000) + "}\n";
+    std::fs::write(lab.dir.path().join("long.bt"), long)?;
+    let done = file("long.bt")?;
+    ensure!(
+        !done.stderr.contains("internal error") && !done.stderr.contains("processed"),
+        "{done}"
+    );
+    done.refused(&["too long for the kernel"])?;
     // The standard input.
     let script = lab.dir.path().join("stdin.bt");
     std::fs::write(&script, "begin { printf(\"%s\\n\", str($1)); }")?;

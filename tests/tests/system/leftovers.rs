@@ -4,10 +4,12 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use std::os::unix::process::ExitStatusExt;
 use weir_tests::features::{Answer, Feature};
+use weir_tests::harness::Need::Has;
 use weir_tests::harness::Test;
 use weir_tests::kernel::{KernelState, Kind};
 use weir_tests::net::{Lab, NODE_IF};
 use weir_tests::traffic;
+use weir_tests::victim;
 use weir_tests::weir::{Running, Weir};
 
 pub const TESTS: &[Test] = &[
@@ -17,6 +19,19 @@ pub const TESTS: &[Test] = &[
     Test::new("nothing_is_left_after_sigterm", || after_signal(Signal::SIGTERM)).alone(),
     Test::new("nothing_is_left_after_sighup", || after_signal(Signal::SIGHUP)).alone(),
     Test::new("nothing_is_left_after_kill_9", after_kill).alone(),
+    Test::new("nothing_is_left_of_tracing_after_kill_9", || {
+        killed_in_the_middle(&tracing_probes()?)
+    })
+    .alone(),
+    Test::new("nothing_is_left_of_kprobes_after_kill_9", || killed_in_the_middle(KPROBES))
+        .alone()
+        .needs(&[Has(Feature::Kprobe)]),
+    Test::new("nothing_is_left_of_fentry_after_kill_9", || killed_in_the_middle(FENTRIES))
+        .alone()
+        .needs(&[Has(Feature::Fentry)]),
+    Test::new("nothing_is_left_of_a_watchpoint_after_kill_9", watchpoint)
+        .alone()
+        .needs(&[Has(Feature::Watchpoint)]),
     Test::new("two_signals_at_once_are_one", two_signals).alone(),
     Test::new("the_demo_runs_and_leaves_nothing", demo).alone(),
     Test::new("nothing_is_left_of_a_native", native).alone(),
@@ -96,6 +111,50 @@ fn after_kill() -> Result<()> {
         started(&lab)?.stop()?.clean()?;
     }
     before.assert_same(Some(&lab.node))
+}
+
+const KPROBES: &str = "kprobe:vfs_read { @a = count(); } kretprobe:vfs_read { @b = count(); } \
+                       kprobe:__x64_sys_[gs]et* { @c[func] = count(); } kprobe:vfs_write+0 { @d = count(); } \
+                       interval:ms:50 { printf(\"alive\\n\"); print(@a); }";
+const FENTRIES: &str = "fentry:vfs_read { @a[args.file] = count(); } fexit:vfs_read { @b[retval] = count(); } \
+                        interval:ms:50 { printf(\"alive\\n\"); }";
+
+/// Every tracing probe that this machine has without kprobes; the files that are probed are this program's own.
+fn tracing_probes() -> Result<String> {
+    let exe = victim::path()?.display().to_string();
+    Ok(format!(
+        "begin {{ @begin = 1; }} end {{ @end = 1; }} self:signal:SIGUSR1 {{ @signal = count(); }}
+         profile:hz:99 {{ @stacks[kstack, ustack] = count(); }} software:cpu-clock:1000000 {{ @s = count(); }}
+         software:page-faults:10 {{ @f = count(); }}
+         tracepoint:sched:sched_sw* {{ @t[probe] = count(); }} rawtracepoint:sched_switch {{ @r = count(); }}
+         uprobe:{exe}:weir_victim_* {{ @u[func] = count(); }} uretprobe:{exe}:weir_victim_add {{ @ur = count(); }}
+         usdt:{exe}:tick {{ @usdt = count(); }}
+         interval:ms:50 {{ printf(\"alive\\n\"); for ($kv : @t) {{ @last = $kv.1; }} }}"
+    ))
+}
+
+/// Killed while it works: its programs run, its ring has records, its maps have entries.
+fn killed_in_the_middle(script: &str) -> Result<()> {
+    let before = KernelState::now(None)?;
+    let mut run = Weir::script(script).start()?;
+    run.wait_stdout("a sign of life", |text| text.contains("alive"))?;
+    ensure!(run.objects().iter().any(|o| o.kind == Kind::Program), "{:?}", run.objects());
+    let done = run.end_with(Signal::SIGKILL)?;
+    ensure!(done.status.signal() == Some(Signal::SIGKILL as i32), "{done}");
+    done.nothing_left()?;
+    before.assert_same(None)?;
+    // A program that was probed goes on as before.
+    victim::run(&["call", "3"]).map(drop)
+}
+
+fn watchpoint() -> Result<()> {
+    let victim = victim::OnDemand::start(10)?;
+    let before = KernelState::now(None)?;
+    let script = format!("watchpoint:{}:8:rw {{ @ = count(); }}", victim.address);
+    let run = Weir::new(["-p", &victim.pid(), "-e", &script]).start()?;
+    run.end_with(Signal::SIGKILL)?.nothing_left()?;
+    before.assert_same(None)?;
+    victim.go()
 }
 
 fn native() -> Result<()> {

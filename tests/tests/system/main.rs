@@ -14,13 +14,16 @@ mod hooks;
 mod identity;
 mod inspect;
 mod interfaces;
+mod kprobes;
 mod leftovers;
 mod natives;
 mod one_liners;
 mod output;
+mod rejection;
 mod repl;
 mod retransmits;
 mod rewrites;
+mod scenarios;
 mod support;
 mod tracing;
 
@@ -35,6 +38,7 @@ fn main() {
     let mut lists = vec![
         support::TESTS,
         one_liners::TESTS,
+        scenarios::TESTS,
         absent::TESTS,
         hooks::TESTS,
         capture::TESTS,
@@ -42,6 +46,7 @@ fn main() {
         cgroups::TESTS,
         inspect::TESTS,
         tracing::TESTS,
+        kprobes::TESTS,
         natives::TESTS,
         identity::TESTS,
         retransmits::TESTS,
@@ -58,6 +63,7 @@ fn main() {
             command_line::TESTS,
             environment::TESTS,
             output::TESTS,
+            rejection::TESTS,
         ]);
     }
     weir_tests::harness::run(&lists).exit()

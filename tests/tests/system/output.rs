@@ -2,13 +2,17 @@
 
 use anyhow::{Result, ensure};
 use weir_tests::harness::Test;
-use weir_tests::weir::Weir;
+use weir_tests::victim;
+use weir_tests::weir::{Finished, Weir};
 
 pub const TESTS: &[Test] = &[
     Test::new("values_are_printed_as_bpftrace_does", values),
     Test::new("maps_are_printed_and_sorted_as_bpftrace_does", maps),
     Test::new("histograms_are_printed_as_bpftrace_does", histograms),
     Test::new("print_takes_a_top_and_a_divisor", top_and_div),
+    Test::new("arrays_and_nested_values_are_printed_as_bpftrace_does", nested),
+    Test::new("joined_arguments_are_printed_as_bpftrace_does", joined),
+    Test::new("stacks_are_printed_as_bpftrace_does", stacks).alone(),
     Test::new("problems_have_their_place_in_json", problems),
     Test::new("failed_helpers_are_told_with_k", helpers),
     Test::new("lost_events_are_counted_in_both_forms", lost),
@@ -67,6 +71,58 @@ fn maps() -> Result<()> {
          {\"type\": \"map\", \"data\": {\"@m\": {\"-1\": 1}}}\n\
          {\"type\": \"map\", \"data\": {\"@n\": {\"1\": {\"a\": 1, \"b\": \"x\"}}}}\n",
     )
+}
+
+fn nested() -> Result<()> {
+    prints(
+        r#"print((uint8[4])0x04030201); print((uint16[2])0x20001); print((a=(b=1, c="x"), d=(1, "y"))); @r["k"] = (a=1, b=(c=2, d=true)); @t[1, "x"] = (uint8[2])0x201;"#,
+        "[1,2,3,4]\n[1,2]\n{ .a = { .b = 1, .c = x }, .d = (1, y) }\n\n\n@r[k]: { .a = 1, .b = { .c = 2, .d = true } }\n@t[1, x]: [1,2]\n",
+        "{\"type\": \"value\", \"data\": [1,2,3,4]}\n\
+         {\"type\": \"value\", \"data\": [1,2]}\n\
+         {\"type\": \"value\", \"data\": {\"a\": {\"b\": 1, \"c\": \"x\"}, \"d\": [1,\"y\"]}}\n\
+         {\"type\": \"map\", \"data\": {\"@r\": {\"k\": {\"a\": 1, \"b\": {\"c\": 2, \"d\": true}}}}}\n\
+         {\"type\": \"map\", \"data\": {\"@t\": {\"1,x\": [1,2]}}}\n",
+    )
+}
+
+fn joined() -> Result<()> {
+    let script = "tracepoint:syscalls:sys_enter_execve /pid == cpid/ { join(args.argv); join(args.argv, \"-\"); }";
+    let args = ["-c", "true one two", "-e", script];
+    let done = Weir::new(args).run()?.clean()?;
+    ensure!(done.stdout == "true one two\ntrue-one-two\n\n\n", "{done}");
+    let done = Weir::new(["-f", "json"].into_iter().chain(args)).run()?.clean()?;
+    let lines = "{\"type\": \"join\", \"data\": \"true one two\\n\"}\n{\"type\": \"join\", \"data\": \"true-one-two\\n\"}\n";
+    ensure!(done.stdout.ends_with(lines), "{done}");
+    Ok(())
+}
+
+fn stacks() -> Result<()> {
+    let exe = victim::path()?.display().to_string();
+    let script = format!("uprobe:{exe}:weir_victim_double {{ @[ustack(1)] = count(); @v[tid] = ustack(1); print(ustack(1)); }}");
+    let frame = "    weir_victim_double+0\n";
+    let run = |args: &[&str]| -> Result<Finished> {
+        // What has ended has no names any more.
+        let mut victim = victim::OnDemand::start(2)?;
+        let weir = Weir::new(args.iter().copied().chain(["-e", &script])).start()?;
+        victim.work()?;
+        let done = weir.stop()?.clean()?;
+        victim.end()?;
+        Ok(done)
+    };
+    let done = run(&[])?;
+    let tid = done.map("@v").into_keys().next().unwrap_or_default();
+    let printed = format!("\n{frame}\n");
+    let text = format!("{}\n\n@[\n{frame}]: 2\n@v[{tid}]: \n{frame}\n", printed.repeat(2));
+    ensure!(done.stdout == text, "expected\n{text}\nfrom {done}");
+    let done = run(&["-f", "json"])?;
+    let escaped = "\\n    weir_victim_double+0\\n";
+    for line in [
+        format!("{{\"type\": \"value\", \"data\": \"{escaped}\"}}\n"),
+        format!("{{\"type\": \"map\", \"data\": {{\"@\": {{\"{escaped}\": 2}}}}}}\n"),
+    ] {
+        ensure!(done.stdout.contains(&line), "no {line} in {done}");
+    }
+    Ok(())
 }
 
 fn bar(label: &str, count: u64, width: usize) -> String {

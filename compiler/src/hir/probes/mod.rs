@@ -7,7 +7,7 @@ mod perf;
 mod tracing;
 mod user;
 
-pub(super) use native::native_instance;
+pub(super) use native::{native_instance, native_parameters};
 pub use tracing::{iterators, raw_parameters};
 
 use super::SiteNames;
