@@ -5,7 +5,7 @@ use crate::caps::Needs;
 use crate::child::{self, Child};
 use crate::compile::Job;
 use crate::render::{Failure, Kind, Message, Renderer};
-use crate::{build, capture, info, list, out, report, source};
+use crate::{build, capture, info, list, out, report, runbook, source};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,6 +28,17 @@ pub fn main(args: &Run) -> Result<ExitCode, Failure> {
     }
     let (file, script_args) = split_rest(args.program.as_deref(), &args.rest).map_err(Failure::new)?;
     let source = source::read(args.program.as_deref(), file)?;
+    let script_args = if args.saved {
+        match runbook::arguments(&source, script_args)? {
+            runbook::Call::Run(script_args) => script_args,
+            runbook::Call::Help(text) => {
+                out::stdout(&text)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+    } else {
+        script_args
+    };
     // Before anything starts a thread.
     let bound = Bound::of(args)?;
     let code = script(args, &kernel, &source, script_args, &bound);

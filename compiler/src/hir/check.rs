@@ -71,6 +71,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
     let functions = super::functions::collect(program, &macros, &mut early);
     environment(&options.config, &mut config, &mut early);
     let (decls, initial) = map_declarations(program, kernel, &mut early);
+    let defaults = super::probes::attach_defaults(program);
     let mut maps: Vec<MapState> = options.maps.iter().map(MapState::existing).collect();
     let probes: Vec<&ast::Probe> = program.items.iter().filter_map(probe_item).collect();
     let mut sites: Option<Vec<Sites>> = None;
@@ -85,6 +86,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             &functions,
             &config,
             &decls,
+            &defaults,
             &initial,
             maps.clone(),
         );
@@ -210,6 +212,8 @@ pub(super) struct Checker<'a> {
     pub limits: u32,
     pub config: &'a Config,
     pub decls: &'a HashMap<String, MapDecl>,
+    /// What parameters in attach points are where nobody gives them.
+    pub attach_defaults: &'a HashMap<String, String>,
     pub initial: &'a Initial,
     pub maps: Vec<MapState>,
     pub blocks: Vec<Block>,
@@ -251,6 +255,7 @@ impl<'a> Checker<'a> {
         functions: &'a HashMap<String, &'a ast::FnDef>,
         config: &'a Config,
         decls: &'a HashMap<String, MapDecl>,
+        attach_defaults: &'a HashMap<String, String>,
         initial: &'a Initial,
         maps: Vec<MapState>,
     ) -> Self {
@@ -269,6 +274,7 @@ impl<'a> Checker<'a> {
             limits: 0,
             config,
             decls,
+            attach_defaults,
             initial,
             maps,
             blocks: Vec::new(),

@@ -21,6 +21,7 @@ mod output;
 mod repl;
 mod retransmits;
 mod rewrites;
+mod runbooks;
 mod support;
 mod tracing;
 
@@ -53,6 +54,7 @@ fn main() {
     if !weir_tests::in_vm() {
         lists.extend([
             check::TESTS,
+            runbooks::TESTS,
             repl::TESTS,
             cli::TESTS,
             command_line::TESTS,
