@@ -112,6 +112,12 @@ pub struct Run {
     /// Write what `capture()` takes, as pcapng; `-` is standard output, for `tshark -r -`
     #[arg(long = "pcap", value_name = "FILE")]
     pub pcap: Option<PathBuf>,
+    /// Serve the script's maps for Prometheus: `127.0.0.1:9464`, or `:9464` for all addresses
+    #[arg(long = "prometheus", value_name = "ADDR", value_parser = crate::metrics::address)]
+    pub prometheus: Option<std::net::SocketAddr>,
+    /// Series of one map that are served at most, the largest values
+    #[arg(long = "prometheus-limit", value_name = "N", default_value_t = 10_000, requires = "prometheus")]
+    pub prometheus_limit: usize,
     /// Allow functions that act on the system
     #[arg(long = "unsafe")]
     pub allow_unsafe: bool,

@@ -53,7 +53,12 @@ const NAMED: &[&str] = &["--iface", "veth0"];
 
 const CASES: &[Case] = &[
     case("who-retransmits", &[], loss, &["> {peer}:4433 tcp  "]),
-    case("dns-answers", &[], dns, &["@asked[www.example, 1]: 3\n", "@asked[nope.example, 1]: 2\n"]),
+    case(
+        "dns-answers",
+        &[],
+        dns,
+        &["@asked[www.example, 1]: 3\n", "@asked[nope.example, 1]: 2\n"],
+    ),
     case(
         "dnat",
         &["veth0", "{node}", "{peer}", "02:00:00:00:00:02", "veth1"],
@@ -199,11 +204,7 @@ fn one(case: &Case, file: &Path, kprobes: bool) -> Result<()> {
     }
     let done = ran(weir.start()?, &lab, case)?;
     for part in case.prints {
-        ensure!(
-            done.stdout.contains(&address(part)),
-            "`{}` was not printed: {done}",
-            address(part)
-        );
+        ensure!(done.stdout.contains(&address(part)), "`{}` was not printed: {done}", address(part));
     }
     before.assert_same(Some(&lab.node))
 }

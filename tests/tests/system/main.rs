@@ -15,6 +15,7 @@ mod identity;
 mod inspect;
 mod interfaces;
 mod leftovers;
+mod metrics;
 mod natives;
 mod one_liners;
 mod output;
@@ -54,6 +55,7 @@ fn main() {
     if !weir_tests::in_vm() {
         lists.extend([
             check::TESTS,
+            metrics::TESTS,
             runbooks::TESTS,
             repl::TESTS,
             cli::TESTS,
