@@ -4,7 +4,7 @@
 //! the argument `build`.
 
 use crate::inspect::args::{Maps, Net, NetRm, Progs};
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +21,7 @@ pub enum Command {
     Demo(Demo),
     Repl(Repl),
     Check(Check),
+    Fmt(Fmt),
     Completions(Completions),
     Net(Net),
     NetRm(NetRm),
@@ -31,6 +32,8 @@ pub enum Command {
 
 const AFTER_HELP: &str = "\
 Commands (as the first word):
+  weir run SCRIPT [-- ARGS]    runs a saved script; `weir run SCRIPT --help` says what it takes
+  weir fmt FILE...             formats scripts in place; --check only says which are not
   weir build FILE -o x.bpf.o   compile to a BPF object that bpftool and libbpf load, too
   weir check FILE...           parses, types and compiles scripts; runs nothing, needs no root
   weir replay CAPTURE SCRIPT   runs packet probes over a capture file, without root and without a kernel
@@ -109,6 +112,12 @@ pub struct Run {
     /// Write what `capture()` takes, as pcapng; `-` is standard output, for `tshark -r -`
     #[arg(long = "pcap", value_name = "FILE")]
     pub pcap: Option<PathBuf>,
+    /// Serve the script's maps for Prometheus: `127.0.0.1:9464`, or `:9464` for all addresses
+    #[arg(long = "prometheus", value_name = "ADDR", value_parser = crate::metrics::address)]
+    pub prometheus: Option<std::net::SocketAddr>,
+    /// Series of one map that are served at most, the largest values
+    #[arg(long = "prometheus-limit", value_name = "N", default_value_t = 10_000, requires = "prometheus")]
+    pub prometheus_limit: usize,
     /// Allow functions that act on the system
     #[arg(long = "unsafe")]
     pub allow_unsafe: bool,
@@ -125,6 +134,9 @@ pub struct Run {
     #[arg(long = "force")]
     pub force: bool,
 
+    /// Whether it is `weir run`, which knows the script's parameters.
+    #[arg(skip)]
+    pub saved: bool,
     /// Write the BPF object to a file and stop
     #[arg(long = "emit-elf", value_name = "FILE", hide = true)]
     pub emit_elf: Option<PathBuf>,
@@ -197,6 +209,18 @@ pub struct Check {
     pub args: Vec<OsString>,
 }
 
+/// Formats scripts in place. Comments stay, and so does what the author had on one line.
+#[derive(Debug, Parser)]
+#[command(name = "weir fmt", override_usage = "weir fmt [--check] FILE...\n       weir fmt - < FILE")]
+pub struct Fmt {
+    /// The scripts; `-` formats standard input to standard output
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<OsString>,
+    /// Change nothing; name the files that are not formatted, and end with 1 if there are any
+    #[arg(long)]
+    pub check: bool,
+}
+
 /// Prints a completion script for a shell.
 #[derive(Debug, Parser)]
 #[command(
@@ -213,6 +237,8 @@ pub fn whole() -> clap::Command {
     let sub = |command: clap::Command, name: &'static str| command.name(name).override_usage("");
     Run::command()
         .subcommand(sub(Build::command(), "build"))
+        .subcommand(sub(run_command(), "run"))
+        .subcommand(sub(Fmt::command(), "fmt"))
         .subcommand(sub(Check::command(), "check"))
         .subcommand(sub(Doc::command(), "doc"))
         .subcommand(sub(Clean::command(), "clean"))
@@ -329,6 +355,8 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, clap::Erro
     let args: Vec<OsString> = args.collect();
     match args.get(1).and_then(|a| a.to_str()) {
         Some("build") => Build::try_parse_from(&args[1..]).map(Command::Build),
+        Some("run") => run_saved(&args[1..]).map(|run| Command::Run(Box::new(run))),
+        Some("fmt") => Fmt::try_parse_from(&args[1..]).map(Command::Fmt),
         Some("check") => Check::try_parse_from(&args[1..]).map(Command::Check),
         Some("completions") => Completions::try_parse_from(&args[1..]).map(Command::Completions),
         Some("doc") => Doc::try_parse_from(&args[1..]).map(Command::Doc),
@@ -344,6 +372,32 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, clap::Erro
         Some("demo") => Demo::try_parse_from(&args[1..]).map(Command::Demo),
         _ => Run::try_parse_from(args).map(|run| Command::Run(Box::new(run))),
     }
+}
+
+/// `weir run`: the switches of a run, then a script; what follows the script is the script's.
+fn run_command() -> clap::Command {
+    Run::command()
+        .name("weir run")
+        .about("Runs a saved script with its parameters")
+        .override_usage("weir run [OPTIONS] SCRIPT [--] [PARAMETERS]\n       weir run SCRIPT --help")
+        .after_help("`weir run SCRIPT --help` says what the script is for and which parameters it takes.")
+        .mut_arg("rest", |a| a.trailing_var_arg(true).allow_hyphen_values(true))
+}
+
+fn run_saved(args: &[OsString]) -> Result<Run, clap::Error> {
+    let mut run = Run::from_arg_matches(&run_command().try_get_matches_from(args)?)?;
+    run.saved = true;
+    // Everything behind the script is the script's, so clap takes an unknown switch in front of it for the script.
+    if let Some(word) = run
+        .rest
+        .first()
+        .and_then(|w| w.to_str())
+        .filter(|w| w.len() > 1 && w.starts_with('-'))
+    {
+        let message = format!("unexpected argument '{word}' found\n\nparameters of a script stand behind it: weir run SCRIPT {word}\n");
+        return Err(clap::Error::raw(clap::error::ErrorKind::UnknownArgument, message));
+    }
+    Ok(run)
 }
 
 fn is_terminal() -> bool {
@@ -473,6 +527,8 @@ mod tests {
     fn the_declaration_is_consistent() {
         Run::command().debug_assert();
         Check::command().debug_assert();
+        Fmt::command().debug_assert();
+        run_command().debug_assert();
         Completions::command().debug_assert();
         whole().debug_assert();
         Build::command().debug_assert();
@@ -501,6 +557,22 @@ mod tests {
         assert_eq!(build.output, PathBuf::from("x.bpf.o"));
         assert_eq!(rest(&run(&["x.bt", "clean"])).0, Some("x.bt"));
         assert_eq!(rest(&run(&["-q", "doc"])).0, Some("doc"));
+    }
+
+    #[test]
+    fn what_follows_a_saved_script_is_its_own() {
+        let args = run(&["run", "-q", "x.weir", "--iface", "eth0", "-q", "--help"]);
+        assert!(args.saved && args.quiet);
+        let words = |args: &Run| rest(args).1;
+        assert_eq!(words(&args), ["--iface", "eth0", "-q", "--help"]);
+        assert_eq!(words(&run(&["run", "x.weir", "--", "--top", "5"])), ["--", "--top", "5"]);
+        assert!(!parse_words(&["run", "--help"]).unwrap_err().use_stderr());
+        assert!(
+            parse_words(&["run", "--iface", "x.weir"])
+                .unwrap_err()
+                .to_string()
+                .contains("behind it")
+        );
     }
 
     #[test]

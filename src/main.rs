@@ -11,15 +11,18 @@ mod clean;
 mod compile;
 mod demo;
 mod doc;
+mod fmt;
 mod info;
 mod inspect;
 mod list;
+mod metrics;
 mod out;
 mod render;
 mod repl;
 mod replay;
 mod report;
 mod run;
+mod runbook;
 mod source;
 
 use args::Command;
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Repl(args) => repl::main(&args),
         Command::Check(args) => check::main(&args),
+        Command::Fmt(args) => fmt::main(&args),
         Command::Completions(args) => check::completions(&args),
         Command::Net(args) => inspect::net(&args),
         Command::NetRm(args) => inspect::rm(&args),

@@ -4,11 +4,12 @@ use crate::args::{Buffering, Format, Run, split_rest};
 use crate::caps::Needs;
 use crate::child::{self, Child};
 use crate::compile::Job;
+use crate::metrics::{Counters, Listening, Scrape, Server};
 use crate::render::{Failure, Kind, Message, Renderer};
-use crate::{build, capture, info, list, out, report, source};
+use crate::{build, capture, info, list, out, report, runbook, source};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use weir_compiler::kernel::{Feature, KernelInfo, Support};
 use weir_compiler::object::{Object, ProgramKind};
 use weir_compiler::pipeline::{Source, Stage};
@@ -28,6 +29,17 @@ pub fn main(args: &Run) -> Result<ExitCode, Failure> {
     }
     let (file, script_args) = split_rest(args.program.as_deref(), &args.rest).map_err(Failure::new)?;
     let source = source::read(args.program.as_deref(), file)?;
+    let script_args = if args.saved {
+        match runbook::arguments(&source, script_args)? {
+            runbook::Call::Run(script_args) => script_args,
+            runbook::Call::Help(text) => {
+                out::stdout(&text)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+    } else {
+        script_args
+    };
     // Before anything starts a thread.
     let bound = Bound::of(args)?;
     let code = script(args, &kernel, &source, script_args, &bound);
@@ -94,17 +106,69 @@ fn script(args: &Run, kernel: &Kernel, source: &Source, script_args: Vec<String>
         describe(&object);
     }
     let needs = Needs::of(&object);
+    // A port that is taken is told before anything is attached.
+    let metrics = args.prometheus.map(Listening::at).transpose()?;
+    let counters = Counters::default();
     check_order(args, &object, kernel)?;
-    match start_or_retry(args, &job, &renderer, object, bound) {
-        Ok(Some(session)) => match session.run() {
-            // As the shell sees it: the low eight bits.
-            Ok(outcome) => Ok(ExitCode::from(outcome.code as u8)),
-            Err(error) => Ok(tell(&renderer, source, &error, &needs)),
-        },
+    match start_or_retry(args, &job, &renderer, object, bound, &counters) {
+        Ok(Some(session)) => {
+            let server = metrics
+                .map(|listening| serve(listening, args, source, &renderer, &session, counters))
+                .transpose()?;
+            let outcome = session.run();
+            drop(server);
+            match outcome {
+                // As the shell sees it: the low eight bits.
+                Ok(outcome) => Ok(ExitCode::from(outcome.code as u8)),
+                Err(error) => Ok(tell(&renderer, source, &error, &needs)),
+            }
+        }
         Ok(None) => Ok(ExitCode::SUCCESS),
         Err(Refusal::Told) => Ok(ExitCode::FAILURE),
         Err(Refusal::Error(error)) => Ok(tell(&renderer, source, &error, &needs)),
     }
+}
+
+/// Starts to serve the maps of a session.
+fn serve(
+    listening: Listening,
+    args: &Run,
+    source: &Source,
+    renderer: &Renderer,
+    session: &Session,
+    counters: Counters,
+) -> Result<Server, Failure> {
+    let warning = |renderer: &Renderer, text: String, help: &str| {
+        renderer.message(
+            &[],
+            &Message {
+                kind: Kind::Warning,
+                text,
+                help: vec![help.to_owned()],
+                ..Message::default()
+            },
+        )
+    };
+    let (limit, silent, theirs) = (args.prometheus_limit, args.no_warnings, renderer.clone());
+    let warn = move |map: &str, keys: usize| {
+        if !silent {
+            let text =
+                format!("`{map}` has {keys} keys, more than the {limit} series that are served for Prometheus: the smallest are left out");
+            out::stderr(&warning(&theirs, text, "aggregate by fewer keys, or raise `--prometheus-limit`"));
+        }
+    };
+    if !args.quiet {
+        out::stderr(&format!("Serving metrics at http://{}/metrics\n", listening.address()));
+    }
+    listening.serve(Scrape {
+        maps: session.maps(),
+        text: source.text.clone(),
+        name: source.name.clone(),
+        counters,
+        limit,
+        warn: Box::new(warn),
+        warned: Mutex::default(),
+    })
 }
 
 /// Refuses an order that nothing would follow.
@@ -144,8 +208,15 @@ enum Refusal {
 }
 
 /// Starts the script; once more without the optimiser when the kernel rejects a program. `None`: a dry run that went well.
-fn start_or_retry(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object, bound: &Bound) -> Result<Option<Session>, Refusal> {
-    let first = match start(args, job, renderer, object, bound) {
+fn start_or_retry(
+    args: &Run,
+    job: &Job<'_>,
+    renderer: &Renderer,
+    object: Object,
+    bound: &Bound,
+    counters: &Counters,
+) -> Result<Option<Session>, Refusal> {
+    let first = match start(args, job, renderer, object, bound, counters) {
         Err(error @ Error::Rejected { .. }) => error,
         other => return other.map_err(|e| Refusal::Error(Box::new(e))),
     };
@@ -170,7 +241,7 @@ fn start_or_retry(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object
     let (Some(object), _) = again.compile(renderer, false, &[]) else {
         return Err(Refusal::Told);
     };
-    match start(args, job, renderer, object.clone(), bound) {
+    match start(args, job, renderer, object.clone(), bound, counters) {
         Err(error) => match &error {
             Error::Rejected { log, .. } => {
                 out::stderr(&report::rejected(renderer, job.source, &object, &error, &[first_log, log]));
@@ -195,7 +266,14 @@ fn start_or_retry(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object
     }
 }
 
-fn start(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object, bound: &Bound) -> Result<Option<Session>, Error> {
+fn start(
+    args: &Run,
+    job: &Job<'_>,
+    renderer: &Renderer,
+    object: Object,
+    bound: &Bound,
+    counters: &Counters,
+) -> Result<Option<Session>, Error> {
     if args.dry_run {
         let natives = native::load_all(&object, job.kernel)?;
         load::load(&object, &|instance, symbol| natives.get(instance).and_then(|n| n.map_fd(symbol)))?;
@@ -208,6 +286,7 @@ fn start(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object, bound: 
     let sources: Vec<Source> = std::iter::once(job.source.clone()).chain(imports).collect();
     let renderer = renderer.clone();
     let (quiet, warnings) = (args.quiet, !args.no_warnings);
+    let counters = counters.clone();
     let options = Options {
         output: capture::output(args.output.as_deref(), args.pcap.as_deref()),
         capture: args.pcap.as_deref().map(capture::target),
@@ -247,6 +326,7 @@ fn start(args: &Run, job: &Job<'_>, renderer: &Renderer, object: Object, bound: 
             verbose: args.verbose,
         },
         observer: Arc::new(move |notice| {
+            counters.hear(notice);
             if wanted(notice, quiet, warnings) {
                 out::stderr(&renderer.notice(&sources, notice));
             }

@@ -5,6 +5,7 @@
 
 use crate::ast::{AttachPoint, Ident};
 use crate::diag::{Diagnostic, SourceId, Span};
+use crate::params;
 use crate::token::RawAttachPoint;
 
 /// Providers whose attach points never contain a path: a `/` always starts the predicate there.
@@ -64,6 +65,8 @@ pub(crate) fn scan<'s>(source: SourceId, text: &'s str, start: usize, diagnostic
                 provider.get_or_insert(&text[from..at]);
                 at += 1;
             }
+            // A parameter of the script: its commas and blanks are its own.
+            b'(' if params::opens(&text[from..], at - from) => at = params::call_end(bytes, at).unwrap_or(at + 1),
             b'"' => {
                 let end = quoted_end(bytes, at);
                 if end == at + 1 || bytes[end - 1] != b'"' {
@@ -133,9 +136,16 @@ pub(crate) fn split(source: SourceId, raw: &RawAttachPoint<'_>, diagnostics: &mu
     let mut part = String::new();
     let mut part_start = raw.text_start;
     let mut quoted = false;
+    // The end of a `getopt(…)`, which stays as it is.
+    let mut call_end = 0;
     let mut chars = raw.text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
         match c {
+            c if at < call_end => part.push(c),
+            '(' if !quoted && params::opens(raw.text, at) => {
+                call_end = params::call_end(raw.text.as_bytes(), at).unwrap_or(0);
+                part.push(c);
+            }
             '"' => quoted = !quoted,
             '\\' if quoted => part.extend(chars.next().map(|(_, escaped)| escaped)),
             ':' if !quoted => {

@@ -12,12 +12,15 @@ mod attach;
 pub mod diag;
 mod directive;
 mod dump;
+mod format;
+mod layout;
 mod lexer;
 mod lines;
 mod literal;
 mod marks;
 mod message;
 mod node;
+pub mod params;
 mod pretty;
 mod recover;
 mod token;
@@ -29,6 +32,7 @@ lalrpop_util::lalrpop_mod!(
 
 pub use diag::{Diagnostic, Severity, SourceId, Span};
 pub use dump::{dump, dump_with_spans};
+pub use format::{FormatError, format};
 pub use lines::LineIndex;
 pub use pretty::pretty;
 

@@ -1,14 +1,16 @@
 //! The tree as source text, formatted; parsing the result gives the same tree again (spans apart).
 //!
-//! Comments and blank lines are not in the tree and are lost; numbers are printed in decimal.
+//! [`pretty`] has the tree alone: comments and blank lines are lost, numbers are decimal. With a layout (`format.rs`) it keeps them.
 
 use std::fmt::Write as _;
 
 use crate::ast::{
-    AttachPoint, BinaryOp, Block, Expr, ExprKind, FieldDef, FieldType, ForRange, Ident, InSet, Item, MacroParam, Program, SetElem,
+    AttachPoint, BinaryOp, Block, Expr, ExprKind, FieldDef, FieldType, ForRange, Ident, InSet, Item, MacroParam, Probe, Program, SetElem,
     SizeOfArg, Stmt, StmtKind, TypeBody, TypeDef, TypeExprKind,
 };
 use crate::dump::type_text;
+use crate::format::range;
+use crate::layout::{INDENT, Layout, WIDTH};
 use crate::node::{IN_PRECEDENCE, precedence};
 
 /// Returns the program as formatted source text.
@@ -57,24 +59,31 @@ const POSTFIX: u8 = 12;
 const PRIMARY: u8 = 13;
 
 #[derive(Default)]
-struct Printer {
-    out: String,
-    indent: usize,
+pub(crate) struct Printer<'s> {
+    pub(crate) out: String,
+    pub(crate) indent: usize,
+    /// The text that is formatted, where there is one.
+    pub(crate) layout: Option<Layout<'s>>,
+    /// How many blocks are being printed on one line.
+    pub(crate) inline: usize,
 }
 
-impl Printer {
-    fn push(&mut self, text: &str) {
+impl Printer<'_> {
+    pub(crate) fn push(&mut self, text: &str) {
         self.out.push_str(text);
     }
 
-    fn line(&mut self) {
-        self.out.push('\n');
-        for _ in 0..self.indent {
-            self.out.push_str("    ");
+    pub(crate) fn line(&mut self) {
+        if self.inline > 0 {
+            self.out.push(' ');
+            return;
         }
+        // No blanks at the end of an empty line.
+        self.out.push('\n');
+        self.out.extend(std::iter::repeat_n(' ', self.indent * INDENT));
     }
 
-    fn type_def(&mut self, def: &TypeDef) {
+    pub(crate) fn type_def(&mut self, def: &TypeDef) {
         let (word, fields) = match &def.body {
             TypeBody::Struct(fields) => ("struct", fields.as_slice()),
             TypeBody::Union(fields) => ("union", fields.as_slice()),
@@ -139,7 +148,7 @@ impl Printer {
         self.push(";");
     }
 
-    fn item(&mut self, item: &Item) {
+    pub(crate) fn item(&mut self, item: &Item) {
         match item {
             Item::Define(define) => {
                 let _ = write!(self.out, "#define {}", define.name.name);
@@ -176,7 +185,9 @@ impl Printer {
             }
             Item::Macro(item) => {
                 let params: Vec<String> = item.params.iter().map(macro_param).collect();
-                let _ = write!(self.out, "macro {}({}) ", item.name.name, params.join(", "));
+                self.header(item.span.start as usize, &item.body, |p| {
+                    let _ = write!(p.out, "macro {}({}) ", item.name.name, params.join(", "));
+                });
                 self.block(&item.body);
             }
             Item::Fn(item) => {
@@ -185,7 +196,9 @@ impl Printer {
                     .iter()
                     .map(|(name, ty)| format!("${} : {}", name.name, type_text(ty)))
                     .collect();
-                let _ = write!(self.out, "fn {}({}) : {} ", item.name.name, params.join(", "), type_text(&item.ret));
+                self.header(item.span.start as usize, &item.body, |p| {
+                    let _ = write!(p.out, "fn {}({}) : {} ", item.name.name, params.join(", "), type_text(&item.ret));
+                });
                 self.block(&item.body);
             }
             Item::MapDecl(decl) => {
@@ -195,7 +208,11 @@ impl Printer {
             }
             Item::Use(item) => {
                 let _ = write!(self.out, "use {}(", item.native.name);
-                self.named_list(item.params.iter().map(|(name, value)| (name, value)));
+                for (index, (name, value)) in item.params.iter().enumerate() {
+                    let comma = if index > 0 { ", " } else { "" };
+                    let _ = write!(self.out, "{comma}{}=", name.name);
+                    self.expr(value, LOWEST);
+                }
                 self.push(")");
                 if let Some(alias) = &item.alias {
                     let _ = write!(self.out, " as {}", alias.name);
@@ -203,25 +220,33 @@ impl Printer {
                 self.push(";");
             }
             Item::Probe(probe) => {
-                for (index, point) in probe.attach_points.iter().enumerate() {
-                    if index > 0 {
-                        self.push(",\n");
-                    }
-                    self.attach_point(point);
-                }
-                self.push(" ");
-                if let Some(predicate) = &probe.predicate {
-                    self.push("/");
-                    let start = self.out.len();
-                    self.expr(predicate, LOWEST);
-                    // `/*` would start a comment.
-                    if self.out[start..].starts_with('*') {
-                        self.out.insert(start, ' ');
-                    }
-                    self.push("/ ");
-                }
+                self.header(probe.span.start as usize, &probe.body, |p| p.probe_header(probe));
                 self.block(&probe.body);
             }
+        }
+    }
+
+    fn probe_header(&mut self, probe: &Probe) {
+        let mut last = None;
+        for point in &probe.attach_points {
+            if let Some(end) = last {
+                let start = point.span.start as usize;
+                let broken = self.layout.as_ref().is_none_or(|l| l.has_line_break(end, start));
+                self.push(if broken { ",\n" } else { ", " });
+            }
+            self.attach_point(point);
+            last = Some(point.span.end as usize);
+        }
+        self.push(" ");
+        if let Some(predicate) = &probe.predicate {
+            self.push("/");
+            let start = self.out.len();
+            self.bare(predicate);
+            // `/*` would start a comment.
+            if self.out[start..].starts_with('*') {
+                self.out.insert(start, ' ');
+            }
+            self.push("/ ");
         }
     }
 
@@ -233,20 +258,44 @@ impl Printer {
     }
 
     fn block(&mut self, block: &Block) {
-        if block.stmts.is_empty() && block.value.is_none() {
+        let (start, end) = range(block.span);
+        let commented = self.layout.as_ref().is_some_and(|l| l.has_comment(start, end));
+        if block.stmts.is_empty() && block.value.is_none() && !commented {
             self.push("{}");
             return;
         }
+        let on_one_line = self.layout.as_ref().is_some_and(|l| !l.has_line_break(start, end)) && !commented;
+        if on_one_line || self.inline > 0 {
+            let from = self.out.len();
+            self.inline += 1;
+            self.block_body(block);
+            self.inline -= 1;
+            let line = self.out.rfind('\n').map_or(0, |at| at + 1);
+            if self.inline > 0 || self.out[line..].chars().count() <= WIDTH {
+                return;
+            }
+            self.out.truncate(from);
+        }
+        self.block_body(block);
+    }
+
+    fn block_body(&mut self, block: &Block) {
         self.push("{");
         self.indent += 1;
+        let value = block.value.as_deref().map(|v| v.span);
         for stmt in &block.stmts {
-            self.line();
-            self.stmt(stmt);
+            self.statement_start(stmt.span);
+            self.kept_or(stmt, Self::stmt);
+            self.trailing_comment(stmt.span.end as usize);
         }
-        if let Some(value) = &block.value {
-            self.line();
-            self.expr(value, LOWEST);
+        if let (Some(value), Some(span)) = (&block.value, value) {
+            self.statement_start(span);
+            if !self.kept(range(span)) {
+                self.expr(value, LOWEST);
+            }
+            self.trailing_comment(span.end as usize);
         }
+        self.comments_before((block.span.end as usize).saturating_sub(1));
         self.indent -= 1;
         self.line();
         self.push("}");
@@ -280,7 +329,19 @@ impl Printer {
             StmtKind::Unroll { count, body } => self.headed("unroll", count, body),
             StmtKind::Limit { rate, body } => {
                 self.push("limit(");
-                self.expr(rate, LOWEST);
+                match &rate.kind {
+                    // `10/s` is one thing to its author.
+                    ExprKind::Binary {
+                        op: BinaryOp::Div,
+                        left,
+                        right,
+                    } if self.layout.is_some() => {
+                        self.expr(left, precedence(BinaryOp::Div));
+                        self.push("/");
+                        self.expr(right, POSTFIX);
+                    }
+                    _ => self.bare(rate),
+                }
                 self.push(") ");
                 self.block(body);
             }
@@ -317,6 +378,8 @@ impl Printer {
             return;
         };
         self.push(" else ");
+        // `else { if … }` stays what it is where the author wrote it.
+        let inner_is_all = otherwise.stmts.first().is_some_and(|s| s.span == otherwise.span);
         match (otherwise.stmts.as_slice(), &otherwise.value) {
             (
                 [
@@ -326,14 +389,14 @@ impl Printer {
                     },
                 ],
                 None,
-            ) => self.if_stmt(cond, then, otherwise.as_ref()),
+            ) if self.layout.is_none() || inner_is_all => self.if_stmt(cond, then, otherwise.as_ref()),
             _ => self.block(otherwise),
         }
     }
 
     fn headed(&mut self, word: &str, expr: &Expr, body: &Block) {
         let _ = write!(self.out, "{word} (");
-        self.expr(expr, LOWEST);
+        self.bare(expr);
         self.push(") ");
         self.block(body);
     }
@@ -357,10 +420,10 @@ impl Printer {
         }
     }
 
-    /// Prints an expression, in parentheses if it binds weaker than `least`.
+    /// Prints an expression, in parentheses if it binds weaker than `least`, or if the author had some.
     fn expr(&mut self, expr: &Expr, least: u8) {
-        let strength = strength(expr);
-        if strength < least {
+        let parentheses = strength(expr) < least || self.layout.as_ref().is_some_and(|l| l.in_parentheses(expr));
+        if parentheses {
             self.push("(");
             self.expr_inner(expr);
             self.push(")");
@@ -369,7 +432,16 @@ impl Printer {
         }
     }
 
+    /// Prints an expression that stands between delimiters of its own.
+    fn bare(&mut self, expr: &Expr) {
+        self.expr_inner(expr);
+    }
+
     fn expr_inner(&mut self, expr: &Expr) {
+        if let Some(text) = self.layout.as_ref().and_then(|l| l.literal(expr)) {
+            self.push(text);
+            return;
+        }
         match &expr.kind {
             ExprKind::Int(value) => {
                 let _ = write!(self.out, "{value}");
@@ -414,7 +486,7 @@ impl Printer {
                 // `(@m)[i]` indexes the map's value, `@m[i]` is a key.
                 if matches!(base.kind, ExprKind::Map { keys: None, .. }) {
                     self.push("(");
-                    self.expr(base, LOWEST);
+                    self.bare(base);
                     self.push(")");
                 } else {
                     self.base(base);
@@ -434,6 +506,8 @@ impl Printer {
                     }
                     match &arg.value.kind {
                         ExprKind::TypeOf(SizeOfArg::Type(ty)) if arg.name.is_none() && is_tagged(&ty.kind) => self.push(&type_text(ty)),
+                        // `comptime (a + b)` has the parentheses of the call.
+                        _ if name.name == "comptime" => self.bare(&arg.value),
                         _ => self.expr(&arg.value, LOWEST),
                     }
                 }
@@ -526,7 +600,11 @@ impl Printer {
     /// Behind a cast `+` would be an addition, `{` a block of its own, and an address no address.
     fn cast_operand(&mut self, expr: &Expr) {
         let start = self.out.len();
-        self.expr(expr, UNARY);
+        if strength(expr) >= UNARY && matches!(expr.kind, ExprKind::Ipv4(_) | ExprKind::Ipv4Prefix(..)) {
+            self.bare(expr);
+        } else {
+            self.expr(expr, UNARY);
+        }
         if self.out[start..].starts_with(['+', '{'])
             || self.out[start..].starts_with("--")
             || matches!(expr.kind, ExprKind::Ipv4(_) | ExprKind::Ipv4Prefix(..))
@@ -546,7 +624,7 @@ impl Printer {
                 // A subtraction of literals has parentheses of its own; without them it is a range.
                 SetElem::One(expr) if matches!(expr.kind, ExprKind::Binary { op: BinaryOp::Sub, .. }) => {
                     self.push("(");
-                    self.expr(expr, LOWEST);
+                    self.bare(expr);
                     self.push(")");
                 }
                 SetElem::One(expr) => self.expr(expr, LOWEST),

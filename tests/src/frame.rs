@@ -30,6 +30,11 @@ pub enum Payload {
     Echo {
         id: u16,
     },
+    /// Any protocol; the bytes are sent as they are, without a checksum of ours.
+    Raw {
+        proto: u8,
+        data: Vec<u8>,
+    },
 }
 
 /// One frame from peer to node.
@@ -130,6 +135,7 @@ impl Frame {
     /// Protocol number and the bytes after the IP header; `addresses` is the first part of the pseudo header.
     fn transport(&self, addresses: &[u8], v6: bool) -> (u8, Vec<u8>) {
         let (proto, mut body, sum_at) = match &self.payload {
+            Payload::Raw { proto, data } => return (*proto, data.clone()),
             Payload::Udp { sport, dport, data } => {
                 let mut b = [
                     sport.to_be_bytes(),

@@ -72,6 +72,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
     let functions = super::functions::collect(program, &macros, &mut early);
     environment(&options.config, &mut config, &mut early);
     let (decls, initial) = map_declarations(program, kernel, &mut early);
+    let defaults = super::probes::attach_defaults(program);
     let mut maps: Vec<MapState> = options.maps.iter().map(MapState::existing).collect();
     let probes: Vec<&ast::Probe> = program.items.iter().filter_map(probe_item).collect();
     let mut sites: Option<Vec<Sites>> = None;
@@ -86,6 +87,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             &functions,
             &config,
             &decls,
+            &defaults,
             &initial,
             maps.clone(),
         );
@@ -257,6 +259,8 @@ pub(super) struct Checker<'a> {
     pub limits: u32,
     pub config: &'a Config,
     pub decls: &'a HashMap<String, MapDecl>,
+    /// What parameters in attach points are where nobody gives them.
+    pub attach_defaults: &'a HashMap<String, String>,
     pub initial: &'a Initial,
     pub maps: Vec<MapState>,
     pub blocks: Vec<Block>,
@@ -300,6 +304,7 @@ impl<'a> Checker<'a> {
         functions: &'a HashMap<String, &'a ast::FnDef>,
         config: &'a Config,
         decls: &'a HashMap<String, MapDecl>,
+        attach_defaults: &'a HashMap<String, String>,
         initial: &'a Initial,
         maps: Vec<MapState>,
     ) -> Self {
@@ -318,6 +323,7 @@ impl<'a> Checker<'a> {
             limits: 0,
             config,
             decls,
+            attach_defaults,
             initial,
             maps,
             blocks: Vec::new(),

@@ -16,6 +16,7 @@ mod inspect;
 mod interfaces;
 mod kprobes;
 mod leftovers;
+mod metrics;
 mod natives;
 mod one_liners;
 mod output;
@@ -23,6 +24,7 @@ mod rejection;
 mod repl;
 mod retransmits;
 mod rewrites;
+mod runbooks;
 mod scenarios;
 mod support;
 mod tracing;
@@ -58,6 +60,8 @@ fn main() {
     if !weir_tests::in_vm() {
         lists.extend([
             check::TESTS,
+            metrics::TESTS,
+            runbooks::TESTS,
             repl::TESTS,
             cli::TESTS,
             command_line::TESTS,

@@ -16,6 +16,8 @@ use super::usdt::UsdtArg;
 use crate::btf::TypeId;
 use crate::object::{Attach, AttachPoint, MissingProbes};
 use crate::tables::{self, Hook};
+use std::collections::HashMap;
+use weir_parser::params::{Default, in_attach_point};
 use weir_parser::{Diagnostic, Span, ast};
 
 /// One place a block runs at.
@@ -156,7 +158,8 @@ impl Checker<'_> {
     }
 
     fn site(&mut self, point: &ast::AttachPoint, out: &mut Vec<Site>) {
-        let parts: Vec<String> = point.parts.iter().map(|p| self.positional(&p.name)).collect();
+        let parts: Option<Vec<String>> = point.parts.iter().map(|p| self.filled(p)).collect();
+        let Some(parts) = parts else { return };
         let Some(first) = parts.first() else { return };
         let span = point.span;
         let first_span = point.parts[0].span;
@@ -229,6 +232,34 @@ impl Checker<'_> {
         }
     }
 
+    /// Puts the script's parameters, named and positional, into an attach point's word.
+    fn filled(&mut self, word: &ast::Ident) -> Option<String> {
+        let mut out = String::new();
+        let mut from = 0;
+        for (range, param) in in_attach_point(&word.name) {
+            out.push_str(&self.positional(&word.name[from..range.start]));
+            let given = self.options.named.iter().rev().find(|(n, _)| *n == param.name);
+            match given
+                .and_then(|(_, value)| value.clone())
+                .or_else(|| self.attach_defaults.get(&param.name).cloned())
+            {
+                Some(value) => out.push_str(&value),
+                None => {
+                    let d = Diagnostic::error("param-missing", word.span, format!("the parameter `--{}` is not given", param.name));
+                    let call = format!("getopt(\"{0}\", \"DEFAULT\")", param.name);
+                    self.error(d.help(format!(
+                        "write `--{}=VALUE` behind the script, or give it a default: `{call}`",
+                        param.name
+                    )));
+                    return None;
+                }
+            }
+            from = range.end;
+        }
+        out.push_str(&self.positional(&word.name[from..]));
+        Some(out)
+    }
+
     /// Puts the positional parameters into an attach point's word.
     fn positional(&self, word: &str) -> String {
         if !word.contains('$') {
@@ -262,6 +293,21 @@ impl Checker<'_> {
         }
         self.error(d);
     }
+}
+
+/// What parameters in attach points are where nobody gives them: the first attach point with a default says it for all.
+pub(super) fn attach_defaults(program: &ast::Program) -> HashMap<String, String> {
+    let probes = program.items.iter().filter_map(|item| match item {
+        ast::Item::Probe(probe) => Some(&probe.attach_points),
+        _ => None,
+    });
+    let mut out = HashMap::new();
+    for (_, param) in probes.flatten().flat_map(|point| in_attach_point(&point.text)) {
+        if let Default::Int(text) | Default::Text(text) = param.default {
+            out.entry(param.name).or_insert(text);
+        }
+    }
+    out
 }
 
 /// A number as in C: `26`, `0x1a`.

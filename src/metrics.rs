@@ -1,0 +1,610 @@
+//! `--prometheus ADDR`: the maps of a running script over HTTP, in Prometheus' text format (version 0.0.4).
+//!
+//! Input: the maps, read at each request; the script's text, for help and the names of labels; notices, for losses. One request
+//! at a time: a scraper is one client, and a slow one is let go after some seconds.
+
+use crate::render::Failure;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use weir_compiler::object::MapRole;
+use weir_compiler::types::{MapValue, Type};
+use weir_runtime::format::{Context, hist, sint, uint, value};
+use weir_runtime::maps::{Cell, Contents, Row, Snapshot};
+use weir_runtime::{Error, MapsHandle, Notice};
+
+/// How long a client may take.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A request's head is a few hundred bytes.
+const MAX_REQUEST: usize = 8 << 10;
+
+/// What notices have said so far.
+#[derive(Debug, Default)]
+struct Losses {
+    events: u64,
+    captures: u64,
+    /// Updates that a full map refused.
+    refused: BTreeMap<String, u64>,
+}
+
+/// Counts losses; a part of the observer of the run.
+#[derive(Clone, Debug, Default)]
+pub struct Counters(Arc<Mutex<Losses>>);
+
+impl Counters {
+    pub fn hear(&self, notice: &Notice) {
+        let mut losses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match notice {
+            Notice::LostEvents { count } => losses.events += count,
+            Notice::LostCaptures { count } => losses.captures += count,
+            Notice::MapFull { map, refused, .. } => *losses.refused.entry(map.clone()).or_default() += refused,
+            _ => {}
+        }
+    }
+}
+
+/// A socket that listens, before anything is attached.
+#[derive(Debug)]
+pub struct Listening {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+/// Takes `HOST:PORT`, `:PORT` and `PORT`; without a host it is every address of the machine.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').unwrap_or(text);
+    if let Ok(port) = port.parse::<u16>() {
+        return Ok(SocketAddr::from(([0, 0, 0, 0], port)));
+    }
+    text.parse()
+        .map_err(|_| "write an address and a port: `127.0.0.1:9464`, `[::1]:9464`, or `:9464` for all addresses".to_owned())
+}
+
+impl Listening {
+    /// # Errors
+    /// When the address is taken or not this machine's.
+    pub fn at(address: SocketAddr) -> Result<Self, Failure> {
+        let failed = |e| Failure::new(format!("cannot serve metrics at {address}: {e}"));
+        let listener = TcpListener::bind(address).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Starts to answer.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub fn serve(self, source: Scrape) -> Result<Server, Failure> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let theirs = Arc::clone(&stop);
+        let Self { listener, address } = self;
+        let work = move || {
+            for stream in listener.incoming() {
+                if theirs.load(Ordering::Acquire) {
+                    return;
+                }
+                // A client that has gone, or talks nonsense, is no failure of the run.
+                let _ = stream.and_then(|stream| answer(stream, &source));
+            }
+        };
+        let thread = std::thread::Builder::new().name("weir-metrics".to_owned()).spawn(work);
+        let thread = thread.map_err(|e| Failure::new(format!("cannot serve metrics: {e}")))?;
+        Ok(Server {
+            address,
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+/// Answers until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        let mut wake = self.address;
+        if wake.ip().is_unspecified() {
+            let local: std::net::IpAddr = if wake.is_ipv4() {
+                [127, 0, 0, 1].into()
+            } else {
+                std::net::Ipv6Addr::LOCALHOST.into()
+            };
+            wake.set_ip(local);
+        }
+        // It waits for a client: be one. Without it the thread ends with the process.
+        if TcpStream::connect_timeout(&wake, Duration::from_secs(1)).is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn answer(mut stream: TcpStream, source: &Scrape) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(CLIENT_TIMEOUT))?;
+    stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
+    let mut request = Vec::new();
+    let mut buffer = [0; 1024];
+    while !request.windows(4).any(|w| w == b"\r\n\r\n") {
+        let n = stream.read(&mut buffer)?;
+        if n == 0 || request.len() + n > MAX_REQUEST {
+            return Ok(());
+        }
+        request.extend_from_slice(&buffer[..n]);
+    }
+    let line = String::from_utf8_lossy(&request);
+    let mut words = line.lines().next().unwrap_or_default().split(' ');
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let path = path.split('?').next().unwrap_or_default();
+    let (status, body) = match (method, path) {
+        ("GET" | "HEAD", "/metrics") => match source.text() {
+            Ok(text) => ("200 OK", text),
+            Err(e) => ("500 Internal Server Error", format!("{e}\n")),
+        },
+        ("GET" | "HEAD", "/") => ("200 OK", "weir: see /metrics\n".to_owned()),
+        ("GET" | "HEAD", _) => ("404 Not Found", "see /metrics\n".to_owned()),
+        _ => ("405 Method Not Allowed", "only GET\n".to_owned()),
+    };
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    if method != "HEAD" {
+        stream.write_all(body.as_bytes())?;
+    }
+    stream.flush()
+}
+
+/// Says that a map has this many keys, which are too many.
+pub type Warn = Box<dyn Fn(&str, usize) + Send + Sync>;
+
+/// What is read at each request.
+pub struct Scrape {
+    pub maps: MapsHandle,
+    /// The script's text, and its name.
+    pub text: String,
+    pub name: String,
+    pub counters: Counters,
+    /// Series of one map at most.
+    pub limit: usize,
+    /// Told once for each map that has more.
+    pub warn: Warn,
+    pub warned: Mutex<BTreeSet<String>>,
+}
+
+impl Scrape {
+    fn text(&self) -> Result<String, Error> {
+        let mut page = Page::default();
+        let mut fills: Vec<(String, usize, u32)> = Vec::new();
+        for (spec, map) in self.maps.own()? {
+            let MapRole::User { name, key, value, .. } = &spec.role else {
+                continue;
+            };
+            let snapshot = map.snapshot(name, key.as_ref(), value, false).map_err(Error::Sys)?;
+            if key.is_some() {
+                fills.push((name.clone(), snapshot.rows.len(), spec.max_entries));
+            }
+            self.map(&snapshot, &mut page);
+        }
+        for name in self.maps.of_natives() {
+            if let Some(snapshot) = self.maps.snapshot(&name)? {
+                self.map(&snapshot, &mut page);
+            }
+        }
+        let losses = self.counters.0.lock().unwrap_or_else(PoisonError::into_inner);
+        page.family("weir_map_entries", "gauge", "Keys in a map of the script");
+        for (name, entries, _) in &fills {
+            page.sample("weir_map_entries", &[("map", name)], &entries.to_string());
+        }
+        page.family("weir_map_max_entries", "gauge", "Keys that a map of the script has room for");
+        for (name, _, max) in &fills {
+            page.sample("weir_map_max_entries", &[("map", name)], &max.to_string());
+        }
+        page.family("weir_map_refused_updates_total", "counter", "Updates that a full map refused");
+        for (name, _, _) in &fills {
+            let refused = losses.refused.get(name).copied().unwrap_or(0);
+            page.sample("weir_map_refused_updates_total", &[("map", name)], &refused.to_string());
+        }
+        page.family("weir_lost_events_total", "counter", "Events that did not fit into the ring buffer");
+        page.sample("weir_lost_events_total", &[], &losses.events.to_string());
+        page.family(
+            "weir_lost_captures_total",
+            "counter",
+            "Captured packets that did not fit into the ring buffer",
+        );
+        page.sample("weir_lost_captures_total", &[], &losses.captures.to_string());
+        if !page.left_out.is_empty() {
+            page.family(
+                "weir_series_left_out",
+                "gauge",
+                "Keys of a map that are not shown, since there are more than the limit",
+            );
+            for (name, n) in std::mem::take(&mut page.left_out) {
+                page.sample("weir_series_left_out", &[("map", &name)], &n.to_string());
+            }
+        }
+        Ok(page.out)
+    }
+
+    /// Writes one map. The largest values stay when there are too many.
+    fn map(&self, snapshot: &Snapshot, page: &mut Page) {
+        let left_out = snapshot.rows.len().saturating_sub(self.limit);
+        let rows = &snapshot.rows[left_out..];
+        if left_out > 0 {
+            page.left_out.push((snapshot.name.clone(), left_out));
+            let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+            if warned.insert(snapshot.name.clone()) {
+                (self.warn)(&snapshot.name, snapshot.rows.len());
+            }
+        }
+        let help = help(&self.text, &snapshot.name).unwrap_or_else(|| format!("{} of {}", snapshot.name, self.name));
+        let names = label_names(&self.text, &snapshot.name, snapshot.key.as_ref());
+        page.map(snapshot, rows, &help, &names);
+    }
+}
+
+/// A page in the making.
+#[derive(Default)]
+struct Page {
+    out: String,
+    /// Names that are taken.
+    families: BTreeSet<String>,
+    left_out: Vec<(String, usize)>,
+}
+
+impl Page {
+    /// Starts a metric; returns the name that it has on the page.
+    fn family(&mut self, name: &str, kind: &str, help: &str) -> String {
+        let mut name = name.to_owned();
+        while !self.families.insert(name.clone()) {
+            name.push('_');
+        }
+        let help = help.replace('\\', "\\\\").replace('\n', "\\n");
+        // Writing to a `String` cannot fail, here and below.
+        let _ = writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        name
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: &str) {
+        self.out.push_str(name);
+        for (i, (label, text)) in labels.iter().enumerate() {
+            let open = if i == 0 { '{' } else { ',' };
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(self.out, "{open}{label}=\"{text}\"");
+        }
+        let close = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.out, "{close} {value}");
+    }
+
+    fn map(&mut self, snapshot: &Snapshot, rows: &[Row], help: &str, names: &[String]) {
+        let base = metric_name(&snapshot.name);
+        let ctx = Context::default();
+        let labels: Vec<Vec<(String, String)>> = rows
+            .iter()
+            .map(|row| labels(snapshot.key.as_ref(), &row.key, names, &ctx))
+            .collect();
+        let rows = || rows.iter().zip(&labels);
+        match &snapshot.value {
+            MapValue::Count | MapValue::Sum { signed: false } => {
+                let name = self.family(&format!("{base}_total"), "counter", help);
+                rows().for_each(|(row, labels)| self.number(&name, labels, &row.value));
+            }
+            MapValue::Sum { .. } | MapValue::Min { .. } | MapValue::Max { .. } => {
+                let name = self.family(&base, "gauge", help);
+                rows().for_each(|(row, labels)| self.number(&name, labels, &row.value));
+            }
+            MapValue::Avg { .. } | MapValue::Stats { .. } => {
+                let name = self.family(&base, "summary", help);
+                for (row, labels) in rows() {
+                    if let Cell::Stats { sum, count } = &row.value {
+                        self.labelled(&format!("{name}_sum"), labels, None, &sum.to_string());
+                        self.labelled(&format!("{name}_count"), labels, None, &count.to_string());
+                    }
+                }
+            }
+            kind @ (MapValue::Hist { .. } | MapValue::LHist { .. }) => {
+                let name = self.family(&base, "histogram", help);
+                for (row, labels) in rows() {
+                    if let Cell::Hist(counts) = &row.value {
+                        self.histogram(&name, labels, kind, counts);
+                    }
+                }
+            }
+            MapValue::Plain(ty) => {
+                for (suffix, offset, ty) in parts(ty) {
+                    let name = self.family(&format!("{base}{suffix}"), "gauge", help);
+                    for (row, labels) in rows() {
+                        if let Cell::Plain(bytes) = &row.value {
+                            let end = (offset + ty.size()) as usize;
+                            let bytes = bytes.get(offset as usize..end).unwrap_or_default();
+                            self.plain(&name, labels, ty, bytes, &ctx);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn labelled(&mut self, name: &str, labels: &[(String, String)], extra: Option<(&str, &str)>, value: &str) {
+        let mut all: Vec<(&str, &str)> = labels.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        all.extend(extra);
+        self.sample(name, &all, value);
+    }
+
+    fn number(&mut self, name: &str, labels: &[(String, String)], cell: &Cell) {
+        if let Cell::Int(n) = cell {
+            self.labelled(name, labels, None, &n.to_string());
+        }
+    }
+
+    /// A number, or what is none as the label `value` of a 1.
+    fn plain(&mut self, name: &str, labels: &[(String, String)], ty: &Type, bytes: &[u8], ctx: &Context) {
+        let number = match ty {
+            Type::Int { signed: true, .. } | Type::Enum { .. } => Some(sint(bytes).to_string()),
+            Type::Int { .. } | Type::Bool => Some(uint(bytes).to_string()),
+            _ => None,
+        };
+        match number {
+            Some(number) => self.labelled(name, labels, None, &number),
+            None => self.labelled(name, labels, Some(("value", &shown(ty, bytes, ctx))), "1"),
+        }
+    }
+
+    /// Buckets of whole numbers: below `high` is at most `high - 1`. The kernel keeps no sum, so none is given.
+    fn histogram(&mut self, name: &str, labels: &[(String, String)], kind: &MapValue, counts: &[u64]) {
+        let all = vec![1; counts.len()];
+        let bounds = hist::buckets(kind, &all);
+        let last = counts.iter().rposition(|c| *c != 0).unwrap_or(0);
+        let mut below = 0;
+        for (bound, count) in bounds.iter().zip(counts).take(last + 1) {
+            below += count;
+            if let Some(high) = bound.high {
+                self.labelled(
+                    &format!("{name}_bucket"),
+                    labels,
+                    Some(("le", &(high - 1).to_string())),
+                    &below.to_string(),
+                );
+            }
+        }
+        self.labelled(&format!("{name}_bucket"), labels, Some(("le", "+Inf")), &below.to_string());
+        self.labelled(&format!("{name}_count"), labels, None, &below.to_string());
+    }
+}
+
+/// The parts of a value that are metrics of their own: suffix, offset and type.
+fn parts(ty: &Type) -> Vec<(String, u32, &Type)> {
+    let names: Vec<String> = match ty {
+        Type::Record(fields) => fields.iter().map(|(name, _)| format!("_{}", word(name))).collect(),
+        Type::Tuple(fields) => (0..fields.len()).map(|i| format!("_{i}")).collect(),
+        _ => return vec![(String::new(), 0, ty)],
+    };
+    let fields = names.into_iter().zip(ty.field_offsets()).zip(ty.fields());
+    fields.map(|((name, offset), ty)| (name, offset, ty)).collect()
+}
+
+fn shown(ty: &Type, bytes: &[u8], ctx: &Context) -> String {
+    let mut out = Vec::new();
+    value::text(ty, bytes, ctx, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// `@dns` is `weir_dns`, `@bl.hits` is `weir_bl_hits`, `@` is `weir_map`.
+fn metric_name(map: &str) -> String {
+    match map.trim_start_matches('@') {
+        "" => "weir_map".to_owned(),
+        name => format!("weir_{}", word(name)),
+    }
+}
+
+fn word(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+}
+
+/// The labels of one key.
+fn labels(ty: Option<&Type>, bytes: &[u8], names: &[String], ctx: &Context) -> Vec<(String, String)> {
+    let Some(ty) = ty else { return Vec::new() };
+    let fields = match ty {
+        Type::Tuple(_) => ty.fields().into_iter().zip(ty.field_offsets()).collect(),
+        _ => vec![(ty, 0)],
+    };
+    let text = fields.iter().map(|(ty, offset)| {
+        let end = (offset + ty.size()) as usize;
+        shown(ty, bytes.get(*offset as usize..end).unwrap_or_default(), ctx)
+    });
+    names.iter().cloned().zip(text).collect()
+}
+
+/// The code of a line, without a comment behind it.
+fn code(line: &str) -> &str {
+    line.split("//").next().unwrap_or_default()
+}
+
+/// Where a map is named in a line of code: behind its name.
+fn mention(code: &str, map: &str) -> Option<usize> {
+    let ends = code.match_indices(map).map(|(at, name)| at + name.len());
+    let whole = |end: &usize| !code[*end..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    ends.into_iter().find(whole)
+}
+
+/// The comment above the first line that names a map, or behind it.
+fn help(text: &str, map: &str) -> Option<String> {
+    let lines: Vec<&str> = text.lines().collect();
+    let first = lines.iter().position(|l| mention(code(l), map).is_some())?;
+    let comment = |line: &str| line.split_once("//").map(|(_, c)| c.trim().to_owned()).filter(|c| !c.is_empty());
+    if let Some(behind) = comment(lines[first]) {
+        return Some(behind);
+    }
+    let above = lines[..first]
+        .iter()
+        .rev()
+        .map_while(|l| l.trim().strip_prefix("//").map(str::trim));
+    let mut above: Vec<&str> = above.collect();
+    above.reverse();
+    // The head of a script says what all of it is for.
+    let is_head = above.iter().any(|l| l.starts_with("usage:") || l.starts_with("output:"));
+    (!above.is_empty() && !is_head).then(|| above.join(" "))
+}
+
+/// What the parts of a key are called where the script first writes them: `ip.src` is `ip_src`, `$daddr` is `daddr`,
+/// `ntop(args.daddr)` is `args_daddr`; what has no such name, or twice the same, is `key0`, `key1` …
+fn label_names(text: &str, map: &str, key: Option<&Type>) -> Vec<String> {
+    let count = match key {
+        None => return Vec::new(),
+        Some(Type::Tuple(fields)) => fields.len(),
+        Some(_) => 1,
+    };
+    let numbered = || (0..count).map(|i| format!("key{i}")).collect();
+    let written = text.lines().map(code).find_map(|line| {
+        let rest = &line[mention(line, map)?..];
+        keys(rest.strip_prefix('[')?)
+    });
+    let Some(written) = written.filter(|w| w.len() == count) else {
+        return numbered();
+    };
+    let names: Vec<String> = written
+        .iter()
+        .enumerate()
+        .map(|(i, key)| key_name(key).unwrap_or_else(|| format!("key{i}")))
+        .collect();
+    if names.iter().collect::<BTreeSet<_>>().len() == count {
+        names
+    } else {
+        numbered()
+    }
+}
+
+/// The expressions up to the closing bracket.
+fn keys(text: &str) -> Option<Vec<String>> {
+    let (mut depth, mut out, mut part) = (0, Vec::new(), String::new());
+    for c in text.chars() {
+        match c {
+            ']' if depth == 0 => {
+                out.push(part);
+                return Some(out);
+            }
+            ',' if depth == 0 => {
+                out.push(std::mem::take(&mut part));
+                continue;
+            }
+            '(' | '[' => depth += 1,
+            ')' | ']' => depth -= 1,
+            _ => {}
+        }
+        part.push(c);
+    }
+    None
+}
+
+fn key_name(key: &str) -> Option<String> {
+    let key = key.trim();
+    let inner = match key.split_once('(') {
+        // `ntop(x)`, `str(x)`: what is shown is x.
+        Some((_, rest)) => rest.strip_suffix(')')?,
+        None => key,
+    };
+    let path = inner.trim_start_matches('$');
+    let plain = !path.is_empty()
+        && path
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '>'));
+    let name = word(&path.replace("->", "_"));
+    // `le` and `value` are ours.
+    (plain && name.starts_with(|c: char| c.is_ascii_alphabetic()) && !matches!(name.as_str(), "le" | "value")).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(value: MapValue, rows: Vec<Row>) -> Snapshot {
+        Snapshot {
+            name: "@x".to_owned(),
+            key: None,
+            value,
+            rows,
+        }
+    }
+
+    fn page(value: MapValue, cell: Cell) -> String {
+        let rows = vec![Row {
+            key: Vec::new(),
+            value: cell,
+        }];
+        let snapshot = snapshot(value, rows);
+        let mut page = Page::default();
+        page.map(&snapshot, &snapshot.rows, "what \\ it\nis", &[]);
+        page.out
+    }
+
+    #[test]
+    fn each_kind_of_map_is_a_kind_of_metric() {
+        assert_eq!(
+            page(MapValue::Count, Cell::Int(5)),
+            "# HELP weir_x_total what \\\\ it\\nis\n# TYPE weir_x_total counter\nweir_x_total 5\n"
+        );
+        assert!(page(MapValue::Min { signed: true }, Cell::Int(-5)).ends_with("# TYPE weir_x gauge\nweir_x -5\n"));
+        assert!(page(MapValue::Avg { signed: true }, Cell::Stats { sum: 10, count: 4 }).ends_with("weir_x_sum 10\nweir_x_count 4\n"));
+        let mut counts = vec![0; 66];
+        (counts[1], counts[4]) = (2, 3);
+        let text = page(MapValue::Hist { bits: 0 }, Cell::Hist(counts));
+        assert!(
+            text.ends_with(
+                "histogram\nweir_x_bucket{le=\"-1\"} 0\nweir_x_bucket{le=\"0\"} 2\nweir_x_bucket{le=\"1\"} 2\nweir_x_bucket{le=\"3\"} 2\n\
+                 weir_x_bucket{le=\"7\"} 5\nweir_x_bucket{le=\"+Inf\"} 5\nweir_x_count 5\n"
+            ),
+            "{text}"
+        );
+        let text = page(MapValue::LHist { min: 0, max: 20, step: 10 }, Cell::Hist(vec![1, 2, 0, 4]));
+        assert!(
+            text.ends_with("_bucket{le=\"-1\"} 1\nweir_x_bucket{le=\"9\"} 3\nweir_x_bucket{le=\"19\"} 3\nweir_x_bucket{le=\"+Inf\"} 7\nweir_x_count 7\n"),
+            "{text}"
+        );
+        let text = page(MapValue::Plain(Type::Str { cap: 8 }), Cell::Plain(b"a\"b\0\0\0\0\0".to_vec()));
+        assert!(text.ends_with("weir_x{value=\"a\\\"b\"} 1\n"), "{text}");
+    }
+
+    #[test]
+    fn names_are_the_scripts() {
+        const SCRIPT: &str = "// Title.\n// usage: weir x\n\ntc:a:ingress { @a[ip.src, $d, ntop(args.daddr), tid+1] = count(); }\n\
+                              // Who it was.\n// In full.\nbegin { @b = 1; @c[comm, comm] = 1; // the last\n}";
+        let tuple = |n: usize| Type::Tuple(vec![Type::I64; n]);
+        assert_eq!(label_names(SCRIPT, "@a", Some(&tuple(4))), ["ip_src", "d", "args_daddr", "key3"]);
+        assert_eq!(label_names(SCRIPT, "@c", Some(&tuple(2))), ["key0", "key1"]);
+        assert_eq!(label_names(SCRIPT, "@zz", Some(&Type::I64)), ["key0"]);
+        assert_eq!(help(SCRIPT, "@a"), None);
+        assert_eq!(help(SCRIPT, "@b").as_deref(), Some("the last"));
+        assert_eq!(
+            help("begin {\n// Who.\n// Why.\n@ab = 1; @a = 2; }", "@ab").as_deref(),
+            Some("Who. Why.")
+        );
+        assert_eq!(
+            (metric_name("@"), metric_name("@bl.hits")),
+            ("weir_map".into(), "weir_bl_hits".into())
+        );
+    }
+
+    #[test]
+    fn addresses() {
+        assert_eq!(address(":9464").unwrap().to_string(), "0.0.0.0:9464");
+        assert_eq!(address("9464").unwrap().port(), 9464);
+        assert_eq!(address("[::1]:1").unwrap().to_string(), "[::1]:1");
+        assert!(address("localhost").unwrap_err().contains("127.0.0.1:9464"));
+    }
+}
