@@ -190,10 +190,8 @@ fn exact_tables_agree_with_the_oracle() {
             allow: vec![],
         };
         check(&rig, &left, 2);
-        assert!(
-            expected.stats[bl::STAT_PASSED as usize] > 100 && expected.stats[bl::STAT_DROPPED as usize] > 1000,
-            "{expected:?}"
-        );
+        let [passed, dropped, ..] = expected.stats;
+        assert!((second_set || passed > 100) && dropped > 1000, "{passed} {dropped}");
     }
 }
 
