@@ -66,6 +66,25 @@ pub struct Lpm6 {
     pub addr: [u8; 16],
 }
 
+/// Element of `RECORDS4`, 16 bytes: an entry of the exact tables. The key is that of its hits.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record4 {
+    /// The record to compare with if this one does not match; 0: none.
+    pub next: u32,
+    pub key: Lpm4,
+    /// The bits of the address that count, network order.
+    pub mask: u32,
+}
+
+/// Element of `RECORDS6`, 24 bytes.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Record6 {
+    pub next: u32,
+    pub key: Lpm6,
+}
+
 /// Per-CPU value of `HITS4` and `HITS6`, 16 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,10 +130,33 @@ pub mod blocklist {
     /// Bit of `MATCH`: look the destination address up (after the source).
     pub const MATCH_DST: u32 = 2;
 
-    /// Bit of `FAMILIES` and `ALLOW_FAMILIES`.
+    /// Bit of `FAMILIES`, `ALLOW_FAMILIES` and `EXACT`.
     pub const IPV4: u32 = 1;
-    /// Bit of `FAMILIES` and `ALLOW_FAMILIES`.
+    /// Bit of `FAMILIES`, `ALLOW_FAMILIES` and `EXACT`.
     pub const IPV6: u32 = 2;
+
+    /// Word of `STATE`: which set is in force, 0 or 1.
+    pub const STATE_ACTIVE: usize = 0;
+    /// Word of `STATE`: 1 = entries for which the exact tables have no room are in the tries.
+    pub const STATE_SPILLED: usize = 1;
+    /// Words of `STATE`.
+    pub const STATE_WORDS: usize = 2;
+
+    /// Slots of a node of the exact tables (`NODES4`, `NODES6`): one for each value of one byte of the address. A slot is 0 (nothing),
+    /// the index of a record, or [`NODE`] with the byte of the address that selects the slot there ([`NODE_BYTE_SHIFT`]) and
+    /// the node's index ([`NODE_INDEX`]).
+    ///
+    /// The first two bytes of an address select a node and a slot in it: nodes 0 to 255 of the first set, 256 to 511 of the second. Bytes
+    /// may be stepped over on the way, so records are compared in any case, along [`Record4::next`](super::Record4) until one matches.
+    pub const NODE_SLOTS: usize = 256;
+    /// Bit of a slot: the rest is a node.
+    pub const NODE: u32 = 1 << 31;
+    /// Where a slot has the number of the address's byte.
+    pub const NODE_BYTE_SHIFT: u32 = 24;
+    /// Bits of a slot that are a node's index.
+    pub const NODE_INDEX: u32 = (1 << NODE_BYTE_SHIFT) - 1;
+    /// So many records of a slot are compared before those that cover all of the slot.
+    pub const SIBLINGS: u32 = 8;
 }
 
 /// The identity enforcer: records, indices, slots and flags.

@@ -13,12 +13,11 @@
 //! - Maps are BTF maps in `.maps`; their `max_entries` are defaults that user space may change before loading.
 //! - The license is GPL; helpers are those of Linux 5.18 and older.
 
-#![no_std]
-
 pub mod abi;
+pub mod exact;
 pub mod identity;
 
-pub use abi::{EventRecord, Lpm4, Lpm6, PacketsBytes, Prefix};
+pub use abi::{EventRecord, Lpm4, Lpm6, PacketsBytes, Prefix, Record4, Record6};
 
 /// Per-CPU array of event records, in every native.
 pub const EVENT: &str = "EVENT";
@@ -51,9 +50,18 @@ pub mod blocklist {
     pub const SWAP4: &str = "SWAP4";
     /// As `BLOCK6`, of the second set.
     pub const SWAP6: &str = "SWAP6";
-    /// Array with one `u32`: which set is in force, 0 or 1. Whoever changes it must wait for the programs that run (a grace period
-    /// of RCU) before changing the set that was.
-    pub const ACTIVE: &str = "ACTIVE";
+    /// Array with one element of [`STATE_WORDS`] words. Whoever changes the set in force must wait for the programs that run (a grace
+    /// period of RCU) before changing the set that was.
+    pub const STATE: &str = "STATE";
+    /// Array of nodes of [`NODE_SLOTS`] words, mappable: the exact tables for long lists ([`crate::exact`]), with
+    /// [`RODATA_EXACT`] only.
+    pub const NODES4: &str = "NODES4";
+    /// As `NODES4`, for IPv6.
+    pub const NODES6: &str = "NODES6";
+    /// Array of [`Record4`](crate::Record4), mappable; element 0 is not used.
+    pub const RECORDS4: &str = "RECORDS4";
+    /// Array of [`Record6`](crate::Record6), mappable; element 0 is not used.
+    pub const RECORDS6: &str = "RECORDS6";
     /// Array with one element of [`PORT_WORDS`] words: the ports, with [`RODATA_ONLY_PORTS`].
     pub const PORTS: &str = "PORTS";
     /// LPM trie [`Lpm4`](crate::Lpm4) → [`Lpm4`](crate::Lpm4): the allow list.
@@ -80,8 +88,10 @@ pub mod blocklist {
     pub const RODATA_PROTO: &str = "PROTO";
     /// `.rodata` `u32`: 1 = drop only packets to a port in `PORTS`; default 0.
     pub const RODATA_ONLY_PORTS: &str = "ONLY_PORTS";
-    /// `.rodata` `u32`: 1 = there are two sets of block tries, and `ACTIVE` says which is in force; default 0.
+    /// `.rodata` `u32`: 1 = there are two sets of block tries, and `STATE` says which is in force; default 0.
     pub const RODATA_ATOMIC: &str = "ATOMIC";
+    /// `.rodata` `u32`: [`IPV4`] and [`IPV6`], the families whose block list is in the exact tables; default none.
+    pub const RODATA_EXACT: &str = "EXACT";
     /// `.rodata` `u32`: 1 = count, report, call the event, but let everything pass; default 0.
     pub const RODATA_DRY_RUN: &str = "DRY_RUN";
     /// `.rodata` `u32`: 1 = fill `EVENT` and tail-call [`SLOT_DROP`]; default 0.
@@ -93,7 +103,8 @@ pub mod blocklist {
 
     /// Every map of the object.
     pub const MAPS: &[&str] = &[
-        BLOCK4, BLOCK6, SWAP4, SWAP6, ACTIVE, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, STATS_MAP, EVENT, EVENTS, CHAIN,
+        BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, STATS_MAP, EVENT,
+        EVENTS, CHAIN,
     ];
     /// Every setting of the object.
     pub const RODATA: &[&str] = &[
@@ -103,6 +114,7 @@ pub mod blocklist {
         RODATA_PROTO,
         RODATA_ONLY_PORTS,
         RODATA_ATOMIC,
+        RODATA_EXACT,
         RODATA_DRY_RUN,
         RODATA_EVENT_DROP,
         RODATA_EVENT_ALLOW,

@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed test may panic; its helpers too")]
 
-use aya_obj::generated::{BPF_F_NO_PREALLOC, bpf_map_type};
+use aya_obj::generated::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_map_type};
 use aya_obj::{Object, ProgramSection};
 use std::collections::{BTreeSet, HashMap};
 use weir_ebpf_builtins::blocklist as bl;
-use weir_ebpf_builtins::{EventRecord, Lpm4, Lpm6, PacketsBytes, Prefix};
+use weir_ebpf_builtins::{EventRecord, Lpm4, Lpm6, PacketsBytes, Prefix, Record4, Record6};
 
 #[test]
 fn records_lie_as_documented() {
@@ -25,6 +25,11 @@ fn records_lie_as_documented() {
         ),
         (0, 4, 8)
     );
+    assert_eq!(
+        (size_of::<Record4>(), offset_of!(Record4, key), offset_of!(Record4, mask)),
+        (16, 4, 12)
+    );
+    assert_eq!((size_of::<Record6>(), offset_of!(Record6, key)), (24, 4));
     assert_eq!((size_of::<Lpm4>(), size_of::<Lpm6>(), size_of::<PacketsBytes>()), (8, 20, 16));
 }
 
@@ -57,7 +62,11 @@ fn blocklist_has_its_maps() {
         (bl::BLOCK6, BPF_MAP_TYPE_LPM_TRIE, lpm6, lpm6, 1 << 20, BPF_F_NO_PREALLOC),
         (bl::SWAP4, BPF_MAP_TYPE_LPM_TRIE, lpm4, lpm4, 1, BPF_F_NO_PREALLOC),
         (bl::SWAP6, BPF_MAP_TYPE_LPM_TRIE, lpm6, lpm6, 1, BPF_F_NO_PREALLOC),
-        (bl::ACTIVE, BPF_MAP_TYPE_ARRAY, 4, 4, 1, 0),
+        (bl::STATE, BPF_MAP_TYPE_ARRAY, 4, 8, 1, 0),
+        (bl::NODES4, BPF_MAP_TYPE_ARRAY, 4, 1024, 1, BPF_F_MMAPABLE),
+        (bl::NODES6, BPF_MAP_TYPE_ARRAY, 4, 1024, 1, BPF_F_MMAPABLE),
+        (bl::RECORDS4, BPF_MAP_TYPE_ARRAY, 4, 16, 1, BPF_F_MMAPABLE),
+        (bl::RECORDS6, BPF_MAP_TYPE_ARRAY, 4, 24, 1, BPF_F_MMAPABLE),
         (bl::PORTS, BPF_MAP_TYPE_ARRAY, 4, 8 * bl::PORT_WORDS as u32, 1, 0),
         (bl::ALLOW4, BPF_MAP_TYPE_LPM_TRIE, lpm4, lpm4, 1 << 20, BPF_F_NO_PREALLOC),
         (bl::ALLOW6, BPF_MAP_TYPE_LPM_TRIE, lpm6, lpm6, 1 << 20, BPF_F_NO_PREALLOC),
@@ -90,7 +99,7 @@ fn blocklist_has_its_settings() {
         words.sort_unstable();
         words
     };
-    assert_eq!(words(&object), [0, 0, 0, 0, 0, 0, 0, 0, bl::MATCH_SRC, bl::IPV4 | bl::IPV6]);
+    assert_eq!(words(&object), [0, 0, 0, 0, 0, 0, 0, 0, 0, bl::MATCH_SRC, bl::IPV4 | bl::IPV6]);
     let values: Vec<[u8; 4]> = (0..bl::RODATA.len() as u32).map(|i| (100 + i).to_le_bytes()).collect();
     let globals: HashMap<&str, (&[u8], bool)> = bl::RODATA
         .iter()
@@ -100,7 +109,7 @@ fn blocklist_has_its_settings() {
     object.patch_map_data(globals).unwrap();
     assert_eq!(
         words(&object),
-        [100, 101, 102, 103, 104, 105, 106, 107, 108, 109],
+        [100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110],
         "two settings at one place, or one missing"
     );
 }

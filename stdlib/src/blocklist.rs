@@ -9,7 +9,7 @@ pub static BLOCKLIST: Native = Native {
     name: "blocklist",
     summary: "drops packets from, or to, a list of address prefixes (XDP)",
     doc: "\
-One longest-prefix trie for each family, looked up in the driver before the kernel has spent anything on the packet. \
+One longest-prefix lookup for each family, made in the driver before the kernel has spent anything on the packet. \
 IPv4 and IPv6, behind up to two VLAN tags. Fragments are matched like other packets: each of them carries the addresses.
 
 What always passes, whatever the list says: ARP and everything else that is not IP (more than two VLAN tags included), \

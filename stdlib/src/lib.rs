@@ -17,7 +17,7 @@ pub use decl::{
 };
 pub use doc::{doc, type_word};
 pub use duration::{parse_duration, show_duration};
-pub use prefix::parse_prefix;
+pub use prefix::{PrefixError, parse_prefix};
 
 /// Every native, by name.
 pub const NATIVES: &[&Native] = &[&blocklist::BLOCKLIST, &identity::IDENTITY, &retransmits::RETRANSMITS];

@@ -3,7 +3,7 @@
 //! Every figure is the median of runs that alternate between the two programs.
 //! Input: what to measure. Output: the table on standard output; it writes no file.
 
-use crate::{apt, packets, proc, replay, test};
+use crate::{apt, blocklist, packets, proc, replay, test};
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
@@ -49,6 +49,8 @@ enum What {
     Packets,
     /// Filters over a capture file beside tcpdump; only when named, and then alone
     Replay,
+    /// The blocklist beside the same job in C, with lists of up to a million prefixes; only when named, and then alone
+    Blocklist,
 }
 
 const EXIT_SCRIPT: &str = "BEGIN { exit(); }";
@@ -69,7 +71,8 @@ const LINES: &str = "tracepoint:syscalls:sys_enter_getpid { printf(\"%d\\n\", pi
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     proc::need_root("measuring BPF programs")?;
-    if !args.what.iter().any(|w| matches!(w, What::Packets | What::Replay)) && args.bpftrace.is_none() {
+    let alone = [What::Packets, What::Replay, What::Blocklist].iter().any(|what| args.what.contains(what));
+    if !alone && args.bpftrace.is_none() {
         apt::install(apt::BENCH)?;
     }
     let weir = match &args.weir {
@@ -81,6 +84,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if args.what.contains(&What::Replay) {
         return replay::run(&weir, args.runs);
+    }
+    if args.what.contains(&What::Blocklist) {
+        return blocklist::run(&weir, args.runs);
     }
     let bpftrace = match &args.bpftrace {
         Some(path) => std::path::absolute(path)?,

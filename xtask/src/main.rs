@@ -9,6 +9,7 @@
 
 mod apt;
 mod bench;
+mod blocklist;
 mod btf_fixture;
 mod builtins;
 mod dist;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use weir_tests::frame::{Frame, Payload};
 use weir_tests::kernel::Kind;
@@ -39,13 +39,16 @@ const CASES: &[(&str, &str, &str)] = &[
     ("time to live, with checksum", "lower_ttl", "xdp:veth0 { ip.ttl--; }"),
 ];
 
-fn bpftool(args: &[&str]) -> Result<Value> {
+pub fn bpftool(args: &[&str]) -> Result<Value> {
     let text = proc::output(Command::new("bpftool").arg("-j").args(args))?;
+    if text.trim().is_empty() {
+        return Ok(Value::Null);
+    }
     serde_json::from_str(&text).with_context(|| format!("bpftool {}: `{text}`", args.join(" ")))
 }
 
 /// Runs a program and returns its verdict and nanoseconds a packet.
-fn one(program: &[&str], frame: &Path) -> Result<(u64, f64)> {
+pub fn one(program: &[&str], frame: &Path) -> Result<(u64, f64)> {
     let frame = frame.to_str().context("a path that is no text")?;
     let args = [&["prog", "run"], program, &["data_in", frame, "repeat", REPEAT]].concat();
     let result = bpftool(&args)?;
@@ -60,7 +63,7 @@ fn instructions(program: &[&str]) -> Result<u64> {
 }
 
 /// The id of the XDP program that a script holds.
-fn xdp_id(weir: &Running) -> Result<String> {
+pub fn xdp_id(weir: &Running) -> Result<String> {
     for object in weir.objects().iter().filter(|o| o.kind == Kind::Program) {
         let id = object.id.to_string();
         if bpftool(&["prog", "show", "id", &id])?["type"] == "xdp" {
@@ -70,48 +73,84 @@ fn xdp_id(weir: &Running) -> Result<String> {
     anyhow::bail!("the script has no XDP program")
 }
 
+/// Programs in C, compiled and pinned where only this process sees them; they go with it.
+pub struct Pins {
+    dir: TempDir,
+}
+
+impl Pins {
+    /// # Errors
+    /// Without the right to mount.
+    pub fn new() -> Result<Self> {
+        const NONE: Option<&str> = None;
+        let dir = TempDir::new()?;
+        unshare(CloneFlags::CLONE_NEWNS).context("cannot make a private mount namespace")?;
+        mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+        let pins = dir.path().join("pins");
+        std::fs::create_dir(&pins)?;
+        mount(Some("bpf"), &pins, Some("bpf"), MsFlags::empty(), NONE).context("cannot mount bpffs")?;
+        Ok(Self { dir })
+    }
+
+    /// A folder for other files.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn program(&self, object: &str, name: &str) -> PathBuf {
+        self.dir().join("pins").join(format!("{object}-programs")).join(name)
+    }
+
+    pub fn maps(&self, object: &str) -> PathBuf {
+        self.dir().join("pins").join(format!("{object}-maps"))
+    }
+
+    pub fn map(&self, object: &str, name: &str) -> PathBuf {
+        self.maps(object).join(name)
+    }
+
+    /// Compiles a source and loads what is in it under a name.
+    ///
+    /// # Errors
+    /// clang or the kernel does not take it.
+    pub fn load(&self, source: &Path, name: &str) -> Result<()> {
+        let object = self.dir().join(format!("{name}.o"));
+        proc::check(
+            Command::new("clang")
+                .args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-c"])
+                .arg(source)
+                .arg("-o")
+                .arg(&object),
+        )?;
+        proc::check(
+            Command::new("bpftool")
+                .args(["prog", "loadall"])
+                .arg(&object)
+                .arg(self.dir().join("pins").join(format!("{name}-programs")))
+                .args(["type", "xdp", "pinmaps"])
+                .arg(self.maps(name)),
+        )
+    }
+}
+
 /// # Errors
 /// Something is missing on the machine, or the two sides disagree on a verdict.
 pub fn run(weir: &Path, runs: usize) -> Result<ExitCode> {
     apt::install(apt::PACKETS)?;
-    let dir = TempDir::new()?;
-    let object = dir.path().join("packets.o");
-    let source = proc::repo().join("xtask/bench/packets.bpf.c");
-    proc::check(
-        Command::new("clang")
-            .args(["-O2", "-g", "-target", "bpf", "-mcpu=v3", "-c"])
-            .arg(source)
-            .arg("-o")
-            .arg(&object),
-    )?;
-    // Pins that go with this process.
-    const NONE: Option<&str> = None;
-    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a private mount namespace")?;
-    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
-    let pins = dir.path().join("pins");
-    std::fs::create_dir(&pins)?;
-    mount(Some("bpf"), &pins, Some("bpf"), MsFlags::empty(), NONE).context("cannot mount bpffs")?;
-    let (programs, maps) = (pins.join("programs"), pins.join("maps"));
-    proc::check(
-        Command::new("bpftool")
-            .args(["prog", "loadall"])
-            .arg(&object)
-            .arg(&programs)
-            .args(["type", "xdp", "pinmaps"])
-            .arg(&maps),
-    )?;
+    let pins = Pins::new()?;
+    pins.load(&proc::repo().join("xtask/bench/packets.bpf.c"), "packets")?;
     let key = "40 0 0 0 2 0 0 0 11 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0";
     proc::check(
         Command::new("bpftool")
             .args(["map", "update", "pinned"])
-            .arg(maps.join("bad"))
+            .arg(pins.map("packets", "bad"))
             .arg("key")
             .args(key.split(' '))
             .arg("value")
             .args("1 0 0 0 0 0 0 0".split(' ')),
     )?;
     let lab = Lab::new()?;
-    let frame = dir.path().join("frame");
+    let frame = pins.dir().join("frame");
     let payload = Payload::Tcp {
         sport: 40_000,
         dport: 443,
@@ -125,7 +164,7 @@ pub fn run(weir: &Path, runs: usize) -> Result<ExitCode> {
     for (name, c, script) in CASES {
         let running = Weir::script(script).program(weir).at(&lab).start()?;
         let id = xdp_id(&running)?;
-        let pinned = programs.join(c);
+        let pinned = pins.program("packets", c);
         let ours = ["id", &id];
         let theirs = ["pinned", pinned.to_str().context("a path that is no text")?];
         let (mut weir_ns, mut c_ns) = (Vec::new(), Vec::new());

@@ -1,6 +1,7 @@
 //! The blocklist: drops packets from, or to, listed prefixes.
 //!
-//! Input: an XDP frame, two tries for each address family (block, allow), settings in `.rodata`. Output: `XDP_PASS`
+//! Input: an XDP frame, two tries for each address family (block, allow), exact tables in the place of the first for a long
+//! list (`exact`), settings in `.rodata`. Output: `XDP_PASS`
 //! or `XDP_DROP`, counters, and a tail call for each event that a script listens to. Names, layouts and what the
 //! settings mean: `weir_ebpf_builtins::{abi, blocklist}`.
 //!
@@ -16,13 +17,14 @@
 mod abi;
 #[allow(dead_code, reason = "shared by all natives")]
 mod common;
+mod exact;
 
 use abi::blocklist::*;
-use abi::{EventRecord, FAMILY_IPV4, FAMILY_IPV6, Lpm4, Lpm6, PacketsBytes, Prefix};
+use abi::{EventRecord, FAMILY_IPV4, FAMILY_IPV6, Lpm4, Lpm6, PacketsBytes, Prefix, Record4, Record6};
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::bpf_tail_call;
-use common::map::{Array, LpmTrie, PerCpuArray, PerCpuHash, ProgArray};
+use common::map::{Array, LpmTrie, PerCpuArray, PerCpuHash, ProgArray, SharedArray};
 use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Truncated, context, length, network_header};
 use common::{setting, settings};
 use core::mem::offset_of;
@@ -49,7 +51,19 @@ static SWAP4: LpmTrie<Lpm4, Lpm4, 1> = LpmTrie::new();
 static SWAP6: LpmTrie<Lpm6, Lpm6, 1> = LpmTrie::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
-static ACTIVE: Array<u32, 1> = Array::new();
+static STATE: Array<[u32; STATE_WORDS], 1> = Array::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static NODES4: SharedArray<[u32; NODE_SLOTS], 1> = SharedArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static NODES6: SharedArray<[u32; NODE_SLOTS], 1> = SharedArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static RECORDS4: SharedArray<Record4, 1> = SharedArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static RECORDS6: SharedArray<Record6, 1> = SharedArray::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
 static PORTS: Array<[u64; PORT_WORDS], 1> = Array::new();
@@ -85,12 +99,29 @@ settings! {
     PROTO = 0;
     ONLY_PORTS = 0;
     ATOMIC = 0;
+    EXACT = 0;
     DRY_RUN = 0;
     EVENT_DROP = 0;
     EVENT_ALLOW = 0;
     CHAIN_NEXT = 0;
 }
 
+/// Looks up the addresses that are to be matched, the source first. A macro, since closures that are called twice are not inlined.
+macro_rules! either {
+    ($src:expr, $dst:expr, |$addr:ident| $find:expr) => {{
+        let fields = setting!(MATCH);
+        let mut entry = None;
+        if fields & MATCH_SRC != 0 {
+            let $addr = $src;
+            entry = $find;
+        }
+        if entry.is_none() && fields & MATCH_DST != 0 {
+            let $addr = $dst;
+            entry = $find;
+        }
+        entry
+    }};
+}
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "xdp.frags")]
 fn blocklist(ctx: &xdp_md) -> u32 {
@@ -169,7 +200,7 @@ fn ipv4<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Trunc
         return Ok(STAT_MALFORMED);
     }
     if setting!(ALLOW_FAMILIES) & IPV4 != 0
-        && let Some(entry) = lookup4(&ALLOW4, header)
+        && let Some(entry) = either!(header.src, header.dst, |addr| trie4(&ALLOW4, addr))
     {
         if setting!(EVENT_ALLOW) != 0 {
             record(XDP_PASS, SLOT_ALLOW, prefix4(entry));
@@ -177,7 +208,7 @@ fn ipv4<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Trunc
         return Ok(STAT_ALLOWED);
     }
     if setting!(FAMILIES) & IPV4 != 0
-        && let Some(entry) = if second() { lookup4(&SWAP4, header) } else { lookup4(&BLOCK4, header) }
+        && let Some(entry) = blocked4(header)
     {
         if narrowed() {
             let first_fragment = header.flags_fragment & 0x1fff_u16.to_be() == 0;
@@ -199,23 +230,39 @@ fn ipv4<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Trunc
 }
 
 #[inline(always)]
-fn lookup4<const MAX: usize>(trie: &LpmTrie<Lpm4, Lpm4, MAX>, header: &Ipv4) -> Option<&'static Lpm4> {
-    let find = |addr| {
-        let key = Key4 { len_bits: 32, addr };
-        // SAFETY: an `Lpm4` by layout.
-        let entry = trie.get(unsafe { &*(&raw const key).cast::<Lpm4>() })?;
-        // SAFETY: user space never changes an entry's value: it is the key.
-        Some(unsafe { entry.as_ref() })
-    };
-    let fields = setting!(MATCH);
-    let mut entry = None;
-    if fields & MATCH_SRC != 0 {
-        entry = find(header.src);
+fn blocked4(header: &Ipv4) -> Option<&'static Lpm4> {
+    let state = State::now();
+    if setting!(EXACT) & IPV4 == 0 {
+        return either!(header.src, header.dst, |addr| listed4(state, addr));
     }
-    if entry.is_none() && fields & MATCH_DST != 0 {
-        entry = find(header.dst);
+    either!(header.src, header.dst, |addr| exact4(state, addr))
+}
+
+#[inline(always)]
+fn exact4(state: State, addr: u32) -> Option<&'static Lpm4> {
+    let exact = exact::find4(state.second, addr);
+    if !state.spilled {
+        return exact;
     }
-    entry
+    match (exact, listed4(state, addr)) {
+        (Some(exact), Some(other)) if exact.len_bits > other.len_bits => Some(exact),
+        (exact, other) => other.or(exact),
+    }
+}
+
+/// Finds the entry of an address in the tries of the set in force.
+#[inline(always)]
+fn listed4(state: State, addr: u32) -> Option<&'static Lpm4> {
+    if state.second { trie4(&SWAP4, addr) } else { trie4(&BLOCK4, addr) }
+}
+
+#[inline(always)]
+fn trie4<const MAX: usize>(trie: &LpmTrie<Lpm4, Lpm4, MAX>, addr: u32) -> Option<&'static Lpm4> {
+    let key = Key4 { len_bits: 32, addr };
+    // SAFETY: an `Lpm4` by layout.
+    let entry = trie.get(unsafe { &*(&raw const key).cast::<Lpm4>() })?;
+    // SAFETY: user space never changes an entry's value: it is the key.
+    Some(unsafe { entry.as_ref() })
 }
 
 #[inline(always)]
@@ -262,7 +309,7 @@ fn ipv6<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Trunc
         return Ok(STAT_MALFORMED);
     }
     if setting!(ALLOW_FAMILIES) & IPV6 != 0
-        && let Some(entry) = lookup6(&ALLOW6, header)
+        && let Some(entry) = either!(header.src(), header.dst(), |addr| trie6(&ALLOW6, addr))
     {
         if setting!(EVENT_ALLOW) != 0 {
             record(XDP_PASS, SLOT_ALLOW, prefix6(entry));
@@ -270,7 +317,7 @@ fn ipv6<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Trunc
         return Ok(STAT_ALLOWED);
     }
     if setting!(FAMILIES) & IPV6 != 0
-        && let Some(entry) = if second() { lookup6(&SWAP6, header) } else { lookup6(&BLOCK6, header) }
+        && let Some(entry) = blocked6(header)
     {
         if is_neighbour_discovery(ctx, header.next_header, offset + size_of::<Ipv6>()) {
             return Ok(STAT_NEIGHBOUR);
@@ -287,29 +334,69 @@ fn ipv6<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Trunc
     Ok(STAT_PASSED)
 }
 
+/// An IPv6 address as it lies in the packet, in two halves.
+#[derive(Clone, Copy)]
+struct Halves {
+    high: u64,
+    low: u64,
+}
+
+impl Ipv6 {
+    #[inline(always)]
+    fn src(&self) -> Halves {
+        Halves {
+            high: self.src_high,
+            low: self.src_low,
+        }
+    }
+
+    #[inline(always)]
+    fn dst(&self) -> Halves {
+        Halves {
+            high: self.dst_high,
+            low: self.dst_low,
+        }
+    }
+}
+
 #[inline(always)]
-fn lookup6<const MAX: usize>(trie: &LpmTrie<Lpm6, Lpm6, MAX>, header: &Ipv6) -> Option<&'static Lpm6> {
-    let find = |high, low| {
-        let key = Key6 {
-            _align: 0,
-            len_bits: 128,
-            high,
-            low,
-        };
-        // SAFETY: an `Lpm6` by layout, from `len_bits` to the end of `key`.
-        let entry = trie.get(unsafe { &*(&raw const key).byte_add(offset_of!(Key6, len_bits)).cast::<Lpm6>() })?;
-        // SAFETY: as above.
-        Some(unsafe { entry.as_ref() })
+fn blocked6(header: &Ipv6) -> Option<&'static Lpm6> {
+    let state = State::now();
+    if setting!(EXACT) & IPV6 == 0 {
+        return either!(header.src(), header.dst(), |addr| listed6(state, addr));
+    }
+    either!(header.src(), header.dst(), |addr| exact6(state, addr))
+}
+
+#[inline(always)]
+fn exact6(state: State, addr: Halves) -> Option<&'static Lpm6> {
+    let exact = exact::find6(state.second, addr);
+    if !state.spilled {
+        return exact;
+    }
+    match (exact, listed6(state, addr)) {
+        (Some(exact), Some(other)) if exact.len_bits > other.len_bits => Some(exact),
+        (exact, other) => other.or(exact),
+    }
+}
+
+#[inline(always)]
+fn listed6(state: State, addr: Halves) -> Option<&'static Lpm6> {
+    if state.second { trie6(&SWAP6, addr) } else { trie6(&BLOCK6, addr) }
+}
+
+#[inline(always)]
+fn trie6<const MAX: usize>(trie: &LpmTrie<Lpm6, Lpm6, MAX>, addr: Halves) -> Option<&'static Lpm6> {
+    let key = Key6 {
+        _align: 0,
+        len_bits: 128,
+        high: addr.high,
+        low: addr.low,
     };
-    let fields = setting!(MATCH);
-    let mut entry = None;
-    if fields & MATCH_SRC != 0 {
-        entry = find(header.src_high, header.src_low);
-    }
-    if entry.is_none() && fields & MATCH_DST != 0 {
-        entry = find(header.dst_high, header.dst_low);
-    }
-    entry
+    // SAFETY: an `Lpm6` by layout, from `len_bits` to the end of `key`.
+    let entry = trie.get(unsafe { &*(&raw const key).byte_add(offset_of!(Key6, len_bits)).cast::<Lpm6>() })?;
+    // SAFETY: as for `trie4`.
+    Some(unsafe { entry.as_ref() })
 }
 
 #[inline(always)]
@@ -363,15 +450,37 @@ fn is_neighbour_discovery(ctx: &xdp_md, mut next_header: u8, mut offset: usize) 
     false
 }
 
-/// Whether the second set of block tries is in force.
-#[inline(always)]
-fn second() -> bool {
-    if setting!(ATOMIC) == 0 {
-        return false;
+/// Where the block list is.
+#[derive(Clone, Copy)]
+struct State {
+    /// In the second set.
+    second: bool,
+    /// Some of it in the tries, although there are exact tables.
+    spilled: bool,
+}
+
+impl State {
+    /// Reads it: once for each packet, so that both addresses are judged by one list. Without settings that need it, nothing is read.
+    #[inline(always)]
+    fn now() -> Self {
+        let nothing = Self {
+            second: false,
+            spilled: false,
+        };
+        if setting!(ATOMIC) == 0 && setting!(EXACT) == 0 {
+            return nothing;
+        }
+        let first = 0;
+        let Some(words) = STATE.get(&first) else { return nothing };
+        let read = |word| {
+            // SAFETY: a word of the element; user space writes each as a whole.
+            unsafe { words.cast::<u32>().add(word).read_volatile() != 0 }
+        };
+        Self {
+            second: setting!(ATOMIC) != 0 && read(STATE_ACTIVE),
+            spilled: setting!(EXACT) != 0 && read(STATE_SPILLED),
+        }
     }
-    let first = 0;
-    // SAFETY: a word that user space writes as a whole.
-    ACTIVE.get(&first).is_some_and(|active| unsafe { active.read_volatile() } != 0)
 }
 
 /// Whether a listed packet is dropped only with a certain protocol or port.

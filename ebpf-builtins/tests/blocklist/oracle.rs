@@ -18,6 +18,10 @@ pub struct Settings {
     pub ports: Option<(u16, u16)>,
     /// Run on the second set of tries, with the first one empty.
     pub second_set: bool,
+    /// Families in the exact tables, as in `EXACT`.
+    pub exact: u32,
+    /// Every so many-th entry is in the tries nevertheless; 0: none.
+    pub spill_every: usize,
     pub dry_run: bool,
     pub event_drop: bool,
     pub event_allow: bool,
@@ -33,6 +37,8 @@ impl Default for Settings {
             proto: 0,
             ports: None,
             second_set: false,
+            exact: 0,
+            spill_every: 0,
             dry_run: false,
             event_drop: false,
             event_allow: false,

@@ -7,7 +7,10 @@ use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicU32;
 use weir_ebpf_builtins::blocklist as bl;
+use weir_ebpf_builtins::exact::{Family, Memory, Tables};
+use weir_ebpf_builtins::{Record4, Record6};
 
 pub const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;
@@ -15,8 +18,10 @@ pub const XDP_TX: u32 = 3;
 
 pub struct Rig {
     pub ebpf: Ebpf,
-    /// Lists go to the second set of tries.
+    /// Lists go to the second set.
     second_set: bool,
+    spill_every: usize,
+    tables: [Option<Tables>; 2],
 }
 
 impl Rig {
@@ -34,6 +39,7 @@ impl Rig {
             (bl::RODATA_PROTO, settings.proto),
             (bl::RODATA_ONLY_PORTS, settings.ports.is_some().into()),
             (bl::RODATA_ATOMIC, settings.second_set.into()),
+            (bl::RODATA_EXACT, settings.exact),
             (bl::RODATA_DRY_RUN, settings.dry_run.into()),
             (bl::RODATA_EVENT_DROP, settings.event_drop.into()),
             (bl::RODATA_EVENT_ALLOW, settings.event_allow.into()),
@@ -44,6 +50,10 @@ impl Rig {
             .btf(None)
             .map_max_entries(bl::HITS4, max_hits)
             .map_max_entries(bl::HITS6, max_hits)
+            .map_max_entries(bl::NODES4, if settings.exact & bl::IPV4 != 0 { ROOM } else { 1 })
+            .map_max_entries(bl::RECORDS4, if settings.exact & bl::IPV4 != 0 { ROOM } else { 1 })
+            .map_max_entries(bl::NODES6, if settings.exact & bl::IPV6 != 0 { ROOM } else { 1 })
+            .map_max_entries(bl::RECORDS6, if settings.exact & bl::IPV6 != 0 { ROOM } else { 1 })
             .map_max_entries(bl::SWAP4, 1 << 16)
             .map_max_entries(bl::SWAP6, 1 << 16);
         for (name, value) in &words {
@@ -53,10 +63,25 @@ impl Rig {
         let program: &mut Xdp = ebpf.program_mut(bl::PROGRAM).unwrap().try_into().unwrap();
         program.load().unwrap();
         let second_set = settings.second_set;
-        if second_set {
-            let mut active: Array<&mut MapData, u32> = ebpf.map_mut(bl::ACTIVE).unwrap().try_into().unwrap();
-            active.set(0, 1, 0).unwrap();
-        }
+        let mut state: Array<&mut MapData, [u32; bl::STATE_WORDS]> = ebpf.map_mut(bl::STATE).unwrap().try_into().unwrap();
+        let mut words = [0; bl::STATE_WORDS];
+        words[bl::STATE_ACTIVE] = second_set.into();
+        words[bl::STATE_SPILLED] = (settings.spill_every > 0).into();
+        state.set(0, words, 0).unwrap();
+        let sets = if second_set { 2 } else { 1 };
+        let tables = [
+            (bl::IPV4, Family::V4, bl::NODES4, bl::RECORDS4, size_of::<Record4>()),
+            (bl::IPV6, Family::V6, bl::NODES6, bl::RECORDS6, size_of::<Record6>()),
+        ]
+        .map(|(flag, family, nodes, records, record)| {
+            (settings.exact & flag != 0).then(|| {
+                let mut tables = Tables::new(family, sets);
+                tables
+                    .move_to(memory(&ebpf, nodes, bl::NODE_SLOTS * 4), memory(&ebpf, records, record))
+                    .unwrap();
+                tables
+            })
+        });
         if let Some((low, high)) = settings.ports {
             let mut words = [0_u64; bl::PORT_WORDS];
             for port in low..=high {
@@ -66,10 +91,24 @@ impl Rig {
             let mut ports: Array<&mut MapData, [u64; bl::PORT_WORDS]> = ebpf.map_mut(bl::PORTS).unwrap().try_into().unwrap();
             ports.set(0, words, 0).unwrap();
         }
-        Some(Self { ebpf, second_set })
+        Some(Self {
+            ebpf,
+            second_set,
+            spill_every: settings.spill_every,
+            tables,
+        })
     }
 
-    /// Fills the tries.
+    /// Takes an entry of the block list out of the exact tables.
+    pub fn remove(&mut self, (address, len): Entry) {
+        let (tables, bits) = match address {
+            IpAddr::V4(address) => (&mut self.tables[0], u128::from(address.to_bits()) << 96),
+            IpAddr::V6(address) => (&mut self.tables[1], address.to_bits()),
+        };
+        assert!(tables.as_mut().unwrap().remove(self.second_set.into(), (bits, len.into())));
+    }
+
+    /// Fills the tries and tables.
     pub fn set(&mut self, lists: &Lists) {
         let (block4, block6) = if self.second_set {
             (bl::SWAP4, bl::SWAP6)
@@ -77,7 +116,19 @@ impl Rig {
             (bl::BLOCK4, bl::BLOCK6)
         };
         for (list, v4, v6) in [(&lists.block, block4, block6), (&lists.allow, bl::ALLOW4, bl::ALLOW6)] {
-            for entry in list {
+            for (index, entry) in list.iter().enumerate() {
+                let (tables, bits) = match entry.0 {
+                    IpAddr::V4(address) => (&mut self.tables[0], u128::from(address.to_bits()) << 96),
+                    IpAddr::V6(address) => (&mut self.tables[1], address.to_bits()),
+                };
+                let spilled = self.spill_every > 0 && index % self.spill_every == 0;
+                if let Some(tables) = tables
+                    && v4 == block4
+                    && !spilled
+                {
+                    tables.insert(self.second_set.into(), (bits, entry.1.into())).unwrap();
+                    continue;
+                }
                 match entry.0 {
                     IpAddr::V4(address) => self.insert(v4, address.octets(), lpm::<8>(*entry)),
                     IpAddr::V6(address) => self.insert(v6, address.octets(), lpm::<20>(*entry)),
@@ -165,6 +216,36 @@ impl Rig {
             flags: 0,
         };
         bpf(2, &attr).unwrap();
+    }
+}
+
+/// Elements of the exact tables' maps.
+const ROOM: u32 = 1 << 14;
+
+/// Maps a map into memory, which stays until the process ends.
+fn memory(ebpf: &Ebpf, name: &str, element: usize) -> Memory {
+    use aya::maps::Map;
+    let Map::Array(data) = ebpf.map(name).unwrap() else {
+        panic!("{name}")
+    };
+    let len = ROOM as usize * element;
+    // SAFETY: a new mapping of a map that is that large (`load` says so); words of it are only used as atomics.
+    let words: &'static [AtomicU32] = unsafe {
+        let fd = data.fd().as_fd().as_raw_fd();
+        let at = libc::mmap(
+            std::ptr::null_mut(),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            fd,
+            0,
+        );
+        assert_ne!(at, libc::MAP_FAILED, "{name}");
+        std::slice::from_raw_parts(at.cast(), len / 4)
+    };
+    Memory::Lent {
+        words,
+        owner: Box::new(()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `blocklist`: parameters → settings, map sizes and tries of its object, and the lists that are kept up to date.
 
 use super::audit::Audit;
+use super::exact::Exact;
 use super::lists::{Lists, Origin, Plan, covering, fits, spares};
 use super::prefixes::{Prefixes, bytes};
 use super::protect::Guard;
@@ -64,7 +65,11 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
         let any = from.file.is_some();
         (if any || !list.v4.is_empty() { object::IPV4 } else { 0 }) | (if any || !list.v6.is_empty() { object::IPV6 } else { 0 })
     };
+    let sets = if atomic { 2 } else { 1 };
+    let exact = [Exact::build(&block.v4, sets), Exact::build(&block.v6, sets)];
+    let in_tables = (if exact[0].is_some() { object::IPV4 } else { 0 }) | (if exact[1].is_some() { object::IPV6 } else { 0 });
     for (symbol, value) in [
+        (object::RODATA_EXACT, in_tables),
         (object::RODATA_MATCH, matched),
         (object::RODATA_FAMILIES, families(&block, &block_from)),
         (object::RODATA_ALLOW_FAMILIES, families(&allow, &allow_from)),
@@ -83,9 +88,11 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
     let room = u32::try_from(max.saturating_mul(2)).unwrap_or(u32::MAX);
     let second = if atomic { room } else { 1 };
     // The value of an entry is its key.
+    let block4 = block.v4.iter().filter(|_| exact[0].is_none());
+    let block6 = block.v6.iter().filter(|_| exact[1].is_none());
     let mut fill: Vec<(&'static str, Vec<u8>, Vec<u8>)> = [
-        (object::BLOCK4, bytes(block.v4.iter().map(|e| &e.key))),
-        (object::BLOCK6, bytes(block.v6.iter().map(|e| &e.key))),
+        (object::BLOCK4, bytes(block4.map(|e| &e.key))),
+        (object::BLOCK6, bytes(block6.map(|e| &e.key))),
         (object::ALLOW4, bytes(allow.v4.iter().map(|e| &e.key))),
         (object::ALLOW6, bytes(allow.v6.iter().map(|e| &e.key))),
     ]
@@ -99,6 +106,7 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
 
     let mut notices = Vec::new();
     let audit = Audit::of(params, AUDIT_DEFAULT, &mut notices);
+    let [(nodes4, records4), (nodes6, records6)] = exact.each_ref().map(|exact| exact.as_ref().map_or((1, 1), Exact::room));
     let lists = Lists::new(Plan {
         alias: params.0.alias.clone(),
         span: params.0.span,
@@ -106,6 +114,7 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
         allow: (allow_from, allow),
         max,
         atomic,
+        exact,
         guard,
         audit,
         duration: params.duration("duration"),
@@ -118,6 +127,10 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
             (object::BLOCK6, room),
             (object::SWAP4, second),
             (object::SWAP6, second),
+            (object::NODES4, nodes4),
+            (object::RECORDS4, records4),
+            (object::NODES6, nodes6),
+            (object::RECORDS6, records6),
             (object::ALLOW4, room),
             (object::ALLOW6, room),
             (object::HITS4, max_hits),

@@ -1,8 +1,10 @@
 //! The lists of a blocklist while it runs: what they hold, when entries end, how a file's new content gets into the kernel.
 //!
+//! A list is in the tries, or in exact tables where it was long enough at the start (`exact`), and then what these have no room for is in the tries.
 //! The kernel's maps always hold what the tables here say, except while a change is on its way: new entries come before old ones go.
 
 use super::audit::{Audit, Record, listed};
+use super::exact::Exact;
 use super::prefixes::{self, Key, Prefixes, bytes};
 use super::protect::{Guard, Protected};
 use super::table::{Change, Table};
@@ -38,6 +40,10 @@ struct List {
     sets: [[&'static str; 2]; 2],
     /// Which set is in force, where there are two.
     active: Option<usize>,
+    /// IPv4, IPv6: where the entries are instead.
+    exact: [Option<Exact>; 2],
+    /// Some entries had no room there.
+    spilled: bool,
 }
 
 /// Both lists of an instance.
@@ -66,6 +72,8 @@ pub(super) struct Plan {
     pub allow: (Origin, Prefixes),
     pub max: u64,
     pub atomic: bool,
+    /// The block list's tables, IPv4 and IPv6.
+    pub exact: [Option<Exact>; 2],
     pub guard: Option<Guard>,
     pub audit: Audit,
     /// Nanoseconds from now.
@@ -81,23 +89,26 @@ fn now() -> u64 {
 }
 
 const BLOCK: [[&str; 2]; 2] = [[object::BLOCK4, object::BLOCK6], [object::SWAP4, object::SWAP6]];
+const TABLES: [[&str; 2]; 2] = [[object::NODES4, object::RECORDS4], [object::NODES6, object::RECORDS6]];
 const ALLOW: [[&str; 2]; 2] = [[object::ALLOW4, object::ALLOW6]; 2];
 
 impl Lists {
     /// Takes over what the maps are filled with.
     pub fn new(plan: Plan) -> Self {
         let now = now();
-        let list = |(origin, prefixes): (Origin, Prefixes), sets, active| List {
+        let list = |(origin, prefixes): (Origin, Prefixes), sets, active, exact| List {
             v4: Table::new().change(&prefixes.v4, origin.ttl, now).table,
             v6: Table::new().change(&prefixes.v6, origin.ttl, now).table,
             origin,
             sets,
             active,
+            exact,
+            spilled: false,
         };
         let mut lists = Self {
             alias: plan.alias,
-            block: list(plan.block, BLOCK, plan.atomic.then_some(0)),
-            allow: list(plan.allow, ALLOW, None),
+            block: list(plan.block, BLOCK, plan.atomic.then_some(0), plan.exact),
+            allow: list(plan.allow, ALLOW, None, [None, None]),
             max: plan.max,
             guard: plan.guard,
             audit: plan.audit,
@@ -109,6 +120,17 @@ impl Lists {
         };
         lists.check_pressure();
         lists
+    }
+
+    /// Puts the tables into their maps. Before programs look into them.
+    pub fn move_in(&mut self, maps: &Maps) -> Result<(), Error> {
+        let map = |symbol: &str| maps.get(symbol).ok_or_else(|| Error::Object(format!("no map `{symbol}`")));
+        for (exact, [nodes, records]) in self.block.exact.iter_mut().zip(TABLES) {
+            if let Some(exact) = exact {
+                exact.move_to(map(nodes)?, map(records)?)?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives what a person should hear, once.
@@ -232,7 +254,9 @@ impl Lists {
         let v4 = list.v4.change(&new.v4, ttl, now);
         let v6 = list.v6.change(&new.v6, ttl, now);
         let (added, removed) = (v4.add.len() + v6.add.len(), v4.remove.len() + v6.remove.len());
+        let fitted = !list.spilled;
         list.apply(&v4, &v6, maps)?;
+        let spilled = list.spilled && fitted;
         let names = (
             [listed(&v4.add, show), listed(&v6.add, show)].concat(),
             [listed(&v4.remove, show), listed(&v6.remove, show)].concat(),
@@ -247,6 +271,13 @@ impl Lists {
             false,
             format!("`{what}` read again: {added} added, {removed} removed, {entries} in force"),
         );
+        if spilled {
+            let message = format!(
+                "`{what}` has outgrown the tables that were made for it at the start: what they have no room for is in force, but slower; \
+                 a new start makes room"
+            );
+            self.say(true, message);
+        }
         self.check_pressure();
         Ok(())
     }
@@ -284,6 +315,7 @@ impl Lists {
                 self.say(true, format!("entries whose time is over cannot be removed: {error}"));
                 continue;
             }
+            list.settle();
             list.v4.forget_ended(now);
             list.v6.forget_ended(now);
             let names = [listed(&v4, show), listed(&v6, show)].concat();
@@ -382,65 +414,116 @@ impl List {
     /// Brings the kernel from the tables of now to those of the changes.
     fn apply(&mut self, v4: &Change<Lpm4>, v6: &Change<Lpm6>, maps: &Maps) -> Result<(), Error> {
         let Some(active) = self.active else {
-            let (trie4, trie6) = (self.trie(0, 0, maps)?, self.trie(1, 0, maps)?);
-            let added = add(trie4, &v4.add).and_then(|()| add(trie6, &v6.add));
+            let added = self
+                .add(0, 0, v4.add.iter(), maps)
+                .and_then(|()| self.add(1, 0, v6.add.iter(), maps));
             if let Err(error) = added {
                 // As it was: what could be added is taken out again.
-                let _ = remove(trie4, &v4.add);
-                let _ = remove(trie6, &v6.add);
-                return Err(error.into());
+                let _ = self.remove(0, 0, v4.add.iter(), maps);
+                let _ = self.remove(1, 0, v6.add.iter(), maps);
+                self.settle();
+                return Err(error);
             }
-            remove(trie4, &v4.remove)?;
-            remove(trie6, &v6.remove)?;
+            self.remove(0, 0, v4.remove.iter(), maps)?;
+            self.remove(1, 0, v6.remove.iter(), maps)?;
+            self.settle();
             return Ok(());
         };
         let other = 1 - active;
-        let new = [self.trie(0, other, maps)?, self.trie(1, other, maps)?];
-        let filled = fill(new[0], v4.table.keys()).and_then(|()| fill(new[1], v6.table.keys()));
-        let switched = filled.and_then(|()| {
-            let map = maps.get(object::ACTIVE).ok_or_else(|| Error::Object("no map ACTIVE".to_owned()));
-            let value = u32::from(other == 1).to_ne_bytes();
-            map.map(|map| bpf::map_update(map.fd.as_fd(), &0u32.to_ne_bytes(), &value, 0, &map.symbol))
-                .unwrap_or(Ok(()))
-        });
-        if let Err(error) = switched {
-            let _ = remove_keys(new[0], v4.table.keys());
-            let _ = remove_keys(new[1], v6.table.keys());
-            return Err(error.into());
+        let filled = self
+            .add(0, other, v4.table.keys(), maps)
+            .and_then(|()| self.add(1, other, v6.table.keys(), maps));
+        if let Err(error) = filled.and_then(|()| self.write_state(other, maps)) {
+            let _ = self.empty(0, other, v4.table.keys(), maps);
+            let _ = self.empty(1, other, v6.table.keys(), maps);
+            return Err(error);
         }
         self.active = Some(other);
         // Programs that have begun look into the old set to their end.
         grace_period();
-        remove_keys(self.trie(0, active, maps)?, self.v4.keys())?;
-        remove_keys(self.trie(1, active, maps)?, self.v6.keys())?;
-        Ok(())
+        let (old4, old6) = (
+            std::mem::replace(&mut self.v4, Table::new()),
+            std::mem::replace(&mut self.v6, Table::new()),
+        );
+        self.empty(0, active, old4.keys(), maps)?;
+        self.empty(1, active, old6.keys(), maps)
     }
 
-    fn forget<K: Key>(&self, keys: &[K], family: usize, maps: &Maps) -> Result<(), Error> {
-        Ok(remove(self.trie(family, self.in_force(), maps)?, keys)?)
+    /// Adds entries to a set, whether programs look into it or not.
+    fn add<'a, K: Key + 'a>(&mut self, family: usize, set: usize, keys: impl Iterator<Item = &'a K>, maps: &Maps) -> Result<(), Error> {
+        let Some(exact) = &mut self.exact[family] else {
+            return Ok(fill(self.trie(family, set, maps)?, keys)?);
+        };
+        let rest = exact.insert(set, keys, grace_period);
+        if rest.is_empty() {
+            return Ok(());
+        }
+        if !self.spilled {
+            self.spilled = true;
+            self.write_state(self.in_force(), maps)?;
+        }
+        Ok(fill(self.trie(family, set, maps)?, rest.iter())?)
+    }
+
+    /// Takes entries out of a set that programs may look into.
+    fn remove<'a, K: Key + 'a>(&mut self, family: usize, set: usize, keys: impl Iterator<Item = &'a K>, maps: &Maps) -> Result<(), Error> {
+        let Some(exact) = &mut self.exact[family] else {
+            return Ok(remove_keys(self.trie(family, set, maps)?, keys)?);
+        };
+        let rest = exact.remove(set, keys);
+        Ok(remove_keys(self.trie(family, set, maps)?, rest.iter())?)
+    }
+
+    /// Takes everything out of a set that no program looks into.
+    fn empty<'a, K: Key + 'a>(&mut self, family: usize, set: usize, keys: impl Iterator<Item = &'a K>, maps: &Maps) -> Result<(), Error> {
+        if let Some(exact) = &mut self.exact[family] {
+            exact.clear(set);
+            if !self.spilled {
+                return Ok(());
+            }
+        }
+        Ok(remove_keys(self.trie(family, set, maps)?, keys)?)
+    }
+
+    /// Makes what was taken out of the exact tables usable again.
+    fn settle(&mut self) {
+        if self.exact.iter().flatten().any(Exact::has_limbo) {
+            grace_period();
+            self.exact.iter_mut().flatten().for_each(Exact::reclaim);
+        }
+    }
+
+    /// Tells the programs which set is in force, and whether to look into the tries as well.
+    fn write_state(&self, set: usize, maps: &Maps) -> Result<(), Error> {
+        let map = maps.get(object::STATE).ok_or_else(|| Error::Object("no map STATE".to_owned()))?;
+        let mut words = [0; object::STATE_WORDS];
+        words[object::STATE_ACTIVE] = u32::from(set == 1);
+        words[object::STATE_SPILLED] = u32::from(self.spilled);
+        let value: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        Ok(bpf::map_update(map.fd.as_fd(), &0u32.to_ne_bytes(), &value, 0, &map.symbol)?)
+    }
+
+    fn forget<K: Key>(&mut self, keys: &[K], family: usize, maps: &Maps) -> Result<(), Error> {
+        self.remove(family, self.in_force(), keys.iter(), maps)
     }
 
     fn remove_all(&mut self, maps: &Maps) -> Result<usize, Error> {
         let removed = self.len();
-        remove_keys(self.trie(0, self.in_force(), maps)?, self.v4.keys())?;
-        remove_keys(self.trie(1, self.in_force(), maps)?, self.v6.keys())?;
-        (self.v4, self.v6) = (Table::new(), Table::new());
+        let (v4, v6) = (
+            std::mem::replace(&mut self.v4, Table::new()),
+            std::mem::replace(&mut self.v6, Table::new()),
+        );
+        self.remove(0, self.in_force(), v4.keys(), maps)?;
+        self.remove(1, self.in_force(), v6.keys(), maps)?;
+        self.settle();
         Ok(removed)
     }
-}
-
-fn add<K: Key>(trie: &Map, keys: &[K]) -> SysResult<()> {
-    fill(trie, keys.iter())
 }
 
 fn fill<'a, K: Key + 'a>(trie: &Map, keys: impl Iterator<Item = &'a K>) -> SysResult<()> {
     let bytes = bytes(keys);
     let size = trie.key_size as usize;
     bpf::map_update_many(trie.fd.as_fd(), &bytes, &bytes, size, size, &trie.symbol)
-}
-
-fn remove<K: Key>(trie: &Map, keys: &[K]) -> SysResult<()> {
-    remove_keys(trie, keys.iter())
 }
 
 fn remove_keys<'a, K: Key + 'a>(trie: &Map, keys: impl Iterator<Item = &'a K>) -> SysResult<()> {

@@ -3,6 +3,7 @@
 mod audit;
 mod blocklist;
 mod engine;
+mod exact;
 mod files;
 mod identity;
 mod lists;
@@ -159,6 +160,9 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
     for (name, keys, values) in &setup.fill {
         let map = maps.get(*name).ok_or_else(|| Error::Object(format!("no map `{name}`")))?;
         bpf::map_update_many(map.fd.as_fd(), keys, values, map.key_size as usize, map.value_size as usize, name)?;
+    }
+    if let Some(lists) = &mut setup.lists {
+        lists.move_in(&maps)?;
     }
     let fds = maps.iter().map(|(name, map)| (name.clone(), map.fd.as_fd())).collect();
     setup.elf.relocate(&fds)?;

@@ -7,10 +7,12 @@ use std::path::Path;
 use std::sync::OnceLock;
 use weir_ebpf_builtins::{Lpm4, Lpm6};
 use weir_parser::Span;
-use weir_stdlib::{ParamValue, parse_duration};
+use weir_stdlib::{ParamValue, PrefixError, parse_duration, parse_prefix};
 
 /// The key of a trie.
 pub trait Key: Copy + Eq + Send + std::fmt::Debug {
+    /// Bits of an address.
+    const WIDTH: u32;
     /// Lists are in this order: neighbours in the trie are inserted one after the other.
     fn order(&self) -> (u128, u32);
     /// Adds the element as the kernel wants it: its key, which is its value, too.
@@ -19,6 +21,7 @@ pub trait Key: Copy + Eq + Send + std::fmt::Debug {
 }
 
 impl Key for Lpm4 {
+    const WIDTH: u32 = 32;
     fn order(&self) -> (u128, u32) {
         (u128::from(u32::from_be_bytes(self.addr)), self.len_bits)
     }
@@ -32,6 +35,7 @@ impl Key for Lpm4 {
 }
 
 impl Key for Lpm6 {
+    const WIDTH: u32 = 128;
     fn order(&self) -> (u128, u32) {
         (u128::from_be_bytes(self.addr), self.len_bits)
     }
@@ -79,25 +83,18 @@ impl Prefixes {
     /// # Errors
     /// What is wrong with it, and what to write instead.
     pub fn add(&mut self, text: &str, ttl: Option<u64>) -> Result<(), String> {
-        let (addr, len) = text.split_once('/').map_or((text, None), |(a, l)| (a, Some(l)));
-        let addr: IpAddr = addr
-            .parse()
-            .map_err(|_| format!("expected an address or a prefix, found `{}`", shortened(text)))?;
-        let max: u32 = if addr.is_ipv4() { 32 } else { 128 };
-        let len_bits = match len {
-            None => max,
-            Some(l) => l
-                .parse()
-                .ok()
-                .filter(|n| *n <= max && l.bytes().all(|b| b.is_ascii_digit()))
-                .ok_or_else(|| format!("expected a prefix length from 0 to {max}, found `{}`", shortened(l)))?,
-        };
-        let network = mask(addr, len_bits);
-        if network != addr {
-            return Err(format!(
-                "`{text}` has host bits beyond the prefix; write `{network}/{len_bits}` or `{addr}`"
-            ));
-        }
+        let (addr, len) = parse_prefix(text).map_err(|error| match error {
+            PrefixError::Address => format!("expected an address or a prefix, found `{}`", shortened(text)),
+            PrefixError::Length { max } => {
+                let len = text.split_once('/').map_or("", |(_, len)| len);
+                format!("expected a prefix length from 0 to {max}, found `{}`", shortened(len))
+            }
+            PrefixError::HostBits { meant } => {
+                let addr = text.split('/').next().unwrap_or(text);
+                format!("`{text}` has host bits beyond the prefix; write `{meant}` or `{addr}`")
+            }
+        })?;
+        let len_bits = u32::from(len);
         match addr {
             IpAddr::V4(a) => {
                 let key = Lpm4 {
@@ -165,13 +162,6 @@ impl Prefixes {
 
 /// Clocks are looked at once a second.
 const SHORTEST_TTL: u64 = 1_000_000_000;
-
-fn mask(addr: IpAddr, len_bits: u32) -> IpAddr {
-    match addr {
-        IpAddr::V4(a) => IpAddr::from((u32::from(a) & u32::MAX.checked_shl(32 - len_bits).unwrap_or(0)).to_be_bytes()),
-        IpAddr::V6(a) => IpAddr::from((u128::from(a) & u128::MAX.checked_shl(128 - len_bits).unwrap_or(0)).to_be_bytes()),
-    }
-}
 
 /// As much of a text as a message should repeat.
 fn shortened(text: &str) -> String {

@@ -3,6 +3,7 @@
 //! `cargo xtask test` runs it. By hand, as root: `cargo build && cargo test -p weir-tests --test system [FILTER]`.
 
 mod absent;
+mod blocklist;
 mod capture;
 mod cgroups;
 mod check;
@@ -59,6 +60,7 @@ fn main() {
     // What the program does by itself is the same on all of them: once is enough, and an emulated machine is slow.
     if !weir_tests::in_vm() {
         lists.extend([
+            blocklist::TESTS,
             check::TESTS,
             metrics::TESTS,
             runbooks::TESTS,

@@ -69,7 +69,7 @@ impl<K, V, const T: usize, const M: usize, const F: usize> Map<K, V, T, M, F> {
     }
 }
 
-use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_map_type as ty};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_map_type as ty};
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -83,5 +83,7 @@ pub type LruPerCpuHash<K, V, const MAX: usize> = Map<K, V, { ty::BPF_MAP_TYPE_LR
 /// Memory for all elements from the start: taking one never fails for want of it.
 pub type FullHash<K, V, const MAX: usize> = Map<K, V, { ty::BPF_MAP_TYPE_HASH as usize }, MAX, 0>;
 pub type Array<V, const MAX: usize> = Map<u32, V, { ty::BPF_MAP_TYPE_ARRAY as usize }, MAX, 0>;
+/// An array that user space maps into its memory.
+pub type SharedArray<V, const MAX: usize> = Map<u32, V, { ty::BPF_MAP_TYPE_ARRAY as usize }, MAX, { BPF_F_MMAPABLE as usize }>;
 pub type PerCpuArray<V, const MAX: usize> = Map<u32, V, { ty::BPF_MAP_TYPE_PERCPU_ARRAY as usize }, MAX, 0>;
 pub type ProgArray<const MAX: usize> = Map<u32, u32, { ty::BPF_MAP_TYPE_PROG_ARRAY as usize }, MAX, 0>;

@@ -1,0 +1,102 @@
+//! The exact tables: longest prefix in a few loads, for lists of thousands to millions of entries.
+//!
+//! Layout: `abi::blocklist::NODE_SLOTS`. User space builds and changes them (`weir_ebpf_builtins::exact`) by stores of
+//! single words, and reuses nothing before a grace period of RCU; so every load here sees the list before or after a change.
+
+use crate::abi::blocklist::{NODE, NODE_BYTE_SHIFT, NODE_INDEX, NODE_SLOTS, SIBLINGS};
+use crate::abi::{Lpm4, Lpm6, Record4, Record6};
+use crate::common::map::SharedArray;
+use crate::{Halves, NODES4, NODES6, RECORDS4, RECORDS6};
+use core::mem::offset_of;
+use core::ptr::NonNull;
+
+type Nodes<const MAX: usize> = SharedArray<[u32; NODE_SLOTS], MAX>;
+
+/// Loads a word that user space may change at any time.
+#[inline(always)]
+fn load<T>(at: NonNull<T>, offset: usize) -> u32 {
+    // SAFETY: in an element of a map, aligned, by the callers below.
+    unsafe { at.cast::<u32>().byte_add(offset).read_volatile() }
+}
+
+#[inline(always)]
+fn load64<T>(at: NonNull<T>, offset: usize) -> u64 {
+    // SAFETY: as above.
+    unsafe { at.cast::<u64>().byte_add(offset).read_volatile() }
+}
+
+/// Follows nodes from the two bytes at the top, at most `LEVELS` more; returns the record to start with, or 0.
+#[inline(always)]
+fn descend<const MAX: usize, const LEVELS: u32>(
+    nodes: &'static Nodes<MAX>,
+    second: bool,
+    first_bytes: u32,
+    byte: impl Fn(u32) -> u32,
+) -> Option<u32> {
+    let root = (first_bytes >> 8 & 0xff) + if second { NODE_SLOTS as u32 } else { 0 };
+    let mut slot = load(nodes.get(&root)?, (first_bytes & 0xff) as usize * 4);
+    for _ in 0..LEVELS {
+        if slot & NODE == 0 {
+            break;
+        }
+        let node = nodes.get(&(slot & NODE_INDEX))?;
+        slot = load(node, byte(slot >> NODE_BYTE_SHIFT) as usize * 4);
+    }
+    Some(slot)
+}
+
+/// Finds the longest entry that covers an address, which is in network order.
+#[inline(always)]
+pub fn find4(second: bool, addr: u32) -> Option<&'static Lpm4> {
+    let bits = u32::from_be(addr);
+    let mut record = descend::<_, 2>(&NODES4, second, bits >> 16, |number| bits >> ((number & 3 ^ 3) * 8) & 0xff)?;
+    // Those of the slot, then one that covers it for each shorter length.
+    for _ in 0..SIBLINGS + 33 {
+        if record == 0 {
+            break;
+        }
+        let at = RECORDS4.get(&record)?;
+        let (key, mask) = (offset_of!(Record4, key), offset_of!(Record4, mask));
+        if (load(at, key + offset_of!(Lpm4, addr)) ^ addr) & load(at, mask) == 0 {
+            // SAFETY: the entry of a record never changes as long as programs may see it.
+            return Some(unsafe { at.cast::<Lpm4>().byte_add(key).as_ref() });
+        }
+        record = load(at, offset_of!(Record4, next));
+    }
+    None
+}
+
+/// Finds the longest entry that covers an address.
+#[inline(always)]
+pub fn find6(second: bool, addr: Halves) -> Option<&'static Lpm6> {
+    let (high, low) = (u64::from_be(addr.high), u64::from_be(addr.low));
+    let byte = |number: u32| {
+        // Without a branch, which would become a table of the two.
+        let lower = 0_u64.wrapping_sub(u64::from(number >> 3 & 1));
+        let half = high & !lower | low & lower;
+        (half >> ((number & 7 ^ 7) * 8)) as u32 & 0xff
+    };
+    let mut record = descend::<_, 14>(&NODES6, second, (high >> 48) as u32, byte)?;
+    for _ in 0..SIBLINGS + 129 {
+        if record == 0 {
+            break;
+        }
+        let at = RECORDS6.get(&record)?;
+        let key = offset_of!(Record6, key);
+        let len = load(at, key + offset_of!(Lpm6, len_bits));
+        let differs = u64::from_be(load64(at, key + offset_of!(Lpm6, addr)) ^ addr.high);
+        let matches = if len <= 64 {
+            // A shift by all bits is none for the machine.
+            len == 0 || differs >> (64 - len & 63) == 0
+        } else {
+            let differs_low = u64::from_be(load64(at, key + offset_of!(Lpm6, addr) + 8) ^ addr.low);
+            differs == 0 && differs_low >> (128 - len & 63) == 0
+        };
+        if matches {
+            // SAFETY: as above.
+            return Some(unsafe { at.cast::<Lpm6>().byte_add(key).as_ref() });
+        }
+        record = load(at, offset_of!(Record6, next));
+    }
+    None
+}

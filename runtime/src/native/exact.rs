@@ -1,0 +1,123 @@
+//! The exact tables of a long list in the kernel: built before there are maps, moved into them, changed there.
+//!
+//! `weir_ebpf_builtins::exact` is the structure; here are sizes, mapped memory, and what to do when there is no more room: what does not
+//! fit goes into the tries, which programs look into as well from then on.
+
+use super::prefixes::{Entry, Key};
+use crate::error::Error;
+use crate::maps::Map;
+use crate::sys::SysError;
+use crate::sys::mmap::Mmap;
+use std::os::fd::AsFd;
+use std::sync::atomic::AtomicU32;
+use weir_ebpf_builtins::blocklist::NODE_SLOTS;
+use weir_ebpf_builtins::exact::{Bits, Family, Memory, NoRoom, Tables};
+
+/// Shorter lists stay in the tries: they are as fast there, and cost less memory.
+pub(super) const FROM: usize = 512;
+/// Nodes and records to spare, whatever the list is.
+const SPARE_NODES: u32 = 1024;
+const SPARE_RECORDS: u32 = 4096;
+
+/// One family of a list.
+#[derive(Debug)]
+pub(super) struct Exact {
+    tables: Tables,
+    sets: u32,
+}
+
+fn bits<K: Key>(key: &K) -> Bits {
+    let (bits, len) = key.order();
+    (bits << (128 - K::WIDTH), len)
+}
+
+impl Exact {
+    /// Builds the first set, if the list is long enough.
+    pub fn build<K: Key>(list: &[Entry<K>], sets: u32) -> Option<Self> {
+        if list.len() < FROM {
+            return None;
+        }
+        let family = if K::WIDTH == 32 { Family::V4 } else { Family::V6 };
+        let mut tables = Tables::new(family, sets);
+        for entry in list {
+            // A list that these cannot take (gigabytes of nodes) is the tries'.
+            tables.insert(0, bits(&entry.key)).ok()?;
+        }
+        Some(Self { tables, sets })
+    }
+
+    /// How many nodes and records the maps are to hold: a list that is exchanged for another of its kind fits beside it.
+    pub fn room(&self) -> (u32, u32) {
+        let (nodes, records) = self.tables.used();
+        let more = nodes.saturating_sub(256 * self.sets);
+        let more = if self.sets == 1 { more / 2 } else { more + more / 4 };
+        (
+            nodes.saturating_add(more).saturating_add(SPARE_NODES),
+            records.saturating_mul(2).saturating_add(records / 2).saturating_add(SPARE_RECORDS),
+        )
+    }
+
+    /// Moves into the maps.
+    pub fn move_to(&mut self, nodes: &Map, records: &Map) -> Result<(), Error> {
+        let moved = self.tables.move_to(
+            memory(nodes, NODE_SLOTS * 4)?,
+            memory(records, records.value_size.next_multiple_of(8) as usize)?,
+        );
+        moved.map_err(|NoRoom| Error::Object(format!("`{}` is too small", nodes.symbol)))
+    }
+
+    /// Adds entries to a set; gives those that there is no room for. `grace` waits until programs that run now have ended.
+    pub fn insert<'a, K: Key + 'a>(&mut self, set: usize, keys: impl Iterator<Item = &'a K>, grace: impl Fn()) -> Vec<K> {
+        let set = u32::from(set == 1);
+        let mut rest = Vec::new();
+        for key in keys {
+            let mut result = self.tables.insert(set, bits(key));
+            if result.is_err() && self.tables.has_limbo() {
+                grace();
+                self.tables.reclaim();
+                result = self.tables.insert(set, bits(key));
+            }
+            if result.is_err() {
+                rest.push(*key);
+            }
+        }
+        rest
+    }
+
+    /// Takes entries out of a set; gives those that are not there.
+    pub fn remove<'a, K: Key + 'a>(&mut self, set: usize, keys: impl Iterator<Item = &'a K>) -> Vec<K> {
+        keys.filter(|key| !self.tables.remove(u32::from(set == 1), bits(*key)))
+            .copied()
+            .collect()
+    }
+
+    /// Empties a set that no program looks into any more.
+    pub fn clear(&mut self, set: usize) {
+        self.tables.clear(u32::from(set == 1));
+    }
+
+    /// Whether something waits for a grace period.
+    pub fn has_limbo(&self) -> bool {
+        self.tables.has_limbo()
+    }
+
+    /// After a grace period: what was taken out may be used again.
+    pub fn reclaim(&mut self) {
+        self.tables.reclaim();
+    }
+}
+
+/// Maps an array into our memory.
+fn memory(map: &Map, element: usize) -> Result<Memory, Error> {
+    const PAGE: usize = 4096;
+    let len = map.max_entries as usize * element;
+    let mapping = Mmap::new(map.fd.as_fd(), len.next_multiple_of(PAGE), 0, true, false)
+        .map_err(|e| Error::Sys(SysError::new("map", map.symbol.clone(), e)))?;
+    // SAFETY: `len` bytes are mapped, aligned to a page, until `mapping` is dropped, which goes along as the owner; the programs only
+    // load words of it, and this process only uses atomics.
+    let words: &'static [AtomicU32] = unsafe { std::slice::from_raw_parts(mapping.as_ptr().cast(), len / 4) };
+    Ok(Memory::Lent {
+        words,
+        owner: Box::new(mapping),
+    })
+}

@@ -1,0 +1,168 @@
+//! What goes wrong around a blocklist while packets come: weir is killed, another one or somebody else's program is there, the interface
+//! goes, the file is cut off, the list outgrows what was made ready for it.
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use weir_tests::frame::Frame;
+use weir_tests::harness::Test;
+use weir_tests::kernel::KernelState;
+use weir_tests::net::{Lab, NODE_IF};
+use weir_tests::traffic;
+use weir_tests::weir::{Running, Weir};
+
+pub const TESTS: &[Test] = &[
+    Test::new("blocklist_killed_under_flood_and_reload_opens_the_gate", killed).alone(),
+    Test::new("blocklist_that_outgrows_its_tables_stays_exact", outgrown),
+    Test::new("blocklist_atomic_that_outgrows_its_tables_stays_exact", outgrown_atomic),
+    Test::new("blocklist_second_on_one_interface_is_refused", second),
+    Test::new("blocklist_outlives_its_interface", interface_gone),
+    Test::new("blocklist_file_cut_off_in_the_middle_changes_nothing", cut_off),
+];
+
+const PORT: u16 = 5000;
+const BAD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+
+fn started(lab: &Lab, params: &str) -> Result<Running> {
+    let script = format!(r#"use blocklist(iface="veth0", audit="off", {params}) as bl; bl:drop {{ @[ip.src] = count(); }}"#);
+    Weir::script(&script).at(lab).start()
+}
+
+/// Hosts of a /16, after the one that is always there.
+fn hosts(first: u8, second: u8, count: u32) -> String {
+    let host = |i: u32| format!("{first}.{second}.{}.{}\n", i >> 8, i & 255);
+    format!("{BAD}\n{}", (0..count).map(host).collect::<String>())
+}
+
+fn replace(lab: &Lab, text: &str) -> Result<()> {
+    let (new, path) = (lab.dir.path().join("new"), lab.dir.path().join("bad.txt"));
+    std::fs::write(&new, text)?;
+    std::fs::rename(new, path).context("cannot replace the file")
+}
+
+/// Sends from these sources and returns how many arrive.
+fn arrive(lab: &Lab, sources: &[Ipv4Addr], each: u32) -> Result<u32> {
+    let address = SocketAddr::new(lab.node4().into(), PORT);
+    let socket = weir_tests::wait_for("the port", || Ok(traffic::listen_udp(&lab.node, address).ok()))?;
+    let frames: Vec<(u32, Frame)> = sources.iter().map(|s| (each, Frame::udp(*s, lab.node4(), PORT))).collect();
+    traffic::send_frames(lab, &frames)?;
+    traffic::settle(lab)?;
+    traffic::received(&socket)
+}
+
+fn killed() -> Result<()> {
+    let lab = Lab::new()?;
+    let before = KernelState::now(Some(&lab.node))?;
+    let lists = [hosts(172, 16, 3000), hosts(172, 17, 3000)];
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| -> Result<()> {
+        let flood = scope.spawn(|| -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                traffic::send_frames(&lab, &[(64, Frame::udp(BAD, lab.node4(), PORT))])?;
+            }
+            Ok(())
+        });
+        let kills = (0..4).try_for_each(|round| {
+            replace(&lab, &lists[0])?;
+            let mut weir = started(&lab, "prefixes=file(\"bad.txt\")")?;
+            replace(&lab, &lists[1])?;
+            if round % 2 == 1 {
+                weir.wait_stderr("word of the reload", |text| text.contains("read again"))?;
+                replace(&lab, &lists[0])?;
+            }
+            weir.end_with(Signal::SIGKILL)?.nothing_left().map(drop)
+        });
+        stop.store(true, Ordering::Relaxed);
+        flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        kills
+    })?;
+    before.assert_same(Some(&lab.node))?;
+    ensure!(arrive(&lab, &[BAD], 5)? == 5, "something still drops");
+    Ok(())
+}
+
+fn outgrown() -> Result<()> {
+    outgrown_with("")
+}
+
+fn outgrown_atomic() -> Result<()> {
+    outgrown_with(", atomic=true")
+}
+
+/// A list many times longer than at the start: some of it finds no room in the tables, and every entry counts all the same.
+fn outgrown_with(extra: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    replace(&lab, &hosts(172, 16, 600))?;
+    let mut weir = started(&lab, &format!("prefixes=file(\"bad.txt\"){extra}"))?;
+    let of = |second: u8, i: u32| Ipv4Addr::new(172, second, (i >> 8) as u8, (i & 255) as u8);
+    ensure!(arrive(&lab, &[BAD, of(16, 599)], 2)? == 0, "the list is not in force");
+    replace(&lab, &hosts(172, 17, 9000))?;
+    weir.wait_stderr("word of the reload", |text| {
+        text.contains("9000 added, 600 removed, 9001 in force") && text.contains("has outgrown the tables")
+    })?;
+    let sources: Vec<Ipv4Addr> = (0..9000).step_by(90).map(|i| of(17, i)).collect();
+    ensure!(arrive(&lab, &sources, 1)? == 0, "an entry of the new list is not in force");
+    ensure!(
+        arrive(&lab, &[of(16, 599), of(17, 9000)], 2)? == 4,
+        "something is dropped that is not listed"
+    );
+    // And back.
+    replace(&lab, &hosts(172, 18, 10))?;
+    weir.wait_stderr("word of the second reload", |text| {
+        text.contains("10 added, 9000 removed, 11 in force")
+    })?;
+    ensure!(arrive(&lab, &sources, 1)? == sources.len() as u32, "an entry is left");
+    ensure!(arrive(&lab, &[BAD, of(18, 3)], 3)? == 0, "the last list is not in force");
+    let done = weir.stop()?.clean()?;
+    let dropped = done.map("@");
+    ensure!(dropped.len() == sources.len() + 3, "{dropped:?}");
+    done.expect_entry("@", &BAD.to_string(), 5)?;
+    done.expect_entry("@", &of(17, 90).to_string(), 1)
+}
+
+/// The second weir is told who is there; the first one's list stays in force.
+fn second() -> Result<()> {
+    let lab = Lab::new()?;
+    let first = started(&lab, &format!("prefixes={BAD}"))?;
+    let other = r#"use blocklist(iface="veth0", audit="off", prefixes=203.0.113.1) as other; other:drop { @ = count(); }"#;
+    Weir::script(other).at(&lab).run()?.refused(&["veth0", "blocklist", "weir"])?;
+    ensure!(arrive(&lab, &[BAD], 3)? == 0, "the first list is gone");
+    first.stop()?.clean()?.expect_map("@", [(BAD, 3)])
+}
+
+fn interface_gone() -> Result<()> {
+    let lab = Lab::new()?;
+    replace(&lab, &hosts(172, 16, 5))?;
+    let mut weir = started(&lab, "prefixes=file(\"bad.txt\")")?;
+    ensure!(arrive(&lab, &[BAD], 2)? == 0, "the list is not in force");
+    lab.node.ip(&["link", "del", NODE_IF])?;
+    weir.wait_stderr("word of the interface", |text| text.contains("veth0") && text.contains("gone"))?;
+    // It goes on: the file is read again for when the interface comes back.
+    replace(&lab, &hosts(172, 17, 5))?;
+    weir.wait_stderr("word of the reload", |text| text.contains("5 added, 5 removed, 6 in force"))?;
+    weir.stop()?.clean()?.expect_map("@", [(BAD, 2)])
+}
+
+/// A writer that dies in the middle: the last line is half an address, or the file is empty. The old list stays in force.
+fn cut_off() -> Result<()> {
+    let lab = Lab::new()?;
+    let list = hosts(172, 16, 3000);
+    replace(&lab, &list)?;
+    let mut weir = started(&lab, "prefixes=file(\"bad.txt\")")?;
+    let path = lab.dir.path().join("bad.txt");
+    let file = std::fs::File::options().write(true).open(&path)?;
+    let len = list.trim_end().rfind('.').context("no address")?;
+    file.set_len(len as u64)?;
+    drop(file);
+    let line = format!("bad.txt:{}: expected an address or a prefix", list.lines().count());
+    weir.wait_stderr("a complaint", |text| {
+        text.contains(&line) && text.contains("the list in force stays as it is")
+    })?;
+    let last = Ipv4Addr::new(172, 16, (2999_u32 >> 8) as u8, (2999_u32 & 255) as u8);
+    ensure!(arrive(&lab, &[BAD, last], 2)? == 0, "the old list is not in force");
+    std::fs::File::options().write(true).open(&path)?.set_len(0)?;
+    weir.wait_stderr("a complaint about nothing", |text| text.contains("bad.txt is empty"))?;
+    ensure!(arrive(&lab, &[BAD, last], 2)? == 0, "the old list is not in force");
+    weir.stop()?.clean()?.expect_map("@", [(BAD, 4), (last, 4)])
+}
