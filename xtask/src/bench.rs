@@ -71,7 +71,9 @@ const LINES: &str = "tracepoint:syscalls:sys_enter_getpid { printf(\"%d\\n\", pi
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     proc::need_root("measuring BPF programs")?;
-    let alone = [What::Packets, What::Replay, What::Blocklist].iter().any(|what| args.what.contains(what));
+    let alone = [What::Packets, What::Replay, What::Blocklist]
+        .iter()
+        .any(|what| args.what.contains(what));
     if !alone && args.bpftrace.is_none() {
         apt::install(apt::BENCH)?;
     }
