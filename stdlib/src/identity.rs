@@ -16,7 +16,7 @@ shape if its name ends in `.json`:
     default = \"deny\"               # where no rule says anything; deny unless it says allow
     [[identity]]
     name = \"web\"                   # `number` may be given: 1, 2, ...
-    pod = \"shop/web-*\"             # NAMESPACE/NAME, or cgroup = \"/path/*\", or members = [\"a\", \"b\"]
+    pod = \"shop/web-*\"             # NAMESPACE/NAME; or cgroup = \"/path/*\", or members = [\"a\"]
     [[rule]]
     verdict = \"allow\"              # everything else may be left out
     from = \"web\"                   # one or a list; without it everybody, known or not

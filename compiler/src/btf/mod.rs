@@ -5,7 +5,7 @@
 //!
 //! Construction checks the header and nothing else. A name is looked up by searching the string section for it,
 //! because strings are few and unique while hashing all of them would cost more than a script's handful of look-ups.
-//! The first questions walk the type section as far as they need ([`scan`]). When that has cost as much as an index,
+//! The first questions walk the type section as far as they need (`scan`). When that has cost as much as an index,
 //! or all types are wanted, one pass records where each type starts and chains types by the offset of their name.
 //!
 //! Damaged input never panics: every access is bounds-checked, every walk is bounded, a type that does not decode is

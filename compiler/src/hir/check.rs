@@ -35,7 +35,8 @@ pub struct Options {
 /// Checks a whole script.
 pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options) -> (Program, Vec<Diagnostic>) {
     let mut natives = Vec::new();
-    let native_parameters = super::probes::native_parameters(program);
+    let mut parameters = super::probes::native_parameters(program);
+    merge(&mut parameters, super::probes::attach_parameters(program));
     let mut early = Vec::new();
     let mut defines = HashMap::new();
     let mut config = Config::default();
@@ -114,12 +115,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
         check_existing(&cx.maps, &options.maps, &decls, &mut diagnostics);
         never_assigned(&cx.maps, &mut diagnostics);
         shared_interfaces(&natives, &mut diagnostics);
-        let mut parameters = native_parameters.clone();
-        parameters.extend(
-            cx.parameters
-                .into_iter()
-                .filter(|p| !native_parameters.iter().any(|n| n.name == p.name)),
-        );
+        merge(&mut parameters, cx.parameters);
         unknown_parameters(&parameters, options, &mut diagnostics);
         let blocks = cx.blocks;
         too_long(&blocks, &mut diagnostics);
@@ -169,6 +165,15 @@ fn too_long(blocks: &[Block], out: &mut Vec<Diagnostic>) {
         if let (true, Some(first)) = (n > MAX_STATEMENTS, block.body.first()) {
             let message = format!("this block is too long for the kernel: it has {n} statements, {MAX_STATEMENTS} are the most");
             out.push(Diagnostic::error("too-long", first.span, message).help("use a loop: `for ($i : 0..100) { … }`"));
+        }
+    }
+}
+
+/// Adds what is not there yet.
+fn merge(parameters: &mut Vec<super::NamedParam>, more: Vec<super::NamedParam>) {
+    for new in more {
+        if parameters.iter().all(|p| p.name != new.name) {
+            parameters.push(new);
         }
     }
 }

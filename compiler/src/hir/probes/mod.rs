@@ -310,6 +310,28 @@ pub(super) fn attach_defaults(program: &ast::Program) -> HashMap<String, String>
     out
 }
 
+/// The parameters that attach points name, each once.
+pub(super) fn attach_parameters(program: &ast::Program) -> Vec<super::NamedParam> {
+    let probes = program.items.iter().filter_map(|item| match item {
+        ast::Item::Probe(probe) => Some(&probe.attach_points),
+        _ => None,
+    });
+    let mut out: Vec<super::NamedParam> = Vec::new();
+    for (_, param) in probes.flatten().flat_map(|point| in_attach_point(&point.text)) {
+        if out.iter().all(|p| p.name != param.name) {
+            out.push(super::NamedParam {
+                name: param.name,
+                default: match param.default {
+                    Default::Int(text) | Default::Text(text) => Some(text),
+                    Default::Switch | Default::Required => None,
+                },
+                description: param.doc,
+            });
+        }
+    }
+    out
+}
+
 /// A number as in C: `26`, `0x1a`.
 pub(super) fn number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
