@@ -17,7 +17,7 @@ pub enum Command {
     Run(Box<Run>),
     Build(Build),
     Doc(Doc),
-    Clean,
+    Clean(Clean),
     Demo(Demo),
     Repl(Repl),
     Check(Check),
@@ -325,10 +325,14 @@ pub struct Repl {
     pub allow_unsafe: bool,
 }
 
-/// Removes TC filters whose weir was killed, from every interface of this and of all named network namespaces.
-#[derive(Debug, Parser)]
+/// Lists TC filters whose weir was killed, on every interface of this and of all named network namespaces, and removes them.
+#[derive(Debug, PartialEq, Eq, Parser)]
 #[command(name = "weir clean")]
-struct Clean {}
+pub struct Clean {
+    /// Do not ask
+    #[arg(long = "yes", short = 'y')]
+    pub yes: bool,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -360,7 +364,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, clap::Erro
         Some("check") => Check::try_parse_from(&args[1..]).map(Command::Check),
         Some("completions") => Completions::try_parse_from(&args[1..]).map(Command::Completions),
         Some("doc") => Doc::try_parse_from(&args[1..]).map(Command::Doc),
-        Some("clean") => Clean::try_parse_from(&args[1..]).map(|_| Command::Clean),
+        Some("clean") => Clean::try_parse_from(&args[1..]).map(Command::Clean),
         Some("replay") => Replay::try_parse_from(&args[1..]).map(|replay| Command::Replay(Box::new(replay))),
         Some("repl") => Repl::try_parse_from(&args[1..]).map(Command::Repl),
         // Nothing said, on a terminal: somebody wants to explore.
@@ -548,7 +552,7 @@ mod tests {
 
     #[test]
     fn subcommands_are_only_first_words() {
-        assert!(matches!(parse_words(&["clean"]), Ok(Command::Clean)));
+        assert!(matches!(parse_words(&["clean"]), Ok(Command::Clean(Clean { yes: false }))));
         assert!(matches!(parse_words(&["demo"]), Ok(Command::Demo(_))));
         assert!(matches!(parse_words(&["doc", "blocklist"]), Ok(Command::Doc(Doc { name: Some(n) })) if n == "blocklist"));
         let Ok(Command::Build(build)) = parse_words(&["build", "x.weir", "-o", "x.bpf.o"]) else {

@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Build(args) => build::main(&args),
         Command::Doc(args) => doc::main(&args),
-        Command::Clean => clean::main(),
+        Command::Clean(args) => clean::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Repl(args) => repl::main(&args),
         Command::Check(args) => check::main(&args),

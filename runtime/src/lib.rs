@@ -26,7 +26,7 @@ pub mod verdict;
 pub mod verifier;
 
 pub use attach::Observer;
-pub use attach::reaper::{REAPER_ARG, Stale, clean, reaper_main};
+pub use attach::reaper::{REAPER_ARG, Stale, clean, reaper_main, stale};
 pub use capture::CaptureTarget;
 pub use error::{Error, Notice};
 pub use kernel::Kernel;

@@ -640,21 +640,23 @@ fn clean_removes_what_a_dead_reaper_could_not() {
         .map(|t| std::fs::read_to_string(t.unwrap().path().join("children")).unwrap_or_default())
         .collect();
     let reaper: i32 = children.trim().parse().unwrap();
-    assert!(
-        weir_runtime::clean().unwrap().iter().all(|s| s.netns.as_ref() != Some(&net.a)),
-        "the owner lives"
-    );
+    let stale = || -> Vec<_> {
+        let all = weir_runtime::stale().unwrap();
+        all.into_iter().filter(|s| s.netns.as_ref() == Some(&net.a)).collect()
+    };
+    assert_eq!(stale(), [], "the owner lives");
+    weir_runtime::clean().unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(reaper), nix::sys::signal::SIGKILL).unwrap();
     owner.kill().unwrap();
     owner.wait().unwrap();
     assert!(filters().contains("weir:"));
-    let cleaned = weir_runtime::clean().unwrap();
+    let found = stale();
     assert!(
-        cleaned
-            .iter()
-            .any(|s| s.netns.as_ref() == Some(&net.a) && s.iface == "va" && s.filters == 1),
-        "{cleaned:?}"
+        matches!(&found[..], [s] if s.iface == "va" && s.ingress && s.owner == owner.id()),
+        "{found:?}"
     );
+    assert!(filters().contains("weir:"), "looking removes nothing");
+    assert!(weir_runtime::clean().unwrap() >= 1);
     assert!(!run(&format!("tc -n {} qdisc show dev va", net.a)).contains("clsact"));
 }
 

@@ -31,7 +31,7 @@ use weir_runtime::sys::netlink::Netlink;
 /// bpftrace's test hook: a line of this name is printed when everything is attached.
 const ATTACHED: &str = "__BPFTRACE_NOTIFY_PROBES_ATTACHED";
 /// A script's output is cut after this many lines.
-const MAX_LINES: usize = 24;
+const MAX_LINES: usize = 32;
 /// How long before a script's end its traffic is counted: after that, packets may come too late for it.
 const MARGIN: Duration = Duration::from_millis(200);
 
@@ -137,8 +137,16 @@ fn steps(seconds: u64, kprobes: bool, policy: Option<&Path>) -> Vec<Step> {
             after: |c| format!("the web server did not notice: {} requests answered", c.web_answers),
         },
         Step {
+            question: "The same loss, and the whole answer: who retransmits to whom, and how much of what they send?",
+            about: "`retransmits` is a native: ready-made programs that scripts give parameters, and whose events they use.",
+            script: "use retransmits() as re; xdp:veth0 /tcp.dport == 8443 && rand % 50 == 0/ { drop(); }".to_owned(),
+            ends: false,
+            flood: false,
+            after: |_| "one packet in fifty was dropped; what is small is the share of all that was sent".to_owned(),
+        },
+        Step {
             question: "A SYN flood from rotating networks: block the networks, see the hits.",
-            about: "`blocklist` is a native: a ready-made XDP program that scripts give parameters, and whose events they use.",
+            about: "`blocklist` is another native, an XDP program; a block of the script hangs on its `drop` event.",
             script: "use blocklist(iface=\"veth0\", prefixes=(198.51.100.0/24, 203.0.113.0/24)) as bl; bl:drop { @dropped = count(); } \
                      interval:s:1 { print(@bl.hits); }"
                 .to_owned(),

@@ -10,6 +10,7 @@ mod table;
 pub use maps::main as maps;
 pub use net::main as net;
 pub use progs::main as progs;
+pub(crate) use rm::agreed;
 pub use rm::main as rm;
 
 use crate::caps::Needs;

@@ -118,7 +118,7 @@ fn plan(found: &[Removal]) -> String {
 }
 
 /// Asks on the terminal.
-fn agreed() -> Result<bool, Failure> {
+pub(crate) fn agreed() -> Result<bool, Failure> {
     if !nix::unistd::isatty(std::io::stdin()).unwrap_or(false) {
         return Err(Failure::new("nothing was removed: standard input is no terminal to ask on").help("add `--yes`"));
     }

@@ -237,33 +237,20 @@ fn clean_link_of(link: &Link, which: &dyn Fn(&Tag) -> bool) -> SysResult<usize> 
     Ok(removed)
 }
 
-/// What [`clean`] removed.
+/// A filter whose owner is dead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stale {
     pub netns: Option<String>,
     pub iface: String,
-    pub filters: usize,
+    pub ingress: bool,
+    pub priority: u16,
+    pub handle: u32,
+    /// The process that made it.
+    pub owner: u32,
 }
 
-/// Removes the filters of dead owners from every interface of our network namespace and of those of `ip netns`.
-///
-/// # Errors
-/// When our own namespace cannot be looked at; others are left out when they cannot be entered.
-pub fn clean() -> SysResult<Vec<Stale>> {
-    fn here(netns: Option<&str>) -> SysResult<Vec<Stale>> {
-        let mut all = Vec::new();
-        for link in Netlink::open()?.links()? {
-            let filters = clean_link(&link)?;
-            if filters > 0 {
-                all.push(Stale {
-                    netns: netns.map(str::to_owned),
-                    iface: link.name,
-                    filters,
-                });
-            }
-        }
-        Ok(all)
-    }
+/// Calls `here` in our network namespace and in those of `ip netns`; others are left out when they cannot be entered.
+fn everywhere<T: Send>(here: impl Fn(Option<&str>) -> SysResult<Vec<T>> + Sync) -> SysResult<Vec<T>> {
     let mut all = here(None)?;
     for name in netns::named() {
         if let Ok(Ok(found)) = netns::run_in(Some(&name), || here(Some(&name))) {
@@ -271,6 +258,46 @@ pub fn clean() -> SysResult<Vec<Stale>> {
         }
     }
     Ok(all)
+}
+
+/// Finds the filters of dead owners on every interface of our network namespace and of those of `ip netns`.
+///
+/// # Errors
+/// When our own namespace cannot be looked at.
+pub fn stale() -> SysResult<Vec<Stale>> {
+    everywhere(|netns| {
+        let mut netlink = Netlink::open()?;
+        let mut all = Vec::new();
+        for link in netlink.links()? {
+            for ingress in [true, false] {
+                for filter in netlink.filters(link.ifindex, ingress, &link.name)? {
+                    if let Some(tag) = Tag::parse(&filter.name).filter(Tag::is_stale) {
+                        all.push(Stale {
+                            netns: netns.map(str::to_owned),
+                            iface: link.name.clone(),
+                            ingress,
+                            priority: filter.priority,
+                            handle: filter.handle,
+                            owner: tag.pid,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(all)
+    })
+}
+
+/// Removes what [`stale`] finds, and says how many that were.
+///
+/// # Errors
+/// When our own namespace cannot be looked at.
+pub fn clean() -> SysResult<usize> {
+    let removed = everywhere(|_| {
+        let links = Netlink::open()?.links()?;
+        links.iter().map(clean_link).collect::<SysResult<Vec<usize>>>()
+    })?;
+    Ok(removed.into_iter().sum())
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@ use weir_compiler::types::{MapValue, Type};
 /// Rows of a table, unless the script says how many.
 const TOP: u32 = 10;
 
+/// So many counters are shown with their zeros.
+const FEW: usize = 6;
+
 /// Writes counters on a line, and tables with their most important rows first.
 #[must_use]
 pub(crate) fn text(title: String, snapshots: &[Snapshot], top: u32, ctx: &Context) -> Vec<u8> {
@@ -31,6 +34,13 @@ pub(crate) fn text(title: String, snapshots: &[Snapshot], top: u32, ctx: &Contex
                     format!("{} {number}", name.trim_end_matches('\0'))
                 });
                 let parts: Vec<String> = parts.collect();
+                // Of many counters most have nothing to say.
+                let parts: Vec<String> = if parts.len() > FEW {
+                    parts.into_iter().filter(|part| !part.ends_with(" 0")).collect()
+                } else {
+                    parts
+                };
+                let parts = if parts.is_empty() { vec!["nothing yet".to_owned()] } else { parts };
                 out.push_str(&format!("  {short}: {}\n", parts.join(", ")));
             }
         }

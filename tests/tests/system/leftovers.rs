@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use std::os::unix::process::ExitStatusExt;
 use weir_tests::features::{Answer, Feature};
-use weir_tests::harness::Need::Has;
+use weir_tests::harness::Need::{Has, Lacks};
 use weir_tests::harness::Test;
 use weir_tests::kernel::{KernelState, Kind};
 use weir_tests::net::{Lab, NODE_IF};
@@ -34,6 +34,9 @@ pub const TESTS: &[Test] = &[
         .needs(&[Has(Feature::Watchpoint)]),
     Test::new("two_signals_at_once_are_one", two_signals).alone(),
     Test::new("the_demo_runs_and_leaves_nothing", demo).alone(),
+    Test::new("clean_lists_what_is_left_and_removes_it", clean)
+        .needs(&[Lacks(Feature::Tcx)])
+        .alone(),
     Test::new("nothing_is_left_of_a_native", native).alone(),
     Test::new("a_closed_pipe_ends_quietly", closed_pipe).alone(),
     Test::new("a_clsact_of_others_stays", foreign_clsact).alone(),
@@ -99,6 +102,53 @@ fn demo() -> Result<()> {
     let done = Weir::new(["demo", "--seconds", "1"]).run()?;
     ensure!(done.status.success(), "{done}");
     before.assert_same(None)
+}
+
+/// The helper that waits for weir's end, by the parent that it has.
+fn children(pid: u32) -> Result<Vec<i32>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // The name may have blanks and brackets in it.
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+        if parent == Some(pid)
+            && let Ok(child) = entry.file_name().to_string_lossy().parse()
+        {
+            found.push(child);
+        }
+    }
+    Ok(found)
+}
+
+/// When weir and its helper are both killed, `weir clean` says what is left, and removes it when it may.
+fn clean() -> Result<()> {
+    const SCRIPT: &str = "tc:veth0:ingress,tc:veth0:egress { @ = count(); }";
+    let lab = Lab::new()?;
+    let nothing = Weir::new(["clean"]).at(&lab).run()?;
+    ensure!(nothing.status.success() && nothing.stdout == "nothing to clean\n", "{nothing}");
+    let before = KernelState::now(Some(&lab.node))?;
+    let running = Weir::script(SCRIPT).at(&lab).start()?;
+    let pid = running.pid()?;
+    for child in children(pid)? {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), Signal::SIGKILL)?;
+    }
+    let _ = running.end_with(Signal::SIGKILL)?;
+    // Nobody is asked: there is no terminal.
+    let listed = Weir::new(["clean"]).at(&lab).run()?;
+    for direction in ["ingress", "egress"] {
+        let line = format!("veth0 {direction} priority 40000 handle 0x1: made by a weir that is gone (pid {pid})");
+        ensure!(listed.stdout.contains(&line), "no `{line}`: {listed}");
+    }
+    listed.refused(&["nothing was removed: standard input is no terminal to ask on", "add `--yes`"])?;
+    ensure!(before.assert_same(Some(&lab.node)).is_err(), "removed without a word");
+    let done = Weir::new(["clean", "--yes"]).at(&lab).run()?;
+    ensure!(
+        done.status.success() && done.stdout.ends_with("removed 2 stale filters\n"),
+        "{done}"
+    );
+    before.assert_same(Some(&lab.node))
 }
 
 fn after_kill() -> Result<()> {
