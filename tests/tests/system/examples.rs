@@ -126,7 +126,8 @@ const CASES: &[Case] = &[
         "resets-by-process",
         &[],
         resets,
-        &["@by_process[resetter, ", "@answered: ", "@received[{peer}, 4434]: "],
+        // Kernels before 6.10 do not tell of answers without a socket.
+        &["@by_process[resetter, ", "@received[{peer}, 4434]: "],
     ),
     case("retransmit-ratio", &[], loss, &["{peer}]: "]),
     case("retransmits", &[], loss, &["@retransmits[{peer}, 4433]: "]),
