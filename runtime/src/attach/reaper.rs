@@ -252,7 +252,9 @@ pub struct Stale {
 /// Calls `here` in our network namespace and in those of `ip netns`; others are left out when they cannot be entered.
 fn everywhere<T: Send>(here: impl Fn(Option<&str>) -> SysResult<Vec<T>> + Sync) -> SysResult<Vec<T>> {
     let mut all = here(None)?;
-    for name in netns::named() {
+    // Ours may have a name, too.
+    let own = netns::identity("/proc/thread-self/ns/net");
+    for name in netns::named().into_iter().filter(|name| netns::identity(name) != own) {
         if let Ok(Ok(found)) = netns::run_in(Some(&name), || here(Some(&name))) {
             all.extend(found);
         }

@@ -75,7 +75,7 @@ fn many() -> Result<()> {
     let probes = weir_tests::output::numbers(&done.stderr).into_iter().max().unwrap_or(0);
     ensure!(probes >= 30, "{probes} probes: {done}");
     // Without CONFIG_FPROBE each function has a link of its own.
-    let multi = std::fs::read_to_string("/proc/kallsyms")?.contains(" bpf_kprobe_multi_link_attach\n");
+    let multi = std::fs::read_to_string("/proc/kallsyms")?.contains(" register_fprobe\n");
     if multi {
         // Functions that the kernel refuses split a link, at most a few times.
         ensure!(links < 8, "{probes} probes by {links} links: {done}");

@@ -141,7 +141,14 @@ fn clean() -> Result<()> {
         let line = format!("veth0 {direction} priority 40000 handle 0x1: made by a weir that is gone (pid {pid})");
         ensure!(listed.stdout.contains(&line), "no `{line}`: {listed}");
     }
-    listed.refused(&["nothing was removed: standard input is no terminal to ask on", "add `--yes`"])?;
+    ensure!(listed.stdout.lines().count() == 2, "listed twice: {listed}");
+    ensure!(
+        listed.status.code() == Some(1)
+            && listed
+                .stderr
+                .contains("nothing was removed: standard input is no terminal to ask on"),
+        "{listed}"
+    );
     ensure!(before.assert_same(Some(&lab.node)).is_err(), "removed without a word");
     let done = Weir::new(["clean", "--yes"]).at(&lab).run()?;
     ensure!(
