@@ -24,6 +24,7 @@ use abi::{EventRecord, FAMILY_IPV4, FAMILY_IPV6, Lpm4, Lpm6, PacketsBytes, Prefi
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::bpf_tail_call;
+use common::headers::{AUTHENTICATION, DESTINATION_OPTIONS, Extension, FRAGMENT, HOP_BY_HOP, ICMPV6, Ipv4, Ports, ROUTING, SCTP, TCP, UDP};
 use common::map::{Array, LpmTrie, PerCpuArray, PerCpuHash, ProgArray, SharedArray};
 use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Truncated, context, length, network_header};
 use common::{setting, settings};
@@ -170,19 +171,6 @@ fn classify<R: Reader>(ctx: &xdp_md, packet: &R) -> Result<u32, Truncated> {
         ETH_P_IPV6 => ipv6(ctx, packet, offset),
         _ => Ok(STAT_NON_IP),
     }
-}
-
-/// The fixed part of an IPv4 header.
-#[repr(C, packed)]
-struct Ipv4 {
-    version_ihl: u8,
-    _tos_to_id: [u8; 5],
-    flags_fragment: u16,
-    _ttl: u8,
-    proto: u8,
-    _checksum: u16,
-    src: u32,
-    dst: u32,
 }
 
 /// An IPv4 address as a trie's key.
@@ -411,12 +399,6 @@ fn prefix6(entry: &Lpm6) -> Prefix {
 
 /// Extension headers that are followed; a longer chain is not neighbour discovery.
 const EXTENSIONS: u32 = 8;
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
-const ICMPV6: u8 = 58;
-const DESTINATION_OPTIONS: u8 = 60;
 
 /// Tells whether an IPv6 payload is neighbour discovery (RFC 4861: ICMPv6 types 133 to 137).
 ///
@@ -496,9 +478,6 @@ struct Upper {
     offset: Option<usize>,
 }
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const SCTP: u8 = 132;
 const ICMP: u32 = 1;
 
 /// Tells whether a packet has the protocol, and its port is among the ports, that are asked for.
@@ -523,14 +502,9 @@ fn wanted(ctx: &xdp_md, upper: &Upper) -> bool {
     let port = ports.dst as usize;
     let first = 0;
     // SAFETY: user space filled it before the program was loaded.
-    PORTS.get(&first).is_some_and(|words| (unsafe { words.as_ref() }[port >> 6] >> (port & 63)) & 1 != 0)
-}
-
-/// How TCP, UDP and SCTP start.
-#[repr(C, packed)]
-struct Ports {
-    _src: u16,
-    dst: u16,
+    PORTS
+        .get(&first)
+        .is_some_and(|words| (unsafe { words.as_ref() }[port >> 6] >> (port & 63)) & 1 != 0)
 }
 
 /// Walks along the extension headers.
@@ -567,14 +541,6 @@ fn upper6(ctx: &xdp_md, mut next_header: u8, mut offset: usize) -> Upper {
         proto: next_header,
         offset: first_fragment.then_some(offset),
     }
-}
-
-/// How extension headers start; the last field is a fragment header's.
-#[repr(C, packed)]
-struct Extension {
-    next_header: u8,
-    len: u8,
-    fragment: u16,
 }
 
 #[inline(always)]

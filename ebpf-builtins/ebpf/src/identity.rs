@@ -24,6 +24,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns, bpf_loop, bpf_setsockopt, bpf_sk_fullsock,
     bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_skb_load_bytes, bpf_tail_call,
 };
+use common::headers::{AUTHENTICATION, DESTINATION_OPTIONS, Extension, FRAGMENT, HOP_BY_HOP, ICMPV6, Ipv4, Ports, ROUTING, SCTP, TCP, UDP};
 use common::map::{Array, Hash, LruHash, LruPerCpuHash, PerCpuArray, ProgArray};
 use common::packet::{ETH_P_IP, ETH_P_IPV6, Reader, Room, Truncated, network_header};
 use common::{setting, settings};
@@ -291,11 +292,7 @@ struct Packet {
 const FIN_SYN_RST_ACK: u8 = 0x17;
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const SCTP: u8 = 132;
 const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 
 #[inline(always)]
 fn enforce<const FROM_POD: bool>(ctx: *mut __sk_buff) -> i32 {
@@ -403,7 +400,10 @@ fn finish<const FROM_POD: bool>(ctx: *mut __sk_buff, packet: &Packet, identity: 
     let shot = denied && setting!(DRY_RUN) == 0;
     let (packets, bytes) = on_the_wire(ctx, packet);
     add_stat(outcome, packets);
-    if answer.rule != NO_RULE && matches!(outcome, STAT_ALLOWED | STAT_DENIED) && let Some(sums) = VERDICTS.get(&answer.rule) {
+    if answer.rule != NO_RULE
+        && matches!(outcome, STAT_ALLOWED | STAT_DENIED)
+        && let Some(sums) = VERDICTS.get(&answer.rule)
+    {
         // SAFETY: this CPU's element; TC programs do not interrupt each other.
         let sums = unsafe { &mut *sums.as_ptr() };
         sums.packets += packets;
@@ -566,7 +566,10 @@ struct Search {
 #[inline(always)]
 fn ask(packet: &Packet, identity: u32) -> Answer {
     let first = 0;
-    let none = Answer { verdict: DENY, rule: NO_RULE };
+    let none = Answer {
+        verdict: DENY,
+        rule: NO_RULE,
+    };
     let Some(policy) = POLICY.get(&first) else { return none };
     let policy = policy.as_ptr();
     // SAFETY: words that are written as a whole, in the order that `Policy` demands.
@@ -652,18 +655,6 @@ impl Reader for Skb<'_> {
 }
 
 #[repr(C, packed)]
-struct Ipv4 {
-    version_ihl: u8,
-    _tos_to_id: [u8; 5],
-    flags_fragment: u16,
-    _ttl: u8,
-    proto: u8,
-    _checksum: u16,
-    src: u32,
-    dst: u32,
-}
-
-#[repr(C, packed)]
 struct Ipv6 {
     version: u8,
     _traffic_class_flow: [u8; 3],
@@ -675,29 +666,11 @@ struct Ipv6 {
 }
 
 #[repr(C, packed)]
-struct Extension {
-    next_header: u8,
-    len: u8,
-    fragment: u16,
-}
-
-#[repr(C, packed)]
-struct Ports {
-    src: u16,
-    dst: u16,
-}
-
-#[repr(C, packed)]
 struct TcpRest {
     data_offset: u8,
     flags: u8,
 }
 
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
-const DESTINATION_OPTIONS: u8 = 60;
 const EXTENSIONS: u32 = 8;
 
 /// Fills in what there is to know. Returns a counter for packets that nothing is asked of.

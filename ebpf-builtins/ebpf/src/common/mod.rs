@@ -1,5 +1,6 @@
 //! What all natives are made of. No program of its own.
 
+pub mod headers;
 pub mod map;
 pub mod packet;
 
