@@ -338,9 +338,14 @@ pub struct TempDir(PathBuf);
 
 impl TempDir {
     pub fn new() -> Result<Self> {
+        Self::below(std::env::temp_dir())
+    }
+
+    /// One in another place than the usual.
+    pub fn below(folder: impl AsRef<Path>) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
+        let path = folder.as_ref().join(name);
         std::fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
     }

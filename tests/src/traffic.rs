@@ -43,8 +43,16 @@ pub fn send_udp(from: &Netns, source: IpAddr, to: SocketAddr, count: u32) -> Res
 }
 
 /// A UDP socket that is there to receive.
+///
+/// Of a socket before it, closed a moment ago, the kernel may still hold the file: its iterators over files do while they look.
 pub fn listen_udp(at: &Netns, address: SocketAddr) -> Result<UdpSocket> {
-    let socket = at.run(|| UdpSocket::bind(address).with_context(|| format!("cannot bind {address}")))?;
+    let socket = wait_for(&format!("{address} to be free"), || {
+        match at.run(|| Ok(UdpSocket::bind(address)))? {
+            Ok(socket) => Ok(Some(socket)),
+            Err(e) if e.kind() == ErrorKind::AddrInUse => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("cannot bind {address}")),
+        }
+    })?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }

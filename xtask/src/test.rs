@@ -2,8 +2,10 @@
 //!
 //! Order: what is missing is installed; formatting, lints, documentation, the committed BPF objects; unit, stage and
 //! differential tests of all crates; the system tests on this kernel; the test programs that touch the kernel on each Debian
-//! kernel, booted once. A failure does not stop the rest, a build that fails does. Output: each tool's own, a closing line per
-//! runner, the skipped tests by name, and `weir: N passed, N failed, N skipped`. Fails if anything failed, or if no test ran.
+//! kernel, booted once. A failure does not stop the rest, a build that fails does. Where a few tests that ask a kernel fail, each
+//! runs once more alone; what passes then was disturbed by the machine or by the tests before it, and is named as such.
+//! Output: each tool's own, a closing line per runner, the skipped tests by name, and `weir: N passed, N failed, N skipped`.
+//! Fails if anything failed, or if no test ran.
 
 use crate::{apt, proc, vm};
 use anyhow::{Context, Result, bail, ensure};
@@ -35,6 +37,9 @@ const HOST_ONLY: &[&str] = &["language", "session", "tshark", "object"];
 /// Random programs in each of the generated tests on an emulated processor, where each takes ten times as long.
 const VM_RANDOM_COUNT: &str = "20";
 
+/// More failures than that are no accident.
+const AGAIN: usize = 5;
+
 /// A guest needs half of this; a busy machine may need more.
 const VM_LIMIT: Duration = Duration::from_secs(2100);
 
@@ -62,12 +67,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     report.runner("crates", |tally| local(crates, tally))?;
 
     // The others of the list have run with the crates.
-    let mut system = Command::new(&programs[0]);
-    system.args(&args.filter).envs(env.clone());
-    report.runner(&format!("kernel {}", release()?), |tally| local(system, tally))?;
+    let filter = args.filter.as_deref();
+    report.kernel(&format!("kernel {}", release()?), &programs[..1], filter, |script, tally| {
+        let mut command = Command::new(&script[0]);
+        command.args(&script[1..]).envs(env.clone());
+        local(command, tally)
+    })?;
 
     for (kernel, required) in KERNELS.iter().filter(|_| !args.no_vm) {
-        let command = one_after_the_other(&programs, args.filter.as_deref());
         let mut env = env.clone();
         let more = [
             ("WEIR_TEST_VM", "1"),
@@ -76,12 +83,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             ("WEIR_ACCEPT_COUNT", VM_RANDOM_COUNT),
         ];
         env.extend(more.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        let spec = vm::Spec {
-            env: &env,
-            limit: VM_LIMIT,
-            ..vm::Spec::new(kernel, &command)
-        };
-        report.runner(&format!("Debian kernel {kernel}"), |tally| guest(&spec, tally))?;
+        report.kernel(&format!("Debian kernel {kernel}"), &programs, filter, |script, tally| {
+            let spec = vm::Spec {
+                env: &env,
+                limit: VM_LIMIT,
+                ..vm::Spec::new(kernel, script)
+            };
+            guest(&spec, tally)
+        })?;
     }
     report.close()
 }
@@ -92,12 +101,26 @@ fn one_after_the_other(programs: &[String], filter: Option<&str>) -> Vec<String>
         filter=$1 failed=0
         shift
         for program; do
-            echo "program ${program##*/}"
+            echo "program $program"
             "$program" ${filter:+"$filter"} || failed=1
         done
         exit $failed"#;
     let words = ["sh", "-c", script, "sh", filter.unwrap_or_default()];
     words.into_iter().map(str::to_owned).chain(programs.iter().cloned()).collect()
+}
+
+/// A command that runs these tests, each alone.
+fn each_alone(failures: &[Failure]) -> Vec<String> {
+    let script = r#"
+        failed=0
+        while [ $# -gt 0 ]; do
+            echo "program $1"
+            "$1" --exact "$2" || failed=1
+            shift 2
+        done
+        exit $failed"#;
+    let tests = failures.iter().flat_map(|f| [f.program.clone(), f.test.clone()]);
+    ["sh", "-c", script, "sh"].into_iter().map(str::to_owned).chain(tests).collect()
 }
 
 /// `cargo` as it was called, in the repository.
@@ -168,11 +191,21 @@ fn release() -> Result<String> {
 /// How the tests of one runner went, read from what libtest and libtest-mimic print.
 #[derive(Default, Debug)]
 struct Tally {
+    /// The program whose output is read.
+    program: String,
+    failures: Vec<Failure>,
     passed: u64,
     failed: u64,
     ignored: u64,
     /// Names of skipped tests, with the reason where there is one.
     skipped: Vec<String>,
+}
+
+/// A test that failed, and the program that it is in.
+#[derive(Clone, PartialEq, Debug)]
+struct Failure {
+    program: String,
+    test: String,
 }
 
 impl Tally {
@@ -185,6 +218,13 @@ impl Tally {
             self.passed += count(" passed").unwrap_or(0);
             self.failed += count(" failed").unwrap_or(0);
             self.ignored += count(" ignored").unwrap_or(0);
+        } else if let Some(program) = line.strip_prefix("program ") {
+            self.program = program.to_owned();
+        } else if let Some((name, _)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... FAILED")) {
+            self.failures.push(Failure {
+                program: self.program.clone(),
+                test: name.trim_end().to_owned(),
+            });
         } else if let Some(rest) = line.strip_prefix("skipped: ") {
             self.skipped.push(rest.to_owned());
         } else if let Some((name, _)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ignored")) {
@@ -194,6 +234,19 @@ impl Tally {
             }
         }
     }
+
+    /// Counts as passed those failed tests of which a second run says that every one asked for ran and they were not among its
+    /// failures; returns their names.
+    fn mended_by(&mut self, again: &Tally) -> Vec<String> {
+        if again.passed + again.failures.len() as u64 != self.failures.len() as u64 {
+            return Vec::new();
+        }
+        let (failures, mended): (Vec<_>, Vec<_>) = self.failures.drain(..).partition(|f| again.failures.contains(f));
+        self.failures = failures;
+        self.failed -= mended.len() as u64;
+        self.passed += mended.len() as u64;
+        mended.into_iter().map(|f| f.test).collect()
+    }
 }
 
 /// What has been run so far.
@@ -202,6 +255,8 @@ struct Report {
     passed: u64,
     failed: u64,
     skipped: Vec<String>,
+    /// Tests that failed and passed when they ran alone.
+    disturbed: Vec<String>,
 }
 
 impl Report {
@@ -222,13 +277,35 @@ impl Report {
     fn runner(&mut self, name: &str, run: impl FnOnce(&Arc<Mutex<Tally>>) -> Result<bool>) -> Result<()> {
         println!("\nrunner {name}");
         let start = Instant::now();
-        let tally = Arc::new(Mutex::new(Tally::default()));
-        let ended_well = run(&tally)?;
-        let mut tally = lock(&tally);
-        if !ended_well && tally.failed == 0 {
-            // A crash, a time limit, a build error: no test said so, but something failed.
-            tally.failed = 1;
+        let tally = tally_of(run)?;
+        self.add(name, tally, start);
+        Ok(())
+    }
+
+    /// Runs programs that ask a kernel, and what failed in them once more; `run` runs a command where that kernel is.
+    fn kernel(
+        &mut self,
+        name: &str,
+        programs: &[String],
+        filter: Option<&str>,
+        run: impl Fn(&[String], &Arc<Mutex<Tally>>) -> Result<bool>,
+    ) -> Result<()> {
+        println!("\nrunner {name}");
+        let start = Instant::now();
+        let mut tally = tally_of(|tally| run(&one_after_the_other(programs, filter), tally))?;
+        let all_named = tally.failures.len() as u64 == tally.failed;
+        if all_named && (1..=AGAIN).contains(&tally.failures.len()) {
+            println!("\nrunner {name}: {} failed; each once more, alone", tally.failed);
+            let again = tally_of(|again| run(&each_alone(&tally.failures), again))?;
+            let mended = tally.mended_by(&again);
+            self.disturbed.extend(mended.into_iter().map(|test| format!("{test} ({name})")));
         }
+        self.add(name, tally, start);
+        Ok(())
+    }
+
+    /// Adds what a runner has done, and prints its closing line.
+    fn add(&mut self, name: &str, mut tally: Tally, start: Instant) {
         println!(
             "runner {name}: {} passed, {} failed, {} skipped ({} s)",
             tally.passed,
@@ -239,13 +316,15 @@ impl Report {
         self.passed += tally.passed;
         self.failed += tally.failed;
         self.skipped.extend(tally.skipped.drain(..).map(|s| format!("{s} ({name})")));
-        Ok(())
     }
 
     fn close(self) -> Result<ExitCode> {
         println!();
         for test in &self.skipped {
             println!("skipped {test}");
+        }
+        for test in &self.disturbed {
+            println!("failed once, passed alone: {test}");
         }
         println!(
             "weir: {} passed, {} failed, {} skipped",
@@ -258,6 +337,18 @@ impl Report {
         }
         Ok(if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
+}
+
+/// What a run of tests prints; `run` returns whether the runner itself ended well.
+fn tally_of(run: impl FnOnce(&Arc<Mutex<Tally>>) -> Result<bool>) -> Result<Tally> {
+    let tally = Arc::new(Mutex::new(Tally::default()));
+    let ended_well = run(&tally)?;
+    let mut tally = std::mem::take(&mut *lock(&tally));
+    if !ended_well && tally.failed == 0 {
+        // A crash, a time limit, a build error: no test said so, but something failed.
+        tally.failed = 1;
+    }
+    Ok(tally)
 }
 
 fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
@@ -331,6 +422,33 @@ mod tests {
         text.lines().for_each(|l| tally.line(l));
         assert_eq!((tally.passed, tally.failed, tally.ignored), (15, 2, 2));
         assert_eq!(tally.skipped, ["b: this kernel has no kprobes", "src/lib.rs - x (line 3)"]);
+    }
+
+    #[test]
+    fn what_passes_alone_counts_as_passed_and_is_named() {
+        let read = |text: &str| {
+            let mut tally = Tally::default();
+            text.lines().for_each(|l| tally.line(l));
+            tally
+        };
+        let first = "program /t/a\ntest x ... ok\ntest y   ... FAILED\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\n\
+                     program /t/b\ntest y ... FAILED\ntest result: FAILED. 0 passed; 1 failed; 0 ignored\n";
+        let of = |program: &str| Failure {
+            program: program.to_owned(),
+            test: "y".to_owned(),
+        };
+        let mut tally = read(first);
+        assert_eq!(tally.failures, [of("/t/a"), of("/t/b")]);
+        assert_eq!(each_alone(&tally.failures)[3..], ["sh", "/t/a", "y", "/t/b", "y"]);
+        let again = "program /t/a\ntest y ... ok\ntest result: ok. 1 passed; 0 failed; 0 ignored\n\
+                     program /t/b\ntest y ... FAILED\ntest result: FAILED. 0 passed; 1 failed; 0 ignored\n";
+        assert_eq!(tally.mended_by(&read(again)), ["y"]);
+        assert_eq!((tally.passed, tally.failed), (2, 1));
+        assert_eq!(tally.failures, [of("/t/b")]);
+        // A second run that broke off, or ran nothing, mends nothing.
+        let mut tally = read(first);
+        assert!(tally.mended_by(&read("program /t/a\n")).is_empty());
+        assert_eq!((tally.passed, tally.failed), (1, 2));
     }
 
     #[test]
