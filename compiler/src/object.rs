@@ -616,3 +616,35 @@ pub struct NativeInstance {
     /// Span of each given parameter's value.
     pub param_spans: Vec<Option<Span>>,
 }
+
+impl NativeInstance {
+    /// Returns the text that a parameter is given.
+    #[must_use]
+    pub fn word(&self, param: &str) -> Option<&str> {
+        let i = self.native.params.iter().position(|p| p.name == param)?;
+        match self.params.get(i)?.as_ref()? {
+            weir_stdlib::ParamValue::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Returns the programs that its parameters ask for, in the order of the declaration.
+    pub fn programs(&self) -> impl Iterator<Item = &'static weir_stdlib::ProgramDecl> {
+        self.native.programs_for(|param| self.word(param))
+    }
+
+    /// Returns whether one of them runs at XDP.
+    #[must_use]
+    pub fn is_on_xdp(&self) -> bool {
+        self.programs().any(|p| p.attach == weir_stdlib::Attach::Xdp)
+    }
+
+    /// Returns what a block on an event becomes. Events of packets come from where the native is attached.
+    #[must_use]
+    pub fn event_hook(&self, event: usize) -> weir_stdlib::Hook {
+        match self.native.events[event].hook {
+            weir_stdlib::Hook::Tc if self.is_on_xdp() => weir_stdlib::Hook::Xdp,
+            hook => hook,
+        }
+    }
+}

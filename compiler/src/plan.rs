@@ -194,7 +194,7 @@ impl Plan {
             AttachPoint::NativeEvent { instance, event } => {
                 let native = &program.natives[*instance];
                 let word = format!("{}_{}", native.alias, native.native.events[*event].name);
-                let kind = match native.native.events[*event].hook {
+                let kind = match native.event_hook(*event) {
                     weir_stdlib::Hook::Xdp => ProgramKind::NativeEventXdp,
                     weir_stdlib::Hook::Tc => ProgramKind::NativeEventTc,
                     weir_stdlib::Hook::Trace => ProgramKind::NativeEventTrace,

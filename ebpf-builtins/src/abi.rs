@@ -4,6 +4,8 @@
 //! So: no_std, no dependencies, no code that only one side could build. Integers are in host order (the objects are
 //! little-endian), addresses in network order. Every change here is a change of the committed objects.
 
+#[path = "abi/flows.rs"]
+pub mod flows;
 #[path = "abi/net.rs"]
 pub mod net;
 #[path = "abi/retransmits.rs"]

@@ -15,6 +15,7 @@
 
 pub mod abi;
 pub mod exact;
+pub mod flows;
 pub mod identity;
 
 pub use abi::{EventRecord, Lpm4, Lpm6, PacketsBytes, Prefix, Record4, Record6};

@@ -534,6 +534,13 @@ impl Session {
     /// # Errors
     /// When output cannot be written (a closed pipe is no error), or an `end` block cannot be run.
     pub fn run(mut self) -> Result<Outcome, Error> {
+        let outcome = self.run_to_end();
+        self.shared.natives.iter().for_each(native::Instance::ended);
+        upkeep::tell(&self.shared.natives, &self.options.observer);
+        outcome
+    }
+
+    fn run_to_end(&mut self) -> Result<Outcome, Error> {
         let deadline = self.options.timeout.map(|t| self.started + t);
         let watched = self.options.until_exit.is_some();
         if self.exit.is_none() {

@@ -41,6 +41,7 @@ interval:s:1 { print(@bl.hits, 10); print(@bl.stats); }
     programs: &[ProgramDecl {
         symbol: object::PROGRAM,
         attach: Attach::Xdp,
+        when: &[],
     }],
     params: PARAMS,
     maps: MAPS,

@@ -19,10 +19,21 @@ pub struct Native {
 }
 
 impl Native {
-    /// Returns whether a program of it runs at XDP.
+    /// Returns whether a program of it may run at XDP.
     #[must_use]
     pub fn is_on_xdp(&self) -> bool {
         self.programs.iter().any(|p| p.attach == Attach::Xdp)
+    }
+
+    /// Returns the programs that these parameters ask for. `word` gives a parameter's text, or `None` where the default holds.
+    pub fn programs_for<'w>(&self, word: impl Fn(&str) -> Option<&'w str>) -> impl Iterator<Item = &'static ProgramDecl> {
+        let wanted = move |program: &&ProgramDecl| {
+            program.when.iter().all(|(param, words)| {
+                let default = self.params.iter().find(|p| p.name == *param).map_or("", |p| p.default);
+                words.contains(&word(param).unwrap_or(default.trim_matches('"')))
+            })
+        };
+        self.programs.iter().filter(wanted)
     }
 
     /// Returns how many elements the array `EVENT` has.
@@ -38,6 +49,8 @@ pub struct ProgramDecl {
     /// Symbol in the native's object.
     pub symbol: &'static str,
     pub attach: Attach,
+    /// Used only where each of these parameters is one of these words.
+    pub when: &'static [(&'static str, &'static [&'static str])],
 }
 
 /// What a program of a native is attached to.
@@ -153,6 +166,8 @@ pub enum KeyShape {
     /// Text with a name for it: `process`.
     Text(&'static str),
     Flow,
+    /// A flow, the interface, and which way it goes there.
+    FlowAt,
 }
 
 /// A column of a table.

@@ -47,6 +47,15 @@ pub fn doc(native: &Native) -> String {
             Attach::RawTracepoint(name) => format!("the tracepoint {name}"),
             Attach::Iter(name) => format!("the iterator {name}"),
         };
+        let default = |param: &str| native.params.iter().find(|p| p.name == param).map_or("", |p| p.default);
+        let unusual = program
+            .when
+            .iter()
+            .find(|(param, words)| !words.contains(&default(param).trim_matches('"')));
+        let place = match unusual {
+            Some((param, words)) => format!("{place} (with `{param}=\"{}\"`)", words.join("|")),
+            None => place,
+        };
         if !places.contains(&place) {
             places.push(place);
         }
@@ -126,6 +135,7 @@ fn key_word(key: KeyShape) -> &'static str {
         KeyShape::Address => "address",
         KeyShape::Text(word) => word,
         KeyShape::Flow => "flow",
+        KeyShape::FlowAt => "flow, interface, direction",
     }
 }
 

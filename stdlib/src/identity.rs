@@ -60,14 +60,17 @@ interval:s:1 { print(@id.verdicts); }
         ProgramDecl {
             symbol: object::SETSOCKOPT,
             attach: Attach::CgroupSetsockopt,
+            when: &[],
         },
         ProgramDecl {
             symbol: object::FROM_POD_PROGRAM,
             attach: Attach::TcIngress,
+            when: &[],
         },
         ProgramDecl {
             symbol: object::TO_POD_PROGRAM,
             attach: Attach::TcEgress,
+            when: &[],
         },
     ],
     params: PARAMS,
@@ -80,6 +83,7 @@ const fn cgroup(symbol: &'static str, hook: &'static str) -> ProgramDecl {
     ProgramDecl {
         symbol,
         attach: Attach::Cgroup(hook),
+        when: &[],
     }
 }
 

@@ -7,6 +7,7 @@ pub mod blocklist;
 pub mod decl;
 mod doc;
 pub mod duration;
+pub mod flows;
 pub mod identity;
 pub mod prefix;
 pub mod retransmits;
@@ -20,7 +21,7 @@ pub use duration::{parse_duration, show_duration};
 pub use prefix::{PrefixError, parse_prefix};
 
 /// Every native, by name.
-pub const NATIVES: &[&Native] = &[&blocklist::BLOCKLIST, &identity::IDENTITY, &retransmits::RETRANSMITS];
+pub const NATIVES: &[&Native] = &[&blocklist::BLOCKLIST, &flows::FLOWS, &identity::IDENTITY, &retransmits::RETRANSMITS];
 
 /// Finds a native by the name that `use` gives.
 #[must_use]

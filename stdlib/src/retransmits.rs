@@ -45,7 +45,7 @@ interval:s:1 { print(@re); }
 };
 
 const fn program(symbol: &'static str, attach: Attach) -> ProgramDecl {
-    ProgramDecl { symbol, attach }
+    ProgramDecl { symbol, attach, when: &[] }
 }
 
 /// Default of `max`.

@@ -235,14 +235,14 @@ pub fn netem_loss(lab: &Lab, percent: u32) -> Result<()> {
 }
 
 /// An AF_PACKET socket on one interface.
-struct PacketSocket {
+pub struct PacketSocket {
     fd: OwnedFd,
     address: libc::sockaddr_ll,
 }
 
 impl PacketSocket {
     /// Opens it in the current thread's namespace.
-    fn open(interface: &str) -> Result<Self> {
+    pub fn open(interface: &str) -> Result<Self> {
         let name = std::ffi::CString::new(interface)?;
         // SAFETY: `name` is a terminated string.
         let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
@@ -259,7 +259,8 @@ impl PacketSocket {
         Ok(Self { fd, address })
     }
 
-    fn send(&self, bytes: &[u8]) -> Result<()> {
+    /// Sends one frame as it is.
+    pub fn send(&self, bytes: &[u8]) -> Result<()> {
         // SAFETY: buffer and address are live and their sizes are passed.
         let sent = unsafe {
             libc::sendto(

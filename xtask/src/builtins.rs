@@ -347,8 +347,8 @@ impl Toolchain {
             .env("RUSTC", &self.rustc)
             .env("CARGO_TARGET_DIR", &target_dir)
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
-        // aya-ebpf uses inline assembly for BPF, which a stable compiler lets only named crates do.
-        cargo.env("RUSTC_BOOTSTRAP", "aya_ebpf");
+        // These use inline assembly for BPF, which a stable compiler lets only named crates do.
+        cargo.env("RUSTC_BOOTSTRAP", "aya_ebpf,flows");
         proc::check(&mut cargo)?;
 
         let mut objects = BTreeMap::new();

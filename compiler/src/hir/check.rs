@@ -210,7 +210,7 @@ fn shared_interfaces(natives: &[NativeInstance], out: &mut Vec<Diagnostic>) {
     for (i, native) in natives.iter().enumerate() {
         if let Some(other) = natives[..i]
             .iter()
-            .find(|o| o.native.is_on_xdp() && native.native.is_on_xdp() && iface(o) == iface(native))
+            .find(|o| o.is_on_xdp() && native.is_on_xdp() && iface(o) == iface(native))
         {
             out.push(
                 Diagnostic::error(
@@ -219,7 +219,11 @@ fn shared_interfaces(natives: &[NativeInstance], out: &mut Vec<Diagnostic>) {
                     format!("`{}` and `{}` want the XDP hook of one interface", native.alias, other.alias),
                 )
                 .with(other.span, "the other instance")
-                .help("give one instance both lists"),
+                .help(if native.native.params.iter().any(|p| p.name == "hook") {
+                    "`hook=\"tc\"` shares an interface with others"
+                } else {
+                    "give one instance both lists"
+                }),
             );
         }
     }

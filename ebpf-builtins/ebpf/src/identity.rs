@@ -22,11 +22,13 @@ use abi::identity::{self as id, *};
 use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_addr, bpf_sockopt};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns, bpf_loop, bpf_setsockopt, bpf_sk_fullsock,
-    bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_skb_load_bytes, bpf_tail_call,
+    bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_tail_call,
 };
-use common::headers::{AUTHENTICATION, DESTINATION_OPTIONS, Extension, FRAGMENT, HOP_BY_HOP, ICMPV6, Ipv4, Ports, ROUTING, SCTP, TCP, UDP};
+use common::headers::{
+    AUTHENTICATION, DESTINATION_OPTIONS, Extension, FRAGMENT, HOP_BY_HOP, ICMPV6, Ipv4, Ipv6, Ports, ROUTING, SCTP, TCP, UDP,
+};
 use common::map::{Array, Hash, LruHash, LruPerCpuHash, PerCpuArray, ProgArray};
-use common::packet::{ETH_P_IP, ETH_P_IPV6, Reader, Room, Truncated, network_header};
+use common::packet::{ETH_P_IP, ETH_P_IPV6, Reader, Room, Skb, Truncated, network_header};
 use common::{setting, settings};
 use core::ffi::c_void;
 
@@ -642,29 +644,6 @@ unsafe extern "C" fn compare(index: u32, search: *mut Search) -> u64 {
     1
 }
 
-/// The packet of a TC program, wherever its bytes are.
-struct Skb<'a>(&'a __sk_buff);
-
-impl Reader for Skb<'_> {
-    #[inline(always)]
-    fn header<'a, T>(&'a self, offset: usize, room: &'a mut Room<T>) -> Result<&'a T, Truncated> {
-        let context = core::ptr::from_ref(self.0).cast_mut();
-        // SAFETY: the helper writes `size_of::<T>()` bytes or fails.
-        room.fill(|to| unsafe { bpf_skb_load_bytes(context.cast(), offset as u32, to.cast(), size_of::<T>() as u32) == 0 })
-    }
-}
-
-#[repr(C, packed)]
-struct Ipv6 {
-    version: u8,
-    _traffic_class_flow: [u8; 3],
-    _payload_len: u16,
-    next_header: u8,
-    _hop_limit: u8,
-    src: [u64; 2],
-    dst: [u64; 2],
-}
-
 #[repr(C, packed)]
 struct TcpRest {
     data_offset: u8,
@@ -703,7 +682,7 @@ fn parse(ctx: &__sk_buff, packet: &mut Packet) -> Result<Option<u32>, Truncated>
         ETH_P_IPV6 => {
             let mut room = Room::new();
             let header: &Ipv6 = skb.header(network, &mut room)?;
-            if header.version >> 4 != 6 {
+            if header.version_class >> 4 != 6 {
                 return Ok(Some(STAT_MALFORMED));
             }
             packet.version = 6;

@@ -137,6 +137,7 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
             (object::HITS6, max_hits),
         ],
         fill,
+        skip: Vec::new(),
         lists: Some(lists),
         engine: None,
     })

@@ -17,6 +17,14 @@ const TEXT_BYTES: u32 = 64;
 
 /// The user-space half of a native.
 pub(super) trait Engine: Debug + Send {
+    /// The maps are made. Nothing is attached.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn move_in(&mut self, _maps: &Maps) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Everything is attached. `iterators` are the native's own, in the order of the declaration.
     ///
     /// # Errors
@@ -30,6 +38,9 @@ pub(super) trait Engine: Debug + Send {
 
     /// About a second has gone.
     fn tick(&mut self, maps: &Maps);
+
+    /// Everything is detached, and printed.
+    fn ended(&mut self, _maps: &Maps) {}
 
     /// Gives what a person should hear, once.
     fn notices(&mut self) -> Vec<Notice>;
@@ -68,6 +79,9 @@ pub(super) enum Value {
     Text(String),
 }
 
+/// Bytes of each text of [`KeyShape::FlowAt`].
+pub(super) const FLOW_AT_BYTES: u32 = 24;
+
 /// The key as its type lies in memory, and a value for each column.
 pub(super) type Rows = Vec<(Vec<u8>, Vec<Value>)>;
 
@@ -102,6 +116,7 @@ pub(super) fn snapshot(name: String, key: KeyShape, columns: &[Column], rows: Ro
             KeyShape::Address => Type::Inet,
             KeyShape::Text(_) => Type::Str { cap: TEXT_BYTES },
             KeyShape::Flow => Type::Flow,
+            KeyShape::FlowAt => Type::Tuple(vec![Type::Flow, Type::Str { cap: FLOW_AT_BYTES }, Type::Str { cap: FLOW_AT_BYTES }]),
         }),
         value: MapValue::Plain(record),
         rows: rows.collect(),

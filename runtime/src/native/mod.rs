@@ -5,6 +5,7 @@ mod blocklist;
 mod engine;
 mod exact;
 mod files;
+mod flows;
 mod identity;
 mod lists;
 pub mod prefixes;
@@ -35,15 +36,15 @@ use weir_compiler::object::{AttachPoint, Direction, IfacePattern, MapKind, Nativ
 use weir_compiler::tables::{CGROUP_HOOKS, CgroupHook};
 use weir_compiler::types::{MapValue, Type};
 use weir_parser::Span;
-use weir_stdlib::{Attach, MapShape, ParamValue, ValueShape};
+use weir_stdlib::{Attach, MapShape, ParamValue, ProgramDecl, ValueShape};
 
 /// A native in the kernel.
 #[derive(Debug)]
 pub struct Instance {
     spec: NativeInstance,
     maps: HashMap<String, Map>,
-    /// In the order of the declaration.
-    programs: Vec<OwnedFd>,
+    /// Those that the parameters ask for, in the order of the declaration.
+    programs: Vec<(&'static ProgramDecl, OwnedFd)>,
     /// Where the programs at XDP and TC go.
     iface: Option<(IfacePattern, XdpMode)>,
     /// What changes while it runs. Read by the printing thread, too.
@@ -58,6 +59,8 @@ pub(crate) struct Setup {
     pub sizes: Vec<(&'static str, u32)>,
     /// Keys and values to fill in, by map symbol: both as the map wants them.
     pub fill: Vec<(&'static str, Vec<u8>, Vec<u8>)>,
+    /// Symbols of programs that this kernel cannot have and that are not essential.
+    pub skip: Vec<&'static str>,
     pub(in crate::native) lists: Option<Lists>,
     pub(in crate::native) engine: Option<Box<dyn Engine>>,
 }
@@ -127,11 +130,12 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
     let iface = iface_and_mode(&params)?;
     let netns = iface.as_ref().and_then(|(pattern, _)| pattern.netns.clone());
     let chained = match &iface {
-        Some((pattern, _)) if spec.native.is_on_xdp() => chain_of(object, pattern, spec)?.is_some(),
+        Some((pattern, _)) if spec.is_on_xdp() => chain_of(object, pattern, spec)?.is_some(),
         _ => false,
     };
     let mut setup = match spec.native.name {
         "blocklist" => blocklist::setup(&params, netns.as_deref(), &event_used, chained)?,
+        "flows" => flows::setup(&params, netns.as_deref(), &event_used, chained, kernel)?,
         "identity" => identity::setup(&params, netns.as_deref(), &event_used, kernel)?,
         "retransmits" => retransmits::setup(&params, &event_used, kernel)?,
         other => return Err(Error::Object(format!("no loader for native `{other}`"))),
@@ -164,11 +168,14 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
     if let Some(lists) = &mut setup.lists {
         lists.move_in(&maps)?;
     }
+    if let Some(engine) = &mut setup.engine {
+        engine.move_in(&maps)?;
+    }
     let fds = maps.iter().map(|(name, map)| (name.clone(), map.fd.as_fd())).collect();
     setup.elf.relocate(&fds)?;
     drop(fds);
     let mut programs = Vec::new();
-    for program in spec.native.programs {
+    for program in spec.programs().filter(|p| !setup.skip.contains(&p.symbol)) {
         let (kind, btf_id) = match program.attach {
             Attach::Xdp => (ProgramKind::Xdp, 0),
             Attach::TcIngress | Attach::TcEgress => (ProgramKind::SchedCls, 0),
@@ -178,7 +185,7 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
             Attach::Iter(name) => (ProgramKind::Iter, iterator_id(kernel, name, spec)?),
         };
         let loaded = setup.elf.load_program(program.symbol, kind, btf_id);
-        programs.push(loaded.map_err(|e| e.into_error(None, Some(spec.span)))?);
+        programs.push((program, loaded.map_err(|e| e.into_error(None, Some(spec.span)))?));
     }
     Ok(Instance {
         spec: spec.clone(),
@@ -326,7 +333,7 @@ impl Instance {
                 connected.push(i);
             }
         }
-        if self.spec.native.is_on_xdp()
+        if self.spec.is_on_xdp()
             && let Some((pattern, _)) = &self.iface
             && let Some(i) = chain_of(object, pattern, &self.spec)?
         {
@@ -351,7 +358,7 @@ impl Instance {
     /// As for any program of that kind.
     pub fn attach(&self, attacher: &mut Attacher<'_>) -> Result<(), Error> {
         let mut iterators = Vec::new();
-        for (decl, program) in self.spec.native.programs.iter().zip(&self.programs) {
+        for (decl, program) in &self.programs {
             let refused = |point: String, source| Error::Attach {
                 point,
                 span: self.spec.span,
@@ -443,6 +450,13 @@ impl Instance {
         }
         if let Some(mut engine) = self.engine() {
             engine.tick(&self.maps);
+        }
+    }
+
+    /// Everything is detached, and printed.
+    pub(crate) fn ended(&self) {
+        if let Some(mut engine) = self.engine() {
+            engine.ended(&self.maps);
         }
     }
 

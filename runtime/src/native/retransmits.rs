@@ -75,6 +75,7 @@ pub(super) fn setup(params: &Params<'_>, event_used: &dyn Fn(&str) -> bool, kern
             (object::DESTS, size("max_destinations", MAX_DESTINATIONS_DEFAULT)),
         ],
         fill: Vec::new(),
+        skip: Vec::new(),
         lists: None,
         engine: Some(Box::new(Retransmits::new(
             usize::try_from(size("keep", KEEP_DEFAULT)).unwrap_or(usize::MAX),

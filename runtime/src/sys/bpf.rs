@@ -131,6 +131,17 @@ pub fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64, nam
         .map_err(|e| SysError::new("write map", name, e))
 }
 
+/// Puts a value into a map without keys (a stack, a queue).
+///
+/// # Errors
+/// What the kernel says; `E2BIG` when it is full.
+pub fn map_push(map: BorrowedFd<'_>, value: &[u8], name: &str) -> Result<()> {
+    // The kernel wants no key, and an empty slice has an address.
+    let mut attr = elem_attr(map, 0, ptr(value), 0);
+    let pushed = call(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr);
+    pushed.map(drop).map_err(|e| SysError::new("write map", name, e))
+}
+
 /// Deletes one element. Returns false when there is no such key.
 ///
 /// # Errors

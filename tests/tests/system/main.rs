@@ -11,6 +11,7 @@ mod cli;
 mod command_line;
 mod environment;
 mod examples;
+mod flows;
 mod hooks;
 mod identity;
 mod inspect;
@@ -51,6 +52,7 @@ fn main() {
         tracing::TESTS,
         kprobes::TESTS,
         natives::TESTS,
+        flows::TESTS,
         identity::TESTS,
         retransmits::TESTS,
         examples::TESTS,

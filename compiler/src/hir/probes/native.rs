@@ -35,7 +35,7 @@ impl Checker<'_> {
             .help(format!("its events are {}", names.join(", ")));
             return self.error(d);
         };
-        let hook = match native.native.events[event].hook {
+        let hook = match native.event_hook(event) {
             weir_stdlib::Hook::Xdp => Hook::NativeXdp,
             weir_stdlib::Hook::Tc => Hook::NativeTc,
             weir_stdlib::Hook::Trace => Hook::NativeTrace,

@@ -4,13 +4,27 @@
 #[repr(C, packed)]
 pub struct Ipv4 {
     pub version_ihl: u8,
-    _tos_to_id: [u8; 5],
+    _tos: u8,
+    pub total_len: u16,
+    pub id: u16,
     pub flags_fragment: u16,
     _ttl: u8,
     pub proto: u8,
     _checksum: u16,
     pub src: u32,
     pub dst: u32,
+}
+
+/// The fixed part of an IPv6 header.
+#[repr(C, packed)]
+pub struct Ipv6 {
+    pub version_class: u8,
+    _class_flow: [u8; 3],
+    pub payload_len: u16,
+    pub next_header: u8,
+    _hop_limit: u8,
+    pub src: [u64; 2],
+    pub dst: [u64; 2],
 }
 
 /// How IPv6 extension headers start; the last field is a fragment header's.

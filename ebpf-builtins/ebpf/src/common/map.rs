@@ -69,6 +69,35 @@ impl<K, V, const T: usize, const M: usize, const F: usize> Map<K, V, T, M, F> {
     }
 }
 
+/// A map without keys: a stack, or a ring buffer (without values, too; its size is in bytes).
+#[repr(C)]
+pub struct Keyless<const TYPE: usize, const VALUE_SIZE: usize, const MAX_ENTRIES: usize> {
+    r#type: *const [i32; TYPE],
+    value_size: *const [i32; VALUE_SIZE],
+    max_entries: *const [i32; MAX_ENTRIES],
+}
+
+// SAFETY: as for `Map`.
+unsafe impl<const T: usize, const V: usize, const M: usize> Sync for Keyless<T, V, M> {}
+
+impl<const T: usize, const V: usize, const M: usize> Keyless<T, V, M> {
+    #[expect(clippy::new_without_default, reason = "only for statics")]
+    pub const fn new() -> Self {
+        use core::ptr::null;
+        Self {
+            r#type: null(),
+            value_size: null(),
+            max_entries: null(),
+        }
+    }
+
+    /// Returns the address that stands for the map in helper calls.
+    #[inline(always)]
+    pub fn id(&self) -> *mut c_void {
+        core::ptr::from_ref(self).cast_mut().cast()
+    }
+}
+
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_map_type as ty};
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -87,3 +116,6 @@ pub type Array<V, const MAX: usize> = Map<u32, V, { ty::BPF_MAP_TYPE_ARRAY as us
 pub type SharedArray<V, const MAX: usize> = Map<u32, V, { ty::BPF_MAP_TYPE_ARRAY as usize }, MAX, { BPF_F_MMAPABLE as usize }>;
 pub type PerCpuArray<V, const MAX: usize> = Map<u32, V, { ty::BPF_MAP_TYPE_PERCPU_ARRAY as usize }, MAX, 0>;
 pub type ProgArray<const MAX: usize> = Map<u32, u32, { ty::BPF_MAP_TYPE_PROG_ARRAY as usize }, MAX, 0>;
+/// Numbers, the last one that was put there first.
+pub type Stack<const MAX: usize> = Keyless<{ ty::BPF_MAP_TYPE_STACK as usize }, 4, MAX>;
+pub type RingBuf<const BYTES: usize> = Keyless<{ ty::BPF_MAP_TYPE_RINGBUF as usize }, 0, BYTES>;

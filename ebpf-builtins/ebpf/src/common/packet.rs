@@ -1,10 +1,10 @@
-//! Reading headers of the packet of an XDP program.
+//! Reading headers of packets.
 //!
-//! Two readers with one interface: [`Linear`] follows pointers into the first buffer, one load a field; [`Anywhere`]
-//! asks the kernel and finds headers that a driver left in a fragment (some leave the first buffer empty).
+//! Three readers with one interface. At XDP [`Linear`] follows pointers into the first buffer, one load a field; [`Anywhere`]
+//! asks the kernel and finds headers that a driver left in a fragment (some leave the first buffer empty). [`Skb`] does so at TC.
 
-use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::generated::{bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use core::mem::MaybeUninit;
 
 /// EtherTypes as they are read from the packet.
@@ -136,4 +136,16 @@ pub fn network_header<R: Reader>(packet: &R) -> Result<(u16, usize), Truncated> 
         offset += size_of::<VlanTag>();
     }
     Ok((ethertype, offset))
+}
+
+/// The packet of a TC program, wherever its bytes are.
+pub struct Skb<'a>(pub &'a __sk_buff);
+
+impl Reader for Skb<'_> {
+    #[inline(always)]
+    fn header<'a, T>(&'a self, offset: usize, room: &'a mut Room<T>) -> Result<&'a T, Truncated> {
+        let context = core::ptr::from_ref(self.0).cast_mut();
+        // SAFETY: the helper writes `size_of::<T>()` bytes or fails.
+        room.fill(|to| unsafe { bpf_skb_load_bytes(context.cast(), offset as u32, to.cast(), size_of::<T>() as u32) == 0 })
+    }
 }

@@ -86,6 +86,7 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
         elf,
         sizes: vec![(object::RULES, max.saturating_mul(2))],
         fill: enforcer.fill(),
+        skip: Vec::new(),
         lists: None,
         engine: Some(Box::new(enforcer)),
     })

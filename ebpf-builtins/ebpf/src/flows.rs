@@ -1,0 +1,719 @@
+//! The flow aggregator: what flows there are, and how much each has carried.
+//!
+//! Three programs on one set of maps: two at TC, one for each direction, or one at XDP; an iterator tells whose the sockets are. A
+//! flow is an index in `FLOWS` and a record in `RECORDS`, which user space has in its memory; names, layouts, and how it ends a
+//! flow without losing a packet: `weir_ebpf_builtins::{abi::flows, flows}`.
+//!
+//! Every packet is counted once: in its flow's record; without a free record in a record of the ring buffer; without room
+//! there in a counter. Packets always go on.
+
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+#[path = "../../src/abi.rs"]
+#[allow(dead_code, reason = "shared by all natives")]
+mod abi;
+#[path = "common/atomic.rs"]
+mod atomic;
+#[allow(dead_code, reason = "shared by all natives")]
+mod common;
+
+use abi::flows::{self as fl, *};
+use abi::{FAMILY_IPV4, FAMILY_IPV6};
+use atomic::{add32, add64, or32};
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use aya_ebpf::helpers::generated::{
+    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_pop_elem, bpf_map_push_elem, bpf_probe_read_kernel, bpf_ringbuf_output,
+    bpf_sock_from_file, bpf_tail_call, bpf_tcp_sock,
+};
+use common::headers::{
+    AUTHENTICATION, DESTINATION_OPTIONS, Extension, FRAGMENT, HOP_BY_HOP, Ipv4, Ipv6, Ports, ROUTING, SCTP, TCP, UDP,
+};
+use common::map::{FullHash, LruHash, PerCpuArray, ProgArray, RingBuf, SharedArray, Stack};
+use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Reader, Room, Skb, Truncated, context, length};
+use common::{setting, settings};
+use core::ffi::c_void;
+use core::mem::MaybeUninit;
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 4] = *b"GPL\0";
+
+/// `TC_ACT_UNSPEC`, of tcx `TCX_NEXT`: whoever comes next decides.
+const NEXT: i32 = -1;
+const XDP_PASS: u32 = 2;
+
+/// A default; user space sets `max_entries` to what the script asks for.
+const FLOWS_MAX: usize = 1 << 16;
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static FLOWS: FullHash<Key, u32, FLOWS_MAX> = FullHash::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static RECORDS: SharedArray<Record, FLOWS_MAX> = SharedArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static FREE: Stack<FLOWS_MAX> = Stack::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static DELTAS: RingBuf<{ 1 << 22 }> = RingBuf::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static FRAGMENTS: LruHash<Fragment, FragmentPorts, 8192> = LruHash::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static OWNERS: LruHash<u64, Owner, 65536> = LruHash::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static STATS: PerCpuArray<u64, { fl::STATS as usize }> = PerCpuArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static SCRATCH: PerCpuArray<Packet, 1> = PerCpuArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static EVENT: PerCpuArray<Event, 1> = PerCpuArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static EVENTS: ProgArray<{ SLOTS as usize }> = ProgArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static CHAIN: ProgArray<1> = ProgArray::new();
+
+settings! {
+    ON_NEW = 0;
+    ON_CLOSE = 0;
+    ON_RST = 0;
+    ON_RETRANSMIT = 0;
+    CHAIN_NEXT = 0;
+    // Bytes from the start of the struct in the name.
+    SOCKET_SK = 0;
+    SOCK_COOKIE = 0;
+    TASK_TGID = 0;
+    TASK_COMM = 0;
+}
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+
+/// No element of `RECORDS`.
+const NOWHERE: u32 = u32::MAX;
+/// No slot of `EVENTS`.
+const NO_EVENT: u32 = u32::MAX;
+
+const BPF_NOEXIST: u64 = 1;
+const BPF_RB_NO_WAKEUP: u64 = 1;
+
+/// What there is to know of a packet.
+///
+/// It lies in a map: what the verifier reads from there it knows nothing of, so it follows what comes after the headers once, and
+/// not once for each way through them.
+#[repr(C)]
+struct Packet {
+    key: Key,
+    fragment: Fragment,
+    /// On the wire.
+    bytes: u64,
+    packets: u32,
+    /// Length of the whole.
+    len: u32,
+    /// How many bytes of headers segmentation repeats.
+    headers: u32,
+    /// How many bytes are in front of the IP header.
+    link: u32,
+    /// Of TCP: the first byte's number, how many bytes, and the header's flags.
+    seq: u32,
+    payload: u32,
+    flags: u32,
+    /// 1 = `total_retrans` and `srtt_us` are those of the sender's socket.
+    is_local: u32,
+    /// 1 = there is a socket, of any kind.
+    has_socket: u32,
+    total_retrans: u32,
+    srtt_us: u32,
+    /// 1 = it is the first of its flow.
+    is_new: u32,
+    /// 1 = the first of several fragments.
+    is_fragmented: u32,
+}
+
+// ---- programs ----
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+fn flows_ingress(ctx: *mut __sk_buff) -> i32 {
+    at_tc::<DIRECTION_INGRESS>(ctx)
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+fn flows_egress(ctx: *mut __sk_buff) -> i32 {
+    at_tc::<DIRECTION_EGRESS>(ctx)
+}
+
+#[inline(always)]
+fn at_tc<const DIRECTION: u8>(ctx: *mut __sk_buff) -> i32 {
+    let first = 0;
+    let Some(packet) = SCRATCH.get(&first) else { return NEXT };
+    // SAFETY: this CPU's element; programs at TC do not interrupt each other.
+    let packet = unsafe { &mut *packet.as_ptr() };
+    // SAFETY: the program's own context.
+    let skb = unsafe { &*ctx };
+    packet.key.ifindex = skb.ifindex;
+    packet.key.direction = DIRECTION;
+    // A tag that the interface has taken out of the packet.
+    packet.key.vlan = if skb.vlan_present != 0 { skb.vlan_tci as u16 & 0xfff } else { 0 };
+    packet.len = skb.len;
+    match parse(&Skb(skb), packet) {
+        Ok(None) => {}
+        Ok(Some(stat)) => {
+            count(stat, 1);
+            return NEXT;
+        }
+        Err(Truncated) => {
+            count(STAT_MALFORMED, 1);
+            return NEXT;
+        }
+    }
+    let segments = if skb.gso_segs > 1 { skb.gso_segs } else { 1 };
+    packet.packets = segments;
+    packet.bytes = u64::from(skb.len) + u64::from(segments - 1) * u64::from(read(&packet.headers));
+
+    packet.is_local = 0;
+    packet.has_socket = 0;
+    // SAFETY: the program's own context; null or a socket.
+    let sk = unsafe { skb.__bindgen_anon_2.sk };
+    if !sk.is_null() {
+        packet.has_socket = 1;
+        // SAFETY: not null.
+        let tcp = unsafe { bpf_tcp_sock(sk) };
+        if !tcp.is_null() {
+            packet.is_local = 1;
+            // SAFETY: not null.
+            unsafe {
+                packet.total_retrans = (*tcp).total_retrans;
+                packet.srtt_us = (*tcp).srtt_us >> 3;
+            }
+        }
+    }
+    let slot = account::<true>(ctx.cast(), packet, NEXT as u32);
+    if slot != NO_EVENT {
+        // SAFETY: the program's own context, a program array, an index. Returns only if the slot is empty.
+        unsafe { bpf_tail_call(ctx.cast(), EVENTS.id(), slot) };
+    }
+    NEXT
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "xdp.frags")]
+fn flows_xdp(ctx: &xdp_md) -> u32 {
+    let slot = at_xdp(ctx);
+    if slot != NO_EVENT {
+        // SAFETY: as at TC.
+        unsafe { bpf_tail_call(context(ctx).cast(), EVENTS.id(), slot) };
+    }
+    if setting!(CHAIN_NEXT) != 0 {
+        // SAFETY: as above.
+        unsafe { bpf_tail_call(context(ctx).cast(), CHAIN.id(), 0) };
+    }
+    XDP_PASS
+}
+
+#[inline(always)]
+fn at_xdp(ctx: &xdp_md) -> u32 {
+    let first = 0;
+    let Some(packet) = SCRATCH.get(&first) else { return NO_EVENT };
+    // SAFETY: this CPU's element; programs at XDP do not interrupt each other.
+    let packet = unsafe { &mut *packet.as_ptr() };
+    let len = length(ctx);
+    packet.key.ifindex = ctx.ingress_ifindex;
+    packet.key.direction = DIRECTION_INGRESS;
+    packet.key.vlan = 0;
+    packet.len = len as u32;
+    match parse(&Anywhere(ctx), packet) {
+        Ok(None) => {}
+        Ok(Some(stat)) => {
+            count(stat, 1);
+            return NO_EVENT;
+        }
+        Err(Truncated) => {
+            count(STAT_MALFORMED, 1);
+            return NO_EVENT;
+        }
+    }
+    packet.packets = 1;
+    packet.bytes = len;
+    packet.is_local = 0;
+    packet.has_socket = 0;
+    account::<false>(context(ctx).cast(), packet, XDP_PASS)
+}
+
+// ---- counting ----
+
+/// Reads a word of which the verifier, and the compiler, shall know nothing.
+#[inline(always)]
+fn read<T: Copy>(value: &T) -> T {
+    // SAFETY: a reference can be read.
+    unsafe { core::ptr::read_volatile(value) }
+}
+
+/// Adds the packet to its flow. Returns the event that it is, or [`NO_EVENT`].
+#[inline(always)]
+fn account<const TC: bool>(ctx: *mut c_void, packet: &mut Packet, verdict: u32) -> u32 {
+    // SAFETY: takes nothing.
+    let now = unsafe { bpf_ktime_get_ns() };
+    packet.is_new = 0;
+    let index = match FLOWS.get(&packet.key) {
+        // SAFETY: a word that is written once.
+        Some(index) => unsafe { index.read_volatile() },
+        None => begin(packet, now),
+    };
+    let Some(record) = RECORDS.get(&index) else {
+        unlisted(packet, now);
+        return NO_EVENT;
+    };
+    let record = record.as_ptr();
+    let (packets, bytes) = (read(&packet.packets), read(&packet.bytes));
+    let flags = read(&packet.flags) as u8;
+    // SAFETY: the flow's record: whoever ends the flow waits for this program. Others may add at the same time.
+    unsafe {
+        add64(&raw mut (*record).packets, u64::from(packets));
+        add64(&raw mut (*record).bytes, bytes);
+        (&raw mut (*record).last_ns).write_volatile(now);
+    }
+    if TC && read(&packet.has_socket) != 0 {
+        // SAFETY: as above.
+        unsafe {
+            if (*record).cookie == 0 {
+                (*record).cookie = bpf_get_socket_cookie(ctx);
+            }
+        }
+    }
+    let mut again = 0;
+    let mut is_first_fin = false;
+    if read(&packet.key.flow.proto) == TCP {
+        // SAFETY: as above.
+        unsafe {
+            if (*record).flags & u32::from(flags) != u32::from(flags) {
+                or32(&raw mut (*record).flags, u32::from(flags));
+            }
+            if flags & SYN != 0 {
+                add32(&raw mut (*record).syns, packets);
+            }
+            if flags & FIN != 0 {
+                is_first_fin = (*record).fins == 0;
+                add32(&raw mut (*record).fins, packets);
+            }
+            if flags & RST != 0 {
+                add32(&raw mut (*record).rsts, packets);
+            }
+            again = if TC && read(&packet.is_local) != 0 {
+                told(record, packet)
+            } else {
+                estimated(record, packet, packets, flags)
+            };
+        }
+    }
+    // A packet has one program, so one event.
+    let slot = if setting!(ON_RST) != 0 && flags & RST != 0 {
+        SLOT_RST
+    } else if setting!(ON_CLOSE) != 0 && is_first_fin {
+        SLOT_CLOSE
+    } else if setting!(ON_NEW) != 0 && read(&packet.is_new) != 0 {
+        SLOT_NEW
+    } else if setting!(ON_RETRANSMIT) != 0 && again != 0 {
+        SLOT_RETRANSMIT
+    } else {
+        return NO_EVENT;
+    };
+    let first = 0;
+    let Some(event) = EVENT.get(&first) else { return NO_EVENT };
+    let event = event.as_ptr();
+    // SAFETY: this CPU's element; nothing interrupts until the tail-called program has read it.
+    unsafe {
+        (*event).verdict = verdict;
+        (*event).slot = slot;
+        (*event).flow = packet.key.flow;
+        (*event).src = packet.key.flow.source();
+        (*event).dst = packet.key.flow.destination();
+        (*event).packets = (*record).packets;
+        (*event).bytes = (*record).bytes;
+        (*event).age_ns = now.wrapping_sub((*record).first_ns);
+        (*event).retransmits = (*record).estimated + (*record).retrans.wrapping_sub((*record).base_retrans);
+        (*event).segs = again;
+        (*event).srtt_us = (*record).srtt_us;
+        (*event).egress = u32::from(packet.key.direction);
+        (*event).sport = u32::from(packet.key.flow.sport);
+        (*event).dport = u32::from(packet.key.flow.dport);
+        (*event).vlan = u32::from(packet.key.vlan);
+    }
+    slot
+}
+
+/// Gives a flow a record. Returns its index, or [`NOWHERE`].
+#[inline(always)]
+fn begin(packet: &mut Packet, now: u64) -> u32 {
+    let mut index = NOWHERE;
+    // SAFETY: the helper writes the word, or nothing.
+    if unsafe { bpf_map_pop_elem(FREE.id(), (&raw mut index).cast()) } != 0 {
+        return NOWHERE;
+    }
+    let Some(record) = RECORDS.get(&index) else { return NOWHERE };
+    let record = record.as_ptr();
+    // SAFETY: nobody else has this record, and all of it is zero.
+    unsafe {
+        (*record).key = packet.key;
+        (*record).last_ns = now;
+        (*record).state = read(&packet.link) << STATE_LINK_SHIFT;
+        (&raw mut (*record).first_ns).write_volatile(now);
+    }
+    if FLOWS.set_with(&packet.key, &index, BPF_NOEXIST) {
+        packet.is_new = 1;
+        return index;
+    }
+    // Another CPU was faster.
+    // SAFETY: as above, still.
+    unsafe {
+        (*record).key = Key::default();
+        (*record).last_ns = 0;
+        (*record).state = 0;
+        (&raw mut (*record).first_ns).write_volatile(0);
+        bpf_map_push_elem(FREE.id(), (&raw const index).cast(), 0);
+    }
+    // SAFETY: a word that is written once.
+    FLOWS.get(&packet.key).map_or(NOWHERE, |index| unsafe { index.read_volatile() })
+}
+
+/// Hands a packet without a record to user space.
+#[inline(always)]
+fn unlisted(packet: &Packet, now: u64) {
+    let (packets, bytes) = (read(&packet.packets), read(&packet.bytes));
+    let mut delta = Delta {
+        key: packet.key,
+        bytes,
+        at_ns: now,
+        packets,
+        flags: read(&packet.flags) as u8,
+        link: read(&packet.link) as u8,
+        zero: 0,
+    };
+    // SAFETY: all of `delta` is readable.
+    let failed = unsafe { bpf_ringbuf_output(DELTAS.id(), (&raw mut delta).cast(), size_of::<Delta>() as u64, BPF_RB_NO_WAKEUP) };
+    if failed != 0 {
+        count(STAT_OVERFLOW, u64::from(packets));
+        count(STAT_OVERFLOW_BYTES, bytes);
+    }
+}
+
+/// Takes over what the sender's socket says. Returns how many segments it has sent again since the last packet.
+///
+/// # Safety
+/// `record` is the flow's.
+#[inline(always)]
+unsafe fn told(record: *mut Record, packet: &Packet) -> u32 {
+    let total = read(&packet.total_retrans);
+    // SAFETY: the caller's. The socket's lock orders its packets.
+    unsafe {
+        (*record).srtt_us = read(&packet.srtt_us);
+        if (*record).state & STATE_LOCAL == 0 {
+            (*record).base_retrans = total;
+            (*record).retrans = total;
+            or32(&raw mut (*record).state, STATE_LOCAL);
+            return 0;
+        }
+        let more = total.wrapping_sub((*record).retrans);
+        if more as i32 <= 0 {
+            return 0;
+        }
+        (*record).retrans = total;
+        more
+    }
+}
+
+/// Looks at sequence numbers. Returns how many segments were seen to come again; those that overtook each other on the way look the
+/// same.
+///
+/// # Safety
+/// `record` is the flow's.
+#[inline(always)]
+unsafe fn estimated(record: *mut Record, packet: &Packet, packets: u32, flags: u8) -> u32 {
+    let seq = read(&packet.seq);
+    let payload = read(&packet.payload);
+    let end = seq
+        .wrapping_add(payload)
+        .wrapping_add(u32::from(flags & SYN != 0))
+        .wrapping_add(u32::from(flags & FIN != 0));
+    if end == seq || flags & RST != 0 {
+        return 0;
+    }
+    // SAFETY: the caller's. Another CPU may do the same: it is an estimate.
+    unsafe {
+        let state = (*record).state;
+        let next = (*record).next_seq;
+        let ahead = end.wrapping_sub(next) as i32;
+        if state & STATE_SEQ == 0 || ahead > 0 {
+            (*record).next_seq = end;
+            if state & STATE_SEQ == 0 {
+                or32(&raw mut (*record).state, STATE_SEQ);
+            }
+            return 0;
+        }
+        // The byte that some send to see whether the other side is still there.
+        let is_keepalive = payload == 1 && ahead == 0 && flags & (SYN | FIN) == 0;
+        if state & STATE_LOCAL != 0 || is_keepalive {
+            return 0;
+        }
+        add32(&raw mut (*record).estimated, packets);
+    }
+    packets
+}
+
+#[inline(always)]
+fn count(stat: u32, by: u64) {
+    if let Some(counter) = STATS.get(&stat) {
+        // SAFETY: this CPU's word; these programs do not interrupt each other.
+        unsafe { *counter.as_ptr() += by };
+    }
+}
+
+// ---- headers ----
+
+#[repr(C, packed)]
+struct Ethernet {
+    _addresses: [u8; 12],
+    ethertype: u16,
+}
+
+#[repr(C, packed)]
+struct VlanTag {
+    id: u16,
+    ethertype: u16,
+}
+
+#[repr(C, packed)]
+struct FragmentHeader {
+    _next_and_reserved: u16,
+    offset_flags: u16,
+    id: u32,
+}
+
+/// Behind the ports.
+#[repr(C, packed)]
+struct TcpRest {
+    seq: u32,
+    _ack: u32,
+    data_offset: u8,
+    flags: u8,
+}
+
+const ETH_P_8021Q: u16 = 0x8100_u16.to_be();
+const ETH_P_8021AD: u16 = 0x88a8_u16.to_be();
+const EXTENSIONS: u32 = 8;
+/// Of IPv4's flags and offset.
+const MORE_FRAGMENTS: u16 = 0x2000;
+const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// The same in IPv6's fragment header.
+const MORE_FRAGMENTS6: u16 = 0x0001;
+const FRAGMENT_OFFSET6: u16 = 0xfff8;
+
+/// Fills in what there is to know. Returns a counter for packets that belong to no flow.
+#[inline(always)]
+fn parse<R: Reader>(reader: &R, packet: &mut Packet) -> Result<Option<u32>, Truncated> {
+    packet.key.flow.sport = 0;
+    packet.key.flow.dport = 0;
+    packet.key.flow.has_ports = 0;
+    packet.key.flow.zero = 0;
+    packet.key.zero = 0;
+    packet.flags = 0;
+    packet.seq = 0;
+    packet.payload = 0;
+    packet.is_fragmented = 0;
+
+    let mut ethertype = reader.header::<Ethernet>(0, &mut Room::new())?.ethertype;
+    let mut offset = size_of::<Ethernet>();
+    for _ in 0..2 {
+        if ethertype != ETH_P_8021Q && ethertype != ETH_P_8021AD {
+            break;
+        }
+        let mut room = Room::new();
+        let tag: &VlanTag = reader.header(offset, &mut room)?;
+        if packet.key.vlan == 0 {
+            packet.key.vlan = u16::from_be(tag.id) & 0xfff;
+        }
+        ethertype = tag.ethertype;
+        offset += size_of::<VlanTag>();
+    }
+    packet.link = offset as u32;
+    let network = offset;
+    // Where IP says that the packet ends: behind it there may be padding.
+    let mut end = packet.len;
+    let mut is_later = false;
+    match ethertype {
+        ETH_P_IP => {
+            let mut room = Room::new();
+            let header: &Ipv4 = reader.header(network, &mut room)?;
+            let length = (header.version_ihl & 15) as usize * 4;
+            if header.version_ihl >> 4 != 4 || length < size_of::<Ipv4>() {
+                return Ok(Some(STAT_MALFORMED));
+            }
+            packet.key.flow.family = FAMILY_IPV4 as u8;
+            packet.key.flow.src = [u64::from(header.src), 0];
+            packet.key.flow.dst = [u64::from(header.dst), 0];
+            packet.key.flow.proto = header.proto;
+            let total = u32::from(u16::from_be(header.total_len));
+            if total != 0 {
+                end = network as u32 + total;
+            }
+            offset = network + length;
+            let fragment = u16::from_be(header.flags_fragment);
+            is_later = fragment & FRAGMENT_OFFSET != 0;
+            if is_later || fragment & MORE_FRAGMENTS != 0 {
+                packet.is_fragmented = 1;
+                packet.fragment.id = u32::from(header.id);
+            }
+        }
+        ETH_P_IPV6 => {
+            let mut room = Room::new();
+            let header: &Ipv6 = reader.header(network, &mut room)?;
+            if header.version_class >> 4 != 6 {
+                return Ok(Some(STAT_MALFORMED));
+            }
+            packet.key.flow.family = FAMILY_IPV6 as u8;
+            packet.key.flow.src = header.src;
+            packet.key.flow.dst = header.dst;
+            let mut proto = header.next_header;
+            let payload = u32::from(u16::from_be(header.payload_len));
+            offset = network + size_of::<Ipv6>();
+            if payload != 0 {
+                end = offset as u32 + payload;
+            }
+            for _ in 0..EXTENSIONS {
+                if !matches!(proto, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS) {
+                    break;
+                }
+                let mut room = Room::new();
+                let extension: &Extension = reader.header(offset, &mut room)?;
+                let len = extension.len as usize;
+                let next = extension.next_header;
+                if proto == FRAGMENT {
+                    let mut room = Room::new();
+                    let header: &FragmentHeader = reader.header(offset, &mut room)?;
+                    let fragment = u16::from_be(header.offset_flags);
+                    if fragment & (FRAGMENT_OFFSET6 | MORE_FRAGMENTS6) != 0 {
+                        packet.is_fragmented = 1;
+                        packet.fragment.id = header.id;
+                    }
+                    offset += 8;
+                    proto = next;
+                    if fragment & FRAGMENT_OFFSET6 != 0 {
+                        is_later = true;
+                        break;
+                    }
+                    continue;
+                }
+                offset += if proto == AUTHENTICATION { (len + 2) << 2 } else { (len + 1) << 3 };
+                proto = next;
+            }
+            packet.key.flow.proto = proto;
+        }
+        _ => return Ok(Some(STAT_NON_IP)),
+    }
+    packet.headers = offset as u32;
+    let proto = read(&packet.key.flow.proto);
+    if is_later {
+        // Its ports are in the first fragment.
+        fragment_key(packet);
+        match FRAGMENTS.get(&packet.fragment) {
+            Some(ports) => {
+                // SAFETY: written once.
+                let ports = unsafe { *ports.as_ptr() };
+                packet.key.flow.sport = ports.sport;
+                packet.key.flow.dport = ports.dport;
+                packet.key.flow.has_ports = 1;
+            }
+            None => count(STAT_STRAY_FRAGMENTS, 1),
+        }
+        return Ok(None);
+    }
+    if matches!(proto, TCP | UDP | SCTP) {
+        let mut room = Room::new();
+        let ports: &Ports = reader.header(offset, &mut room)?;
+        packet.key.flow.sport = u16::from_be(ports.src);
+        packet.key.flow.dport = u16::from_be(ports.dst);
+        packet.key.flow.has_ports = 1;
+        packet.headers = offset as u32 + 8;
+        if proto == TCP {
+            let mut room = Room::new();
+            let rest: &TcpRest = reader.header(offset + size_of::<Ports>(), &mut room)?;
+            packet.flags = u32::from(rest.flags);
+            packet.seq = u32::from_be(rest.seq);
+            let behind = offset as u32 + u32::from(rest.data_offset >> 4) * 4;
+            packet.headers = behind;
+            packet.payload = end.saturating_sub(behind);
+        }
+        if read(&packet.is_fragmented) != 0 {
+            fragment_key(packet);
+            let ports = FragmentPorts {
+                sport: read(&packet.key.flow.sport),
+                dport: read(&packet.key.flow.dport),
+            };
+            FRAGMENTS.set(&packet.fragment, &ports);
+        }
+    }
+    Ok(None)
+}
+
+/// Fills in what a packet's fragments are known by.
+#[inline(always)]
+fn fragment_key(packet: &mut Packet) {
+    packet.fragment.src = packet.key.flow.src;
+    packet.fragment.dst = packet.key.flow.dst;
+    packet.fragment.ifindex = packet.key.ifindex;
+    packet.fragment.proto = packet.key.flow.proto;
+    packet.fragment.direction = packet.key.direction;
+    packet.fragment.zero = [0; 6];
+}
+
+// ---- sockets ----
+
+/// Reads from the kernel's memory; zeros where there is none.
+#[inline(always)]
+fn peek<T: Default>(object: u64, offset: u32) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    let from = (object + u64::from(offset)) as *const c_void;
+    // SAFETY: the helper writes the whole value, zeros if it fails; every caller's `T` is made of integers.
+    unsafe {
+        bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, from);
+        value.assume_init()
+    }
+}
+
+/// For every open file of every process: a socket that one of the programs has met, which gave it a cookie, is the process's.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+fn flows_sockets(args: *const u64) -> u32 {
+    // `struct bpf_iter__task_file`: meta, task, fd, file.
+    // SAFETY: the verifier knows how many there are.
+    let (task, file) = unsafe { (*args.add(1), *args.add(3)) };
+    if task == 0 || file == 0 {
+        return 0;
+    }
+    // SAFETY: the verifier knows the file.
+    let socket = unsafe { bpf_sock_from_file(file as *mut _) } as u64;
+    if socket == 0 {
+        return 0;
+    }
+    let sk: u64 = peek(socket, setting!(SOCKET_SK));
+    let cookie: u64 = if sk == 0 { 0 } else { peek(sk, setting!(SOCK_COOKIE)) };
+    if cookie == 0 {
+        return 0;
+    }
+    let owner = Owner {
+        comm: peek(task, setting!(TASK_COMM)),
+        pid: u64::from(peek::<u32>(task, setting!(TASK_TGID))),
+    };
+    OWNERS.set(&cookie, &owner);
+    0
+}

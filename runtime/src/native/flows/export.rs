@@ -1,0 +1,283 @@
+//! Reports of flows as lines of JSON, named after IPFIX information elements (IANA's registry, RFC 7012).
+
+use serde::Serialize;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use weir_ebpf_builtins::abi::FAMILY_IPV6;
+use weir_ebpf_builtins::flows::{DIRECTION_EGRESS, Key};
+
+/// `flowEndReason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    Idle = 1,
+    Active = 2,
+    End = 3,
+    Forced = 4,
+    NoRoom = 5,
+}
+
+/// What a report says.
+#[derive(Clone, Debug)]
+pub(super) struct Report<'a> {
+    pub key: Key,
+    pub reason: Reason,
+    /// Of the report's time, milliseconds since 1970.
+    pub start_ms: u64,
+    pub end_ms: u64,
+    /// Since the last report of this flow.
+    pub packets: u64,
+    pub bytes: u64,
+    /// Bytes in front of the IP header.
+    pub link: u64,
+    pub flags: u8,
+    /// Of the whole flow.
+    pub syns: u32,
+    pub fins: u32,
+    pub rsts: u32,
+    pub retransmits: u32,
+    pub known_by: &'static str,
+    pub srtt_us: u32,
+    pub owner: Option<(&'a str, u32)>,
+    pub interface: &'a str,
+    pub is_pod: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line<'a> {
+    flow_start_milliseconds: u64,
+    flow_end_milliseconds: u64,
+    flow_end_reason: u8,
+    ip_version: u8,
+    #[serde(rename = "sourceIPv4Address", skip_serializing_if = "Option::is_none")]
+    source4: Option<Ipv4Addr>,
+    #[serde(rename = "destinationIPv4Address", skip_serializing_if = "Option::is_none")]
+    destination4: Option<Ipv4Addr>,
+    #[serde(rename = "sourceIPv6Address", skip_serializing_if = "Option::is_none")]
+    source6: Option<Ipv6Addr>,
+    #[serde(rename = "destinationIPv6Address", skip_serializing_if = "Option::is_none")]
+    destination6: Option<Ipv6Addr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_transport_port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination_transport_port: Option<u16>,
+    protocol_identifier: u8,
+    #[serde(skip_serializing_if = "is_zero16")]
+    vlan_id: u16,
+    interface_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ingress_interface: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress_interface: Option<u32>,
+    flow_direction: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod_direction: Option<&'static str>,
+    packet_delta_count: u64,
+    octet_delta_count: u64,
+    layer2_octet_delta_count: u64,
+    #[serde(flatten)]
+    tcp: Option<Tcp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process_id: Option<u32>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Tcp {
+    tcp_control_bits: u8,
+    tcp_syn_total_count: u32,
+    tcp_fin_total_count: u32,
+    tcp_rst_total_count: u32,
+    retransmitted_segments: u32,
+    retransmits_known_by: &'static str,
+    #[serde(skip_serializing_if = "is_zero32")]
+    smoothed_rtt_microseconds: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero16(n: &u16) -> bool {
+    *n == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero32(n: &u32) -> bool {
+    *n == 0
+}
+
+/// Which way a flow goes, in the words of the pod behind the interface.
+pub(super) fn pod_direction(direction: u8) -> &'static str {
+    if direction == DIRECTION_EGRESS { "to_pod" } else { "from_pod" }
+}
+
+fn bytes(words: [u64; 2]) -> [u8; 16] {
+    let mut out = [0; 16];
+    out[..8].copy_from_slice(&words[0].to_ne_bytes());
+    out[8..].copy_from_slice(&words[1].to_ne_bytes());
+    out
+}
+
+impl Report<'_> {
+    /// Gives the report as a line, without its end.
+    pub fn json(&self) -> String {
+        let flow = &self.key.flow;
+        let is_v6 = u32::from(flow.family) == FAMILY_IPV6;
+        let v4 = |words| {
+            let b = bytes(words);
+            (!is_v6).then(|| Ipv4Addr::new(b[0], b[1], b[2], b[3]))
+        };
+        let v6 = |words| is_v6.then(|| Ipv6Addr::from(bytes(words)));
+        let is_egress = self.key.direction == DIRECTION_EGRESS;
+        let tcp = (flow.proto == 6).then_some(Tcp {
+            tcp_control_bits: self.flags,
+            tcp_syn_total_count: self.syns,
+            tcp_fin_total_count: self.fins,
+            tcp_rst_total_count: self.rsts,
+            retransmitted_segments: self.retransmits,
+            retransmits_known_by: self.known_by,
+            smoothed_rtt_microseconds: self.srtt_us,
+        });
+        let line = Line {
+            flow_start_milliseconds: self.start_ms,
+            flow_end_milliseconds: self.end_ms,
+            flow_end_reason: self.reason as u8,
+            ip_version: if is_v6 { 6 } else { 4 },
+            source4: v4(flow.src),
+            destination4: v4(flow.dst),
+            source6: v6(flow.src),
+            destination6: v6(flow.dst),
+            source_transport_port: (flow.has_ports != 0).then_some(flow.sport),
+            destination_transport_port: (flow.has_ports != 0).then_some(flow.dport),
+            protocol_identifier: flow.proto,
+            vlan_id: self.key.vlan,
+            interface_name: self.interface,
+            ingress_interface: (!is_egress).then_some(self.key.ifindex),
+            egress_interface: is_egress.then_some(self.key.ifindex),
+            flow_direction: self.key.direction,
+            pod_direction: self.is_pod.then(|| pod_direction(self.key.direction)),
+            packet_delta_count: self.packets,
+            octet_delta_count: self.bytes.saturating_sub(self.packets * self.link),
+            layer2_octet_delta_count: self.bytes,
+            tcp,
+            process_name: self.owner.map(|(name, _)| name),
+            process_id: self.owner.map(|(_, pid)| pid),
+        };
+        // Numbers, words and addresses: there is nothing that could fail.
+        serde_json::to_string(&line).unwrap_or_default()
+    }
+}
+
+/// The file that reports go to.
+#[derive(Debug)]
+pub(super) struct Export {
+    out: BufWriter<File>,
+    path: String,
+}
+
+impl Export {
+    /// Opens the file, or makes it.
+    ///
+    /// # Errors
+    /// What open(2) says.
+    pub fn open(path: &str) -> std::io::Result<Self> {
+        let file = File::options().append(true).create(true).open(Path::new(path))?;
+        Ok(Self {
+            out: BufWriter::with_capacity(64 << 10, file),
+            path: path.to_owned(),
+        })
+    }
+
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// # Errors
+    /// What write(2) says.
+    pub fn write(&mut self, report: &Report<'_>) -> std::io::Result<()> {
+        self.out.write_all(report.json().as_bytes())?;
+        self.out.write_all(b"\n")
+    }
+
+    /// # Errors
+    /// What write(2) says.
+    pub fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_ebpf_builtins::abi::net::Flow;
+
+    fn report(family: u8, proto: u8) -> Report<'static> {
+        Report {
+            key: Key {
+                flow: Flow {
+                    src: [u64::from_ne_bytes([10, 0, 0, 1, 0, 0, 0, 0]), 0],
+                    dst: [u64::from_ne_bytes([10, 0, 0, 2, 0, 0, 0, 0]), 0],
+                    sport: 4000,
+                    dport: 443,
+                    proto,
+                    family,
+                    has_ports: 1,
+                    zero: 0,
+                },
+                ifindex: 7,
+                vlan: 0,
+                direction: DIRECTION_EGRESS,
+                zero: 0,
+            },
+            reason: Reason::End,
+            start_ms: 1000,
+            end_ms: 2500,
+            packets: 3,
+            bytes: 300,
+            link: 14,
+            flags: 0x13,
+            syns: 1,
+            fins: 1,
+            rsts: 0,
+            retransmits: 2,
+            known_by: "kernel",
+            srtt_us: 0,
+            owner: None,
+            interface: "veth0",
+            is_pod: false,
+        }
+    }
+
+    #[test]
+    fn a_line_has_the_names_of_ipfix() {
+        assert_eq!(
+            report(2, 6).json(),
+            "{\"flowStartMilliseconds\":1000,\"flowEndMilliseconds\":2500,\"flowEndReason\":3,\"ipVersion\":4,\
+             \"sourceIPv4Address\":\"10.0.0.1\",\"destinationIPv4Address\":\"10.0.0.2\",\"sourceTransportPort\":4000,\
+             \"destinationTransportPort\":443,\"protocolIdentifier\":6,\"interfaceName\":\"veth0\",\"egressInterface\":7,\
+             \"flowDirection\":1,\"packetDeltaCount\":3,\"octetDeltaCount\":258,\"layer2OctetDeltaCount\":300,\
+             \"tcpControlBits\":19,\"tcpSynTotalCount\":1,\"tcpFinTotalCount\":1,\"tcpRstTotalCount\":0,\
+             \"retransmittedSegments\":2,\"retransmitsKnownBy\":\"kernel\"}"
+        );
+    }
+
+    #[test]
+    fn what_there_is_not_is_not_in_the_line() {
+        let mut report = report(10, 58);
+        report.key.flow.has_ports = 0;
+        report.key.vlan = 12;
+        report.is_pod = true;
+        report.owner = Some(("curl", 99));
+        let line: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+        assert_eq!(line["sourceIPv6Address"], "a00:1::");
+        assert_eq!(
+            (&line["vlanId"], &line["processName"], &line["podDirection"]),
+            (&12.into(), &"curl".into(), &"to_pod".into())
+        );
+        for name in ["sourceIPv4Address", "sourceTransportPort", "tcpControlBits", "ingressInterface"] {
+            assert!(line.get(name).is_none(), "{name}");
+        }
+    }
+}
