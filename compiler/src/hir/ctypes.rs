@@ -668,11 +668,39 @@ impl Checker<'_> {
             self.error(d);
             return self.failed(span);
         };
-        tracepoint_field(field, category == "syscalls", span)
+        let target = field.ty.contains('*').then(|| self.pointed_at(&field.ty, name.span)).flatten();
+        tracepoint_field(field, target, category == "syscalls", span)
+    }
+
+    /// What a pointer leads to whose type is written as in C, `const struct sockaddr *`; `None` for what is no pointer, and `void`
+    /// for what this kernel's types do not know.
+    fn pointed_at(&self, text: &str, span: Span) -> Option<CTy> {
+        let words: Vec<&str> = text
+            .split_inclusive('*')
+            .flat_map(|part| part.split_ascii_whitespace())
+            .flat_map(|word| match word.strip_suffix('*') {
+                Some(word) => [word, "*"],
+                None => [word, ""],
+            })
+            .filter(|word| !matches!(*word, "" | "const" | "volatile" | "__user"))
+            .collect();
+        let stars = words.iter().filter(|word| **word == "*").count();
+        let kind = match words.get(..words.len() - stars)? {
+            ["struct", name] => TypeExprKind::Struct((*name).to_owned()),
+            ["union", name] => TypeExprKind::Union((*name).to_owned()),
+            ["enum", name] => TypeExprKind::Enum((*name).to_owned()),
+            names => TypeExprKind::Name(names.join(" ")),
+        };
+        let named = ast::TypeExpr { kind, span };
+        let leaf = leaf_type(&named, Some(self.kernel), self.types, &mut Vec::new()).unwrap_or(CTy::Void);
+        (1..stars)
+            .try_fold(leaf, |to, _| Some(CTy::Ptr(Box::new(to))))
+            .filter(|_| stars > 0)
     }
 }
 
-fn tracepoint_field(field: &TracepointField, syscall: bool, span: Span) -> Expr {
+/// The value of an argument; `target` is what it leads to where it is a pointer.
+fn tracepoint_field(field: &TracepointField, target: Option<CTy>, syscall: bool, span: Span) -> Expr {
     let offset = field.offset;
     if field.data_loc {
         let ty = Ty::Ptr {
@@ -716,8 +744,7 @@ fn tracepoint_field(field: &TracepointField, syscall: bool, span: Span) -> Expr 
             span,
         };
     }
-    let ty = if field.ty.contains('*') {
-        let to = if field.ty.contains("char") { CTy::Char } else { CTy::Void };
+    let ty = if let Some(to) = target {
         Ty::Ptr {
             to: Box::new(to),
             space: if syscall { Space::User } else { Space::Kernel },

@@ -25,6 +25,7 @@ pub const TESTS: &[Test] = &[
     Test::new("watchpoints_see_every_write", watchpoint).needs(&[Has(Feature::Watchpoint)]),
     Test::new("iter_task_visits_every_thread", iter_task),
     Test::new("iter_names_the_files_of_a_process", iter_files),
+    Test::new("arguments_of_tracepoints_lead_to_structs", typed_arguments),
     Test::new("fentry_names_files_where_the_kernel_lets_it", fentry_path).needs(&[Has(Feature::Fentry)]),
     Test::new("iter_tcp_visits_every_socket", iter_tcp),
     Test::new("tracepoints_by_the_hundred_are_told_apart", many_tracepoints),
@@ -245,6 +246,18 @@ fn iter_files() -> Result<()> {
     // Once for each thread of this program.
     ensure!(done.map("@").keys().eq([path.to_str().context("a path")?]), "{done}");
     ensure!(done.map("@short").len() == 1, "{done}");
+    Ok(())
+}
+
+fn typed_arguments() -> Result<()> {
+    let probe = "tracepoint:syscalls:sys_enter_clock_nanosleep /pid == cpid/";
+    let script = format!("{probe} {{ print((args.rqtp->tv_sec, args.rqtp.tv_nsec)); }}");
+    let done = Weir::new(&["-c", "sleep 0.25", "-e", &script]).run()?.clean()?;
+    ensure!(done.stdout.starts_with("(0, 250000000)\n"), "{done}");
+    // A pointer to pointers to text.
+    let script = "tracepoint:syscalls:sys_enter_execve /pid == cpid/ { print((str(*args.argv), str(args.argv[1]))); }";
+    let done = Weir::new(&["-c", "/bin/echo weir", "-e", script]).run()?.clean()?;
+    ensure!(done.stdout.contains("(/bin/echo, weir)\n"), "{done}");
     Ok(())
 }
 
