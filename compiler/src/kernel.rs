@@ -195,6 +195,10 @@ pub trait KernelInfo {
     /// # Errors
     /// Why there is no hierarchy to look at.
     fn cgroups(&self, pattern: &str) -> Result<Vec<String>, String>;
+    /// Returns a path or pattern, as people write it, as one from the root of the hierarchy.
+    fn cgroup_path(&self, path: &str) -> String {
+        format!("/{}", path.trim_matches('/'))
+    }
     /// Lists the cgroups below one, itself included. Slow; for "did you mean".
     fn cgroups_below(&self, path: &str) -> Vec<String>;
     /// Returns the address of a symbol of the kernel, `None` where there is none or addresses are hidden.

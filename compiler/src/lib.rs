@@ -13,6 +13,7 @@ pub mod hir;
 mod import;
 pub mod kernel;
 pub mod object;
+pub mod overlap;
 pub mod pipeline;
 pub mod plan;
 pub mod tables;

@@ -3,6 +3,7 @@
 //! The ELF alone is loadable by libbpf, bpftool and aya. The description says what no ELF can: where programs
 //! attach, how records of the ring buffer are laid out, what the maps mean to the person who wrote the script.
 
+use crate::overlap::Names;
 use crate::tables::{CgroupHook, Hook};
 use crate::types::{MapValue, StackMode, Type};
 use std::time::Duration;
@@ -223,13 +224,12 @@ pub enum AttachPoint {
         iface: IfacePattern,
         direction: Direction,
     },
-    /// The path counts from the root of the cgroup v2 hierarchy and starts with `/`.
     CgroupSkb {
-        path: String,
+        path: CgroupPattern,
         direction: Direction,
     },
     Cgroup {
-        path: String,
+        path: CgroupPattern,
         hook: &'static CgroupHook,
     },
     /// Index into [`Object::natives`], index into the declaration's events.
@@ -259,6 +259,25 @@ impl AttachPoint {
         }
     }
 
+    /// Returns what names the places, where those can come and go.
+    #[must_use]
+    pub fn pattern(&self) -> Option<(Names, &str)> {
+        match self {
+            AttachPoint::Xdp { iface, .. } | AttachPoint::Tc { iface, .. } => Some((Names::Interfaces, &iface.pattern)),
+            AttachPoint::CgroupSkb { path, .. } | AttachPoint::Cgroup { path, .. } => Some((Names::Cgroups, &path.pattern)),
+            _ => None,
+        }
+    }
+
+    /// The same for change.
+    pub fn overlap_mut(&mut self) -> Option<&mut Overlap> {
+        match self {
+            AttachPoint::Xdp { iface, .. } | AttachPoint::Tc { iface, .. } => Some(&mut iface.overlap),
+            AttachPoint::CgroupSkb { path, .. } | AttachPoint::Cgroup { path, .. } => Some(&mut path.overlap),
+            _ => None,
+        }
+    }
+
     /// Returns the way that packets go.
     #[must_use]
     pub fn direction(&self) -> Option<Direction> {
@@ -276,6 +295,58 @@ pub struct IfacePattern {
     pub pattern: String,
     pub netns: Option<String>,
     pub link_layer: LinkLayer,
+    pub overlap: Overlap,
+}
+
+/// A path or a pattern of paths, from the root of the cgroup v2 hierarchy; starts with `/`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CgroupPattern {
+    pub pattern: String,
+    pub overlap: Overlap,
+}
+
+impl CgroupPattern {
+    #[must_use]
+    pub fn new(pattern: String) -> Self {
+        Self {
+            pattern,
+            overlap: Overlap::default(),
+        }
+    }
+
+    /// Whether it may name several cgroups, also ones that come later.
+    #[must_use]
+    pub fn is_glob(&self) -> bool {
+        crate::hir::is_glob(&self.pattern)
+    }
+
+    /// Whether it names the cgroup of this path.
+    #[must_use]
+    pub fn matches(&self, path: &str) -> bool {
+        crate::overlap::path_matches(&self.pattern, path) && self.overlap.admits(|other| crate::overlap::path_matches(other, path))
+    }
+}
+
+impl std::fmt::Display for CgroupPattern {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.pattern)
+    }
+}
+
+/// Where patterns of a script overlap, each place has one program, with the blocks of all patterns that name it: of what a pattern
+/// names, that which these others name, too, or do not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Overlap {
+    pub also: Vec<String>,
+    pub except: Vec<String>,
+}
+
+impl Overlap {
+    /// Whether a place is one of those; `matches` says which patterns name it.
+    #[must_use]
+    pub fn admits(&self, matches: impl Fn(&str) -> bool) -> bool {
+        self.also.iter().all(|p| matches(p)) && !self.except.iter().any(|p| matches(p))
+    }
 }
 
 /// What packets of an interface start with.
@@ -295,13 +366,14 @@ impl IfacePattern {
             pattern: pattern.to_owned(),
             netns,
             link_layer: LinkLayer::Ethernet,
+            overlap: Overlap::default(),
         }
     }
 
     /// Whether it may name several interfaces, also ones that come later.
     #[must_use]
     pub fn is_glob(&self) -> bool {
-        self.pattern.contains(['*', '?', '['])
+        crate::hir::is_glob(&self.pattern)
     }
 }
 

@@ -3,9 +3,10 @@
 //! Input: [`hir::Program`]. Output: [`Plan`]. The code generator adds what only it knows: event formats, counters,
 //! sizes of working memory. Not here: code.
 
-use crate::hir::{self, MapValueTy};
+use crate::hir::{self, MapValueTy, is_glob};
 use crate::kernel::{Feature, KernelInfo, Support};
 use crate::object::{Attach, AttachPoint, CounterSpec, Device, Direction, EventSpec, MapKind, MapRole, MapSpec, ProgramKind};
+use crate::overlap;
 use crate::tables::Hook;
 use crate::types::MapValue;
 use std::fmt::Write;
@@ -63,12 +64,15 @@ pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo) -> Plan {
             continue;
         }
         for attach in &block.attach {
-            match shared.iter_mut().find(|(a, _)| a.point == attach.point) {
+            match shared.iter_mut().find(|(a, _)| one_place(&a.point, &attach.point, kernel)) {
+                // Two names of one place stand in one block, where names do not count.
+                Some((_, blocks)) if blocks.last() == Some(&index) => {}
                 Some((_, blocks)) => blocks.push(index),
                 None => shared.push((attach.clone(), vec![index])),
             }
         }
     }
+    let shared = taken_apart(&shared);
     let mut groups: Vec<(Vec<usize>, Vec<Attach>)> = Vec::new();
     for (attach, blocks) in shared {
         match groups
@@ -96,6 +100,66 @@ pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo) -> Plan {
         plan.heartbeat = Some(plan.maps.len() - 1);
     }
     plan
+}
+
+/// Whether both are the same place. For packets of a file every interface is.
+fn one_place(a: &AttachPoint, b: &AttachPoint, kernel: &dyn KernelInfo) -> bool {
+    if !kernel.any_interface() {
+        return a == b;
+    }
+    match (a, b) {
+        (AttachPoint::Xdp { iface: x, .. }, AttachPoint::Xdp { iface: y, .. }) => x.link_layer == y.link_layer,
+        (AttachPoint::Tc { iface: x, direction: d }, AttachPoint::Tc { iface: y, direction: e }) => d == e && x.link_layer == y.link_layer,
+        _ => a == b,
+    }
+}
+
+/// Takes patterns apart where they overlap: a place gets one program, with the blocks of all patterns that name it.
+fn taken_apart(shared: &[(Attach, Vec<usize>)]) -> Vec<(Attach, Vec<usize>)> {
+    let mut out = Vec::new();
+    for (i, (attach, _)) in shared.iter().enumerate() {
+        let rivals: Vec<usize> = (0..shared.len())
+            .filter(|j| *j == i || same_hook(&shared[*j].0.point, &attach.point))
+            .collect();
+        let patterns: Vec<&str> = rivals
+            .iter()
+            .filter_map(|j| shared[*j].0.point.pattern().map(|(_, pattern)| pattern))
+            .collect();
+        let (Some((names, _)), true) = (attach.point.pattern(), patterns.len() == rivals.len()) else {
+            out.push(shared[i].clone());
+            continue;
+        };
+        let Some(at) = rivals.iter().position(|j| *j == i) else { continue };
+        for part in overlap::parts(names, &patterns, at) {
+            let mut attach = attach.clone();
+            let named = |which: &[usize]| which.iter().map(|j| patterns[*j].to_owned()).collect();
+            if let Some(overlap) = attach.point.overlap_mut()
+                && is_glob(patterns[at])
+            {
+                overlap.also = named(&part.also);
+                overlap.except = named(&part.except);
+            }
+            let mut blocks: Vec<usize> = part
+                .also
+                .iter()
+                .chain([&at])
+                .flat_map(|j| shared[rivals[*j]].1.iter().copied())
+                .collect();
+            blocks.sort_unstable();
+            blocks.dedup();
+            out.push((attach, blocks));
+        }
+    }
+    out
+}
+
+/// Whether both are one hook of the places that they name.
+pub(crate) fn same_hook(a: &AttachPoint, b: &AttachPoint) -> bool {
+    match (a, b) {
+        (AttachPoint::Xdp { mode: m, .. }, AttachPoint::Xdp { mode: n, .. }) => m == n && same_kind(a, b),
+        (AttachPoint::NativeEvent { .. }, _) => false,
+        _ => same_kind(a, b),
+    }
 }
 
 /// Whether one program can serve both: a native's event belongs to its own instance.

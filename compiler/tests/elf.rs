@@ -305,6 +305,7 @@ fn every_kind_of_section_loads() {
         pattern: "veth0".to_owned(),
         netns: None,
         link_layer: weir_compiler::object::LinkLayer::Ethernet,
+        overlap: weir_compiler::object::Overlap::default(),
     };
     let kinds = [
         (

@@ -303,6 +303,12 @@ pub enum Notice {
     LateAttach { message: String, help: Option<String>, span: Span },
     /// An interface that was attached to is gone; `left` others are there.
     InterfaceGone { iface: String, left: usize },
+    /// A pattern names no cgroup so far.
+    NoCgroupYet { pattern: String, span: Span },
+    /// A cgroup came while running, and was attached to.
+    CgroupAppeared { path: String, points: Vec<String> },
+    /// A cgroup that was attached to is gone; `left` others are there.
+    CgroupGone { path: String, left: usize },
     /// A network namespace that was attached in has lost its name.
     NamespaceGone { netns: String },
     /// An attach point is missing, and the script's `missing_probes` says to go on.
@@ -372,6 +378,8 @@ impl Notice {
                 | Notice::AttachedTo { .. }
                 | Notice::InterfaceAppeared { .. }
                 | Notice::InterfaceGone { .. }
+                | Notice::CgroupAppeared { .. }
+                | Notice::CgroupGone { .. }
                 | Notice::NamespaceGone { .. }
                 | Notice::Native { warning: false, .. }
         )
@@ -385,6 +393,7 @@ impl Notice {
             | Notice::XdpGeneric { span, .. }
             | Notice::XdpDisplaced { span, .. }
             | Notice::NoInterfaceYet { span, .. }
+            | Notice::NoCgroupYet { span, .. }
             | Notice::LateAttach { span, .. }
             | Notice::MissingProbe { span, .. }
             | Notice::NoMetadata { span, .. }
@@ -426,6 +435,7 @@ impl Notice {
                  `tc:{iface}:ingress` is cheaper; write `xdp:{iface}:generic` to ask for it all the same"
             )),
             Notice::NoInterfaceYet { known, .. } if !known.is_empty() => Some(format!("there are: {}", known.join(", "))),
+            Notice::NoCgroupYet { .. } => Some("a path counts from the root of the cgroup v2 hierarchy: `/system.slice/*`".to_owned()),
             Notice::LateAttach { help, .. } => help.clone(),
             Notice::XdpDisplaced { comes_back: true, .. } => {
                 Some("it is put back when weir ends, but not when weir is killed with SIGKILL".to_owned())
@@ -482,6 +492,11 @@ impl fmt::Display for Notice {
             Notice::AttachedTo { point } => write!(f, "attached to `{point}`"),
             Notice::InterfaceAppeared { iface, points } => write!(f, "interface `{iface}` appeared: attached to {}", points.join(", ")),
             Notice::LateAttach { message, .. } => f.write_str(message),
+            Notice::NoCgroupYet { pattern, .. } => write!(f, "no cgroup matches `{pattern}` yet; one that comes is attached to"),
+            Notice::CgroupAppeared { path, points } => write!(f, "cgroup `{path}` appeared: attached to {}", points.join(", ")),
+            Notice::CgroupGone { path, left: 0 } => write!(f, "cgroup `{path}` is gone; it was the last one"),
+            Notice::CgroupGone { path, left: 1 } => write!(f, "cgroup `{path}` is gone; the other one goes on"),
+            Notice::CgroupGone { path, left } => write!(f, "cgroup `{path}` is gone; the other {left} go on"),
             Notice::InterfaceGone { iface, left: 0 } => write!(f, "interface `{iface}` is gone; it was the last one"),
             Notice::InterfaceGone { iface, left: 1 } => write!(f, "interface `{iface}` is gone; the other one goes on"),
             Notice::InterfaceGone { iface, left } => write!(f, "interface `{iface}` is gone; the other {left} go on"),

@@ -477,6 +477,10 @@ impl KernelInfo for Kernel {
         Ok(Cgroup2::get()?.find(pattern))
     }
 
+    fn cgroup_path(&self, path: &str) -> String {
+        Cgroup2::get().map_or_else(|_| path.to_owned(), |root| root.normal(path))
+    }
+
     fn cgroups_below(&self, path: &str) -> Vec<String> {
         let mut all = Vec::new();
         if let Ok(root) = Cgroup2::get() {

@@ -659,6 +659,7 @@ impl Session {
             End(Reason),
             Signal(usize),
             Interfaces,
+            Cgroups,
             Files,
             Reload,
             Beat,
@@ -669,6 +670,7 @@ impl Session {
             .map_with(&self.shared.object, |role| matches!(role, MapRole::Heartbeat))
             .is_some();
         let interfaces = self.watch_interfaces()?;
+        let cgroups = self.watch(self.attached.as_ref().and_then(|a| a.cgroups.ready()), "cgroups")?;
         let files = self.watch(self.upkeep.ready(), "files")?;
         let mut next_beat = Instant::now() + HEARTBEAT;
         let process = {
@@ -699,6 +701,7 @@ impl Session {
                     i = Signals::any(script) => Wake::Signal(i),
                     () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => Wake::End(Reason::Timeout),
                     () = changed(interfaces.as_ref()) => Wake::Interfaces,
+                    () = changed(cgroups.as_ref()) => Wake::Cgroups,
                     () = changed(files.as_ref()) => Wake::Files,
                     () = sleep_until(due.map_or_else(Instant::now, Instant::from_std)), if due.is_some() => Wake::Reload,
                     () = sleep_until(next_beat), if heartbeat || namespaces || ticks => Wake::Beat,
@@ -711,6 +714,11 @@ impl Session {
                 Wake::Interfaces => {
                     if let Some(attached) = &mut self.attached {
                         attached.interfaces.refresh();
+                    }
+                }
+                Wake::Cgroups => {
+                    if let Some(attached) = &mut self.attached {
+                        attached.cgroups.refresh();
                     }
                 }
                 Wake::Files => self.upkeep.take_in(),
@@ -729,8 +737,8 @@ impl Session {
 }
 
 /// Waits until a watched descriptor is readable; for ever where nobody wants to know.
-async fn changed(interfaces: Option<&AsyncFd<BorrowedFd<'static>>>) {
-    if let Some(fd) = interfaces
+async fn changed(watched: Option<&AsyncFd<BorrowedFd<'static>>>) {
+    if let Some(fd) = watched
         && let Ok(mut guard) = fd.readable().await
     {
         // Everything that is there is taken in each time.

@@ -31,6 +31,34 @@ pub fn send_frames_from(ns: &Netns, interface: &str, frames: &[(u32, Frame)]) ->
     })
 }
 
+/// Sends a frame of more than one page from the peer so that only its first `linear` bytes are in one piece and the headers behind them
+/// lie in fragments of the buffer.
+pub fn send_scattered(lab: &Lab, frame: &[u8], linear: u16, count: u32) -> Result<()> {
+    // `struct virtio_net_hdr`: no offloads; the length of what goes into the first piece.
+    let mut message = vec![0; 10];
+    message[2..4].copy_from_slice(&linear.to_ne_bytes());
+    message.extend(frame);
+    lab.peer.run(|| {
+        let socket = PacketSocket::open(PEER_IF)?;
+        let yes: libc::c_int = 1;
+        // SAFETY: the option is a live int whose size is passed.
+        let set = unsafe {
+            libc::setsockopt(
+                socket.fd.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_VNET_HDR,
+                (&raw const yes).cast(),
+                size_of_val(&yes) as u32,
+            )
+        };
+        ensure!(set == 0, "PACKET_VNET_HDR: {}", std::io::Error::last_os_error());
+        for _ in 0..count {
+            socket.send(&message)?;
+        }
+        Ok(())
+    })
+}
+
 /// Sends UDP datagrams through a plain socket.
 pub fn send_udp(from: &Netns, source: IpAddr, to: SocketAddr, count: u32) -> Result<()> {
     from.run(|| {

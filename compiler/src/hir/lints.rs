@@ -1,10 +1,12 @@
 //! Things that are legal and rarely meant. Each shows the fix.
 
-use super::probes::glob_match;
+use super::probes::{glob_match, is_glob};
 use super::{Block, Expr, ExprKind, Map, Stmt, StmtKind, Ty, visit};
 use crate::kernel::{KernelInfo, Whereabouts};
-use crate::object::{AttachPoint, Direction, XdpMode};
-use crate::tables::{FIELDS, FieldKind, Hook, IpPart};
+use crate::object::{Attach, AttachPoint, Direction, LinkLayer, XdpMode};
+use crate::overlap::{self, Names};
+use crate::plan::same_hook;
+use crate::tables::{self, FIELDS, FieldKind, Header, Hook, IpPart};
 use weir_parser::ast::{self, BinaryOp};
 use weir_parser::{Diagnostic, Span};
 
@@ -45,44 +47,70 @@ pub(super) fn byte_order(op: BinaryOp, left: &ast::Expr, right: &ast::Expr, out:
     }
 }
 
-/// Two `xdp:` patterns that meet on one interface would be two programs on one hook.
+/// Patterns that meet in one place have one program there, with the blocks of both: it has one mode, and not any number of programs.
 fn overlaps(blocks: &[Block], out: &mut Vec<Diagnostic>) {
-    let points: Vec<_> = blocks
+    let points: Vec<&Attach> = blocks
         .iter()
         .flat_map(|b| &b.attach)
-        .filter_map(|a| match &a.point {
-            AttachPoint::Xdp { iface, mode } => Some((iface, *mode, a.span)),
-            _ => None,
-        })
+        .filter(|a| a.point.pattern().is_some())
         .collect();
-    for (i, (iface, mode, span)) in points.iter().enumerate() {
-        for (other, other_mode, other_span) in &points[..i] {
+    let mut told: Vec<Span> = Vec::new();
+    for (i, attach) in points.iter().enumerate() {
+        let AttachPoint::Xdp { iface, mode } = &attach.point else {
+            continue;
+        };
+        if told.contains(&attach.span) {
+            continue;
+        }
+        for other in &points[..i] {
+            let AttachPoint::Xdp { iface: theirs, mode: n } = &other.point else {
+                continue;
+            };
             // The halves of a pattern never meet.
-            if iface.netns != other.netns || iface.link_layer != other.link_layer {
+            let apart = iface.netns != theirs.netns || iface.link_layer != theirs.link_layer || mode == n;
+            if apart || !overlap::meet(Names::Interfaces, &iface.pattern, &theirs.pattern) {
                 continue;
             }
-            if iface.pattern == other.pattern {
-                if mode != other_mode {
-                    out.push(
-                        Diagnostic::error("xdp-mode", *span, format!("`{}` cannot have XDP in two modes", iface.pattern))
-                            .with(*other_span, "the other mode is asked for here")
-                            .help("give both blocks the same mode"),
-                    );
-                }
-                continue;
-            }
-            let meets = |a: &str, b: &str| a.contains(['*', '?', '[']) && glob_match(a, b);
-            if meets(&iface.pattern, &other.pattern) || meets(&other.pattern, &iface.pattern) {
-                out.push(
-                    Diagnostic::error(
-                        "xdp-overlap",
-                        *span,
-                        format!("`{}` and `{}` can be the same interface", iface.pattern, other.pattern),
-                    )
-                    .with(*other_span, "the other block")
-                    .help("give both blocks the same interface pattern; then they run one after the other"),
-                );
-            }
+            let message = if iface.pattern == theirs.pattern {
+                format!("`{}` cannot have XDP in two modes", iface.pattern)
+            } else {
+                format!(
+                    "`{}` and `{}` can be the same interface, which cannot have XDP in two modes",
+                    iface.pattern, theirs.pattern
+                )
+            };
+            told.push(attach.span);
+            out.push(
+                Diagnostic::error("xdp-mode", attach.span, message)
+                    .with(other.span, "the other mode is asked for here")
+                    .help("give both blocks the same mode"),
+            );
+            break;
+        }
+    }
+    let mut said: Vec<&Attach> = Vec::new();
+    // The other half of a pattern of interfaces overlaps as this one does.
+    let is_half = |a: &Attach| a.point.iface().is_some_and(|i| i.link_layer == LinkLayer::None);
+    for attach in points
+        .iter()
+        .filter(|a| a.point.pattern().is_some_and(|(_, p)| is_glob(p)) && !is_half(a))
+    {
+        if said.iter().any(|s| same_hook(&s.point, &attach.point) || s.span == attach.span) {
+            continue;
+        }
+        let mut patterns: Vec<&str> = Vec::new();
+        for point in points.iter().filter(|p| same_hook(&p.point, &attach.point)) {
+            patterns.extend(point.point.pattern().map(|(_, p)| p).filter(|p| !patterns.contains(p)));
+        }
+        let Some((names, _)) = attach.point.pattern() else { continue };
+        if (0..patterns.len()).any(|i| overlap::parts(names, &patterns, i).len() > overlap::MAX_PARTS) {
+            said.push(attach);
+            let message = format!("the patterns of these blocks overlap in more than {} ways", overlap::MAX_PARTS);
+            out.push(
+                Diagnostic::error("too-many-overlaps", attach.span, message)
+                    .label("each of them is a program of its own")
+                    .help("fewer patterns, or one for all: what a block is for can be a predicate, such as `/pkt.ifname == \"eth0\"/`"),
+            );
         }
     }
 }
@@ -335,6 +363,15 @@ fn xdp_places(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>)
     }
 }
 
+/// Whether all that `later` names is named by `earlier`, on one hook.
+fn runs_before(earlier: &AttachPoint, later: &AttachPoint) -> bool {
+    let named = match (earlier.pattern(), later.pattern()) {
+        (Some((names, pattern)), Some((_, name))) => !is_glob(name) && same_hook(earlier, later) && overlap::meet(names, pattern, name),
+        _ => false,
+    };
+    named || earlier == later
+}
+
 /// A block behind one that always ends the chain.
 fn behind_a_verdict(blocks: &[Block], out: &mut Vec<Diagnostic>) {
     for (i, block) in blocks.iter().enumerate() {
@@ -343,7 +380,11 @@ fn behind_a_verdict(blocks: &[Block], out: &mut Vec<Diagnostic>) {
             continue;
         }
         for later in &blocks[i + 1..] {
-            if let Some(attach) = later.attach.iter().find(|a| block.attach.iter().any(|b| b.point == a.point)) {
+            if let Some(attach) = later
+                .attach
+                .iter()
+                .find(|a| block.attach.iter().any(|b| runs_before(&b.point, &a.point)))
+            {
                 out.push(
                     Diagnostic::lint(
                         "never-reached",
@@ -359,13 +400,124 @@ fn behind_a_verdict(blocks: &[Block], out: &mut Vec<Diagnostic>) {
     }
 }
 
+/// What a condition says of a packet that makes it true: the headers that it has.
+fn needed_headers(condition: &Expr, found: &mut Vec<Header>) {
+    match &condition.kind {
+        ExprKind::Binary {
+            op: BinaryOp::And,
+            left,
+            right,
+        } => {
+            needed_headers(left, found);
+            needed_headers(right, found);
+        }
+        ExprKind::HasHeader(header) => found.push(*header),
+        ExprKind::Binary { op: BinaryOp::Or, .. } => {}
+        // Absent with any of its parts, except where a part has a stand-in.
+        ExprKind::Binary { .. } | ExprKind::Field(_) | ExprKind::Has(_) | ExprKind::In { .. } | ExprKind::InMap { .. } => {
+            let mut total = true;
+            let mut headers = Vec::new();
+            visit::expr(condition, &mut |e| match &e.kind {
+                ExprKind::Field(i) => headers.extend(header_of(*i)),
+                ExprKind::Binary { op, .. } => total &= !matches!(op, BinaryOp::And | BinaryOp::Or),
+                ExprKind::Not(_) | ExprKind::Ternary { .. } | ExprKind::Elvis { .. } | ExprKind::HasHeader(_) => total = false,
+                _ => {}
+            });
+            if total {
+                found.extend(headers);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn header_of(field: usize) -> Option<Header> {
+    tables::header(FIELDS[field].name.split(['.', '[']).next()?)
+}
+
+/// `!dns.qr` is true of every packet without DNS, too, unless the condition asks for DNS elsewhere.
+fn negated_absent(condition: &Expr, given: &[Header], out: &mut Vec<Diagnostic>) {
+    let mut given = given.to_vec();
+    needed_headers(condition, &mut given);
+    match &condition.kind {
+        ExprKind::Binary {
+            op: BinaryOp::And | BinaryOp::Or,
+            left,
+            right,
+        } => {
+            negated_absent(left, &given, out);
+            negated_absent(right, &given, out);
+        }
+        ExprKind::Not(operand) => {
+            let operand = match &operand.kind {
+                ExprKind::Convert(inner) => inner,
+                _ => operand,
+            };
+            if let ExprKind::Field(field) = operand.kind
+                && let Some(header) = header_of(field)
+                && !given.contains(&header)
+            {
+                let name = FIELDS[field].name;
+                let word = name.split(['.', '[']).next().unwrap_or(name);
+                out.push(
+                    Diagnostic::lint(
+                        "negated-absent",
+                        condition.span,
+                        format!("`!{name}` is also true of every packet without `{word}`"),
+                    )
+                    .help(format!("`has({word}) && !{name}`")),
+                );
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Where the kernel copies a packet for generic XDP it forgets that Ethernet is in front: TC sees IP first.
+fn behind_generic_xdp(blocks: &[Block], out: &mut Vec<Diagnostic>) {
+    let points = || blocks.iter().flat_map(|b| &b.attach);
+    let mut told: Vec<Span> = Vec::new();
+    for tc in points() {
+        let AttachPoint::Tc {
+            iface,
+            direction: Direction::Ingress,
+        } = &tc.point
+        else {
+            continue;
+        };
+        let generic = points().find(|a| {
+            matches!(&a.point, AttachPoint::Xdp { iface: other, mode: XdpMode::Generic }
+                if other.netns == iface.netns && overlap::meet(Names::Interfaces, &other.pattern, &iface.pattern))
+        });
+        if let Some(generic) = generic
+            && iface.link_layer == LinkLayer::Ethernet
+            && !told.contains(&tc.span)
+        {
+            told.push(tc.span);
+            out.push(
+                Diagnostic::lint(
+                    "tc-behind-generic-xdp",
+                    tc.span,
+                    "behind generic XDP, Linux 6.9 and later hide the Ethernet header of most packets from TC: this block finds no header in them",
+                )
+                .with(generic.span, "copies the packets")
+                .help("put both blocks on one hook, or use native XDP"),
+            );
+        }
+    }
+}
+
 /// Looks at whole blocks and maps.
 pub(super) fn lint(blocks: &[Block], maps: &[Map], kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>) {
     overlaps(blocks, out);
     behind_a_verdict(blocks, out);
+    behind_generic_xdp(blocks, out);
     unbounded(maps, out);
     for block in blocks {
         xdp_places(block, kernel, out);
+        if let Some(predicate) = block.predicate.as_ref().filter(|_| block.hook.has_packet()) {
+            negated_absent(predicate, &[], out);
+        }
         veth_direction(block, kernel, out);
         // Nobody waits for packets of a file.
         if block.hook.has_packet() && !kernel.any_interface() && printf_per_packet(&block.body) {

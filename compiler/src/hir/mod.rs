@@ -33,7 +33,8 @@ pub mod visit;
 pub use args::{Parameter, parameters};
 pub use check::{HELP, Options, check, nearest_name};
 pub use map_types::{DeclaredKind, MapDecl};
-pub use probes::{glob_match, iterators, raw_parameters};
+pub(crate) use probes::glob_step;
+pub use probes::{glob_match, is_glob, iterators, raw_parameters};
 
 use crate::object::{Attach, Config, NativeInstance, TextKind};
 use crate::tables::{AggKind, BuiltinKind, Hook, Verdict};

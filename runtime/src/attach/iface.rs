@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::sys::netlink::{Link, Netlink};
 use crate::sys::{Result as SysResult, SysError, netns};
-use weir_compiler::hir::glob_match;
+use weir_compiler::hir::{glob_match, is_glob};
 use weir_compiler::object::{Device, IfacePattern, LinkLayer};
 use weir_parser::Span;
 
@@ -13,11 +13,14 @@ const ARPHRD_LOOPBACK: u16 = 772;
 /// Whether an interface is one that the pattern names. `*` is all but the loopback.
 #[must_use]
 pub fn matches(pattern: &IfacePattern, link: &Link) -> bool {
-    let named = if pattern.is_glob() {
-        glob_match(&pattern.pattern, &link.name) && !(pattern.pattern == "*" && link.arphrd == ARPHRD_LOOPBACK)
-    } else {
-        link.name == pattern.pattern
+    let matches = |pattern: &str| {
+        if is_glob(pattern) {
+            glob_match(pattern, &link.name) && !(pattern == "*" && link.arphrd == ARPHRD_LOOPBACK)
+        } else {
+            link.name == pattern
+        }
     };
+    let named = matches(&pattern.pattern) && pattern.overlap.admits(matches);
     // A filter that looks at the wrong bytes is worse than none.
     named && link_layer(link) == Some(pattern.link_layer)
 }

@@ -13,7 +13,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use weir_compiler::object::{Direction, IfacePattern, LinkLayer, XdpMode};
+use weir_compiler::object::{Direction, IfacePattern, LinkLayer, Overlap, XdpMode};
 use weir_compiler::tables::IFNAME_BYTES;
 use weir_parser::Span;
 
@@ -150,8 +150,9 @@ impl Interfaces {
         // Listening starts first: what comes while we list is heard.
         self.watch(target.pattern.netns.as_deref(), target.span)?;
         let links = iface::resolve(&target.pattern, target.span)?;
-        // Of the two halves of a pattern the one for Ethernet speaks, when the other finds nothing either.
-        if links.is_empty() && target.pattern.link_layer == LinkLayer::Ethernet && !self.any_ip_only(&target) {
+        // Of a pattern that is attached in parts the first one for Ethernet speaks, when the others find nothing either.
+        let speaks = target.pattern.link_layer == LinkLayer::Ethernet && target.pattern.overlap.also.is_empty();
+        if links.is_empty() && speaks && !any(&target) {
             (self.observer)(&Notice::NoInterfaceYet {
                 pattern: target.pattern.to_string(),
                 known: iface::names(target.pattern.netns.as_deref()).unwrap_or_default(),
@@ -178,15 +179,6 @@ impl Interfaces {
             (self.observer)(&Notice::XdpModes { modes });
         }
         Ok(links.len())
-    }
-
-    /// Whether an interface without Ethernet has a name that the pattern matches.
-    fn any_ip_only(&self, target: &Target) -> bool {
-        let other = IfacePattern {
-            link_layer: LinkLayer::None,
-            ..target.pattern.clone()
-        };
-        iface::resolve(&other, target.span).is_ok_and(|links| !links.is_empty())
     }
 
     fn keep(&mut self, target: usize, link: &Link, handle: Handle) {
@@ -388,6 +380,18 @@ impl Watch {
     fn is_stale(&self) -> bool {
         self.netns.as_deref().is_some_and(|name| netns::identity(name) != self.identity)
     }
+}
+
+/// Whether any interface has a name that the pattern matches, whatever its packets start with and other patterns match.
+fn any(target: &Target) -> bool {
+    [LinkLayer::Ethernet, LinkLayer::None].into_iter().any(|link_layer| {
+        let whole = IfacePattern {
+            link_layer,
+            overlap: Overlap::default(),
+            ..target.pattern.clone()
+        };
+        iface::resolve(&whole, target.span).is_ok_and(|links| !links.is_empty())
+    })
 }
 
 fn is_gone_list(attached: &[Attachment], is_gone: impl Fn(&Attachment) -> bool) -> Vec<usize> {

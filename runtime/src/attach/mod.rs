@@ -27,7 +27,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use weir_compiler::kernel::{Feature, KernelInfo, Support};
-use weir_compiler::object::{Attach, AttachPoint, IfacePattern, LinkLayer, MapRole, MissingProbes, Object, ProgramKind};
+use weir_compiler::object::{Attach, AttachPoint, CgroupPattern, IfacePattern, LinkLayer, MapRole, MissingProbes, Object, ProgramKind};
 use weir_parser::Span;
 
 /// Receives what a person should hear. Called from any thread.
@@ -87,6 +87,7 @@ pub struct Attacher<'a> {
 pub struct Attached {
     handles: Vec<Handle>,
     pub interfaces: Interfaces,
+    pub cgroups: cgroup::Cgroups,
     /// As bpftrace counts them: attach points, `begin` and `end` included.
     pub probes: usize,
     /// Run once, when everything else is attached.
@@ -127,6 +128,7 @@ impl<'a> Attacher<'a> {
             attached: Attached {
                 handles: Vec::new(),
                 interfaces: Interfaces::new(tcx, settings, observer, reaper_args),
+                cgroups: cgroup::Cgroups::new(observer),
                 probes: 0,
                 iterators: Vec::new(),
             },
@@ -278,8 +280,8 @@ impl<'a> Attacher<'a> {
                 kprobe::attach(self, place, &target, *pattern)
             }
             AttachPoint::Xdp { iface, mode } => self.on_interfaces(program, iface, Place::Xdp(*mode), span),
-            AttachPoint::CgroupSkb { path, direction } => cgroup::attach_skb(self, program, path, *direction, span),
-            AttachPoint::Cgroup { path, hook } => cgroup::attach(self, program, path, hook, span),
+            AttachPoint::CgroupSkb { path, direction } => self.on_cgroups(program, path, cgroup::Place::Packets(*direction), span),
+            AttachPoint::Cgroup { path, hook } => self.on_cgroups(program, path, cgroup::Place::Call(hook), span),
             AttachPoint::Tc { iface, direction } => self.on_interfaces(program, iface, Place::Tc(*direction), span),
         }
     }
@@ -295,6 +297,16 @@ impl<'a> Attacher<'a> {
         self.attached.interfaces.add(target).map(drop)
     }
 
+    fn on_cgroups(&mut self, program: BorrowedFd<'_>, pattern: &CgroupPattern, place: cgroup::Place, span: Span) -> Result<(), Error> {
+        let target = cgroup::Target {
+            program: maps::dup(program, "program")?,
+            pattern: pattern.clone(),
+            place,
+            span,
+        };
+        self.attached.cgroups.add(target, self.verbose)
+    }
+
     /// Ends attaching.
     #[must_use]
     pub fn finish(self) -> Attached {
@@ -302,10 +314,13 @@ impl<'a> Attacher<'a> {
     }
 }
 
-/// A pattern of interfaces is attached twice, by what packets start with, and is one probe.
+/// A pattern of interfaces is attached twice, by what packets start with, and patterns that overlap in parts; each is one probe.
 fn is_second_half(point: &AttachPoint) -> bool {
     match point {
-        AttachPoint::Xdp { iface, .. } | AttachPoint::Tc { iface, .. } => iface.is_glob() && iface.link_layer == LinkLayer::None,
+        AttachPoint::Xdp { iface, .. } | AttachPoint::Tc { iface, .. } => {
+            iface.is_glob() && iface.link_layer == LinkLayer::None || !iface.overlap.also.is_empty()
+        }
+        AttachPoint::CgroupSkb { path, .. } | AttachPoint::Cgroup { path, .. } => !path.overlap.also.is_empty(),
         _ => false,
     }
 }

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use weir_compiler::hir::glob_match;
+use weir_compiler::hir::{glob_match, is_glob};
 
 /// `CGROUP2_SUPER_MAGIC`
 const MAGIC: i64 = 0x6367_7270;
@@ -67,7 +67,8 @@ impl Cgroup2 {
     }
 
     /// A path as people write it, from the root of the hierarchy or of the file system, as one from the root of the hierarchy.
-    fn normal(&self, path: &str) -> String {
+    #[must_use]
+    pub fn normal(&self, path: &str) -> String {
         let below = self
             .mounted
             .as_deref()
@@ -118,6 +119,11 @@ impl Cgroup2 {
     /// Finds the cgroups that a pattern names; `*` stays within one directory.
     #[must_use]
     pub fn find(&self, pattern: &str) -> Vec<String> {
+        self.search(pattern, &mut |_| {})
+    }
+
+    /// The same, for those who want to hear of changes: `visit` gets every directory before it is looked into.
+    pub fn search(&self, pattern: &str, visit: &mut dyn FnMut(&Path)) -> Vec<String> {
         let pattern = self.normal(pattern);
         let mut found = vec![String::new()];
         for part in pattern.split('/').filter(|p| !p.is_empty()) {
@@ -125,7 +131,10 @@ impl Cgroup2 {
             if part == ".." {
                 return Vec::new();
             }
-            let literal = !part.contains(['*', '?', '[']);
+            let literal = !is_glob(part);
+            for path in &found {
+                visit(&self.full(path));
+            }
             found = found
                 .into_iter()
                 .flat_map(|path| {

@@ -455,3 +455,42 @@ fn headers_in_fragmented_memory_are_pulled_in() {
     frame.resize(3000, 7);
     assert_eq!(drops("tcp.dport == 22", &[frame]), [true]);
 }
+
+/// `struct __sk_buff` with some of its fields, by their offsets.
+fn sk_buff(fields: &[(usize, u32)]) -> Vec<u8> {
+    let mut bytes = vec![0; 192];
+    for (at, value) in fields {
+        bytes[*at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn fields_of_the_context_are_those_of_the_buffer() {
+    if !allowed() {
+        return;
+    }
+    // Mark, priority, time stamp, segments and their size, as a driver or socket sets them.
+    let context = sk_buff(&[(8, 7), (32, 3), (152, 123_456), (164, 5), (176, 1000)]);
+    let body = "{ @mark[skb.mark] = count(); @prio[skb.priority] = count(); @t[skb.tstamp] = count(); @segs[pkt.segs] = count(); \
+                @gs[skb.gso_segs] = count(); @size[skb.gso_size] = count(); @len[skb.len == pkt.len] = count(); skb.mark = skb.mark + 1; \
+                @new[skb.mark] = count(); @cg[skb.cgroup_id] = count(); }";
+    for hook in ["tc:lo:ingress", "tc:lo:egress", "cgroup_skb:/:ingress", "cgroup_skb:/:egress"] {
+        let session = Session::new(&format!("{hook} {body}"), true);
+        session.run_in(&tcp4(22), &context);
+        session.run_in(&tcp4(22), &sk_buff(&[]));
+        let maps = session.maps();
+        for expected in [
+            "@mark[0]: 1 @mark[7]: 1",
+            "@prio[0]: 1 @prio[3]: 1",
+            "@t[123456]: 1",
+            "@segs[1]: 1 @segs[5]: 1",
+            "@gs[0]: 1 @gs[5]: 1",
+            "@size[0]: 1 @size[1000]: 1",
+            "@len[true]: 2",
+            "@new[1]: 1 @new[8]: 1",
+        ] {
+            assert!(maps.contains(expected), "{hook}: {expected} is not in {maps}");
+        }
+    }
+}

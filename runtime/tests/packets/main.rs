@@ -9,4 +9,6 @@ mod fields;
 mod frames;
 mod run;
 mod sets;
+#[path = "../common/test_run.rs"]
+mod test_run;
 mod writes;

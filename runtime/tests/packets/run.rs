@@ -1,6 +1,7 @@
 //! Compiles, loads and runs a script on frames, with and without the optimiser.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+pub use crate::test_run::{Ran, test_run, test_run_in};
+use std::os::fd::AsFd;
 use weir_compiler::kernel::KernelInfo;
 use weir_compiler::object::{MapRole, Object};
 use weir_compiler::pipeline::{Options, Source, compile};
@@ -13,80 +14,6 @@ pub const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;
 pub const TC_UNSPEC: u32 = u32::MAX;
 pub const TC_SHOT: u32 = 2;
-
-/// A `bpf()` attribute for `BPF_PROG_TEST_RUN`, `struct bpf_attr.test` of `include/uapi/linux/bpf.h`.
-#[repr(C)]
-#[derive(Default)]
-pub struct TestRun {
-    prog_fd: u32,
-    retval: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    ctx_size_in: u32,
-    ctx_size_out: u32,
-    ctx_in: u64,
-    ctx_out: u64,
-    flags: u32,
-    cpu: u32,
-    batch_size: u32,
-    pad: u32,
-}
-
-/// `struct xdp_md`: with its end before that of the frame, the rest is in fragments (Linux 6.18).
-#[repr(C)]
-#[derive(Default)]
-struct XdpMd {
-    data: u32,
-    data_end: u32,
-    data_meta: u32,
-    ingress_ifindex: u32,
-    rx_queue_index: u32,
-    egress_ifindex: u32,
-}
-
-/// What came out of one run.
-pub struct Ran {
-    pub verdict: u32,
-    pub frame: Vec<u8>,
-}
-
-/// Runs a program on a frame; with `linear`, only so many bytes of it lie in the first buffer.
-pub fn test_run(prog: BorrowedFd<'_>, frame: &[u8], linear: Option<usize>) -> std::io::Result<Ran> {
-    const BPF_PROG_TEST_RUN: i32 = 10;
-    // Both hooks refuse frames without a whole Ethernet header.
-    assert!(frame.len() >= 14);
-    let mut out = vec![0_u8; frame.len() + 512];
-    let context = XdpMd {
-        data_end: u32::try_from(linear.unwrap_or(0)).unwrap(),
-        ..XdpMd::default()
-    };
-    let mut attr = TestRun {
-        prog_fd: u32::try_from(prog.as_raw_fd()).unwrap(),
-        data_size_in: u32::try_from(frame.len()).unwrap(),
-        data_size_out: u32::try_from(out.len()).unwrap(),
-        data_in: frame.as_ptr() as u64,
-        data_out: out.as_mut_ptr() as u64,
-        ..TestRun::default()
-    };
-    if linear.is_some() {
-        attr.ctx_in = (&raw const context) as u64;
-        attr.ctx_size_in = u32::try_from(size_of::<XdpMd>()).unwrap();
-    }
-    // SAFETY: the attribute points to live buffers of the given sizes.
-    let r = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size_of::<TestRun>()) };
-    if r != 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    out.truncate(usize::try_from(attr.data_size_out).unwrap());
-    Ok(Ran {
-        verdict: attr.retval,
-        frame: out,
-    })
-}
 
 /// Whether this process may load programs at all.
 pub fn allowed() -> bool {
@@ -177,6 +104,11 @@ impl Session {
         test_run(self.loaded.programs[0].as_fd(), frame, linear).unwrap_or_else(|e| panic!("{}\ntest run: {e}", self.script))
     }
 
+    /// Runs it with fields of a context.
+    pub fn run_in(&self, frame: &[u8], context: &[u8]) -> Ran {
+        test_run_in(self.loaded.programs[0].as_fd(), frame, context).unwrap_or_else(|e| panic!("{}\ntest run: {e}", self.script))
+    }
+
     /// All maps of the script as they are printed.
     pub fn maps(&self) -> String {
         let mut text = Vec::new();
@@ -189,6 +121,20 @@ impl Session {
             }
         }
         String::from_utf8(text).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// How many records the script has sent since this was asked last.
+    pub fn records(&self) -> usize {
+        let Some(map) = self.loaded.map_with(&self.object, |role| matches!(role, MapRole::Ring)) else {
+            return 0;
+        };
+        let ring = weir_runtime::ring::Ring::new(map.fd.try_clone().unwrap(), self.loaded.ring_size).unwrap();
+        let mut count = 0;
+        ring.drain(usize::MAX, |_| {
+            count += 1;
+            true
+        });
+        count
     }
 
     pub fn clear(&self) {

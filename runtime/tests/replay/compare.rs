@@ -2,8 +2,9 @@
 //!
 //! A program that sends packets elsewhere does so: the kernel's side runs in a network namespace of its own.
 
+use crate::test_run::test_run;
 use crate::{portable, source};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsFd;
 use weir_compiler::object::{EventAction, LinkLayer, MapRole, MapSpec, Object, capture};
 use weir_compiler::pipeline::{Options, compile};
 use weir_runtime::Kernel;
@@ -12,48 +13,6 @@ use weir_runtime::load::load;
 use weir_runtime::maps::Contents;
 use weir_runtime::replay::Engine;
 use weir_runtime::ring::Ring;
-
-/// `struct bpf_attr.test` of `include/uapi/linux/bpf.h`.
-#[repr(C)]
-#[derive(Default)]
-struct TestRun {
-    prog_fd: u32,
-    retval: u32,
-    data_size_in: u32,
-    data_size_out: u32,
-    data_in: u64,
-    data_out: u64,
-    repeat: u32,
-    duration: u32,
-    rest: [u64; 6],
-}
-
-/// Whether the kernel's test run takes the frame as an skb: not an IP packet without its whole header.
-pub fn skb_can_be(frame: &[u8]) -> bool {
-    match frame[12..14] {
-        [8, 0] => frame.len() >= 14 + 20,
-        [0x86, 0xdd] => frame.len() >= 14 + 40,
-        _ => true,
-    }
-}
-
-fn test_run(prog: BorrowedFd<'_>, frame: &[u8]) -> (i32, Vec<u8>) {
-    const BPF_PROG_TEST_RUN: i32 = 10;
-    let mut out = vec![0_u8; frame.len() + 512];
-    let mut attr = TestRun {
-        prog_fd: u32::try_from(prog.as_raw_fd()).unwrap(),
-        data_size_in: u32::try_from(frame.len()).unwrap(),
-        data_size_out: u32::try_from(out.len()).unwrap(),
-        data_in: frame.as_ptr() as u64,
-        data_out: out.as_mut_ptr() as u64,
-        ..TestRun::default()
-    };
-    // SAFETY: the attribute points to two live buffers of the given sizes.
-    let r = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attr, size_of::<TestRun>()) };
-    assert_eq!(r, 0, "test run: {}", std::io::Error::last_os_error());
-    out.truncate(attr.data_size_out as usize);
-    (attr.retval as i32, out)
-}
 
 #[derive(Default)]
 pub struct Result {
@@ -118,9 +77,9 @@ fn in_this_namespace(script: &str, frames: &[Vec<u8>], layer: LinkLayer) -> Resu
         .unwrap();
     let mut result = Result::default();
     for frame in frames {
-        let (verdict, packet) = test_run(loaded.programs[program].as_fd(), frame);
-        result.verdicts.push(verdict);
-        result.packets.push(packet);
+        let ran = test_run(loaded.programs[program].as_fd(), frame, None).unwrap_or_else(|e| panic!("{script}\ntest run: {e}"));
+        result.verdicts.push(ran.verdict.cast_signed());
+        result.packets.push(ran.frame);
         if let Some(ring) = &ring {
             ring.drain(usize::MAX, |record| {
                 result.captures.extend(captured(&object, record));

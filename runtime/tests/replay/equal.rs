@@ -1,6 +1,7 @@
 //! Verdicts, packets, captures and maps of a replay are those of the kernel.
 
 use crate::compare::*;
+use crate::test_run::skb_can_be;
 use crate::{common, generate, real};
 use weir_compiler::object::LinkLayer;
 use weir_runtime::pcap::Reader;

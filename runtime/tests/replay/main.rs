@@ -9,6 +9,8 @@ mod common;
 mod compare;
 mod equal;
 mod generate;
+#[path = "../common/test_run.rs"]
+mod test_run;
 mod whole;
 
 use std::path::{Path, PathBuf};

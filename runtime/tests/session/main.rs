@@ -24,6 +24,7 @@ fn iface(net: &str, name: &str) -> IfacePattern {
         pattern: name.to_owned(),
         netns: Some(net.to_owned()),
         link_layer: weir_compiler::object::LinkLayer::Ethernet,
+        overlap: weir_compiler::object::Overlap::default(),
     }
 }
 

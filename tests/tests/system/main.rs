@@ -4,6 +4,7 @@
 
 mod absent;
 mod blocklist;
+mod buffers;
 mod capture;
 mod cgroups;
 mod check;
@@ -22,6 +23,7 @@ mod metrics;
 mod natives;
 mod one_liners;
 mod output;
+mod patterns;
 mod rejection;
 mod repl;
 mod retransmits;
@@ -45,8 +47,10 @@ fn main() {
         scenarios::TESTS,
         absent::TESTS,
         hooks::TESTS,
+        buffers::TESTS,
         capture::TESTS,
         interfaces::TESTS,
+        patterns::TESTS,
         cgroups::TESTS,
         inspect::TESTS,
         tracing::TESTS,

@@ -1,8 +1,8 @@
 //! Attach points of cgroups: `cgroup:PATH:HOOK` and `cgroup_skb:PATH:ingress|egress`.
 
-use super::{Site, glob_match};
+use super::{Site, glob_match, is_glob};
 use crate::hir::check::{Checker, nearest_name};
-use crate::object::{AttachPoint, Direction};
+use crate::object::{AttachPoint, CgroupPattern, Direction};
 use crate::tables::{CGROUP_HOOKS, Hook};
 use weir_parser::{Diagnostic, Span, ast};
 
@@ -61,8 +61,8 @@ impl Checker<'_> {
         }
     }
 
-    /// Finds the cgroups that a path or a pattern names.
-    fn cgroups(&mut self, path: &str, span: Span) -> Vec<String> {
+    /// Resolves a path. A pattern stays one: cgroups come and go.
+    fn cgroups(&mut self, path: &str, span: Span) -> Vec<CgroupPattern> {
         let found = match self.kernel.cgroups(path) {
             Ok(found) => found,
             Err(why) => {
@@ -71,9 +71,11 @@ impl Checker<'_> {
                 return Vec::new();
             }
         };
+        if is_glob(path) {
+            return vec![CgroupPattern::new(self.kernel.cgroup_path(path))];
+        }
         if found.is_empty() {
-            let what = if super::is_glob(path) { "matches" } else { "is called" };
-            let d = Diagnostic::error("no-cgroup", span, format!("no cgroup v2 directory {what} `{path}`"));
+            let d = Diagnostic::error("no-cgroup", span, format!("no cgroup v2 directory is called `{path}`"));
             let all = self.kernel.cgroups_below("/");
             let full = format!("/{}", path.trim_start_matches('/'));
             let near = nearest_name(&full, all.iter().map(String::as_str));
@@ -82,6 +84,6 @@ impl Checker<'_> {
                 None => d.help("a path counts from the root of the cgroup v2 hierarchy: `/`, `/system.slice/nginx.service`"),
             });
         }
-        found
+        found.into_iter().map(CgroupPattern::new).collect()
     }
 }

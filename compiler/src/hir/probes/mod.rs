@@ -340,7 +340,9 @@ pub(super) fn number(text: &str) -> Option<u64> {
     }
 }
 
-fn is_glob(word: &str) -> bool {
+/// Whether a word is a pattern and no name.
+#[must_use]
+pub fn is_glob(word: &str) -> bool {
     word.contains(['*', '?', '['])
 }
 
@@ -368,7 +370,7 @@ pub fn glob_match(pattern: &str, text: &str) -> bool {
 }
 
 /// Matches one character with what stands at `p` in the pattern, no `*`; returns what follows that.
-fn glob_step(pattern: &[u8], p: usize, c: u8) -> Option<usize> {
+pub(crate) fn glob_step(pattern: &[u8], p: usize, c: u8) -> Option<usize> {
     match *pattern.get(p)? {
         b'?' => Some(p + 1),
         b'[' => {
