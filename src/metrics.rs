@@ -1,25 +1,28 @@
 //! `--prometheus ADDR`: the maps of a running script over HTTP, in Prometheus' text format (version 0.0.4).
 //!
-//! Input: the maps, read at each request; the script's text, for help and the names of labels; notices, for losses. One request
-//! at a time: a scraper is one client, and a slow one is let go after some seconds.
+//! Input: the maps, read at each request; the script's text, for help and the names of labels; notices, for losses. Each client
+//! has a thread, so that a slow one keeps nobody else waiting; it is let go after some seconds.
 
 use crate::render::Failure;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use weir_compiler::object::MapRole;
 use weir_compiler::types::{MapValue, Type};
+use weir_parser::mentions::{Mention, mentions};
 use weir_runtime::format::{Context, hist, sint, uint, value};
 use weir_runtime::maps::{Cell, Contents, Row, Snapshot};
 use weir_runtime::{Error, MapsHandle, Notice};
 
-/// How long a client may take.
+/// How long a client may take for its request, and then for each piece of the answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Clients at once; who comes then is told to come again.
+const MAX_CLIENTS: usize = 16;
 /// A request's head is a few hundred bytes.
 const MAX_REQUEST: usize = 8 << 10;
 
@@ -87,13 +90,17 @@ impl Listening {
         let stop = Arc::new(AtomicBool::new(false));
         let theirs = Arc::clone(&stop);
         let Self { listener, address } = self;
+        let source = Arc::new(source);
+        let clients = Arc::new(AtomicUsize::new(0));
         let work = move || {
             for stream in listener.incoming() {
                 if theirs.load(Ordering::Acquire) {
                     return;
                 }
                 // A client that has gone, or talks nonsense, is no failure of the run.
-                let _ = stream.and_then(|stream| answer(stream, &source));
+                if let Ok(stream) = stream {
+                    client(stream, &source, &clients);
+                }
             }
         };
         let thread = std::thread::Builder::new().name("weir-metrics".to_owned()).spawn(work);
@@ -135,12 +142,59 @@ impl Drop for Server {
     }
 }
 
+/// Answers one client on a thread of its own. It ends by itself: every wait for the client has a bound.
+fn client(mut stream: TcpStream, source: &Arc<Scrape>, clients: &Arc<AtomicUsize>) {
+    let busy = |stream: &mut TcpStream| {
+        let _ = stream.set_write_timeout(Some(CLIENT_TIMEOUT));
+        let _ = stream.write_all(head("503 Service Unavailable", 0).as_bytes());
+    };
+    if clients.load(Ordering::Acquire) >= MAX_CLIENTS {
+        return busy(&mut stream);
+    }
+    let counted = Counted::new(clients);
+    let source = Arc::clone(source);
+    let work = move || {
+        let _counted = counted;
+        let _ = answer(stream, &source);
+    };
+    // Without a thread the connection is closed, which the client sees.
+    let _ = std::thread::Builder::new().name("weir-scrape".to_owned()).spawn(work);
+}
+
+/// One of the clients, until it goes.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(clients: &Arc<AtomicUsize>) -> Self {
+        clients.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(clients))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn head(status: &str, length: usize) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    )
+}
+
 fn answer(mut stream: TcpStream, source: &Scrape) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(CLIENT_TIMEOUT))?;
     stream.set_write_timeout(Some(CLIENT_TIMEOUT))?;
+    let deadline = Instant::now() + CLIENT_TIMEOUT;
     let mut request = Vec::new();
     let mut buffer = [0; 1024];
     while !request.windows(4).any(|w| w == b"\r\n\r\n") {
+        // A byte now and then does not keep the thread.
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        stream.set_read_timeout(Some(left))?;
         let n = stream.read(&mut buffer)?;
         if n == 0 || request.len() + n > MAX_REQUEST {
             return Ok(());
@@ -160,11 +214,7 @@ fn answer(mut stream: TcpStream, source: &Scrape) -> std::io::Result<()> {
         ("GET" | "HEAD", _) => ("404 Not Found", "see /metrics\n".to_owned()),
         _ => ("405 Method Not Allowed", "only GET\n".to_owned()),
     };
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes())?;
+    stream.write_all(head(status, body.len()).as_bytes())?;
     if method != "HEAD" {
         stream.write_all(body.as_bytes())?;
     }
@@ -177,8 +227,8 @@ pub type Warn = Box<dyn Fn(&str, usize) + Send + Sync>;
 /// What is read at each request.
 pub struct Scrape {
     pub maps: MapsHandle,
-    /// The script's text, and its name.
-    pub text: String,
+    /// What the script says about its maps, and its name.
+    pub mentions: Vec<Mention>,
     pub name: String,
     pub counters: Counters,
     /// Series of one map at most.
@@ -189,6 +239,11 @@ pub struct Scrape {
 }
 
 impl Scrape {
+    /// What a script and those that it imports say about their maps.
+    pub fn mentions_of<'t>(texts: impl Iterator<Item = &'t str>) -> Vec<Mention> {
+        texts.flat_map(mentions).collect()
+    }
+
     fn text(&self) -> Result<String, Error> {
         let mut page = Page::default();
         let mut fills: Vec<(String, usize, u32)> = Vec::new();
@@ -253,8 +308,10 @@ impl Scrape {
                 (self.warn)(&snapshot.name, snapshot.rows.len());
             }
         }
-        let help = help(&self.text, &snapshot.name).unwrap_or_else(|| format!("{} of {}", snapshot.name, self.name));
-        let names = label_names(&self.text, &snapshot.name, snapshot.key.as_ref());
+        let mention = self.mentions.iter().find(|m| m.map == snapshot.name);
+        let help = mention.and_then(|m| m.comment.clone());
+        let help = help.unwrap_or_else(|| format!("{} of {}", snapshot.name, self.name));
+        let names = label_names(mention.map_or(&[], |m| &m.key), snapshot.key.as_ref());
         page.map(snapshot, rows, &help, &names);
     }
 }
@@ -431,53 +488,18 @@ fn labels(ty: Option<&Type>, bytes: &[u8], names: &[String], ctx: &Context) -> V
     names.iter().cloned().zip(text).collect()
 }
 
-/// The code of a line, without a comment behind it.
-fn code(line: &str) -> &str {
-    line.split("//").next().unwrap_or_default()
-}
-
-/// Where a map is named in a line of code: behind its name.
-fn mention(code: &str, map: &str) -> Option<usize> {
-    let ends = code.match_indices(map).map(|(at, name)| at + name.len());
-    let whole = |end: &usize| !code[*end..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
-    ends.into_iter().find(whole)
-}
-
-/// The comment above the first line that names a map, or behind it.
-fn help(text: &str, map: &str) -> Option<String> {
-    let lines: Vec<&str> = text.lines().collect();
-    let first = lines.iter().position(|l| mention(code(l), map).is_some())?;
-    let comment = |line: &str| line.split_once("//").map(|(_, c)| c.trim().to_owned()).filter(|c| !c.is_empty());
-    if let Some(behind) = comment(lines[first]) {
-        return Some(behind);
-    }
-    let above = lines[..first]
-        .iter()
-        .rev()
-        .map_while(|l| l.trim().strip_prefix("//").map(str::trim));
-    let mut above: Vec<&str> = above.collect();
-    above.reverse();
-    // The head of a script says what all of it is for.
-    let is_head = above.iter().any(|l| l.starts_with("usage:") || l.starts_with("output:"));
-    (!above.is_empty() && !is_head).then(|| above.join(" "))
-}
-
 /// What the parts of a key are called where the script first writes them: `ip.src` is `ip_src`, `$daddr` is `daddr`,
 /// `ntop(args.daddr)` is `args_daddr`; what has no such name, or twice the same, is `key0`, `key1` …
-fn label_names(text: &str, map: &str, key: Option<&Type>) -> Vec<String> {
+fn label_names(written: &[String], key: Option<&Type>) -> Vec<String> {
     let count = match key {
         None => return Vec::new(),
         Some(Type::Tuple(fields)) => fields.len(),
         Some(_) => 1,
     };
     let numbered = || (0..count).map(|i| format!("key{i}")).collect();
-    let written = text.lines().map(code).find_map(|line| {
-        let rest = &line[mention(line, map)?..];
-        keys(rest.strip_prefix('[')?)
-    });
-    let Some(written) = written.filter(|w| w.len() == count) else {
+    if written.len() != count {
         return numbered();
-    };
+    }
     let names: Vec<String> = written
         .iter()
         .enumerate()
@@ -488,28 +510,6 @@ fn label_names(text: &str, map: &str, key: Option<&Type>) -> Vec<String> {
     } else {
         numbered()
     }
-}
-
-/// The expressions up to the closing bracket.
-fn keys(text: &str) -> Option<Vec<String>> {
-    let (mut depth, mut out, mut part) = (0, Vec::new(), String::new());
-    for c in text.chars() {
-        match c {
-            ']' if depth == 0 => {
-                out.push(part);
-                return Some(out);
-            }
-            ',' if depth == 0 => {
-                out.push(std::mem::take(&mut part));
-                continue;
-            }
-            '(' | '[' => depth += 1,
-            ')' | ']' => depth -= 1,
-            _ => {}
-        }
-        part.push(c);
-    }
-    None
 }
 
 fn key_name(key: &str) -> Option<String> {
@@ -582,18 +582,18 @@ mod tests {
 
     #[test]
     fn names_are_the_scripts() {
-        const SCRIPT: &str = "// Title.\n// usage: weir x\n\ntc:a:ingress { @a[ip.src, $d, ntop(args.daddr), tid+1] = count(); }\n\
-                              // Who it was.\n// In full.\nbegin { @b = 1; @c[comm, comm] = 1; // the last\n}";
-        let tuple = |n: usize| Type::Tuple(vec![Type::I64; n]);
-        assert_eq!(label_names(SCRIPT, "@a", Some(&tuple(4))), ["ip_src", "d", "args_daddr", "key3"]);
-        assert_eq!(label_names(SCRIPT, "@c", Some(&tuple(2))), ["key0", "key1"]);
-        assert_eq!(label_names(SCRIPT, "@zz", Some(&Type::I64)), ["key0"]);
-        assert_eq!(help(SCRIPT, "@a"), None);
-        assert_eq!(help(SCRIPT, "@b").as_deref(), Some("the last"));
+        let names = |key: &[&str]| {
+            let written: Vec<String> = key.iter().map(|k| (*k).to_owned()).collect();
+            label_names(&written, Some(&Type::Tuple(vec![Type::I64; key.len().max(2)])))
+        };
         assert_eq!(
-            help("begin {\n// Who.\n// Why.\n@ab = 1; @a = 2; }", "@ab").as_deref(),
-            Some("Who. Why.")
+            names(&["ip.src", "$d", "ntop(args.daddr)", "tid+1"]),
+            ["ip_src", "d", "args_daddr", "key3"]
         );
+        assert_eq!(names(&["comm", "comm"]), ["key0", "key1"]);
+        assert_eq!(names(&["value", "$x->y"]), ["key0", "x_y"]);
+        assert_eq!(names(&[]), ["key0", "key1"]);
+        assert_eq!(label_names(&[], Some(&Type::I64)), ["key0"]);
         assert_eq!(
             (metric_name("@"), metric_name("@bl.hits")),
             ("weir_map".into(), "weir_bl_hits".into())

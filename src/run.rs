@@ -110,10 +110,13 @@ fn script(args: &Run, kernel: &Kernel, source: &Source, script_args: Vec<String>
     let metrics = args.prometheus.map(Listening::at).transpose()?;
     let counters = Counters::default();
     check_order(args, &object, kernel)?;
+    // The maps of imported scripts are served, too.
+    let texts = std::iter::once(&source.text).chain(object.imports.iter().map(|(_, text)| text));
+    let texts: Vec<String> = if metrics.is_some() { texts.cloned().collect() } else { Vec::new() };
     match start_or_retry(args, &job, &renderer, object, bound, &counters) {
         Ok(Some(session)) => {
             let server = metrics
-                .map(|listening| serve(listening, args, source, &renderer, &session, counters))
+                .map(|listening| serve(listening, args, source, &texts, &renderer, &session, counters))
                 .transpose()?;
             let outcome = session.run();
             drop(server);
@@ -134,6 +137,7 @@ fn serve(
     listening: Listening,
     args: &Run,
     source: &Source,
+    texts: &[String],
     renderer: &Renderer,
     session: &Session,
     counters: Counters,
@@ -162,7 +166,7 @@ fn serve(
     }
     listening.serve(Scrape {
         maps: session.maps(),
-        text: source.text.clone(),
+        mentions: Scrape::mentions_of(texts.iter().map(String::as_str)),
         name: source.name.clone(),
         counters,
         limit,

@@ -68,6 +68,10 @@ impl<'s> Layout<'s> {
         }
     }
 
+    pub fn comments(&self) -> &[Comment] {
+        &self.comments
+    }
+
     /// The texts of all comments.
     pub fn comment_texts(&self) -> Vec<String> {
         let text = |c: &Comment| {

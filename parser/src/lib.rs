@@ -18,6 +18,7 @@ mod lexer;
 mod lines;
 mod literal;
 mod marks;
+pub mod mentions;
 mod message;
 mod node;
 pub mod params;

@@ -13,6 +13,8 @@ use weir_tests::weir::{Running, Weir};
 pub const TESTS: &[Test] = &[
     Test::new("metrics_of_every_kind_of_map_parse_and_count", kinds).alone(),
     Test::new("metrics_are_limited_and_say_so", limited),
+    Test::new("metrics_help_is_the_comment_beside_a_map", help),
+    Test::new("metrics_a_slow_client_keeps_nobody_waiting", slow_client),
     Test::new("metrics_refuse_an_address_that_is_taken", taken),
 ];
 
@@ -275,6 +277,68 @@ fn limited() -> Result<()> {
     let warnings = done.stderr.matches("`@n` has 3 keys, more than the 2 series").count();
     ensure!(done.status.success() && warnings == 1, "{warnings} warnings: {done}");
     Ok(())
+}
+
+fn help() -> Result<()> {
+    const MAIN: &str = "import \"lib.weir\";\nbegin {\n  // Said \"@other // is this\".\n  @text = \"@never // no\";\n\
+        @str = 1; /* Of a number. */\n  // Long\n  // one.\n  @long[pid,\n    comm] = 1;\n\n  @plain = 1;\n}\ninterval:s:60 {}\n";
+    let lab = Lab::new()?;
+    lab.dir.write(
+        "lib.weir",
+        "// From elsewhere.\nlet @elsewhere = hash(8);\nbegin { @elsewhere[1] = 2; }\n",
+    )?;
+    lab.dir.write("main.weir", MAIN)?;
+    let mut running = Weir::new(["--prometheus", "127.0.0.1:0", "main.weir"]).at(&lab).start()?;
+    let address = served(&mut running)?;
+    let families = parse(&get(&lab, address, GET)?.1)?;
+    let help = |name: &str| families.get(name).map_or("not served", |f| f.help.as_str());
+    for (name, text) in [
+        ("weir_elsewhere", "From elsewhere."),
+        ("weir_text", "Said \"@other // is this\"."),
+        ("weir_str", "Of a number."),
+        ("weir_long", "Long one."),
+        ("weir_plain", "@plain of main.weir"),
+    ] {
+        ensure!(help(name) == text, "the help of {name} is `{}`", help(name));
+    }
+    ensure!(!families.contains_key("weir_other"), "a map that is none");
+    let (_, labels, _) = &families["weir_long"].samples[0];
+    ensure!(labels.keys().eq(["comm", "pid"]), "{labels:?}");
+    running.stop()?.clean().map(drop)
+}
+
+fn slow_client() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut running = Weir::new(["--prometheus", "127.0.0.1:0", "-e", "begin { @n = 1; } interval:s:60 {}"])
+        .at(&lab)
+        .start()?;
+    let address = served(&mut running)?;
+    let connect = || lab.node.run(|| Ok(TcpStream::connect_timeout(&address, patience())?));
+    // One says nothing, one not enough.
+    let silent = connect()?;
+    let mut slow = connect()?;
+    slow.write_all(b"GET /metrics HTTP/1.1\r\n")?;
+    let begin = std::time::Instant::now();
+    ensure!(get(&lab, address, GET)?.1.contains("weir_n 1\n"), "no answer beside a slow client");
+    ensure!(
+        begin.elapsed().as_secs() < 4,
+        "it waited for the slow client: {:?}",
+        begin.elapsed()
+    );
+    // More than there is room for are sent away at once, and are welcome when others have gone.
+    let crowd = (0..14).map(|_| connect()).collect::<Result<Vec<_>>>()?;
+    weir_tests::wait_for("the crowd's refusal", || {
+        Ok(get(&lab, address, GET)
+            .is_ok_and(|(head, _)| head.starts_with("HTTP/1.1 503 "))
+            .then_some(()))
+    })?;
+    drop((crowd, slow, silent));
+    weir_tests::wait_for("an answer after the crowd", || {
+        Ok(get(&lab, address, GET)
+            .is_ok_and(|(head, _)| head.starts_with("HTTP/1.1 200 "))
+            .then_some(()))
+    })?;
+    running.stop()?.clean().map(drop)
 }
 
 fn taken() -> Result<()> {
