@@ -44,6 +44,9 @@ pub fn main(args: &NetRm) -> Result<ExitCode, Failure> {
         _ => {}
     }
     out::stdout(&plan(&found))?;
+    if let Some(unclear) = found.iter().find(|r| !r.unclear.is_empty()) {
+        return Err(which_link(unclear));
+    }
     if !args.yes && !agreed()? {
         out::stdout("nothing was removed\n")?;
         return Ok(ExitCode::FAILURE);
@@ -71,6 +74,21 @@ fn nothing_there(args: &NetRm, present: &[String]) -> Failure {
     } else {
         failure.help(format!("there are: {}", present.join(", ")))
     }
+}
+
+/// The kernel does not say enough to remove exactly what was asked for.
+fn which_link(removal: &Removal) -> Failure {
+    let links: Vec<String> = removal.unclear.iter().map(u32::to_string).collect();
+    let failure = Failure::new(format!(
+        "{} is on interfaces of the same number in several network namespaces, and the kernel does not say which of them link {} holds",
+        what(&removal.attachment),
+        links.join(" or ")
+    ));
+    let commands: Vec<String> = links.iter().map(|id| format!("`bpftool link detach id {id}`")).collect();
+    failure.help(format!(
+        "end the process that holds it; or detach a link by hand: {}",
+        commands.join(" or ")
+    ))
 }
 
 /// `--handle 0x1, --handle 0x2`

@@ -439,6 +439,34 @@ pub fn attach_tcx(ns: &Netns, iface: &str, program: &OwnedFd) -> Result<OwnedFd>
     })
 }
 
+/// Attaches an XDP program to an interface by a link, in generic mode, until the returned link is closed.
+///
+/// # Errors
+/// No interface, or what the kernel says.
+pub fn attach_xdp(ns: &Netns, iface: &str, program: &OwnedFd) -> Result<OwnedFd> {
+    const BPF_LINK_CREATE: libc::c_long = 28;
+    const BPF_XDP: u32 = 37;
+    const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+    ns.run(|| {
+        let index = nix::net::if_::if_nametoindex(iface)?;
+        let attr = [program.as_raw_fd() as u32, index, BPF_XDP, XDP_FLAGS_SKB_MODE];
+        bpf_fd(BPF_LINK_CREATE, &attr).context("cannot attach by an XDP link")
+    })
+}
+
+/// Attaches a program to what the host sends into a netkit device, until the returned link is closed (kernel 6.7).
+///
+/// # Errors
+/// No interface, or what the kernel says.
+pub fn attach_netkit(ns: &Netns, iface: &str, program: &OwnedFd) -> Result<OwnedFd> {
+    const BPF_LINK_CREATE: libc::c_long = 28;
+    const BPF_NETKIT_PRIMARY: u32 = 54;
+    ns.run(|| {
+        let index = nix::net::if_::if_nametoindex(iface)?;
+        bpf_fd(BPF_LINK_CREATE, &[program.as_raw_fd() as u32, index, BPF_NETKIT_PRIMARY]).context("cannot attach to a netkit device")
+    })
+}
+
 /// The names of the programs of an interface's tcx ingress chain, in their order.
 ///
 /// # Errors

@@ -301,20 +301,32 @@ fn family(name: &str) -> &str {
     left
 }
 
-/// Pods' interfaces are alike: one without what the others have was missed.
+/// What makes interfaces alike: their kind, and how their name starts. Nothing for those that nobody guards.
+fn siblings(interface: &Interface) -> Option<(&str, &str)> {
+    let (kind, name) = (interface.kind.as_str(), interface.name.as_str());
+    let stem = match kind {
+        _ if name == "lo" => return None,
+        "dummy" | "ifb" => return None,
+        // Pods' ends are named by their network plugin, and then by a hash: `lxc…`, `veth…`, `cali…`.
+        "veth" | "netkit" => name.get(..3).unwrap_or(name),
+        // `eth0`, `ens1f0`, `vlan.12`
+        _ => name.split(|c: char| c.is_ascii_digit()).next().unwrap_or(name),
+    };
+    Some((kind, stem))
+}
+
+/// Interfaces of one kind are alike: one without what the others have was missed.
 fn missing_clsact(namespace: &Namespace, out: &mut Vec<Finding>) {
-    // Pods' ends are named by their network plugin: `lxc…`, `veth…`, `cali…`.
     let mut groups: BTreeMap<(&str, &str), Vec<&Interface>> = BTreeMap::new();
     for interface in &namespace.interfaces {
-        let prefix = interface.name.get(..3).unwrap_or(&interface.name);
-        if interface.kind == "veth" {
-            groups.entry((&interface.kind, prefix)).or_default().push(interface);
+        if let Some(key) = siblings(interface) {
+            groups.entry(key).or_default().push(interface);
         }
     }
     let serves = |i: &Interface| {
         i.hooks
             .iter()
-            .any(|h| matches!(h.hook, HookKind::Ingress | HookKind::Egress) && h.programs.iter().any(|p| p.program.is_some()))
+            .any(|h| h.hook != HookKind::Xdp && h.programs.iter().any(|p| p.program.is_some()))
     };
     for group in groups.values() {
         let with: Vec<&&Interface> = group.iter().filter(|i| serves(i)).collect();
@@ -643,6 +655,30 @@ mod tests {
         let found: Vec<_> = found.iter().map(|f| (f.kind, f.interface.as_deref(), f.fix.as_str())).collect();
         assert_eq!(found, [(FindingKind::MissingClsact, Some("lxc3"), "tc qdisc add dev lxc3 clsact")]);
         assert_eq!(judge(&node(vec![with("lxc1", 1), interface("lxc3", vec![])])), []);
+    }
+
+    #[test]
+    fn siblings_are_of_any_kind() {
+        let of_kind = |kind: &str, name: &str, programs: Vec<Attachment>| Interface {
+            kind: kind.into(),
+            ..interface(name, programs)
+        };
+        let missed = |all: Vec<Interface>| -> Vec<String> { judge(&node(all)).into_iter().filter_map(|f| f.interface).collect() };
+        for kind in ["", "vlan", "netkit", "bridge"] {
+            let with = |name: &str, id| of_kind(kind, name, vec![clsact(1, program(id, "p", &[]))]);
+            let all = vec![
+                with("ens1", 1),
+                with("ens2", 2),
+                of_kind(kind, "ens3", vec![]),
+                of_kind(kind, "lo", vec![]),
+            ];
+            assert_eq!(missed(all), ["ens3"], "{kind}");
+        }
+        // What nobody guards, and what is of another kind.
+        let with = |name: &str, id| of_kind("dummy", name, vec![clsact(1, program(id, "p", &[]))]);
+        assert!(missed(vec![with("d1", 1), with("d2", 2), of_kind("dummy", "d3", vec![])]).is_empty());
+        let with = |name: &str, id| of_kind("", name, vec![clsact(1, program(id, "p", &[]))]);
+        assert!(missed(vec![with("eth0", 1), with("eth1", 2), of_kind("vlan", "eth2", vec![])]).is_empty());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Removes one program from one place, after it has been shown.
 
 use super::collect::{Error, Scope, collect};
-use super::{Attachment, HookKind, Node, Place, XdpMode, netns};
-use crate::sys::bpf::query::{self, HookTarget, ObjectKind};
+use super::{Attachment, HookKind, Node, Objects, Place, XdpMode, netns};
+use crate::sys::bpf::query::{self, HookTarget, LinkPlace, ObjectKind};
 use crate::sys::cgroup::Cgroup2;
 use crate::sys::netlink::{Filter, Netlink};
 use crate::sys::{Result as SysResult, SysError};
@@ -36,6 +36,9 @@ pub struct Removal {
     pub attachment: Attachment,
     /// What is on the hook then, in order.
     pub remaining: Vec<Attachment>,
+    /// The links of which one may hold it: a link to XDP tells the interface's number and not its namespace, so two namespaces with one
+    /// number cannot be told apart. Empty when it is clear.
+    pub unclear: Vec<u32>,
     target: Target,
 }
 
@@ -122,12 +125,61 @@ pub fn select(selector: &Selector) -> Result<Removals, Error> {
                     place: place.clone(),
                     attachment: attachment.clone(),
                     remaining: others.map(|(_, a)| a.clone()).collect(),
+                    unclear: Vec::new(),
                     target: target.clone(),
                 });
             }
         }
     }
+    if removals.found.iter().any(|r| matches!(r.attachment.at, Place::Xdp { .. })) {
+        find_links(&mut removals.found, &node, scope.all_netns)?;
+    }
     Ok(removals)
+}
+
+/// Which link holds which of the XDP attachments.
+fn find_links(found: &mut [Removal], node: &Node, is_whole: bool) -> Result<(), Error> {
+    let everywhere;
+    let node = if is_whole {
+        node
+    } else {
+        everywhere = collect(&Scope {
+            interfaces: Vec::new(),
+            all_netns: true,
+        })?;
+        &everywhere
+    };
+    let xdp_at = |target: &Target, a: &Attachment| match (target, &a.at, &a.program) {
+        (Target::Interface { ifindex, .. }, Place::Xdp { .. }, Some(program)) => Some((*ifindex, program.id)),
+        _ => None,
+    };
+    let places: Vec<(u32, u32)> = hooks(node)
+        .iter()
+        .flat_map(|(_, target, programs)| programs.iter().filter_map(move |a| xdp_at(target, a)))
+        .collect();
+    let links = Objects::read(false)?.links;
+    let keys: Vec<Option<(u32, u32)>> = found.iter().map(|r| xdp_at(&r.target, &r.attachment)).collect();
+    for (i, key) in keys.iter().enumerate() {
+        let Some(key) = key else { continue };
+        let held: Vec<u32> = links
+            .iter()
+            .filter(|l| matches!(l.place, LinkPlace::Xdp { ifindex } if (ifindex, l.prog_id) == *key))
+            .map(|l| l.id)
+            .collect();
+        let there = places.iter().filter(|p| *p == key).count();
+        let wanted = keys.iter().filter(|k| k.as_ref() == Some(key)).count();
+        if there <= 1 || held.is_empty() {
+            continue;
+        }
+        if wanted == there && held.len() == there {
+            // All of them go, so it does not matter which is where.
+            let nth = keys[..i].iter().filter(|k| k.as_ref() == Some(key)).count();
+            found[i].attachment.link_id = held.get(nth).copied();
+        } else {
+            found[i].unclear = held;
+        }
+    }
+    Ok(())
 }
 
 /// All hooks of the picture with how to get at them. Programs of different kinds of hooks on one cgroup are apart.

@@ -24,7 +24,17 @@ pub const TESTS: &[Test] = &[
     Test::new("inspect_our_own_programs_have_an_owner", owned).alone(),
     Test::new("inspect_a_veth_without_what_its_siblings_have", missing).alone(),
     Test::new("inspect_watching_shows_what_comes_and_goes", watch).alone(),
+    Test::new("inspect_watching_maps_and_programs_shows_them_again", watch_lists).alone(),
     Test::new("inspect_other_namespaces_are_shown", all_netns).alone(),
+    Test::new("inspect_two_namespaces_with_one_number_are_not_mixed_up", same_number).alone(),
+    Test::new("inspect_netkit_programs_are_shown_and_removed", netkit)
+        .needs(&[Has(Feature::Netkit)])
+        .alone(),
+    // libxdp's dispatcher needs programs that replace functions, which come with fentry.
+    Test::new("inspect_members_of_a_dispatcher_are_shown_in_their_order", dispatcher)
+        .needs(&[Has(Feature::Fentry)])
+        .alone(),
+    Test::new("inspect_pods_have_their_names", pods).alone(),
     Test::new("inspect_maps_show_typed_entries", maps).alone(),
     Test::new("inspect_wrong_input_is_refused_in_words", wrong_input).alone(),
     Test::new("inspect_without_permission_names_the_capability", no_permission),
@@ -327,6 +337,61 @@ fn watch() -> Result<()> {
     watching.end_with(Signal::SIGTERM).map(drop)
 }
 
+fn watch_lists() -> Result<()> {
+    let lab = Lab::new()?;
+    let running = Weir::script("tc:veth0:ingress { @watched[ip.src] = count(); }").at(&lab).start()?;
+    for (command, line) in [
+        (&["maps"][..], "AT_watched "),
+        (&["progs"], "w0_ingress "),
+        (&["maps", "@watched"], "AT_watched (id "),
+    ] {
+        let mut watching = Weir::new(command.iter().copied().chain(["--watch"])).at(&lab).start_unattached()?;
+        watching.wait_stdout("a second page", |text| text.matches(line).count() >= 2)?;
+        let done = watching.end_with(Signal::SIGINT)?;
+        ensure!(done.stderr.is_empty() && !done.stdout.contains('\x1b'), "{done}");
+    }
+    // What is watched goes: that is said, and is the end.
+    let mut watching = Weir::new(["maps", "@watched", "--watch"]).at(&lab).start_unattached()?;
+    watching.wait_stdout("a first page", |text| text.contains("AT_watched"))?;
+    running.stop()?.clean()?;
+    let done = watching.wait()?;
+    ensure!(
+        done.status.code() == Some(1) && done.stderr.contains("no BPF map is called `@watched`"),
+        "{done}"
+    );
+    Ok(())
+}
+
+/// A link to XDP tells the number of the interface, and not its namespace.
+fn same_number() -> Result<()> {
+    const PASS: i32 = 2;
+    let lab = Lab::new()?;
+    let program = kernel::load_program(kernel::ProgramType::Xdp, "twice", PASS)?;
+    let id = kernel::program_id(&program)?.to_string();
+    for ns in [&lab.node, &lab.peer] {
+        ns.ip(&["link", "add", "same", "index", "77", "type", "veth", "peer", "name", "other"])?;
+    }
+    let links = [
+        kernel::attach_xdp(&lab.node, "same", &program)?,
+        kernel::attach_xdp(&lab.peer, "same", &program)?,
+    ];
+    let refused = weir(&lab, &["net", "rm", "same", "--id", &id, "--yes"])?;
+    ensure!(
+        refused.status.code() == Some(1)
+            && refused.stderr.contains("the kernel does not say which of them link")
+            && refused.stderr.contains("bpftool link detach id"),
+        "{refused}"
+    );
+    let on = |ns: &weir_tests::net::Netns| -> Result<bool> { Ok(ns.ip(&["link", "show", "same"])?.contains("xdp")) };
+    ensure!(on(&lab.node)? && on(&lab.peer)?, "one of them was removed");
+    // Both at once leave no doubt.
+    let removed = weir(&lab, &["net", "rm", "--id", &id, "--yes"])?.clean()?;
+    ensure!(removed.stdout.matches("removed `twice`").count() == 2, "{removed}");
+    ensure!(!on(&lab.node)? && !on(&lab.peer)?, "one is left");
+    drop(links);
+    Ok(())
+}
+
 fn all_netns() -> Result<()> {
     let lab = Lab::new()?;
     clsact(&lab)?;
@@ -355,6 +420,125 @@ fn all_netns() -> Result<()> {
     Weir::new(["net", "rm", "--id", &number, "--yes"]).at_peer(&lab).run()?.clean()?;
     let filters = lab.node.tc(&["filter", "show", "dev", NODE_IF, "ingress"])?;
     ensure!(!filters.contains("bpf"), "{filters}");
+    Ok(())
+}
+
+fn netkit() -> Result<()> {
+    const NEXT: i32 = -1;
+    let lab = Lab::new()?;
+    lab.node.ip(&["link", "add", "nk0", "type", "netkit"])?;
+    let program = kernel::load_program(kernel::ProgramType::SchedCls, "into_pod", NEXT)?;
+    let link = kernel::attach_netkit(&lab.node, "nk0", &program)?;
+    let id = kernel::program_id(&program)?;
+    let picture = json(&lab, &["net", "nk0"], 0)?;
+    let interface = &picture["namespaces"][0]["interfaces"][0];
+    let hook = &interface["hooks"][0];
+    ensure!(
+        interface["kind"] == "netkit" && interface["peer"]["interface"].is_string(),
+        "{picture:#}"
+    );
+    ensure!(
+        hook["hook"] == "netkit_primary" && hook["programs"][0]["at"]["via"] == "netkit" && hook["programs"][0]["program"]["id"] == id,
+        "{picture:#}"
+    );
+    let done = weir(&lab, &["net", "nk0"])?.clean()?;
+    ensure!(
+        done.stdout.contains("netkit primary = what ") && done.stdout.contains("into_pod"),
+        "{done}"
+    );
+    weir(&lab, &["net", "rm", "nk0", "--id", &id.to_string(), "--yes"])?.clean()?;
+    let picture = json(&lab, &["net", "nk0"], 0)?;
+    ensure!(
+        picture["namespaces"][0]["interfaces"][0]["hooks"] == Value::Array(vec![]),
+        "{picture:#}"
+    );
+    drop(link);
+    Ok(())
+}
+
+fn dispatcher() -> Result<()> {
+    /// Programs of the package itself, by what they let pass.
+    const FOLDER: &str = "/usr/lib/x86_64-linux-gnu/bpf";
+    let lab = Lab::new()?;
+    // Each with a file system of pins of its own, which goes with the process: then only the kernel knows who is a member.
+    let script = format!(
+        "mount -t bpf bpf /sys/fs/bpf && xdp-loader load -m skb -P 30 {NODE_IF} {FOLDER}/xdpfilt_alw_tcp.o && \
+         xdp-loader load -m skb -P 20 {NODE_IF} {FOLDER}/xdpfilt_alw_udp.o && exec {} net {NODE_IF} --json",
+        weir_tests::weir::program()?.display()
+    );
+    let output = std::process::Command::new("ip")
+        .args(["netns", "exec", lab.node.name(), "sh", "-c", &script])
+        .output()
+        .context("cannot start `ip`")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let picture: Value = serde_json::from_str(&text).with_context(|| format!("{text}\n{}", String::from_utf8_lossy(&output.stderr)))?;
+    let xdp = on_hook(&picture, "xdp");
+    let via: Vec<&str> = xdp.iter().map(|(via, ..)| via.as_str()).collect();
+    ensure!(via == ["xdp", "xdp_member", "xdp_member"], "{picture:#}");
+    let programs = &picture["namespaces"][0]["interfaces"][0]["hooks"][0]["programs"];
+    let name = |i: usize| programs[i]["program"]["name"].as_str().unwrap_or_default().to_owned();
+    ensure!(
+        name(0) == "xdp_dispatcher" && name(1).contains("udp") && name(2).contains("tcp"),
+        "{programs:#}"
+    );
+    ensure!(
+        programs[1]["at"]["position"] == 0 && programs[2]["at"]["position"] == 1 && programs[1]["at"]["dispatcher"] == xdp[0].2,
+        "{programs:#}"
+    );
+    Ok(())
+}
+
+/// A process in the pod's namespace and cgroup, with a host name of its own in `/etc`.
+fn pod_process(lab: &Lab, group: &std::path::Path, name: &'static std::ffi::CStr) -> Result<std::process::Child> {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::process::CommandExt;
+    let procs = std::fs::File::options().write(true).open(group.join("cgroup.procs"))?;
+    let (procs_fd, ns_fd) = (procs.as_raw_fd(), lab.peer.file().as_raw_fd());
+    let mut command = std::process::Command::new("sleep");
+    command.arg("600");
+    // SAFETY: plain system calls on descriptors that live until the child has started, and on constant strings.
+    unsafe {
+        command.pre_exec(move || {
+            let none = std::ptr::null();
+            let check = |good: bool| if good { Ok(()) } else { Err(std::io::Error::last_os_error()) };
+            check(libc::write(procs_fd, c"0".as_ptr().cast(), 1) == 1)?;
+            check(libc::setns(ns_fd, libc::CLONE_NEWNET) == 0)?;
+            check(libc::unshare(libc::CLONE_NEWNS) == 0)?;
+            check(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()) == 0)?;
+            check(libc::mount(c"none".as_ptr(), c"/etc".as_ptr(), c"tmpfs".as_ptr(), 0, none.cast()) == 0)?;
+            let file = libc::open(c"/etc/hostname".as_ptr(), libc::O_CREAT | libc::O_WRONLY, 0o644);
+            let length = name.to_bytes().len();
+            check(file >= 0 && libc::write(file, name.as_ptr().cast(), length) == length as isize)
+        });
+    }
+    command.spawn().context("cannot start a process in the pod")
+}
+
+fn pods() -> Result<()> {
+    let lab = Lab::new()?;
+    let group = weir_tests::cgroup::Cgroup::new()?;
+    let pod = group.dir().join("kubepods-burstable-pod1.slice");
+    std::fs::create_dir(&pod)?;
+    let mut process = pod_process(&lab, &pod, c"web-1")?;
+    let running = Weir::script("tc:veth0:ingress { @ = count(); }").at(&lab).start();
+    let shown = running.and_then(|running| {
+        let picture = json(&lab, &["net", NODE_IF], 0)?;
+        let text = weir(&lab, &["net", NODE_IF])?;
+        running.stop()?.clean()?;
+        Ok((picture, text))
+    });
+    process.kill()?;
+    process.wait()?;
+    weir_tests::wait_for("the end of the pod's cgroup", || {
+        Ok(std::fs::remove_dir(&pod).is_ok().then_some(()))
+    })?;
+    let (picture, text) = shown?;
+    let interface = &picture["namespaces"][0]["interfaces"][0];
+    ensure!(interface["peer"]["namespace"] == "pod web-1", "{picture:#}");
+    ensure!(
+        text.stdout.contains("other end peer0 in pod web-1") && text.stdout.contains("ingress = what pod web-1 sends"),
+        "{text}"
+    );
     Ok(())
 }
 
