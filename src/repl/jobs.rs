@@ -52,7 +52,12 @@ impl Job {
     ) -> Result<Self, Box<Error>> {
         let control = Control::default();
         let writer = screen.clone();
-        let (renderer, sources, heard) = (Renderer::for_stderr(), [source.clone()], screen.clone());
+        let imports = object.imports.iter().map(|(name, text)| Source {
+            name: name.clone(),
+            text: text.clone(),
+        });
+        let sources: Vec<Source> = std::iter::once(source.clone()).chain(imports).collect();
+        let (renderer, heard) = (Renderer::for_stderr(), screen.clone());
         let options = Options {
             output: Output::Writer(Arc::new(move || Box::new(writer.writer()))),
             quiet: true,

@@ -2,9 +2,10 @@
 //! tables and from the running kernel.
 
 use crate::render::Failure;
+use crate::repl::Repl;
 use crate::repl::commands::{Arg, COMMANDS};
+use crate::repl::entry::is_complete;
 use crate::repl::screen::Screen;
-use crate::repl::{Repl, is_complete};
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::{CmdKind, Highlighter};
@@ -17,6 +18,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
+use weir_compiler::hir::settings;
 use weir_compiler::kernel::KernelInfo;
 use weir_compiler::pipeline::Stage;
 use weir_compiler::tables::{BUILTINS, FIELDS, FUNCTIONS, PROVIDERS, provider};
@@ -161,16 +163,7 @@ impl Words {
                 .chain(["all".to_owned()])
                 .collect(),
             Arg::Name => names().collect(),
-            Arg::Setting => [
-                "unsafe",
-                "max_strlen",
-                "max_map_keys",
-                "str_trunc_trailer",
-                "stack_mode",
-                "missing_probes",
-            ]
-            .map(str::to_owned)
-            .into(),
+            Arg::Setting => std::iter::once("unsafe").chain(settings()).map(str::to_owned).collect(),
             Arg::Expr => self.known.borrow().maps.iter().cloned().chain(names()).collect(),
             Arg::None | Arg::File | Arg::Pattern => Vec::new(),
         }
@@ -557,6 +550,7 @@ mod tests {
         assert_eq!(complete(":jo"), [":jobs"]);
         assert_eq!(complete(":print @f"), ["@flows"]);
         assert_eq!(complete(":stop "), ["1", "3", "all"]);
+        assert_eq!(complete(":set max_s"), ["max_strlen"]);
         assert_eq!(complete("tracep"), ["tracepoint:"]);
         let script = "use blocklist(iface=\"lo\", prefixes=(10.0.0.1, 10.0.0.2)) as bl; ";
         assert_eq!(complete(&format!("{script}bl:d")), ["bl:drop "]);

@@ -35,6 +35,7 @@ pub use check::{HELP, Options, check, nearest_name};
 pub use map_types::{DeclaredKind, MapDecl};
 pub(crate) use probes::glob_step;
 pub use probes::{glob_match, is_glob, iterators, raw_parameters};
+pub use settings::settings;
 
 use crate::object::{Attach, Config, NativeInstance, TextKind};
 use crate::tables::{AggKind, BuiltinKind, Hook, Verdict};

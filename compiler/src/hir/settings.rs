@@ -37,6 +37,11 @@ const KNOWN_SETTINGS: &[&str] = &[
     "stack_mode",
 ];
 
+/// The names of all settings that do something.
+pub fn settings() -> impl Iterator<Item = &'static str> {
+    KNOWN_SETTINGS.iter().copied()
+}
+
 /// What a setting takes.
 #[derive(Clone, Copy)]
 enum Takes {

@@ -17,6 +17,8 @@ pub const TESTS: &[Test] = &[
     Test::new("repl_watch_redraws_in_place", watch),
     Test::new("repl_errors_have_carets_and_cost_nothing", errors),
     Test::new("repl_killed_leaves_nothing", killed),
+    Test::new("repl_stays_usable_under_ten_thousand_lines_a_second", flood),
+    Test::new("repl_settings_are_checked", settings),
     Test::new("repl_takes_a_pipe", pipe),
     Test::new("repl_saves_what_runs", save),
 ];
@@ -134,6 +136,14 @@ fn watch() -> Result<()> {
         text.lines()
             .any(|l| l.starts_with("one ") && l.contains('+') && l.contains(['▁', '█']))
     })?;
+    // It fits into a smaller terminal.
+    t.resize(10, 40)?;
+    t.wait("a shorter head", |t| {
+        let text = t.shown();
+        text.starts_with("@   2 entries") && text.lines().next().is_some_and(|l| l.ends_with('…'))
+    })?;
+    t.resize(24, 100)?;
+    t.wait_for("any key returns")?;
     t.keys("q")?;
     t.wait_prompt()?;
     ensure!(!t.shown().contains("any key returns"), "the view is still there");
@@ -173,6 +183,85 @@ fn killed() -> Result<()> {
     Ok(())
 }
 
+/// 100 lines, 100 times a second.
+const FLOOD: &str = "interval:ms:10 { for ($i : 0..100) { printf(\"flood %d\\n\", $i); } }";
+
+/// Waits until so many more bytes have come than now.
+fn wait_bytes(t: &mut Terminal, more: usize) -> Result<()> {
+    let so_far = t.printed().len();
+    t.wait("the flood", |t| t.printed().len() > so_far + more)
+}
+
+fn flood() -> Result<()> {
+    // Three seconds' worth of lines of ten bytes, and what the prompt takes.
+    const MUCH: usize = 30_000 * 15;
+    let dir = TempDir::new()?;
+    let mut t = start(&dir)?;
+    t.line(FLOOD)?;
+    t.wait("the first lines", |t| t.printed().contains("flood 99"))?;
+    let objects = t.objects();
+    t.keys("print(4")?;
+    wait_bytes(&mut t, MUCH)?;
+    t.keys("2);")?;
+    t.wait("the line being typed", |t| t.cursor_line() == "weir> print(42);")?;
+    t.keys("\r")?;
+    t.wait("its output", |t| t.printed().contains("\n42\r\n"))?;
+    // Whole lines only, never two in one.
+    let lines: Vec<&str> = t
+        .printed()
+        .split("flood ")
+        .skip(1)
+        .map(|l| l.split(['\r', '\n', '\x1b']).next().unwrap_or(""))
+        .collect();
+    // The first are the script itself as it was typed, the last may still be on its way.
+    let torn = lines
+        .iter()
+        .rev()
+        .skip(1)
+        .find(|l| !l.starts_with('%') && !l.parse::<u32>().is_ok_and(|n| n < 100));
+    ensure!(
+        torn.is_none() && lines.len() > 30_000,
+        "a torn line `{torn:?}` among {}",
+        lines.len()
+    );
+    t.line(":stop all")?;
+    t.wait("its end", |t| t.printed().contains("job 1 stopped"))?;
+    t.line(":jobs")?;
+    t.wait_for("nothing runs in the background")?;
+    leave(t, &objects)?;
+    // And killed in the middle of it.
+    for signal in [Signal::SIGKILL, Signal::SIGHUP] {
+        let mut t = start(&dir)?;
+        t.line(FLOOD)?;
+        wait_bytes(&mut t, MUCH / 10)?;
+        let objects = t.objects();
+        ensure!(!objects.is_empty(), "it holds no BPF object");
+        t.signal(signal)?;
+        t.ended(&objects)?;
+    }
+    Ok(())
+}
+
+fn settings() -> Result<()> {
+    let (text, good) = piped(
+        ":set foo 3\n:set max_strlen abc\n:set max_strlne 3\n:set unsafe maybe\n:set stack_mode\n:set max_strlen 16\n:set\n\
+         begin { print(str(\"0123456789\", 32)); }\n",
+    )?;
+    for part in [
+        "unknown setting `foo`",
+        "`max_strlen` cannot have this value\n --> :set:1:14",
+        "did you mean `max_strlen`?",
+        "`unsafe` is `on` or `off`",
+        "`stack_mode` needs a value",
+        "unsafe off\nmax_strlen 16\n",
+        "`max_strlen`, which is 16",
+    ] {
+        ensure!(text.contains(part), "no `{part}` in {text}");
+    }
+    ensure!(!good, "errors in a pipe are a failure");
+    Ok(())
+}
+
 /// What a pipe's session prints, and whether it went well.
 fn piped(text: &str) -> Result<(String, bool)> {
     let mut child = Command::new(program()?)
@@ -195,6 +284,22 @@ fn pipe() -> Result<()> {
         "it printed {text:?}"
     );
     ensure!(good, "it failed");
+    // An error in what was imported or defined before is shown where it is.
+    let dir = TempDir::new()?;
+    dir.write("lib.weir", "macro wrong(x) { x + no_such }\n")?;
+    dir.write("main.weir", "import \"lib.weir\";\nbegin { print(wrong(1)); }\n")?;
+    let folder = dir.path().display();
+    let (text, good) = piped(&format!(
+        "import \"{folder}/lib.weir\";\nprint(wrong(1));\n:load {folder}/main.weir\nmacro own(x) {{ x + nor_this }}\nprint(own(2));\n"
+    ))?;
+    ensure!(
+        text.matches("/lib.weir:1:22\n").count() == 2 && text.contains("main.weir:2:15\n"),
+        "{text}"
+    );
+    ensure!(
+        text.contains(" --> earlier definitions:2:20\n") && text.contains("::: entry 1:1:7") && !good,
+        "{text}"
+    );
     let (text, good) = piped("nonsense(\n")?;
     ensure!(text.contains("entry 1:1:") && !good, "an error in a pipe is a failure: {text}");
     Ok(())
