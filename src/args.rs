@@ -234,20 +234,21 @@ pub struct Completions {
 
 /// The whole command line as one declaration, for completions.
 pub fn whole() -> clap::Command {
-    let sub = |command: clap::Command, name: &'static str| command.name(name).override_usage("");
+    let named = |command: clap::Command, name: &'static str| command.name(name).override_usage("");
     Run::command()
-        .subcommand(sub(Build::command(), "build"))
-        .subcommand(sub(run_command(), "run"))
-        .subcommand(sub(Fmt::command(), "fmt"))
-        .subcommand(sub(Check::command(), "check"))
-        .subcommand(sub(Doc::command(), "doc"))
-        .subcommand(sub(Clean::command(), "clean"))
-        .subcommand(sub(Demo::command(), "demo"))
-        .subcommand(sub(Repl::command(), "repl"))
-        .subcommand(sub(Net::command(), "net").subcommand(sub(NetRm::command(), "rm")))
-        .subcommand(sub(Maps::command(), "maps"))
-        .subcommand(sub(Progs::command(), "progs"))
-        .subcommand(sub(Completions::command(), "completions"))
+        .subcommand(named(Build::command(), "build"))
+        .subcommand(named(run_command(), "run"))
+        .subcommand(named(Fmt::command(), "fmt"))
+        .subcommand(named(Check::command(), "check"))
+        .subcommand(named(Replay::command(), "replay"))
+        .subcommand(named(Doc::command(), "doc"))
+        .subcommand(named(Clean::command(), "clean"))
+        .subcommand(named(Demo::command(), "demo"))
+        .subcommand(named(Repl::command(), "repl"))
+        .subcommand(named(Net::command(), "net").subcommand(named(NetRm::command(), "rm")))
+        .subcommand(named(Maps::command(), "maps"))
+        .subcommand(named(Progs::command(), "progs"))
+        .subcommand(named(Completions::command(), "completions"))
 }
 
 /// Says what a name means: a native, builtin, function, packet field or probe type.
@@ -358,24 +359,32 @@ pub struct Stages(pub Vec<Stage>);
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, clap::Error> {
     let args: Vec<OsString> = args.collect();
     match args.get(1).and_then(|a| a.to_str()) {
-        Some("build") => Build::try_parse_from(&args[1..]).map(Command::Build),
+        Some("build") => sub(&args).map(Command::Build),
         Some("run") => run_saved(&args[1..]).map(|run| Command::Run(Box::new(run))),
-        Some("fmt") => Fmt::try_parse_from(&args[1..]).map(Command::Fmt),
-        Some("check") => Check::try_parse_from(&args[1..]).map(Command::Check),
-        Some("completions") => Completions::try_parse_from(&args[1..]).map(Command::Completions),
-        Some("doc") => Doc::try_parse_from(&args[1..]).map(Command::Doc),
-        Some("clean") => Clean::try_parse_from(&args[1..]).map(Command::Clean),
-        Some("replay") => Replay::try_parse_from(&args[1..]).map(|replay| Command::Replay(Box::new(replay))),
-        Some("repl") => Repl::try_parse_from(&args[1..]).map(Command::Repl),
+        Some("fmt") => sub(&args).map(Command::Fmt),
+        Some("check") => sub(&args).map(Command::Check),
+        Some("completions") => sub(&args).map(Command::Completions),
+        Some("doc") => sub(&args).map(Command::Doc),
+        Some("clean") => sub(&args).map(Command::Clean),
+        Some("replay") => sub(&args).map(|replay| Command::Replay(Box::new(replay))),
+        Some("repl") => sub(&args).map(Command::Repl),
         // Nothing said, on a terminal: somebody wants to explore.
         None if is_terminal() => Ok(Command::Repl(Repl { allow_unsafe: false })),
-        Some("net") if args.get(2).is_some_and(|a| a == "rm") => NetRm::try_parse_from(&args[2..]).map(Command::NetRm),
-        Some("net") => Net::try_parse_from(&args[1..]).map(Command::Net),
-        Some("maps") => Maps::try_parse_from(&args[1..]).map(Command::Maps),
-        Some("progs") => Progs::try_parse_from(&args[1..]).map(Command::Progs),
-        Some("demo") => Demo::try_parse_from(&args[1..]).map(Command::Demo),
+        Some("net") if args.get(2).is_some_and(|a| a == "rm") => sub(&args[1..]).map(Command::NetRm),
+        Some("net") => sub(&args).map(Command::Net),
+        Some("maps") => sub(&args).map(Command::Maps),
+        Some("progs") => sub(&args).map(Command::Progs),
+        Some("demo") => sub(&args).map(Command::Demo),
         _ => Run::try_parse_from(args).map(|run| Command::Run(Box::new(run))),
     }
+}
+
+/// Reads the arguments of a subcommand, the second word of which is its name.
+fn sub<T: CommandFactory + FromArgMatches>(args: &[OsString]) -> Result<T, clap::Error> {
+    let command = T::command();
+    // Else it would be called by the second word alone, in the line that says how to use it.
+    let name = command.get_name().to_owned();
+    T::from_arg_matches(&command.bin_name(name).try_get_matches_from(&args[1..])?)
 }
 
 /// `weir run`: the switches of a run, then a script; what follows the script is the script's.
@@ -577,6 +586,27 @@ mod tests {
                 .to_string()
                 .contains("behind it")
         );
+    }
+
+    #[test]
+    fn what_the_help_lists_is_completed() {
+        let whole = whole();
+        let listed: Vec<&str> = AFTER_HELP
+            .lines()
+            .filter_map(|l| l.strip_prefix("  weir ")?.split([' ', ',']).next())
+            .collect();
+        let listed: Vec<&str> = listed.into_iter().filter(|w| !w.starts_with('-')).collect();
+        for word in listed.iter().chain(&["progs"]) {
+            assert!(whole.get_subcommands().any(|s| s.get_name() == *word), "{word}");
+            // And it is one: its own help, not that of a run.
+            let help = parse_words(&[word, "--help"]).unwrap_err().to_string();
+            assert!(help.contains(&format!("weir {word}")), "{word}: {help}");
+        }
+        assert!(listed.len() >= 12, "{listed:?}");
+        for command in whole.get_subcommands() {
+            let name = command.get_name();
+            assert!(AFTER_HELP.contains(&format!("weir {name}")), "`{name}` is not in the help");
+        }
     }
 
     #[test]

@@ -1,16 +1,16 @@
-//! A kernel that rejects: a supervisor between a program and `bpf(BPF_PROG_LOAD)`, by seccomp's notifications.
+//! A kernel that says no: a supervisor between a program and its system calls, by seccomp's notifications.
 //!
-//! Input: which loads to reject, and the log that the verifier is to have written. Output: the loads that were tried. The program
-//! under test knows nothing of it: what it sees is what a verifier's "no" looks like.
+//! [`Gate`] rejects loads of BPF programs, with the log that the verifier is to have written; [`Fault`] refuses one call of those that
+//! start-up is made of. Output: the calls that were tried. The program under test knows nothing of it.
 
 use anyhow::{Context, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
-const SYS_BPF: u32 = libc::SYS_bpf as u32;
 const BPF_PROG_LOAD: u32 = 5;
 /// `_IOWR('!', 0, struct seccomp_notif)` and `_IOWR('!', 1, struct seccomp_notif_resp)`
 const NOTIF_RECV: libc::c_ulong = 0xc050_2100;
@@ -33,39 +33,44 @@ pub enum Reject {
     Everything,
 }
 
-/// The supervisor; it ends with the program.
-pub struct Gate {
+/// What answers the calls that a filter hands over, and the descriptors by which it gets them; it ends with the program.
+pub struct Supervisor {
     /// Our end of the pair by which the child sends the descriptor; none once it has been received.
     receiver: Option<OwnedFd>,
     sender: OwnedFd,
-    loads: Arc<Mutex<Vec<Load>>>,
-    reject: Reject,
-    log: &'static str,
+    filter: Vec<libc::sock_filter>,
+    judge: Option<Judge>,
 }
 
-impl Gate {
-    /// # Errors
-    /// No sockets.
-    pub fn new(reject: Reject, log: &'static str) -> Result<Self> {
+/// `None`: the kernel decides; else the call fails with this.
+type Judge = Box<dyn FnMut(&libc::seccomp_notif) -> Option<i32> + Send>;
+
+/// A system call that is handed over, perhaps only with this value of its second argument or of its first.
+#[derive(Clone, Copy)]
+struct Rule {
+    call: libc::c_long,
+    /// Which argument, and its low half.
+    with: Option<(u32, u32)>,
+}
+
+impl Supervisor {
+    fn new(rules: &[Rule], judge: Judge) -> Result<Self> {
         use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
         let (receiver, sender) = socketpair(AddressFamily::Unix, SockType::Datagram, None, SockFlag::SOCK_CLOEXEC)?;
         Ok(Self {
             receiver: Some(receiver),
             sender,
-            loads: Arc::default(),
-            reject,
-            log,
+            filter: filter(rules),
+            judge: Some(judge),
         })
     }
 
-    /// What the child calls [`install`] with.
-    pub fn child_end(&self) -> RawFd {
-        self.sender.as_raw_fd()
-    }
-
-    /// The loads so far.
-    pub fn loads(&self) -> Vec<Load> {
-        self.loads.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    /// What the child calls, between fork and exec.
+    pub fn install(&self) -> Install {
+        Install {
+            sender: self.sender.as_raw_fd(),
+            filter: self.filter.clone(),
+        }
     }
 
     /// Starts to answer. Call it after the child has been started.
@@ -75,11 +80,10 @@ impl Gate {
     pub fn serve(&mut self) -> Result<()> {
         let receiver = self.receiver.take().context("it serves already")?;
         let listener = receive(&receiver)?;
-        let (loads, reject, log) = (Arc::clone(&self.loads), self.reject, self.log);
+        let mut judge = self.judge.take().context("it serves already")?;
         std::thread::spawn(move || {
             while let Ok(request) = next(&listener) {
-                let answer = judge(&request, reject, log, &loads);
-                if send(&listener, request.id, answer).is_err() {
+                if send(&listener, request.id, judge(&request)).is_err() {
                     break;
                 }
             }
@@ -88,9 +92,103 @@ impl Gate {
     }
 }
 
-/// Puts the filter into place and sends the descriptor of its notifications; only system calls that are safe after a fork.
-pub fn install(sender: RawFd) -> std::io::Result<()> {
-    let last = std::io::Error::last_os_error;
+/// Rejects programs.
+pub struct Gate {
+    pub supervisor: Supervisor,
+    loads: Arc<Mutex<Vec<Load>>>,
+}
+
+impl Gate {
+    /// # Errors
+    /// No sockets.
+    pub fn new(reject: Reject, log: &'static str) -> Result<Self> {
+        let loads = Arc::<Mutex<Vec<Load>>>::default();
+        let theirs = Arc::clone(&loads);
+        let rule = Rule {
+            call: libc::SYS_bpf,
+            with: Some((0, BPF_PROG_LOAD)),
+        };
+        let supervisor = Supervisor::new(&[rule], Box::new(move |request| judge(request, reject, log, &theirs)))?;
+        Ok(Self { supervisor, loads })
+    }
+
+    /// The loads so far.
+    pub fn loads(&self) -> Vec<Load> {
+        self.loads.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+}
+
+/// A step of starting up: a system call, with its command where that tells what it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// `bpf()` with this command.
+    Bpf(u32),
+    PerfEventOpen,
+    /// A program is put on a perf event.
+    PerfEventSetBpf,
+    /// A request to netlink.
+    Send,
+    /// A thread or a process is made.
+    Clone,
+}
+
+impl Step {
+    fn of(request: &libc::seccomp_notif) -> Option<Self> {
+        match libc::c_long::from(request.data.nr) {
+            libc::SYS_bpf => Some(Step::Bpf(request.data.args[0] as u32)),
+            libc::SYS_perf_event_open => Some(Step::PerfEventOpen),
+            libc::SYS_ioctl => Some(Step::PerfEventSetBpf),
+            libc::SYS_sendto => Some(Step::Send),
+            libc::SYS_clone | libc::SYS_clone3 => Some(Step::Clone),
+            _ => None,
+        }
+    }
+}
+
+/// Refuses one call, for want of memory.
+pub struct Fault {
+    pub supervisor: Supervisor,
+    seen: Arc<Mutex<BTreeMap<Step, usize>>>,
+}
+
+impl Fault {
+    /// Refuses the call of that kind which is the `n`-th, from 1; none: only counts.
+    ///
+    /// # Errors
+    /// No sockets.
+    pub fn new(refused: Option<(Step, usize)>) -> Result<Self> {
+        const PERF_EVENT_IOC_SET_BPF: u32 = 0x4004_2408;
+        let seen = Arc::<Mutex<BTreeMap<Step, usize>>>::default();
+        let theirs = Arc::clone(&seen);
+        let all = [
+            (libc::SYS_bpf, None),
+            (libc::SYS_perf_event_open, None),
+            (libc::SYS_ioctl, Some((1, PERF_EVENT_IOC_SET_BPF))),
+            (libc::SYS_sendto, None),
+            (libc::SYS_clone, None),
+            (libc::SYS_clone3, None),
+        ];
+        let judge = move |request: &libc::seccomp_notif| {
+            let step = Step::of(request)?;
+            let mut seen = theirs.lock().unwrap_or_else(|e| e.into_inner());
+            let n = seen.entry(step).or_default();
+            *n += 1;
+            (refused == Some((step, *n))).then_some(libc::ENOMEM)
+        };
+        Ok(Self {
+            supervisor: Supervisor::new(&all.map(|(call, with)| Rule { call, with }), Box::new(judge))?,
+            seen,
+        })
+    }
+
+    /// How many calls of each kind there were.
+    pub fn seen(&self) -> BTreeMap<Step, usize> {
+        self.seen.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+}
+
+/// Hands the calls of the rules over, and allows all others.
+fn filter(rules: &[Rule]) -> Vec<libc::sock_filter> {
     let stmt = |code: u32, k: u32| libc::sock_filter {
         code: code as u16,
         jt: 0,
@@ -104,54 +202,75 @@ pub fn install(sender: RawFd) -> std::io::Result<()> {
         k,
     };
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    // `struct seccomp_data`: the number at 0, the low half of the first argument at 16.
-    let mut filter = [
-        stmt(load, 0),
-        unless(SYS_BPF, 3),
-        stmt(load, 16),
-        unless(BPF_PROG_LOAD, 1),
-        stmt(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_USER_NOTIF),
-        stmt(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog {
-        len: filter.len() as u16,
-        filter: filter.as_mut_ptr(),
-    };
-    // SAFETY: the program and its instructions live through the call.
-    let fd = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
-            &raw const program,
-        )
-    };
-    if fd < 0 {
-        return Err(last());
+    let hand_over = stmt(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_USER_NOTIF);
+    // `struct seccomp_data`: the number at 0, the arguments of eight bytes from 16 on.
+    let mut code = vec![stmt(load, 0)];
+    for rule in rules {
+        match rule.with {
+            None => code.extend([unless(rule.call as u32, 1), hand_over]),
+            Some((argument, value)) => code.extend([
+                unless(rule.call as u32, 4),
+                stmt(load, 16 + 8 * argument),
+                unless(value, 1),
+                hand_over,
+                stmt(load, 0),
+            ]),
+        }
     }
-    let fd = fd as RawFd;
-    let mut byte = [0_u8];
-    let mut part = libc::iovec {
-        iov_base: byte.as_mut_ptr().cast(),
-        iov_len: 1,
-    };
-    let mut control = [0_u64; 4];
-    // SAFETY: plain data, all zeros is a valid message.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.as_mut_ptr().cast();
-    // SAFETY: the room for control data is aligned and large enough for one descriptor.
-    unsafe {
-        message.msg_controllen = libc::CMSG_SPACE(4) as _;
-        let header = libc::CMSG_FIRSTHDR(&raw const message);
-        (*header).cmsg_level = libc::SOL_SOCKET;
-        (*header).cmsg_type = libc::SCM_RIGHTS;
-        (*header).cmsg_len = libc::CMSG_LEN(4) as _;
-        libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd);
-        let sent = libc::sendmsg(sender, &raw const message, 0);
-        libc::close(fd);
-        if sent < 0 { Err(last()) } else { Ok(()) }
+    code.push(stmt(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW));
+    code
+}
+
+/// The child's part; made before the fork, since there is no allocating after it.
+pub struct Install {
+    sender: RawFd,
+    filter: Vec<libc::sock_filter>,
+}
+
+impl Install {
+    /// Puts the filter into place and sends the descriptor of its notifications; only system calls that are safe after a fork.
+    pub fn run(&self) -> std::io::Result<()> {
+        let last = std::io::Error::last_os_error;
+        let program = libc::sock_fprog {
+            len: self.filter.len() as u16,
+            filter: self.filter.as_ptr().cast_mut(),
+        };
+        // SAFETY: the program and its instructions live through the call.
+        let fd = unsafe {
+            libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+                &raw const program,
+            )
+        };
+        if fd < 0 {
+            return Err(last());
+        }
+        let fd = fd as RawFd;
+        let mut byte = [0_u8];
+        let mut part = libc::iovec {
+            iov_base: byte.as_mut_ptr().cast(),
+            iov_len: 1,
+        };
+        let mut control = [0_u64; 4];
+        // SAFETY: plain data, all zeros is a valid message.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        // SAFETY: the room for control data is aligned and large enough for one descriptor.
+        unsafe {
+            message.msg_controllen = libc::CMSG_SPACE(4) as _;
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(4) as _;
+            libc::CMSG_DATA(header).cast::<RawFd>().write_unaligned(fd);
+            let sent = libc::sendmsg(self.sender, &raw const message, 0);
+            libc::close(fd);
+            if sent < 0 { Err(last()) } else { Ok(()) }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Input: arguments, a namespace, a folder. Output: exit code, standard output and error, and a check that nothing of this
 //! process is left in the kernel. Every wait has a bound; none is a guess.
 
-use crate::gate::{self, Gate};
+use crate::gate::{Install, Supervisor};
 use crate::kernel::{self, Object};
 use crate::net::{Lab, Netns};
 use crate::{output, patience};
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -67,8 +67,10 @@ enum Condition {
     MaxFiles(u64),
     /// This standard stream is closed.
     Closed(i32),
-    /// A supervisor decides which programs are loaded.
-    Gate(RawFd),
+    /// A supervisor decides which system calls go well.
+    Supervised(Install),
+    /// Bytes of address space.
+    MaxMemory(u64),
 }
 
 impl Condition {
@@ -100,7 +102,15 @@ impl Condition {
                 // SAFETY: a live struct.
                 check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })
             }
-            Condition::Gate(sender) => gate::install(*sender),
+            Condition::Supervised(install) => install.run(),
+            Condition::MaxMemory(n) => {
+                let limit = libc::rlimit {
+                    rlim_cur: *n,
+                    rlim_max: *n,
+                };
+                // SAFETY: a live struct.
+                check(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) })
+            }
             // SAFETY: a number.
             Condition::Closed(fd) => check(unsafe { libc::close(*fd) }),
         }
@@ -153,6 +163,12 @@ impl<'a> Weir<'a> {
 
     pub fn max_files(mut self, n: u64) -> Self {
         self.conditions.push(Condition::MaxFiles(n));
+        self
+    }
+
+    /// Bytes of address space that it may have.
+    pub fn max_memory(mut self, n: u64) -> Self {
+        self.conditions.push(Condition::MaxMemory(n));
         self
     }
 
@@ -293,14 +309,14 @@ impl<'a> Weir<'a> {
         self.spawn()
     }
 
-    /// Runs to the end, while a supervisor decides which of its programs are loaded.
+    /// Runs to the end, while a supervisor decides which of its system calls go well.
     ///
     /// # Errors
     /// As those of [`Self::run`].
-    pub fn run_behind(mut self, gate: &mut Gate) -> Result<Finished> {
-        self.conditions.push(Condition::Gate(gate.child_end()));
+    pub fn run_behind(mut self, supervisor: &mut Supervisor) -> Result<Finished> {
+        self.conditions.push(Condition::Supervised(supervisor.install()));
         let running = self.spawn()?;
-        gate.serve()?;
+        supervisor.serve()?;
         running.wait()
     }
 

@@ -3,6 +3,7 @@
 //! `cargo xtask test` runs it. By hand, as root: `cargo build && cargo test -p weir-tests --test system [FILTER]`.
 
 mod absent;
+mod bad_input;
 mod blocklist;
 mod buffers;
 mod capture;
@@ -66,6 +67,7 @@ fn main() {
     // What the program does by itself is the same on all of them: once is enough, and an emulated machine is slow.
     if !weir_tests::in_vm() {
         lists.extend([
+            bad_input::TESTS,
             blocklist::TESTS,
             check::TESTS,
             metrics::TESTS,

@@ -26,7 +26,9 @@ processed 2 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_stat
 
 fn run(args: &[&str], gate: &mut Gate, dir: &TempDir) -> Result<Finished> {
     let folder = dir.path().to_str().context("a path")?.to_owned();
-    Weir::new(args.iter().copied()).env("TMPDIR", folder).run_behind(gate)
+    Weir::new(args.iter().copied())
+        .env("TMPDIR", folder)
+        .run_behind(&mut gate.supervisor)
 }
 
 /// What no user wants to read.
