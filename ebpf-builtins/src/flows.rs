@@ -3,8 +3,7 @@
 pub use crate::abi::flows::*;
 
 /// The object file: little-endian BPF ELF with BTF, 16-byte aligned.
-pub static OBJECT: &[u8] = &BYTES.0;
-static BYTES: &crate::Aligned<[u8]> = &crate::Aligned(*include_bytes!("../objects/flows.bpf.o"));
+pub static OBJECT: std::sync::LazyLock<crate::Object> = crate::packed::object!("flows");
 
 /// At TC ingress, in section `classifier`.
 pub const INGRESS: &str = "flows_ingress";

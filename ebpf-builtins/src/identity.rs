@@ -3,8 +3,7 @@
 pub use crate::abi::identity::*;
 
 /// The object file: little-endian BPF ELF with BTF, 16-byte aligned.
-pub static OBJECT: &[u8] = &BYTES.0;
-static BYTES: &crate::Aligned<[u8]> = &crate::Aligned(*include_bytes!("../objects/identity.bpf.o"));
+pub static OBJECT: std::sync::LazyLock<crate::Object> = crate::packed::object!("identity");
 
 /// On `sock_create`: a new socket gets its maker's identity.
 pub const CREATE: &str = "identity_create";

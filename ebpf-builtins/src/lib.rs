@@ -17,8 +17,10 @@ pub mod abi;
 pub mod exact;
 pub mod flows;
 pub mod identity;
+mod packed;
 
 pub use abi::{EventRecord, Lpm4, Lpm6, PacketsBytes, Prefix, Record4, Record6};
+pub use packed::Object;
 
 /// Per-CPU array of event records, in every native.
 pub const EVENT: &str = "EVENT";
@@ -27,17 +29,12 @@ pub const EVENTS: &str = "EVENTS";
 /// Program array with one slot: the next program on the hook, in natives at XDP.
 pub const CHAIN: &str = "CHAIN";
 
-/// An ELF file at an address that ELF readers can cast from.
-#[repr(C, align(16))]
-struct Aligned<T: ?Sized>(T);
-
 /// The blocklist: drops packets from (or to) listed prefixes. XDP.
 pub mod blocklist {
     pub use crate::abi::blocklist::*;
 
     /// The object file: little-endian BPF ELF with BTF, 16-byte aligned.
-    pub static OBJECT: &[u8] = &BYTES.0;
-    static BYTES: &crate::Aligned<[u8]> = &crate::Aligned(*include_bytes!("../objects/blocklist.bpf.o"));
+    pub static OBJECT: std::sync::LazyLock<crate::Object> = crate::packed::object!("blocklist");
 
     /// The program's symbol, in section `xdp.frags`.
     pub const PROGRAM: &str = "blocklist";
@@ -128,8 +125,7 @@ pub mod retransmits {
     pub use crate::abi::retransmits::*;
 
     /// The object file: little-endian BPF ELF with BTF, 16-byte aligned.
-    pub static OBJECT: &[u8] = &BYTES.0;
-    static BYTES: &crate::Aligned<[u8]> = &crate::Aligned(*include_bytes!("../objects/retransmits.bpf.o"));
+    pub static OBJECT: std::sync::LazyLock<crate::Object> = crate::packed::object!("retransmits");
 
     /// Program for the tracepoint `tcp_retransmit_skb`.
     pub const RETRANSMIT: &str = "retransmit";

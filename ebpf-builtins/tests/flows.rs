@@ -50,7 +50,7 @@ impl Rig {
         for map in [fl::FLOWS_MAP, fl::RECORDS, fl::FREE] {
             loader.map_max_entries(map, max);
         }
-        let mut ebpf = loader.load(fl::OBJECT).unwrap();
+        let mut ebpf = loader.load(&fl::OBJECT).unwrap();
         if program == fl::XDP {
             let program: &mut Xdp = ebpf.program_mut(program).unwrap().try_into().unwrap();
             program.load().unwrap();

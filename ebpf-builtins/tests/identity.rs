@@ -86,7 +86,7 @@ impl Rig {
         for (name, value) in settings {
             loader.override_global(name, value, true);
         }
-        let mut ebpf = loader.load(id::OBJECT).unwrap();
+        let mut ebpf = loader.load(&id::OBJECT).unwrap();
         for name in [id::FROM_POD_PROGRAM, id::TO_POD_PROGRAM] {
             let program: &mut SchedClassifier = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap();

@@ -36,7 +36,7 @@ fn records_lie_as_documented() {
 #[test]
 fn blocklist_has_its_program() {
     assert_eq!(bl::OBJECT.as_ptr().addr() % 16, 0);
-    let object = Object::parse(bl::OBJECT).unwrap();
+    let object = Object::parse(&bl::OBJECT).unwrap();
     assert_eq!(object.license.to_bytes(), b"GPL");
     assert!(object.btf.is_some() && object.btf_ext.is_some(), "BTF was stripped");
     let programs: Vec<&String> = object.programs.keys().collect();
@@ -48,7 +48,7 @@ fn blocklist_has_its_program() {
 #[test]
 fn blocklist_has_its_maps() {
     use bpf_map_type::*;
-    let object = Object::parse(bl::OBJECT).unwrap();
+    let object = Object::parse(&bl::OBJECT).unwrap();
     let declared: BTreeSet<&str> = bl::MAPS.iter().copied().chain([".rodata"]).collect();
     let found: BTreeSet<&str> = object.maps.keys().map(String::as_str).collect();
     assert_eq!(found, declared);
@@ -89,7 +89,7 @@ fn blocklist_has_its_maps() {
 /// The settings are where a loader looks for them, with the documented defaults.
 #[test]
 fn blocklist_has_its_settings() {
-    let mut object = Object::parse(bl::OBJECT).unwrap();
+    let mut object = Object::parse(&bl::OBJECT).unwrap();
     let words = |object: &Object| {
         let mut words: Vec<u32> = object.maps[".rodata"]
             .data()
@@ -118,7 +118,7 @@ fn blocklist_has_its_settings() {
 fn identity_has_its_maps_programs_and_settings() {
     use weir_ebpf_builtins::identity as id;
     assert_eq!(id::OBJECT.as_ptr().addr() % 16, 0);
-    let mut object = Object::parse(id::OBJECT).unwrap();
+    let mut object = Object::parse(&id::OBJECT).unwrap();
     assert_eq!(object.license.to_bytes(), b"GPL");
     assert!(object.btf.is_some() && object.btf_ext.is_some(), "BTF was stripped");
     let declared: BTreeSet<&str> = id::MAPS.iter().copied().chain([".rodata"]).collect();
@@ -182,7 +182,7 @@ fn retransmits_has_its_maps_and_settings() {
     use weir_ebpf_builtins::abi::net::{Flow, Inet};
     use weir_ebpf_builtins::retransmits as rt;
     assert_eq!((size_of::<Inet>(), size_of::<Flow>(), size_of::<rt::Conn>()), (24, 40, 128));
-    let object = Object::parse(rt::OBJECT).unwrap();
+    let object = Object::parse(&rt::OBJECT).unwrap();
     assert_eq!(object.license.to_bytes(), b"GPL");
     let (conn, dest) = (size_of::<rt::Conn>() as u32, size_of::<rt::Dest>() as u32);
     let expected = [
@@ -216,5 +216,5 @@ fn retransmits_has_its_maps_and_settings() {
         .chain([rt::RODATA_CA_MASK, rt::RODATA_SKB_SEGS, rt::RODATA_NETNS])
         .chain(rt::RODATA_EVENTS.iter().copied())
         .collect();
-    settings_are_apart(rt::OBJECT, &names);
+    settings_are_apart(&rt::OBJECT, &names);
 }

@@ -11,10 +11,10 @@ use weir_stdlib::{Attach, MapShape, NATIVES, Native, ValueShape};
 /// The object of each native; a native without a line here fails every test.
 fn object_of(native: &Native) -> Object {
     let bytes = match native.name {
-        "blocklist" => object::OBJECT,
-        "flows" => weir_ebpf_builtins::flows::OBJECT,
-        "identity" => weir_ebpf_builtins::identity::OBJECT,
-        "retransmits" => weir_ebpf_builtins::retransmits::OBJECT,
+        "blocklist" => &object::OBJECT[..],
+        "flows" => &weir_ebpf_builtins::flows::OBJECT[..],
+        "identity" => &weir_ebpf_builtins::identity::OBJECT[..],
+        "retransmits" => &weir_ebpf_builtins::retransmits::OBJECT[..],
         other => panic!("no object for `{other}`"),
     };
     Object::parse(bytes).unwrap()

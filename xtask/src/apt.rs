@@ -37,6 +37,14 @@ pub const BENCH: &[Package] = &[package("bpftrace", "bpftrace")];
 /// What `cargo xtask bench packets` compares with, and by.
 pub const PACKETS: &[Package] = &[package("clang", "clang"), package("bpftool", "bpftool")];
 
+/// What `cargo xtask bench rivals` compares with.
+pub const RIVALS: &[Package] = &[
+    package("xdp-tools", "xdp-filter"),
+    package("nftables", "nft"),
+    package("iptables", "iptables"),
+    package("ethtool", "ethtool"),
+];
+
 /// What `cargo xtask bench replay` compares with.
 pub const REPLAY: &[Package] = &[package("tcpdump", "tcpdump")];
 

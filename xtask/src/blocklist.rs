@@ -18,13 +18,13 @@ use weir_tests::weir::Weir;
 const XDP_DROP: u64 = 1;
 const XDP_PASS: u64 = 2;
 /// As in `draw.bpf.c`.
-const SPREAD: u32 = 2_654_435_769;
+pub const SPREAD: u32 = 2_654_435_769;
 const SPREAD64: u64 = 11_400_714_819_323_198_485;
 /// The lists: what `draw.bpf.c` calls them, and how many entries they have of each family.
 const LISTS: &[(&str, u32)] = &[("1k", 1 << 10), ("128k", 1 << 17), ("1m", 1 << 20)];
 
 /// A listed address, and the length of its prefix: half are hosts, the rest networks as lists have them.
-fn entry4(number: u32) -> (Ipv4Addr, u32) {
+pub fn entry4(number: u32) -> (Ipv4Addr, u32) {
     let len = [32, 32, 32, 32, 32, 24, 24, 24, 28, 20][number as usize % 10];
     let bits = number.wrapping_mul(SPREAD) & (u32::MAX << (32 - len));
     (bits.into(), len)

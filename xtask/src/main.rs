@@ -16,6 +16,7 @@ mod dist;
 mod packets;
 mod proc;
 mod replay;
+mod rivals;
 mod setup;
 mod test;
 mod vm;

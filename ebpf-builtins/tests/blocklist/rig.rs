@@ -59,7 +59,7 @@ impl Rig {
         for (name, value) in &words {
             loader.override_global(name, value, true);
         }
-        let mut ebpf = loader.load(bl::OBJECT).unwrap();
+        let mut ebpf = loader.load(&bl::OBJECT).unwrap();
         let program: &mut Xdp = ebpf.program_mut(bl::PROGRAM).unwrap().try_into().unwrap();
         program.load().unwrap();
         let second_set = settings.second_set;

@@ -17,7 +17,7 @@ const PROTOCOLS: &[(&str, u32)] = &[("tcp", 6), ("udp", 17), ("icmp", 1), ("sctp
 const TCP: u32 = 6;
 
 pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn Fn(&str) -> bool, chained: bool) -> Result<Setup, Error> {
-    let mut elf = Elf::parse(object::OBJECT)?;
+    let mut elf = Elf::parse(&object::OBJECT)?;
     let max = params.int("max").unwrap_or(MAX_DEFAULT);
     let max_hits = u32::try_from(params.int("max_hits").unwrap_or(MAX_HITS_DEFAULT)).unwrap_or(u32::MAX);
     let (block, block_span) = prefixes::param(params, "prefixes")?.unwrap_or((Prefixes::default(), params.0.span));

@@ -32,7 +32,7 @@ pub(super) fn setup(params: &Params<'_>, event_used: &dyn Fn(&str) -> bool, kern
             params.0.span,
         )
     })?;
-    let mut elf = Elf::parse(object::OBJECT)?;
+    let mut elf = Elf::parse(&object::OBJECT)?;
     let missing = |ty: &str, field: &str| {
         let message = format!("`retransmits` needs `{field}` of the kernel's `struct {ty}`, and this kernel has none");
         refuse(message, None, params.0.span)

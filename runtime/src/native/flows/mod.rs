@@ -51,7 +51,7 @@ pub(super) fn setup(
             span,
         });
     }
-    let mut elf = Elf::parse(object::OBJECT)?;
+    let mut elf = Elf::parse(&object::OBJECT)?;
     for (event, symbol) in params.0.native.events.iter().zip(object::RODATA_EVENTS) {
         elf.set_rodata(symbol, u32::from(event_used(event.name)))?;
     }

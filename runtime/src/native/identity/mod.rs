@@ -31,7 +31,7 @@ use weir_stdlib::identity::{MASK_DEFAULT, MAX_DEFAULT, PODS_DEFAULT};
 use who::Everybody;
 
 pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn Fn(&str) -> bool, kernel: &Kernel) -> Result<Setup, Error> {
-    let mut elf = Elf::parse(object::OBJECT)?;
+    let mut elf = Elf::parse(&object::OBJECT)?;
     let path = match params.get("policy") {
         Some((ParamValue::File(path), span)) => (PathBuf::from(path), span),
         _ => return Err(Error::Object("no policy".to_owned())),
