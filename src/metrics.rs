@@ -383,6 +383,16 @@ impl Page {
                     }
                 }
             }
+            MapValue::TSeries { .. } => {
+                let name = self.family(&base, "gauge", help);
+                for (row, labels) in rows() {
+                    if let Cell::Series(points) = &row.value
+                        && let Some(last) = points.last()
+                    {
+                        self.labelled(&name, labels, None, &last.value.to_string());
+                    }
+                }
+            }
             MapValue::Plain(ty) => {
                 for (suffix, offset, ty) in parts(ty) {
                     let name = self.family(&format!("{base}{suffix}"), "gauge", help);

@@ -644,7 +644,7 @@ pub enum FormatPart {
     Arg(FormatSpec),
 }
 
-/// `%-08.3lld`: what the conversion asks for. Length modifiers only matter for the check at compile time.
+/// `%-08.3lld`: what the conversion asks for.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct FormatSpec {
     pub minus: bool,
@@ -653,10 +653,17 @@ pub struct FormatSpec {
     pub alt: bool,
     pub zero: bool,
     pub width: Option<u32>,
+    /// `*`: the width is an argument of its own, before the value.
+    pub width_arg: bool,
     pub precision: Option<u32>,
-    /// `d i u o x X c s p r` (`r`: buffer as hex with `\x`, `rx` plain hex, `rh` hex and text); see `conv2`.
+    /// `.*`: the precision is an argument of its own, before the value.
+    pub precision_arg: bool,
+    /// How many low bits of an integer count; all 64 where nothing is said.
+    pub bits: Option<u8>,
+    /// `d i u o x X c s p r g` (`r`: buffer as hex with `\x`, `rx` plain hex, `rh` hex and text, `gr` the kernel's allocation
+    /// flags by name); see `conv2`.
     pub conv: char,
-    /// Second letter of a two-letter conversion (`rx`, `rh`).
+    /// Second letter of a two-letter conversion (`rx`, `rh`, `gr`).
     pub conv2: Option<char>,
 }
 

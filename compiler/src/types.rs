@@ -111,9 +111,22 @@ pub enum StackMode {
     Perf,
     /// `address`
     Raw,
+    /// `build-id offset`, of user stacks only
+    BuildId,
 }
 
 impl StackMode {
+    /// Returns the word of the language.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            StackMode::Bpftrace => "bpftrace",
+            StackMode::Perf => "perf",
+            StackMode::Raw => "raw",
+            StackMode::BuildId => "build_id",
+        }
+    }
+
     /// Finds a mode by the word of the language.
     #[must_use]
     pub fn by_name(name: &str) -> Option<Self> {
@@ -121,6 +134,7 @@ impl StackMode {
             "bpftrace" => StackMode::Bpftrace,
             "perf" => StackMode::Perf,
             "raw" => StackMode::Raw,
+            "build_id" => StackMode::BuildId,
             _ => return None,
         })
     }
@@ -297,6 +311,35 @@ pub enum MapValue {
         max: i64,
         step: i64,
     },
+    /// The last `count` intervals of `interval` nanoseconds: `count` times `{ epoch, value, n }`. `epoch` is the number of the interval
+    /// since 1970 (0: never written) and has its place at `epoch % count`; `n` is the number of updates, for [`Series::Last`] when it
+    /// was written, by the TAI clock.
+    TSeries {
+        interval: u64,
+        count: u32,
+        series: Series,
+        signed: bool,
+    },
+}
+
+/// What the values of one interval of a [`MapValue::TSeries`] come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Series {
+    Last,
+    Avg,
+    Max,
+    Min,
+    Sum,
+}
+
+impl Series {
+    /// The words of the language; the last value needs none.
+    pub const WORDS: [(&'static str, Series); 4] = [
+        ("avg", Series::Avg),
+        ("max", Series::Max),
+        ("min", Series::Min),
+        ("sum", Series::Sum),
+    ];
 }
 
 impl MapValue {
@@ -324,6 +367,7 @@ impl MapValue {
             MapValue::Count => 8,
             MapValue::Sum { .. } | MapValue::Min { .. } | MapValue::Max { .. } | MapValue::Avg { .. } | MapValue::Stats { .. } => 16,
             MapValue::Hist { bits } => Self::hist_bucket_count(*bits) * 8,
+            MapValue::TSeries { count, .. } => count * 24,
             MapValue::LHist { min, max, step } => u32::try_from((max - min) / step + 2).unwrap_or(u32::MAX / 8) * 8,
         }
     }
@@ -341,6 +385,7 @@ impl fmt::Display for MapValue {
             MapValue::Stats { signed } => f.write_str(if *signed { "stats_t" } else { "ustats_t" }),
             MapValue::Hist { .. } => f.write_str("hist_t"),
             MapValue::LHist { .. } => f.write_str("lhist_t"),
+            MapValue::TSeries { .. } => f.write_str("tseries_t"),
         }
     }
 }

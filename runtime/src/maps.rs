@@ -5,9 +5,10 @@ use crate::sys::bpf::{self, Elements};
 use crate::sys::proc::possible_cpus;
 use crate::sys::{Result, SysError};
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use weir_compiler::object::MapKind;
-use weir_compiler::types::{MapValue, Type};
+use weir_compiler::types::{MapValue, Series, Type};
 
 /// A map of the kernel, open, with what is needed to read it.
 #[derive(Debug)]
@@ -32,6 +33,16 @@ pub enum Cell {
         count: u64,
     },
     Hist(Vec<u64>),
+    /// The intervals of a series that have a value, oldest first.
+    Series(Vec<Point>),
+}
+
+/// One interval of a series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// Its number since 1970.
+    pub epoch: u64,
+    pub value: i128,
 }
 
 impl Cell {
@@ -343,6 +354,7 @@ pub fn combine_parts<'a>(kind: &MapValue, parts: impl Iterator<Item = &'a [u8]>)
                 count,
             }
         }
+        MapValue::TSeries { count, series, signed, .. } => Cell::Series(combine_series(parts, *count, *series, *signed)),
         MapValue::Hist { .. } | MapValue::LHist { .. } => {
             let mut counts: Vec<u64> = Vec::new();
             for part in parts {
@@ -356,6 +368,45 @@ pub fn combine_parts<'a>(kind: &MapValue, parts: impl Iterator<Item = &'a [u8]>)
     }
 }
 
+/// Combines the intervals of all CPUs; those that are older than the newest by `count` have gone.
+fn combine_series<'a>(parts: impl Iterator<Item = &'a [u8]>, count: u32, series: Series, signed: bool) -> Vec<Point> {
+    let mut intervals: BTreeMap<u64, (i128, u64)> = BTreeMap::new();
+    for bucket in parts.flat_map(|part| part.chunks_exact(24)) {
+        let (epoch, updates) = (uint(&bucket[..8]), uint(&bucket[16..]));
+        if epoch == 0 {
+            continue;
+        }
+        let value = if signed {
+            i128::from(sint(&bucket[8..16]))
+        } else {
+            i128::from(uint(&bucket[8..16]))
+        };
+        let Some((sofar, n)) = intervals.get_mut(&epoch) else {
+            intervals.insert(epoch, (value, updates));
+            continue;
+        };
+        match series {
+            // The number of updates is the time.
+            Series::Last if updates < *n => continue,
+            Series::Last => (*sofar, *n) = (value, updates),
+            Series::Min => *sofar = value.min(*sofar),
+            Series::Max => *sofar = value.max(*sofar),
+            Series::Sum | Series::Avg => (*sofar, *n) = (value + *sofar, n.saturating_add(updates)),
+        }
+    }
+    let newest = intervals.last_key_value().map_or(0, |(epoch, _)| *epoch);
+    let kept = intervals.split_off(&(newest + 1).saturating_sub(u64::from(count)));
+    kept.into_iter()
+        .map(|(epoch, (value, n))| Point {
+            epoch,
+            value: match series {
+                Series::Avg => value / i128::from(n.max(1)),
+                _ => wrap(value, signed),
+            },
+        })
+        .collect()
+}
+
 /// Cuts a sum to 64 bits, as the kernel's words are.
 fn wrap(sum: i128, signed: bool) -> i128 {
     if signed { i128::from(sum as i64) } else { i128::from(sum as u64) }
@@ -367,6 +418,7 @@ fn is_untouched(kind: &MapValue, cell: &Cell) -> bool {
         (_, Cell::Int(v)) => *v == 0,
         (_, Cell::Stats { count, .. }) => *count == 0,
         (_, Cell::Hist(counts)) => counts.iter().all(|c| *c == 0),
+        (_, Cell::Series(points)) => points.is_empty(),
         (_, Cell::Plain(_)) => false,
     }
 }
@@ -386,6 +438,7 @@ impl Snapshot {
                 (Cell::Int(x), Cell::Int(y)) => x.cmp(y),
                 (Cell::Stats { sum: s, count: n }, Cell::Stats { sum: t, count: m }) => Cell::average(*s, *n).cmp(&Cell::average(*t, *m)),
                 (Cell::Hist(x), Cell::Hist(y)) => total(x).cmp(&total(y)),
+                (Cell::Series(x), Cell::Series(y)) => x.last().map(|p| p.epoch).cmp(&y.last().map(|p| p.epoch)),
                 _ => Ordering::Equal,
             };
             by_value.then_with(|| by_key(a, b))
@@ -450,6 +503,29 @@ mod tests {
             combine(&MapValue::Hist { bits: 0 }, &[&[1, 0, 2], &[0, 1, 1]]),
             Cell::Hist(vec![1, 1, 3])
         );
+    }
+
+    #[test]
+    fn intervals_of_all_cpus_become_one_series() {
+        let series = |series| MapValue::TSeries {
+            interval: 1000,
+            count: 3,
+            series,
+            signed: true,
+        };
+        let combine = |kind, parts: &[&[i64]]| match combine(&series(kind), parts) {
+            Cell::Series(points) => points.iter().map(|p| (p.epoch, p.value)).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        };
+        // Epoch, value, number of updates (the time for the last value); interval 6 is too old beside 9.
+        let one: &[i64] = &[6, 1, 1, 7, 5, 2, 0, 0, 0];
+        let two: &[i64] = &[9, -4, 1, 7, 3, 4, 8, 6, 3];
+        assert_eq!(combine(Series::Sum, &[one, two]), [(7, 8), (8, 6), (9, -4)]);
+        assert_eq!(combine(Series::Avg, &[one, two]), [(7, 1), (8, 2), (9, -4)]);
+        assert_eq!(combine(Series::Min, &[one, two]), [(7, 3), (8, 6), (9, -4)]);
+        assert_eq!(combine(Series::Max, &[one, two]), [(7, 5), (8, 6), (9, -4)]);
+        assert_eq!(combine(Series::Last, &[one, two]), [(7, 3), (8, 6), (9, -4)]);
+        assert_eq!(combine(Series::Last, &[&[0; 9], &[0; 9]]), []);
     }
 
     #[test]

@@ -8,6 +8,9 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use weir_compiler::types::StackMode;
 
+/// `BPF_F_STACK_BUILD_ID`
+const STACK_BUILD_ID: u32 = 1 << 5;
+
 /// Resolves what only user space can. One for each printing thread.
 #[derive(Debug, Default)]
 pub struct Symbols {
@@ -19,6 +22,8 @@ pub struct Symbols {
     processes: RefCell<HashMap<u32, Process>>,
     /// Offset of the boot clock to the time of day, nanoseconds.
     boot_offset: OnceCell<i128>,
+    /// The same of the TAI clock: whole seconds.
+    tai_offset: OnceCell<i128>,
 }
 
 impl Symbols {
@@ -53,7 +58,7 @@ impl Symbols {
         let process = processes.entry(pid).or_insert_with(|| Process::open(pid));
         match process.find(addr) {
             Some(found) => match mode {
-                StackMode::Raw => found.name,
+                StackMode::Raw | StackMode::BuildId => found.name,
                 StackMode::Bpftrace => format!("{}+{}", found.name, found.offset),
                 StackMode::Perf => format!("{}+{} ({})", found.name, found.offset, found.file),
             },
@@ -88,18 +93,41 @@ impl Symbols {
     /// Reads the addresses of a stack from the stack map, innermost first.
     #[must_use]
     pub fn stack(&self, id: u32, depth: u32) -> Option<Vec<u64>> {
+        let value = self.recorded(id, depth * 8, 0)?;
+        let words = value.chunks_exact(8).map(|w| u64::from_ne_bytes(w.try_into().unwrap_or_default()));
+        Some(words.take(depth as usize).take_while(|addr| *addr != 0).collect())
+    }
+
+    /// Reads the frames of a stack that was recorded with build ids, innermost first.
+    #[must_use]
+    pub fn build_ids(&self, id: u32, depth: u32) -> Option<Vec<Frame>> {
+        Some(build_ids(&self.recorded(id, depth * 32, STACK_BUILD_ID)?))
+    }
+
+    /// Reads a stack from the map with values of that size and kind.
+    fn recorded(&self, id: u32, bytes: u32, kind: u32) -> Option<Vec<u8>> {
         if id.cast_signed() < 0 {
             return None;
         }
-        let bytes = depth as usize * 8;
-        let fits = |map: &&OwnedFd| bpf::map_info(map.as_fd()).is_ok_and(|info| info.value_size as usize == bytes);
+        let fits =
+            |map: &&OwnedFd| bpf::map_info(map.as_fd()).is_ok_and(|info| info.value_size == bytes && info.flags & STACK_BUILD_ID == kind);
         let map = self.stacks.iter().find(fits)?;
-        let mut value = vec![0u8; bytes];
-        if !bpf::map_lookup(map.as_fd(), &id.to_ne_bytes(), &mut value, "stacks").ok()? {
-            return None;
-        }
-        let words = value.chunks_exact(8).map(|w| u64::from_ne_bytes(w.try_into().unwrap_or_default()));
-        Some(words.take(depth as usize).take_while(|addr| *addr != 0).collect())
+        let mut value = vec![0u8; bytes as usize];
+        bpf::map_lookup(map.as_fd(), &id.to_ne_bytes(), &mut value, "stacks")
+            .ok()?
+            .then_some(value)
+    }
+
+    /// Returns how far the time of day is from the TAI clock, in nanoseconds.
+    #[must_use]
+    pub fn tai_offset(&self) -> i128 {
+        use crate::sys::proc::clock_ns;
+        const SECOND: i128 = 1_000_000_000;
+        *self.tai_offset.get_or_init(|| {
+            let apart = i128::from(clock_ns(libc::CLOCK_REALTIME)) - i128::from(clock_ns(libc::CLOCK_TAI));
+            // The two were not read at the same moment, and are whole seconds apart.
+            (apart + SECOND / 2).div_euclid(SECOND) * SECOND
+        })
     }
 
     /// Converts nanoseconds of the boot clock to nanoseconds since 1970.
@@ -111,6 +139,28 @@ impl Symbols {
             .get_or_init(|| i128::from(clock_ns(libc::CLOCK_REALTIME)) - i128::from(clock_ns(libc::CLOCK_BOOTTIME)));
         i128::from(boot_ns) + offset
     }
+}
+
+/// One frame of a stack that was recorded with build ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// The build id of the file, and the offset in it.
+    File(String, u64),
+    /// Nothing is known of the file at this address.
+    Address(u64),
+}
+
+/// Takes the frames of a `struct bpf_stack_build_id[]` apart: status, 20 bytes of build id, offset or address.
+fn build_ids(value: &[u8]) -> Vec<Frame> {
+    let frames = value.chunks_exact(32).map_while(|frame| {
+        let at = u64::from_ne_bytes(frame[24..].try_into().unwrap_or_default());
+        match i32::from_ne_bytes(frame[..4].try_into().unwrap_or_default()) {
+            1 => Some(Frame::File(frame[4..24].iter().map(|b| format!("{b:02x}")).collect(), at)),
+            2 => Some(Frame::Address(at)),
+            _ => None,
+        }
+    });
+    frames.collect()
 }
 
 /// Reads `ADDRESS TYPE NAME [MODULE]` lines of text symbols into a sorted table.
@@ -147,6 +197,13 @@ fn parse_passwd(text: &str) -> HashMap<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn frames_with_build_ids() {
+        let frame = |status: i32, id: u8, at: u64| [&status.to_ne_bytes()[..], &[id; 20], &at.to_ne_bytes()].concat();
+        let value = [frame(1, 0xa2, 0x110), frame(2, 0, 0x7f00), frame(0, 0, 0), frame(1, 1, 1)].concat();
+        assert_eq!(build_ids(&value), [Frame::File("a2".repeat(20), 0x110), Frame::Address(0x7f00)]);
+    }
 
     #[test]
     fn kallsyms_are_sorted_and_searched() {

@@ -136,6 +136,7 @@ fn number(snapshot: &Snapshot, row: &Row) -> i128 {
     match &row.value {
         Cell::Int(n) => *n,
         Cell::Stats { count, .. } => i128::from(*count),
+        Cell::Series(points) => points.last().map_or(0, |p| p.value),
         Cell::Hist(counts) => counts.iter().map(|c| i128::from(*c)).sum(),
         Cell::Plain(bytes) => match &snapshot.value {
             weir_compiler::types::MapValue::Plain(Type::Int { signed: false, .. }) => i128::from(uint(bytes)),

@@ -1,8 +1,8 @@
 //! Expressions.
 
-use super::Generator;
 use super::inet::{AF_INET6, lpm_head};
 use super::value::{Repr, Room, Val, VarSlot};
+use super::{Generator, plain};
 use crate::hir::{Expr, ExprKind, Space, Ty};
 use crate::object::HelperCall;
 use crate::tables::Hook;
@@ -177,7 +177,7 @@ impl<'h> Generator<'_, 'h> {
             ExprKind::Inline { body, result } => self.inline(body, *result),
             ExprKind::Strlen(text) => self.strlen(text),
             ExprKind::FilePath { place, cap } => self.file_path(place, *cap),
-            ExprKind::Stack { user, depth } => self.stack(*user, *depth),
+            ExprKind::Stack { user, depth, build_id } => self.stack(*user, *depth, *build_id),
             ExprKind::Len(map) => Val::int(self.map_len(*map)),
             ExprKind::Elapsed => self.elapsed(),
             ExprKind::Helper { number, args } => self.helper_call(*number, args),
@@ -462,11 +462,18 @@ impl<'h> Generator<'_, 'h> {
         let (l, r) = (self.expr(left), self.expr(right));
         let present = self.both(l.present, r.present);
         if op.is_comparison() {
-            // A literal takes the sign of the other side, unless it only fits without one.
-            let literal = |e: &Expr| matches!(e.kind, ExprKind::Int(n) if n >= 0 || e.ty.is_signed());
-            let signed = left.ty.is_signed() && right.ty.is_signed()
-                || left.ty.is_signed() && literal(right)
-                || right.ty.is_signed() && literal(left) && !matches!(left.ty, Ty::Bool);
+            // A literal takes the sign of the other side. Else one sign is enough: what is below zero is never the greater.
+            let literal = |e: &Expr| matches!(e.kind, ExprKind::Int(0..)) && !matches!(e.ty, Ty::Bool);
+            // Addresses have no sign, nor what only fits into a word without one.
+            let unsigned = |e: &Expr| matches!(e.ty, Ty::Ptr { .. }) || matches!(e.kind, ExprKind::Int(..0)) && !e.ty.is_signed();
+            let signed = !unsigned(left)
+                && !unsigned(right)
+                && match (literal(left), literal(right)) {
+                    (true, true) => true,
+                    (true, false) => right.ty.is_signed(),
+                    (false, true) => left.ty.is_signed(),
+                    (false, false) => left.ty.is_signed() || right.ty.is_signed(),
+                };
             let truth = self.compare(
                 op,
                 &l,
@@ -629,8 +636,17 @@ impl<'h> Generator<'_, 'h> {
     /// `a ?: b`: b where a is absent, or, for a value that can be asked for its truth, false.
     fn elvis(&mut self, value: &'h Expr, otherwise: &'h Expr, ty: &Ty) -> Val {
         let first = self.expr(value);
-        // Numbers as in bpftrace: zero takes the other value, too.
-        let take = self.truth(&first);
+        // As in bpftrace: zero and the empty text take the other value, too.
+        let mut take = match (&first.repr, &value.ty) {
+            (Repr::Mem { pointer, .. }, Ty::Str { .. }) => {
+                let byte = self.b.ins().uload8(I64, plain(), *pointer, 0);
+                self.compare_imm(IntCC::NotEqual, byte, 0)
+            }
+            _ => self.truth(&first),
+        };
+        if let Some(present) = first.present {
+            take = self.b.ins().band(take, present);
+        }
         let kept = Val {
             repr: first.repr.clone(),
             present: None,

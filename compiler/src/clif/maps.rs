@@ -5,7 +5,7 @@ use super::{Generator, plain};
 use crate::hir::{Expr, MapValueTy};
 use crate::object::{CounterSpec, HelperCall, MapKind, MapRole, MapSpec};
 use crate::tables::{AggKind, helper};
-use crate::types::{MapValue, Type};
+use crate::types::{MapValue, Series, Type};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::{I8, I32, I64};
 use cranelift_codegen::ir::{AtomicRmwOp, BlockArg, InstBuilder, Value};
@@ -458,7 +458,66 @@ impl<'h> Generator<'_, 'h> {
                 let index = self.b.ins().umin(index, last_value);
                 self.bump_bucket(entry, index);
             }
+            (_, MapValue::TSeries { .. }) => self.update_series(kind, entry, n),
             _ => {}
+        }
+    }
+
+    /// Puts a value into the interval that it is in now; what an interval of long ago has left there goes.
+    fn update_series(&mut self, kind: &MapValue, entry: Value, n: Value) {
+        let &MapValue::TSeries {
+            interval,
+            count,
+            series,
+            signed,
+        } = kind
+        else {
+            return;
+        };
+        // The clock of the wall but for whole seconds, so that intervals begin where people expect them to.
+        let now = self.helper(helper::KTIME_GET_TAI_NS, &[]);
+        let (interval, count) = (self.int(interval.cast_signed()), self.int(i64::from(count)));
+        let epoch = self.b.ins().udiv(now, interval);
+        let index = self.b.ins().urem(epoch, count);
+        let last = self.b.ins().iadd_imm_s(count, -1);
+        let index = self.b.ins().umin(index, last);
+        let index = self.pin(index);
+        let offset = self.b.ins().imul_imm_s(index, 24);
+        let pointer = self.b.ins().iadd(entry, offset);
+        let pointer = self.pin(pointer);
+        let seen = self.b.ins().load(I64, plain(), pointer, 0);
+        let old = self.b.ins().load(I64, plain(), pointer, 8);
+        let updates = self.b.ins().load(I64, plain(), pointer, 16);
+        let fresh = self.b.ins().icmp(IntCC::NotEqual, seen, epoch);
+        let better = |g: &mut Self, less: bool| {
+            let cc = match (less, signed) {
+                (true, true) => IntCC::SignedLessThan,
+                (true, false) => IntCC::UnsignedLessThan,
+                (false, true) => IntCC::SignedGreaterThan,
+                (false, false) => IntCC::UnsignedGreaterThan,
+            };
+            let better = g.b.ins().icmp(cc, n, old);
+            let take = g.b.ins().bor(fresh, better);
+            g.b.ins().select(take, n, old)
+        };
+        let value = match series {
+            Series::Last => n,
+            Series::Min => better(self, true),
+            Series::Max => better(self, false),
+            Series::Sum | Series::Avg => {
+                let sum = self.b.ins().iadd(old, n);
+                self.b.ins().select(fresh, n, sum)
+            }
+        };
+        let updates = if series == Series::Last {
+            now
+        } else {
+            let one = self.int(1);
+            let more = self.b.ins().iadd(updates, one);
+            self.b.ins().select(fresh, one, more)
+        };
+        for (word, offset) in [(epoch, 0), (value, 8), (updates, 16)] {
+            self.b.ins().store(plain(), word, pointer, offset);
         }
     }
 

@@ -14,17 +14,21 @@ use weir_parser::Span;
 const MAX_STACKS: u32 = 8192;
 /// `BPF_F_USER_STACK`
 const USER_STACK: i64 = 1 << 8;
+/// `BPF_F_STACK_BUILD_ID`
+const STACK_BUILD_ID: u32 = 1 << 5;
+/// Size of a `struct bpf_stack_build_id`.
+const BUILD_ID_BYTES: u32 = 32;
 
 impl<'h> Generator<'_, 'h> {
     /// The id of the stack in the low half, the process in the high half for a user stack.
-    pub fn stack(&mut self, user: bool, depth: u32) -> Val {
+    pub fn stack(&mut self, user: bool, depth: u32, build_id: bool) -> Val {
         let map = self.plan.map(MapSpec {
-            name: format!("weir_stacks_{depth}"),
+            name: format!("weir_{}_{depth}", if build_id { "build_ids" } else { "stacks" }),
             kind: MapKind::StackTrace,
             key_size: 4,
-            value_size: depth * 8,
+            value_size: depth * if build_id { BUILD_ID_BYTES } else { 8 },
             max_entries: MAX_STACKS,
-            flags: 0,
+            flags: if build_id { STACK_BUILD_ID } else { 0 },
             role: MapRole::Stacks,
         });
         let (ctx, address) = (self.ctx, self.map_address(map));

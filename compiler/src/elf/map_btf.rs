@@ -99,7 +99,7 @@ fn map_value(btf: &mut BtfBuilder, value: &MapValue, scalar: bool) -> TypeId {
         MapValue::Sum { signed } | MapValue::Avg { signed } | MapValue::Stats { signed } => two(btf, "sum", *signed),
         MapValue::Min { signed } => two(btf, "min", *signed),
         MapValue::Max { signed } => two(btf, "max", *signed),
-        MapValue::Hist { .. } | MapValue::LHist { .. } => {
+        MapValue::Hist { .. } | MapValue::LHist { .. } | MapValue::TSeries { .. } => {
             let buckets = array_of(btf, ULONG, size / 8);
             structure(btf, "", size, &[("buckets", buckets, 0)])
         }

@@ -90,7 +90,7 @@ impl Checker<'_> {
             },
             FunctionKind::Bswap => {
                 let value = self.expr(&args[0].value);
-                match value.ty {
+                match super::expr::written_type(&value) {
                     Ty::Int { bits: 8, .. } => value,
                     Ty::Int { bits, .. } => Self::make(
                         ExprKind::Bswap {
@@ -174,6 +174,7 @@ impl Checker<'_> {
             | FunctionKind::Override
             | FunctionKind::Reg
             | FunctionKind::Cgroupid
+            | FunctionKind::SocketCookie
             | FunctionKind::CgroupPath
             | FunctionKind::Strerror
             | FunctionKind::Len
@@ -318,6 +319,12 @@ impl Checker<'_> {
             return Self::make(ExprKind::Str(text.into_bytes()), Ty::Str { cap }, span);
         }
         let ptr = self.expr(&args[0].value);
+        if let (ExprKind::Str(text), Some(_)) = (&ptr.kind, args.get(1)) {
+            // A literal is cut while compiling.
+            let cut = text.iter().copied().take(cap as usize - 1).collect::<Vec<u8>>();
+            let cap = cap.min(u32::try_from(text.len() + 1).unwrap_or(cap));
+            return Self::make(ExprKind::Str(cut), Ty::Str { cap }, span);
+        }
         if matches!(ptr.ty, Ty::Str { .. }) {
             return ptr;
         }

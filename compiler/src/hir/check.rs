@@ -4,7 +4,7 @@
 //! longer change; only the last round's diagnostics count.
 
 use super::map_types::{Initial, MapDecl, MapState, check_declarations, check_existing, map_declarations, never_assigned};
-use super::settings::{config_block, environment};
+use super::settings::{Settings, config_block, environment};
 use super::unify::unify;
 use super::{Block, Map, Program, Stmt, StmtKind, Ty, Var, VarId};
 use crate::kernel::KernelInfo;
@@ -39,7 +39,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
     merge(&mut parameters, super::probes::attach_parameters(program));
     let mut early = Vec::new();
     let mut defines = HashMap::new();
-    let mut config = Config::default();
+    let mut settings = Settings::default();
     for item in &program.items {
         match item {
             ast::Item::Use(item) => {
@@ -52,7 +52,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
                     defines.insert(define.name.name.clone(), value.clone());
                 }
             }
-            ast::Item::Config(block) => config_block(block, &mut config, &mut early),
+            ast::Item::Config(block) => config_block(block, &mut settings, &mut early),
             ast::Item::Include(include) => {
                 if kernel.btf().is_none() {
                     early.push(
@@ -71,7 +71,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
     let macros = super::macros::collect(program, &mut early);
     let types = super::script_types::collect(program, Some(kernel), &defines, &mut early);
     let functions = super::functions::collect(program, &macros, &mut early);
-    environment(&options.config, &mut config, &mut early);
+    environment(&options.config, &mut settings, &mut early);
     let (decls, initial) = map_declarations(program, kernel, &mut early);
     let defaults = super::probes::attach_defaults(program);
     let mut maps: Vec<MapState> = options.maps.iter().map(MapState::existing).collect();
@@ -86,7 +86,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             &macros,
             &types,
             &functions,
-            &config,
+            &settings,
             &decls,
             &defaults,
             &initial,
@@ -131,7 +131,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
                 blocks,
                 maps,
                 natives,
-                config,
+                config: settings.config,
                 cpus: kernel.cpus(),
                 sets,
                 helper_errors: options.helper_errors,
@@ -267,6 +267,7 @@ pub(super) struct Checker<'a> {
     /// Number of `limit` statements so far.
     pub limits: u32,
     pub config: &'a Config,
+    pub settings: &'a Settings,
     pub decls: &'a HashMap<String, MapDecl>,
     /// What parameters in attach points are where nobody gives them.
     pub attach_defaults: &'a HashMap<String, String>,
@@ -311,7 +312,7 @@ impl<'a> Checker<'a> {
         macros: &'a super::macros::Macros<'a>,
         types: &'a super::script_types::ScriptTypes,
         functions: &'a HashMap<String, &'a ast::FnDef>,
-        config: &'a Config,
+        settings: &'a Settings,
         decls: &'a HashMap<String, MapDecl>,
         attach_defaults: &'a HashMap<String, String>,
         initial: &'a Initial,
@@ -330,7 +331,8 @@ impl<'a> Checker<'a> {
             macro_depth: 0,
             expansions: 0,
             limits: 0,
-            config,
+            config: &settings.config,
+            settings,
             decls,
             attach_defaults,
             initial,

@@ -1,6 +1,7 @@
 //! Expressions.
 
 use super::check::{Checker, nearest, nearest_name};
+use super::settings::Value;
 use super::unify::unify;
 use super::{CTy, Expr, ExprKind, MapValueTy, Space, Ty};
 use crate::constants::constant;
@@ -148,9 +149,14 @@ impl Checker<'_> {
                     None => Some(0),
                     Some(text) => parse_int(text),
                 };
-                match value {
-                    Some(value) => Self::make(ExprKind::Int(value), Ty::I64, span),
-                    None => {
+                match (value, text) {
+                    (Some(value), _) => Self::make(ExprKind::Int(value), Ty::I64, span),
+                    // As it stands: `comm == $1`.
+                    (None, Some(text)) if text.len() < 512 && text.starts_with(|c: char| c.is_alphabetic() || "/_.".contains(c)) => {
+                        let cap = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
+                        Self::make(ExprKind::Str(text.clone().into_bytes()), Ty::Str { cap }, span)
+                    }
+                    (None, text) => {
                         let text = text.cloned().unwrap_or_default();
                         self.error(
                             Diagnostic::error(
@@ -222,17 +228,24 @@ impl Checker<'_> {
             ast::ExprKind::In { value, set } => self.in_set(value, set, span),
             ast::ExprKind::SizeOf(arg) => {
                 let size = match arg {
+                    ast::SizeOfArg::Type(ast::TypeExpr {
+                        kind: ast::TypeExprKind::Sized(_, cap @ 1..),
+                        ..
+                    }) => u32::try_from(*cap).ok(),
                     ast::SizeOfArg::Type(ty) => match self.type_expr_c(ty) {
                         Some(c) => self.c_size(&c),
                         None => return self.failed(span),
                     },
-                    ast::SizeOfArg::Expr(e) => match self.expr(e).ty {
-                        Ty::Error => return self.failed(span),
-                        Ty::Int { bits, .. } => Some(u32::from(bits) / 8),
-                        Ty::Str { cap } => Some(cap),
-                        Ty::Obj { ty, .. } => self.c_size(&ty),
-                        other => other.stored().map(|t| t.size()),
-                    },
+                    ast::SizeOfArg::Expr(e) => {
+                        let value = self.expr(e);
+                        match written_type(&value) {
+                            Ty::Error => return self.failed(span),
+                            Ty::Int { bits, .. } => Some(u32::from(bits) / 8),
+                            Ty::Str { cap } => Some(cap),
+                            Ty::Obj { ty, .. } => self.c_size(&ty),
+                            other => other.stored().map(|t| t.size()),
+                        }
+                    }
                 };
                 match size {
                     Some(size) => Self::make(ExprKind::Int(i64::from(size)), Ty::U64, span),
@@ -422,10 +435,11 @@ impl Checker<'_> {
                 return Self::make(ExprKind::Int(i64::from(has)), Ty::Bool, span);
             }
             BuiltinKind::Cpid => {
-                let Some(child) = self.options.child else {
-                    self.error(Diagnostic::error("no-child", span, "`cpid` needs a command to start").help("`-c COMMAND`"));
-                    return self.failed(span);
-                };
+                if self.options.child.is_none() {
+                    let d = Diagnostic::warning("no-child", span, "there is no command, so `cpid` is 0");
+                    self.error(d.help("`-c COMMAND` starts one"));
+                }
+                let child = self.options.child.unwrap_or(0);
                 return Self::make(ExprKind::Int(i64::from(child)), Ty::U32, span);
             }
             BuiltinKind::Arg(n) => return self.numbered_argument(n, span),
@@ -544,6 +558,23 @@ impl Checker<'_> {
         }
     }
 
+    /// `config.max_strlen`: what a setting is.
+    fn setting(&mut self, name: &ast::Ident, span: Span) -> Expr {
+        match self.settings.read(&name.name) {
+            Some(Value::Int(n)) => Self::make(ExprKind::Int(n.cast_signed()), Ty::U64, span),
+            Some(Value::Bool(b)) => Self::make(ExprKind::Int(i64::from(b)), Ty::Bool, span),
+            Some(Value::Text(text)) => {
+                let cap = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
+                Self::make(ExprKind::Str(text.into_bytes()), Ty::Str { cap }, span)
+            }
+            None => {
+                let d = super::settings::unknown(&name.name, name.span);
+                self.error(d);
+                self.failed(span)
+            }
+        }
+    }
+
     fn field(&mut self, whole: &ast::Expr, base: &ast::Expr, name: &ast::Ident) -> Expr {
         let span = whole.span;
         if let Some(path) = Self::dotted(whole) {
@@ -573,6 +604,12 @@ impl Checker<'_> {
                 self.error(d);
                 return self.failed(span);
             }
+        }
+        if let ast::ExprKind::Name(word) = &base.kind
+            && word == "config"
+            && !self.defines.contains_key(word)
+        {
+            return self.setting(name, span);
         }
         if let ast::ExprKind::Name(word) = &base.kind
             && word == "args"
@@ -716,11 +753,8 @@ impl Checker<'_> {
                         Self::make(ExprKind::Neg(Box::new(value)), Ty::I64, span)
                     }
                     _ => {
-                        let ty = Ty::Int {
-                            bits: 64,
-                            signed: value.ty.is_signed(),
-                        };
-                        Self::make(ExprKind::BitNot(Box::new(value)), ty, span)
+                        // All bits of a word, whatever sign they had: what a mask is.
+                        Self::make(ExprKind::BitNot(Box::new(value)), Ty::U64, span)
                     }
                 }
             }
@@ -811,4 +845,29 @@ pub(super) fn parse_int(text: &str) -> Option<i64> {
     };
     let value = value.cast_signed();
     Some(if negative { value.wrapping_neg() } else { value })
+}
+
+/// The type of an expression as it is written: an integer that is a constant has the least type that holds it.
+pub(super) fn written_type(value: &Expr) -> Ty {
+    let constant = match &value.kind {
+        ExprKind::Int(n) => Some(*n),
+        ExprKind::Neg(inner) => match inner.kind {
+            ExprKind::Int(n) => Some(n.wrapping_neg()),
+            _ => None,
+        },
+        _ => None,
+    };
+    match (&value.ty, constant) {
+        (Ty::Int { signed, .. }, Some(n)) => {
+            let bits = match n {
+                n if !*signed && n < 0 => 64,
+                n if i8::try_from(n).is_ok() => 8,
+                n if i16::try_from(n).is_ok() => 16,
+                n if i32::try_from(n).is_ok() => 32,
+                _ => 64,
+            };
+            Ty::Int { bits, signed: *signed }
+        }
+        (ty, _) => ty.clone(),
+    }
 }

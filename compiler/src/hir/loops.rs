@@ -122,6 +122,6 @@ pub(super) fn aggregate_type(agg: &MapValue) -> Option<Ty> {
         MapValue::Sum { signed } | MapValue::Min { signed } | MapValue::Max { signed } | MapValue::Avg { signed } => {
             Some(Ty::Int { bits: 64, signed: *signed })
         }
-        MapValue::Plain(_) | MapValue::Stats { .. } | MapValue::Hist { .. } | MapValue::LHist { .. } => None,
+        MapValue::Plain(_) | MapValue::Stats { .. } | MapValue::Hist { .. } | MapValue::LHist { .. } | MapValue::TSeries { .. } => None,
     }
 }

@@ -522,10 +522,11 @@ pub enum ExprKind {
         place: Box<Expr>,
         cap: u32,
     },
-    /// The stack at this moment, from the stack map of its depth.
+    /// The stack at this moment, from the stack map of its depth; `build_id`: files and offsets instead of addresses.
     Stack {
         user: bool,
         depth: u32,
+        build_id: bool,
     },
     /// Number of entries of a map.
     Len(MapId),

@@ -288,6 +288,9 @@ impl Checker<'_> {
             if let (ExprKind::Int(a), ExprKind::Int(b)) = (&l.kind, &r.kind)
                 && let Some(n) = fold(op, *a, *b)
             {
+                // What two literals without a sign come to has none either: `1 << 63`.
+                let grown = *a >= 0 && *b >= 0 && n < 0 && matches!(op, BinaryOp::Shl | BinaryOp::Add | BinaryOp::Mul);
+                let signed = signed && !grown;
                 return Self::make(ExprKind::Int(n), Ty::Int { bits: 64, signed }, span);
             }
             Ty::Int { bits: 64, signed }

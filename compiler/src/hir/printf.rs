@@ -1,7 +1,7 @@
 //! `printf`: the format, checked against the arguments.
 
 use super::check::Checker;
-use super::{Event, Expr, Ty};
+use super::{Event, Expr, ExprKind, Ty};
 use crate::object::{FormatPart, FormatSpec, TextKind};
 use crate::types::Type;
 use weir_parser::ast;
@@ -16,25 +16,31 @@ impl Checker<'_> {
         };
         let format_span = args[0].value.span;
         let values: Vec<Expr> = args[1..].iter().map(|a| self.value(&a.value)).collect();
-        let parts = match parse_format(&String::from_utf8_lossy(format)) {
+        let mut parts = match parse_format(&String::from_utf8_lossy(format)) {
             Ok(parts) => parts,
             Err(message) => {
                 self.error(Diagnostic::error("bad-format", format_span, message));
                 return None;
             }
         };
-        let specs: Vec<&FormatSpec> = parts
-            .iter()
-            .filter_map(|p| if let FormatPart::Arg(spec) = p { Some(spec) } else { None })
+        let specs = parts
+            .iter_mut()
+            .filter_map(|p| if let FormatPart::Arg(spec) = p { Some(spec) } else { None });
+        // What each value is for: a conversion, or a width or precision before it.
+        let uses: Vec<Use<'_>> = specs
+            .flat_map(|spec| {
+                let stars = usize::from(spec.width_arg) + usize::from(spec.precision_arg);
+                std::iter::repeat_with(|| Use::Star).take(stars).chain([Use::Value(spec)])
+            })
             .collect();
-        if specs.len() != values.len() {
+        if uses.len() != values.len() {
             let d = Diagnostic::error(
                 "format-count",
                 span,
                 format!(
                     "the format has {} conversion{}, {} argument{} given",
-                    specs.len(),
-                    plural(specs.len()),
+                    uses.len(),
+                    plural(uses.len()),
                     values.len(),
                     if values.len() == 1 { " is" } else { "s are" }
                 ),
@@ -43,11 +49,23 @@ impl Checker<'_> {
             return None;
         }
         let mut ok = true;
-        for (spec, value) in specs.iter().zip(&values) {
+        for (wanted, value) in uses.into_iter().zip(&values) {
             ok &= value.ty != Ty::Error;
             if value.ty == Ty::Error {
                 continue;
             }
+            let spec = match wanted {
+                Use::Value(spec) => spec,
+                Use::Star => {
+                    if !matches!(value.ty, Ty::Int { .. }) {
+                        let message = format!("`*` takes an integer, found `{}`", value.ty);
+                        self.error(Diagnostic::error("format-type", value.span, message));
+                        ok = false;
+                    }
+                    continue;
+                }
+            };
+            spec.bits = printed_bits(spec.bits, value);
             if let Some(expected) = mismatch(spec, &value.ty) {
                 let conv: String = std::iter::once(spec.conv).chain(spec.conv2).collect();
                 let mut d = Diagnostic::error(
@@ -70,6 +88,25 @@ impl Checker<'_> {
     }
 }
 
+/// What an argument behind the format is for.
+enum Use<'a> {
+    Value(&'a mut FormatSpec),
+    /// `*`
+    Star,
+}
+
+/// How many bits of an integer are printed: those of the length modifier; without one 32, as in C, unless the value is wider:
+/// nothing that was measured is cut off unasked.
+fn printed_bits(written: Option<u8>, value: &Expr) -> Option<u8> {
+    let narrow = match (&value.kind, &value.ty) {
+        (ExprKind::Int(n), Ty::Int { signed, .. }) => i32::try_from(*n).is_ok() || !signed && u32::try_from(*n).is_ok(),
+        (_, Ty::Int { bits, .. }) => *bits <= 32,
+        (_, Ty::Bool) => true,
+        _ => false,
+    };
+    written.or(narrow.then_some(32)).filter(|bits| *bits < 64)
+}
+
 fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
@@ -85,7 +122,7 @@ fn mismatch(spec: &FormatSpec, ty: &Ty) -> Option<&'static str> {
         Ty::Int { .. } | Ty::Bool | Ty::Ptr { .. } | Ty::Kept(Type::Enum { .. } | Type::KSym | Type::USym)
     );
     match spec.conv {
-        's' => (!textual).then_some("text"),
+        's' => (!textual && !number && !matches!(ty, Ty::Buf { .. })).then_some("text"),
         'r' => (!matches!(ty, Ty::Buf { .. })).then_some("a buffer"),
         _ => (!number).then_some("an integer"),
     }
@@ -112,10 +149,22 @@ pub(super) fn parse_format(format: &str) -> Result<Vec<FormatPart>, String> {
             text.push(c);
             continue;
         }
-        if chars.peek() == Some(&'%') {
-            chars.next();
-            text.push('%');
-            continue;
+        match chars.peek() {
+            Some('%') => {
+                chars.next();
+                text.push('%');
+                continue;
+            }
+            // `50%!`, `100%\n`: nothing that asks for a value.
+            None => {
+                text.push('%');
+                continue;
+            }
+            Some(next) if !(next.is_alphanumeric() || "-+ #0.*".contains(*next)) => {
+                text.push('%');
+                continue;
+            }
+            Some(_) => {}
         }
         let mut spec = FormatSpec::default();
         let mut written = String::from("%");
@@ -131,16 +180,27 @@ pub(super) fn parse_format(format: &str) -> Result<Vec<FormatPart>, String> {
             written.push(flag);
             chars.next();
         }
-        spec.width = number(&mut chars, &mut written)?;
+        spec.width_arg = star(&mut chars, &mut written);
+        if !spec.width_arg {
+            spec.width = number(&mut chars, &mut written)?;
+        }
         if chars.peek() == Some(&'.') {
             chars.next();
             written.push('.');
-            spec.precision = Some(number(&mut chars, &mut written)?.unwrap_or(0));
+            spec.precision_arg = star(&mut chars, &mut written);
+            if !spec.precision_arg {
+                spec.precision = Some(number(&mut chars, &mut written)?.unwrap_or(0));
+            }
         }
         while let Some(&length) = chars.peek() {
             if !matches!(length, 'h' | 'l' | 'L' | 'j' | 'z' | 't') {
                 break;
             }
+            spec.bits = Some(match (length, spec.bits) {
+                ('h', Some(16)) => 8,
+                ('h', _) => 16,
+                _ => 64,
+            });
             written.push(length);
             chars.next();
         }
@@ -153,6 +213,9 @@ pub(super) fn parse_format(format: &str) -> Result<Vec<FormatPart>, String> {
         spec.conv = conv;
         match conv {
             'd' | 'i' | 'u' | 'o' | 'x' | 'X' | 'c' | 's' | 'p' => {}
+            'g' if chars.peek() == Some(&'r') => {
+                spec.conv2 = chars.next();
+            }
             'r' => {
                 if let Some(second @ ('x' | 'h')) = chars.peek().copied() {
                     spec.conv2 = Some(second);
@@ -161,7 +224,7 @@ pub(super) fn parse_format(format: &str) -> Result<Vec<FormatPart>, String> {
             }
             _ => {
                 return Err(format!(
-                    "`{written}` is no conversion; there are `%d %i %u %o %x %X %c %s %p %r %rx %rh`, and `%%` for a percent sign"
+                    "`{written}` is no conversion; there are `%d %i %u %o %x %X %c %s %p %r %rx %rh %gr`, and `%%` for a percent sign"
                 ));
             }
         }
@@ -174,6 +237,12 @@ pub(super) fn parse_format(format: &str) -> Result<Vec<FormatPart>, String> {
         parts.push(FormatPart::Text(text));
     }
     Ok(parts)
+}
+
+fn star(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, written: &mut String) -> bool {
+    let star = chars.next_if_eq(&'*');
+    written.extend(star);
+    star.is_some()
 }
 
 fn number(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, written: &mut String) -> Result<Option<u32>, String> {
@@ -217,6 +286,7 @@ mod tests {
             FormatPart::Arg(FormatSpec {
                 zero: true,
                 width: Some(8),
+                bits: Some(64),
                 conv: 'x',
                 ..FormatSpec::default()
             })
@@ -231,7 +301,15 @@ mod tests {
                 ..FormatSpec::default()
             })
         );
-        assert!(parse_format("100%").unwrap_err().contains("`%%` prints a percent sign"));
+        let [FormatPart::Arg(spec)] = &parse_format("%-*.*hhd").unwrap()[..] else {
+            panic!()
+        };
+        assert!(spec.width_arg && spec.precision_arg && spec.minus);
+        assert_eq!((spec.bits, spec.conv), (Some(8), 'd'));
+        for text in ["100%", "100%\n", "50%!"] {
+            assert_eq!(parse_format(text), Ok(vec![FormatPart::Text(text.to_owned())]));
+        }
+        assert!(parse_format("100%-").unwrap_err().contains("`%%` prints a percent sign"));
         assert!(parse_format("%y").unwrap_err().starts_with("`%y` is no conversion"));
         assert!(parse_format("%99999d").unwrap_err().contains("4096"));
     }

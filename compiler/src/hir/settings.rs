@@ -2,10 +2,53 @@
 
 use super::check::nearest;
 use crate::object::{Config, MissingProbes};
+use std::collections::HashMap;
 use weir_parser::{Diagnostic, Span, ast};
 
+/// The settings of a script.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    pub config: Config,
+    /// What was written for those that have no meaning here.
+    ignored: HashMap<&'static str, Value>,
+}
+
+/// What a setting is, as `config.NAME` reads it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value {
+    Int(u64),
+    Bool(bool),
+    Text(String),
+}
+
+impl Settings {
+    /// Returns what a setting is; `None` where there is none of that name.
+    pub fn read(&self, name: &str) -> Option<Value> {
+        let config = &self.config;
+        Some(match name {
+            "max_map_keys" => Value::Int(config.max_map_keys.into()),
+            "max_strlen" => Value::Int(config.max_strlen.into()),
+            "print_maps_on_exit" => Value::Bool(config.print_maps_on_exit),
+            "str_trunc_trailer" => Value::Text(config.str_trunc_trailer.clone()),
+            "stack_mode" => Value::Text(config.stack_mode.name().to_owned()),
+            "missing_probes" => Value::Text(
+                match config.missing_probes {
+                    MissingProbes::Error => "error",
+                    MissingProbes::Warn => "warn",
+                    MissingProbes::Ignore => "ignore",
+                }
+                .to_owned(),
+            ),
+            _ => match self.ignored.get(name) {
+                Some(value) => value.clone(),
+                None => IGNORED_SETTINGS.iter().find(|s| s.0 == name)?.2.value(),
+            },
+        })
+    }
+}
+
 /// Applies the settings of the environment, which win over the script's own.
-pub(super) fn environment(settings: &[(String, String)], config: &mut Config, out: &mut Vec<Diagnostic>) {
+pub(super) fn environment(settings: &[(String, String)], config: &mut Settings, out: &mut Vec<Diagnostic>) {
     for (name, text) in settings {
         let value = match text.parse() {
             Ok(n) => ast::ExprKind::Int(n),
@@ -52,29 +95,53 @@ enum Takes {
     Word(&'static [&'static str]),
 }
 
-const UNSTABLE: Takes = Takes::Word(&["enable", "warn", "error", "disable"]);
+/// What a setting is that nobody has set.
+#[derive(Clone, Copy)]
+enum Preset {
+    Int(u64),
+    Bool(bool),
+    Text(&'static str),
+}
 
-/// Settings of bpftrace that have no meaning here, and what they take.
-const IGNORED_SETTINGS: &[(&str, Takes)] = &[
-    ("cache_user_symbols", Takes::Word(&["PER_PID", "PER_PROGRAM", "NONE"])),
-    ("cpp_demangle", Takes::Bool),
-    ("lazy_symbolication", Takes::Bool),
-    ("license", Takes::Text),
-    ("log_size", Takes::Int),
-    ("max_bpf_progs", Takes::Int),
-    ("max_cat_bytes", Takes::Int),
-    ("max_probes", Takes::Int),
-    ("on_stack_limit", Takes::Int),
-    ("perf_rb_pages", Takes::Int),
-    ("show_debug_info", Takes::Bool),
-    ("unstable_tseries", UNSTABLE),
-    ("unstable_dw_ustack", UNSTABLE),
-    ("unstable_typeinfo", UNSTABLE),
-    ("unstable_import_statement", UNSTABLE),
-    ("unstable_import", UNSTABLE),
-    ("unstable_macro", UNSTABLE),
-    ("unstable_map_decl", UNSTABLE),
-    ("use_blazesym", Takes::Bool),
+impl Preset {
+    fn value(self) -> Value {
+        match self {
+            Preset::Int(n) => Value::Int(n),
+            Preset::Bool(b) => Value::Bool(b),
+            Preset::Text(text) => Value::Text(text.to_owned()),
+        }
+    }
+}
+
+const UNSTABLE: Takes = Takes::Word(&["enable", "warn", "error", "disable"]);
+const WARN: Preset = Preset::Text("warn");
+const ENABLE: Preset = Preset::Text("enable");
+
+/// Settings of bpftrace that have no meaning here, what they take, and what they are in bpftrace.
+const IGNORED_SETTINGS: &[(&str, Takes, Preset)] = &[
+    (
+        "cache_user_symbols",
+        Takes::Word(&["PER_PID", "PER_PROGRAM", "NONE"]),
+        Preset::Text("PER_PID"),
+    ),
+    ("cpp_demangle", Takes::Bool, Preset::Bool(true)),
+    ("lazy_symbolication", Takes::Bool, Preset::Bool(true)),
+    ("license", Takes::Text, Preset::Text("GPL")),
+    ("log_size", Takes::Int, Preset::Int(1_000_000)),
+    ("max_bpf_progs", Takes::Int, Preset::Int(1024)),
+    ("max_cat_bytes", Takes::Int, Preset::Int(10240)),
+    ("max_probes", Takes::Int, Preset::Int(1024)),
+    ("on_stack_limit", Takes::Int, Preset::Int(32)),
+    ("perf_rb_pages", Takes::Int, Preset::Int(0)),
+    ("show_debug_info", Takes::Bool, Preset::Bool(true)),
+    ("unstable_tseries", UNSTABLE, WARN),
+    ("unstable_dw_ustack", UNSTABLE, WARN),
+    ("unstable_typeinfo", UNSTABLE, Preset::Text("error")),
+    ("unstable_import_statement", UNSTABLE, ENABLE),
+    ("unstable_import", UNSTABLE, ENABLE),
+    ("unstable_macro", UNSTABLE, ENABLE),
+    ("unstable_map_decl", UNSTABLE, ENABLE),
+    ("use_blazesym", Takes::Bool, Preset::Bool(true)),
 ];
 
 impl Takes {
@@ -87,6 +154,18 @@ impl Takes {
             // The older form of the unstable settings.
             (Takes::Word(_), E::Bool(_) | E::Int(0 | 1)) => true,
             _ => false,
+        }
+    }
+
+    /// The value as it is read; for what is accepted.
+    fn value(self, written: &ast::ExprKind) -> Value {
+        match (self, written) {
+            (Takes::Bool, ast::ExprKind::Int(n)) => Value::Bool(*n != 0),
+            (_, ast::ExprKind::Int(n)) => Value::Int(*n),
+            (_, ast::ExprKind::Bool(b)) => Value::Bool(*b),
+            (_, ast::ExprKind::Str(text)) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+            (_, ast::ExprKind::Name(word)) => Value::Text(word.clone()),
+            _ => Value::Text(String::new()),
         }
     }
 
@@ -108,12 +187,12 @@ fn expected_value(key: &str) -> Option<String> {
         "print_maps_on_exit" => Takes::Bool.expected(),
         "str_trunc_trailer" => Takes::Text.expected(),
         "missing_probes" => Takes::Word(&["error", "warn", "ignore"]).expected(),
-        "stack_mode" => Takes::Word(&["bpftrace", "perf", "raw"]).expected(),
+        "stack_mode" => Takes::Word(&["bpftrace", "perf", "raw", "build_id"]).expected(),
         _ => {
             return IGNORED_SETTINGS
                 .iter()
-                .find(|(name, _)| *name == key)
-                .map(|(_, takes)| takes.expected());
+                .find(|(name, ..)| *name == key)
+                .map(|(_, takes, _)| takes.expected());
         }
     };
     Some(known)
@@ -126,7 +205,8 @@ enum Setting {
     Ignored,
 }
 
-fn set(name: &str, value: &ast::ExprKind, config: &mut Config) -> Setting {
+fn set(name: &str, value: &ast::ExprKind, settings: &mut Settings) -> Setting {
+    let config = &mut settings.config;
     let key = name.to_ascii_lowercase();
     let key = key.strip_prefix("bpftrace_").unwrap_or(&key);
     let done = match (key, value) {
@@ -154,8 +234,9 @@ fn set(name: &str, value: &ast::ExprKind, config: &mut Config) -> Setting {
         _ => {
             return if KNOWN_SETTINGS.contains(&key) {
                 Setting::BadValue
-            } else if let Some((_, takes)) = IGNORED_SETTINGS.iter().find(|(name, _)| *name == key) {
+            } else if let Some((name, takes, _)) = IGNORED_SETTINGS.iter().find(|(name, ..)| *name == key) {
                 if takes.accepts(value) {
+                    settings.ignored.insert(name, takes.value(value));
                     Setting::Ignored
                 } else {
                     Setting::BadValue
@@ -179,7 +260,7 @@ fn stack_mode(word: &str, config: &mut Config) -> bool {
     true
 }
 
-pub(super) fn config_block(block: &ast::Config, config: &mut Config, out: &mut Vec<Diagnostic>) {
+pub(super) fn config_block(block: &ast::Config, config: &mut Settings, out: &mut Vec<Diagnostic>) {
     for (name, value) in &block.entries {
         match set(&name.name, &value.kind, config) {
             Setting::Done | Setting::Ignored => {}
@@ -192,13 +273,19 @@ pub(super) fn config_block(block: &ast::Config, config: &mut Config, out: &mut V
                 }
                 out.push(d);
             }
-            Setting::Unknown => {
-                let d = Diagnostic::error("unknown-config", name.span, format!("unknown setting `{}`", name.name));
-                let all = KNOWN_SETTINGS.iter().copied().chain(IGNORED_SETTINGS.iter().map(|(name, _)| *name));
-                out.push(nearest(d, &name.name.to_ascii_lowercase(), all));
-            }
+            Setting::Unknown => out.push(unknown(&name.name, name.span)),
         }
     }
+}
+
+/// Says that there is no setting of that name, and which is meant.
+pub(super) fn unknown(name: &str, span: Span) -> Diagnostic {
+    let d = Diagnostic::error("unknown-config", span, format!("unknown setting `{name}`"));
+    let all = KNOWN_SETTINGS
+        .iter()
+        .copied()
+        .chain(IGNORED_SETTINGS.iter().map(|(name, ..)| *name));
+    nearest(d, &name.to_ascii_lowercase(), all)
 }
 
 fn missing_probes(word: &[u8], config: &mut Config) -> bool {

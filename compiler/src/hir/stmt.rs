@@ -5,12 +5,14 @@ use super::unify::unify;
 use super::{Event, EventMap, Expr, ExprKind, MapValueTy, Stmt, StmtKind, Ty};
 use crate::object::TextKind;
 use crate::tables::{self, AggKind, FunctionKind, Verdict};
-use crate::types::MapValue;
+use crate::types::{MapValue, Series};
 use weir_parser::ast::{self, BinaryOp};
 use weir_parser::{Diagnostic, Span};
 
 /// What `capture()` takes of a packet: headers; payloads hold secrets.
 const CAPTURE_BYTES: i64 = 128;
+/// Intervals that `tseries` keeps at most: a per-CPU value has at most 32 KiB.
+const MAX_INTERVALS: i64 = 1000;
 /// Room for a record must be left in working memory.
 const MAX_CAPTURE_BYTES: i64 = 16384;
 
@@ -398,6 +400,11 @@ impl Checker<'_> {
             let (map, key) = self.map_argument(first, "print")?;
             if let Some(key) = key {
                 let EventMap::Own(map) = map else { return None };
+                if args.len() == 1 && matches!(self.maps[map].value, Some(MapValueTy::Plain(_))) {
+                    // Its value at this moment.
+                    let value = self.value(first);
+                    return (value.ty != Ty::Error).then_some(Event::PrintValue(value));
+                }
                 if args.len() > 1 {
                     self.error(Diagnostic::error(
                         "argument-count",
@@ -755,9 +762,43 @@ impl Checker<'_> {
                 }
                 MapValue::LHist { min, max, step }
             }
+            AggKind::TSeries => {
+                let interval = self.constant(&args[1].value, 1..=i64::MAX, "the interval of `tseries`")?;
+                let count = self.constant(&args[2].value, 1..=MAX_INTERVALS, "the number of intervals of `tseries`")?;
+                let series = match args.get(3) {
+                    None => Series::Last,
+                    Some(arg) => self.series(&arg.value)?,
+                };
+                MapValue::TSeries {
+                    interval: interval.cast_unsigned(),
+                    count: u32::try_from(count).unwrap_or(1),
+                    series,
+                    signed,
+                }
+            }
         };
         self.map_value(map, MapValueTy::Agg(kind), span);
         Some(StmtKind::Aggregate { map, key, agg, value })
+    }
+
+    /// What `tseries` makes of the values of an interval.
+    fn series(&mut self, arg: &ast::Expr) -> Option<Series> {
+        let ast::ExprKind::Str(word) = &arg.kind else {
+            let d = Diagnostic::error("not-constant", arg.span, "the fourth argument of `tseries` is a word in quotes");
+            self.error(d.help("`\"avg\"`, `\"max\"`, `\"min\"` or `\"sum\"`"));
+            return None;
+        };
+        let word = String::from_utf8_lossy(word);
+        let found = Series::WORDS.iter().find(|(name, _)| *name == word);
+        if found.is_none() {
+            let d = Diagnostic::error(
+                "unknown-word",
+                arg.span,
+                format!("`tseries` cannot take the `{word}` of an interval"),
+            );
+            self.error(d.help("there are `avg`, `max`, `min` and `sum`; without a word the last value stays"));
+        }
+        found.map(|(_, series)| *series)
     }
 
     /// Evaluates an argument that must be a constant in a range.

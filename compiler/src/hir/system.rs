@@ -9,6 +9,17 @@ use weir_parser::{Diagnostic, Span};
 
 /// Frames that the kernel records at most (`perf_event_max_stack`).
 const MAX_FRAMES: u32 = 127;
+/// Structs that begin with a `struct sock_common`.
+const SOCKETS: &[&str] = &[
+    "sock",
+    "sock_common",
+    "inet_sock",
+    "tcp_sock",
+    "udp_sock",
+    "tcp6_sock",
+    "udp6_sock",
+    "inet_connection_sock",
+];
 /// Strings that `join` prints at most, and the room of each.
 const JOIN_STRINGS: u32 = 16;
 const JOIN_BYTES: u32 = 512;
@@ -126,6 +137,7 @@ impl Checker<'_> {
                     }
                 }
             }
+            FunctionKind::SocketCookie => self.socket_cookie(&args[0], span),
             FunctionKind::Len => self.len(&args[0], span),
             FunctionKind::SignalName => self.kept(function, &args[0], Type::SignalName, span),
             FunctionKind::SyscallName => self.kept(function, &args[0], Type::SyscallName, span),
@@ -275,10 +287,15 @@ impl Checker<'_> {
             {
                 let Some(found) = StackMode::by_name(word) else {
                     let d = Diagnostic::error("unknown-mode", arg.value.span, format!("unknown stack mode `{word}`"))
-                        .help("there are `bpftrace`, `perf` and `raw`");
+                        .help("there are `bpftrace`, `perf`, `raw` and for `ustack` `build_id`");
                     self.error(d);
                     return None;
                 };
+                if found == StackMode::BuildId && !user {
+                    let d = Diagnostic::error("unknown-mode", arg.value.span, "the kernel has no build id in its own stack");
+                    self.error(d.help("`ustack(build_id)`, or `kstack(raw)`"));
+                    return None;
+                }
                 mode = Some(found);
                 continue;
             }
@@ -289,13 +306,39 @@ impl Checker<'_> {
     }
 
     pub(super) fn stack(&mut self, user: bool, mode: Option<StackMode>, depth: Option<u32>, span: Span) -> Expr {
-        let (mode, depth) = (mode.unwrap_or(self.config.stack_mode), depth.unwrap_or(MAX_FRAMES));
+        let mode = mode.unwrap_or(match self.config.stack_mode {
+            StackMode::BuildId if !user => StackMode::Bpftrace,
+            mode => mode,
+        });
+        let depth = depth.unwrap_or(MAX_FRAMES);
         let ty = if user {
             Type::UStack { depth, mode }
         } else {
             Type::KStack { depth, mode }
         };
-        Self::make(ExprKind::Stack { user, depth }, Ty::Kept(ty), span)
+        let build_id = mode == StackMode::BuildId;
+        Self::make(ExprKind::Stack { user, depth, build_id }, Ty::Kept(ty), span)
+    }
+
+    /// `socket_cookie(sk)`: of a socket that the kernel itself has given us.
+    fn socket_cookie(&mut self, arg: &ast::Arg, span: Span) -> Option<Expr> {
+        let socket = self.expr(&arg.value);
+        match &socket.ty {
+            Ty::Error => None,
+            Ty::Ptr { to, space: Space::Btf } if matches!(&**to, CTy::Struct { name, .. } if SOCKETS.contains(&name.as_str())) => {
+                let kind = ExprKind::Helper {
+                    number: helper::GET_SOCKET_COOKIE,
+                    args: vec![socket],
+                };
+                Some(Self::make(kind, Ty::U64, span))
+            }
+            other => {
+                let message = format!("`socket_cookie` takes a socket as the kernel gives it, found `{other}`");
+                let d = Diagnostic::error("argument-type", socket.span, message);
+                self.error(d.help("`socket_cookie(args.sk)`; not a copy in a variable or a map, and no cast"));
+                None
+            }
+        }
     }
 
     fn macaddr(&mut self, arg: &ast::Arg, span: Span) -> Option<Expr> {
@@ -372,7 +415,7 @@ impl Checker<'_> {
         let stack = matches!(&arg.value.kind, ast::ExprKind::Name(n) if n == "kstack" || n == "ustack")
             || matches!(&arg.value.kind, ast::ExprKind::Call { name, .. } if name.name == "kstack" || name.name == "ustack");
         if stack {
-            let ExprKind::Stack { user, depth } = self.expr(&arg.value).kind else {
+            let ExprKind::Stack { user, depth, .. } = self.expr(&arg.value).kind else {
                 return None;
             };
             // Eight bytes a frame; what went wrong counts as none.

@@ -260,7 +260,10 @@ impl Printer<'_> {
                 format!("inline {{ {} }} {value}", lines.join("; "))
             }
             ExprKind::Strlen(e) => format!("strlen {}", self.expr(e)),
-            ExprKind::Stack { user, depth } => format!("{} {depth}", if *user { "ustack" } else { "kstack" }),
+            ExprKind::Stack { user, depth, build_id } => {
+                let mode = if *build_id { "build_id " } else { "" };
+                format!("{} {mode}{depth}", if *user { "ustack" } else { "kstack" })
+            }
             ExprKind::Len(map) => format!("len {}", self.map(*map, None)),
             ExprKind::Elapsed => "elapsed".to_owned(),
             ExprKind::Helper { number, args } => {

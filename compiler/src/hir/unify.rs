@@ -1,7 +1,7 @@
 //! Types that meet: what holds values of both, and what a map or variable keeps.
 
 use super::{MapValueTy, Space, Ty};
-use crate::types::Type;
+use crate::types::{MapValue, Series, Type};
 
 /// Joins two uses of an aggregation: signed if one of them is.
 pub(super) fn unify_aggregate(old: &crate::types::MapValue, new: &crate::types::MapValue) -> Option<crate::types::MapValue> {
@@ -12,6 +12,25 @@ pub(super) fn unify_aggregate(old: &crate::types::MapValue, new: &crate::types::
         (V::Max { signed: a }, V::Max { signed: b }) => V::Max { signed: *a || *b },
         (V::Avg { signed: a }, V::Avg { signed: b }) => V::Avg { signed: *a || *b },
         (V::Stats { signed: a }, V::Stats { signed: b }) => V::Stats { signed: *a || *b },
+        (
+            V::TSeries {
+                interval,
+                count,
+                series,
+                signed: a,
+            },
+            V::TSeries {
+                interval: other,
+                count: intervals,
+                series: word,
+                signed: b,
+            },
+        ) if (interval, count, series) == (other, intervals, word) => V::TSeries {
+            interval: *interval,
+            count: *count,
+            series: *series,
+            signed: *a || *b,
+        },
         (a, b) if a == b => a.clone(),
         _ => return None,
     })
@@ -20,7 +39,21 @@ pub(super) fn unify_aggregate(old: &crate::types::MapValue, new: &crate::types::
 pub(super) fn describe_value(value: &MapValueTy) -> String {
     match value {
         MapValueTy::Plain(ty) => ty.to_string(),
-        MapValueTy::Agg(agg) => agg.to_string(),
+        // Two of one kind can differ in their numbers alone.
+        MapValueTy::Agg(agg) => match agg {
+            MapValue::LHist { min, max, step } => format!("lhist({min}, {max}, {step})"),
+            MapValue::Hist { bits } if *bits > 0 => format!("hist(n, {bits})"),
+            MapValue::TSeries {
+                interval, count, series, ..
+            } => {
+                let word = Series::WORDS
+                    .iter()
+                    .find(|(_, s)| s == series)
+                    .map(|(word, _)| format!(", \"{word}\""));
+                format!("tseries({interval}ns, {count}{})", word.unwrap_or_default())
+            }
+            _ => agg.to_string(),
+        },
     }
 }
 

@@ -53,6 +53,7 @@ pub enum FunctionKind {
     Override,
     Reg,
     Cgroupid,
+    SocketCookie,
     CgroupPath,
     Strerror,
     Len,
@@ -110,6 +111,7 @@ pub enum AggKind {
     Stats,
     Hist,
     LHist,
+    TSeries,
 }
 
 /// Questions about the type of an expression.
@@ -176,7 +178,7 @@ functions! {
     "strcontains" FunctionKind::Strcontains, 2..=2, Hooks::ALL, "strcontains(text, part)", "whether a string contains another of at most 63 bytes";
     "strlen" FunctionKind::Strlen, 1..=1, Hooks::ALL, "strlen(text)", "length of a string in bytes";
     "kstack" FunctionKind::Stack { user: false }, 0..=2, Hooks::STACK, "kstack([mode][, frames])", "the kernel's stack; modes are `bpftrace`, `perf`, `raw`";
-    "ustack" FunctionKind::Stack { user: true }, 0..=2, Hooks::STACK, "ustack([mode][, frames])", "the current task's stack; modes are `bpftrace`, `perf`, `raw`";
+    "ustack" FunctionKind::Stack { user: true }, 0..=2, Hooks::STACK, "ustack([mode][, frames])", "the current task's stack; modes are `bpftrace`, `perf`, `raw`, `build_id`";
     "ksym" FunctionKind::Ksym, 1..=1, Hooks::ALL, "ksym(address)", "the kernel's symbol at an address";
     "usym" FunctionKind::Usym, 1..=1, Hooks::PROCESS, "usym(address)", "the current process's symbol at an address";
     "kaddr" FunctionKind::Kaddr, 1..=1, Hooks::ALL, "kaddr(\"symbol\")", "the address of a symbol of the kernel";
@@ -195,6 +197,7 @@ functions! {
     "override" FunctionKind::Override, 1..=1, Hooks::of(&[Hook::Kprobe]), "override(value)", "makes the function return this without running (`--unsafe`)";
     "reg" FunctionKind::Reg, 1..=1, Hooks::REGISTERS, "reg(\"name\")", "a register of the CPU: `ip`, `sp`, `ax`, …";
     "cgroupid" FunctionKind::Cgroupid, 1..=1, Hooks::ALL, "cgroupid(\"/path\")", "id of a cgroup v2 directory";
+    "socket_cookie" FunctionKind::SocketCookie, 1..=1, Hooks::of(&[Hook::Fentry, Hook::Fexit]), "socket_cookie(sk)", "the number that the kernel gives a socket for its life: `socket_cookie(args.sk)`; packet blocks have it as `skb.cookie`";
     "cgroup_path" FunctionKind::CgroupPath, 1..=2, Hooks::ALL, "cgroup_path(id)", "path of a cgroup by its id";
     "strerror" FunctionKind::Strerror, 1..=1, Hooks::ALL, "strerror(errno)", "text of an error number";
     "len" FunctionKind::Len, 1..=1, Hooks::ALL, "len(@map) or len(kstack)", "number of entries of a map, or of frames of a stack";
@@ -244,6 +247,7 @@ functions! {
     "stats" FunctionKind::Agg(AggKind::Stats), 1..=1, Hooks::ALL, "@ = stats(n)", "count, average and total";
     "hist" FunctionKind::Agg(AggKind::Hist), 1..=2, Hooks::ALL, "@ = hist(n[, k])", "histogram by powers of two, each split into 2^k";
     "lhist" FunctionKind::Agg(AggKind::LHist), 4..=4, Hooks::ALL, "@ = lhist(n, min, max, step)", "histogram with equal steps";
+    "tseries" FunctionKind::Agg(AggKind::TSeries), 3..=4, Hooks::ALL, "@ = tseries(n, interval, count[, \"avg\" or \"max\", \"min\", \"sum\"])", "the last `count` intervals, and what the values of each came to: the last one unless said otherwise";
     "drop" FunctionKind::Verdict(Verdict::Drop), 0..=0, Hooks::PACKET, "drop()", "drops the packet and ends the block";
     "pass" FunctionKind::Verdict(Verdict::Pass), 0..=0, Hooks::PACKET, "pass()", "lets the packet pass and ends the chain";
     "next" FunctionKind::Verdict(Verdict::Next), 0..=0, Hooks::TC, "next()", "leaves the packet to the next program";

@@ -1,7 +1,7 @@
 //! Whole maps to text and JSON.
 
 use super::value::{self, Spacing};
-use super::{Context, hist, json};
+use super::{Context, hist, json, series};
 use crate::maps::{Cell, Row, Snapshot};
 use std::io::Write;
 use weir_compiler::types::{MapValue, Type};
@@ -27,6 +27,8 @@ fn plain_div(ty: &Type, bytes: &[u8], by: u32) -> Option<i128> {
 
 /// Appends a map as text: a line for each row; histograms with an empty line after each.
 pub fn text(snapshot: &Snapshot, top: u32, by: u32, ctx: &Context, out: &mut Vec<u8>) {
+    // All series of a map end with the newest, so that one that has ended shows it.
+    let newest = snapshot.rows.iter().filter_map(|row| series::newest(&row.value)).max().unwrap_or(0);
     for row in snapshot.top(top) {
         out.extend_from_slice(snapshot.name.as_bytes());
         if let Some(key) = &snapshot.key {
@@ -38,6 +40,9 @@ pub fn text(snapshot: &Snapshot, top: u32, by: u32, ctx: &Context, out: &mut Vec
         if let Cell::Hist(counts) = &row.value {
             out.push(b'\n');
             hist::text(&snapshot.value, counts, by, out);
+        } else if let Cell::Series(points) = &row.value {
+            out.push(b'\n');
+            series::text(&snapshot.value, points, newest, by, ctx, out);
         } else {
             out.push(b' ');
             row_text(&snapshot.value, row, by, ctx, out);
@@ -59,11 +64,15 @@ fn row_text(kind: &MapValue, row: &Row, by: u32, ctx: &Context, out: &mut Vec<u8
         (Cell::Int(v), _) => write!(out, "{}", div(*v, by)),
         (Cell::Stats { sum, count }, MapValue::Stats { .. }) => {
             let average = div(Cell::average(*sum, *count), by);
-            write!(out, "{{ .count = {count}, .average = {average}, .total = {} }}", div(*sum, by))
+            write!(out, "{{ .count = {count}, .average = {average}, .total = {sum} }}")
         }
         (Cell::Stats { sum, count }, _) => write!(out, "{}", div(Cell::average(*sum, *count), by)),
         (Cell::Hist(counts), _) => {
             hist::text(kind, counts, by, out);
+            Ok(())
+        }
+        (Cell::Series(points), _) => {
+            series::text(kind, points, 0, by, ctx, out);
             Ok(())
         }
         (Cell::Plain(bytes), _) => out.write_all(bytes),
@@ -76,6 +85,7 @@ pub fn json_type(kind: &MapValue) -> &'static str {
     match kind {
         MapValue::Avg { .. } | MapValue::Stats { .. } => "stats",
         MapValue::Hist { .. } | MapValue::LHist { .. } => "hist",
+        MapValue::TSeries { .. } => "tseries",
         _ => "map",
     }
 }
@@ -117,11 +127,12 @@ fn row_json(kind: &MapValue, row: &Row, by: u32, ctx: &Context, out: &mut Vec<u8
             let _ = write!(out, "{{\"count\": {count}, \"average\": ");
             json::integer(div(Cell::average(*sum, *count), by), out);
             out.extend_from_slice(b", \"total\": ");
-            json::integer(div(*sum, by), out);
+            json::integer(*sum, out);
             out.push(b'}');
         }
         (Cell::Stats { sum, count }, _) => json::integer(div(Cell::average(*sum, *count), by), out),
         (Cell::Hist(counts), _) => hist::json(kind, counts, by, out),
+        (Cell::Series(points), _) => series::json(kind, points, by, ctx, out),
         (Cell::Plain(_), _) => out.extend_from_slice(b"null"),
     }
 }

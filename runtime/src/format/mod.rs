@@ -2,10 +2,12 @@
 //!
 //! Text is bytes, not `str`: strings of the kernel need not be UTF-8 and go out as they are. JSON is always UTF-8.
 
+mod gfp;
 pub mod hist;
 pub mod json;
 pub mod map;
 pub mod printf;
+mod series;
 mod syscalls;
 pub mod time;
 pub mod value;

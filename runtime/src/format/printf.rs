@@ -1,26 +1,48 @@
 //! `printf`: C's conversions over typed values.
 
 use super::value::{self, slice};
-use super::{Context, sint, uint};
+use super::{Context, gfp, sint, uint};
 use weir_compiler::object::{EventField, FormatPart, FormatSpec};
 use weir_compiler::types::Type;
 
 /// Appends the formatted text of one `printf` record.
 pub fn printf(format: &[FormatPart], args: &[EventField], record: &[u8], ctx: &Context, out: &mut Vec<u8>) {
-    let mut args = args.iter();
+    let mut args = args.iter().map(|arg| (&arg.ty, slice(record, arg.offset, arg.ty.size())));
     for part in format {
         match part {
             FormatPart::Text(text) => out.extend_from_slice(text.as_bytes()),
+            FormatPart::Arg(spec) if spec.width_arg || spec.precision_arg => {
+                let mut spec = spec.clone();
+                let mut star = |wanted: bool| wanted.then(|| args.next()).flatten().map(|(ty, bytes)| integer(ty, bytes));
+                if let Some(width) = star(spec.width_arg) {
+                    // As in C, a width below zero says `-`.
+                    spec.minus |= width < 0;
+                    spec.width = Some(columns(width.abs()));
+                }
+                if let Some(precision) = star(spec.precision_arg) {
+                    spec.precision = (precision >= 0).then(|| columns(precision));
+                }
+                if let Some((ty, bytes)) = args.next() {
+                    convert(&spec, ty, bytes, ctx, out);
+                }
+            }
             FormatPart::Arg(spec) => {
-                if let Some(arg) = args.next() {
-                    convert(spec, &arg.ty, slice(record, arg.offset, arg.ty.size()), ctx, out);
+                if let Some((ty, bytes)) = args.next() {
+                    convert(spec, ty, bytes, ctx, out);
                 }
             }
         }
     }
 }
 
-/// Reads what an integer conversion prints: the value, and whether it is below zero.
+/// A width that was measured: no line gets longer than what a format can say itself.
+fn columns(n: i128) -> u32 {
+    u32::try_from(n).unwrap_or(MAX_COLUMNS).min(MAX_COLUMNS)
+}
+
+const MAX_COLUMNS: u32 = 4096;
+
+/// Reads what an integer conversion prints.
 fn integer(ty: &Type, bytes: &[u8]) -> i128 {
     match ty {
         Type::Int { signed: true, .. } | Type::Enum { .. } => i128::from(sint(bytes)),
@@ -28,26 +50,37 @@ fn integer(ty: &Type, bytes: &[u8]) -> i128 {
     }
 }
 
+/// The bits that the conversion prints, without sign.
+fn low_bits(spec: &FormatSpec, v: i128) -> u64 {
+    v as u64 & (u64::MAX >> (64 - spec.bits.unwrap_or(64).clamp(1, 64)))
+}
+
+/// The same, read with a sign. As C reads 64 bits: an unsigned value above the signed range prints negative.
+fn signed(spec: &FormatSpec, v: i128) -> i128 {
+    let unused = 64 - spec.bits.unwrap_or(64).clamp(1, 64);
+    i128::from((v as i64) << unused >> unused)
+}
+
 fn convert(spec: &FormatSpec, ty: &Type, bytes: &[u8], ctx: &Context, out: &mut Vec<u8>) {
     match spec.conv {
         'd' | 'i' => {
-            // As C reads 64 bits: an unsigned value above the signed range prints negative.
-            let v = i128::from(integer(ty, bytes) as i64);
+            let v = signed(spec, integer(ty, bytes));
             number(spec, v < 0, v.unsigned_abs().to_string(), "", out);
         }
-        'u' => number(spec, false, (integer(ty, bytes) as u64).to_string(), "", out),
+        'u' => number(spec, false, low_bits(spec, integer(ty, bytes)).to_string(), "", out),
         'o' => {
-            let digits = format!("{:o}", integer(ty, bytes) as u64);
+            let digits = format!("{:o}", low_bits(spec, integer(ty, bytes)));
             number(spec, false, digits, if spec.alt { "0" } else { "" }, out);
         }
         'x' => {
-            let v = integer(ty, bytes) as u64;
+            let v = low_bits(spec, integer(ty, bytes));
             number(spec, false, format!("{v:x}"), if spec.alt && v != 0 { "0x" } else { "" }, out);
         }
         'X' => {
-            let v = integer(ty, bytes) as u64;
+            let v = low_bits(spec, integer(ty, bytes));
             number(spec, false, format!("{v:X}"), if spec.alt && v != 0 { "0X" } else { "" }, out);
         }
+        'g' => pad(spec, gfp::names(integer(ty, bytes) as u64).as_bytes(), out),
         'p' => number(
             &FormatSpec {
                 zero: false,
@@ -186,6 +219,60 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn length_modifiers_say_how_many_bits_count() {
+        let show = |bits: u8, format: &str, v: i64| {
+            let spec = FormatSpec {
+                bits: Some(bits),
+                ..spec(format)
+            };
+            let mut out = Vec::new();
+            convert(&spec, &Type::I64, &v.to_le_bytes(), &Context::default(), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            [show(8, "%d", 300), show(16, "%d", 70000), show(32, "%d", 1 << 32)],
+            ["44", "4464", "0"]
+        );
+        assert_eq!(
+            [show(8, "%u", -1), show(16, "%x", -1), show(32, "%x", -1)],
+            ["255", "ffff", "ffffffff"]
+        );
+        assert_eq!(
+            [show(8, "%d", 200), show(32, "%o", -1), show(32, "%X", -2)],
+            ["-56", "37777777777", "FFFFFFFE"]
+        );
+    }
+
+    #[test]
+    fn stars_take_width_and_precision_from_the_arguments() {
+        let show = |format: FormatSpec, values: &[i64]| {
+            let fields: Vec<_> = (0..values.len() as u32)
+                .map(|i| EventField {
+                    offset: i * 8,
+                    ty: Type::I64,
+                })
+                .collect();
+            let record: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let mut out = Vec::new();
+            printf(&[FormatPart::Arg(format)], &fields, &record, &Context::default(), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let star = FormatSpec {
+            width_arg: true,
+            ..spec("%d")
+        };
+        assert_eq!(show(star.clone(), &[5, 3]), "    3");
+        assert_eq!(show(star.clone(), &[-5, 3]), "3    ");
+        assert_eq!(show(star.clone(), &[i64::MAX, 3]).len(), 4096);
+        let both = FormatSpec {
+            precision_arg: true,
+            ..star
+        };
+        assert_eq!(show(both.clone(), &[6, 3, 7]), "   007");
+        assert_eq!(show(both, &[6, -1, 7]), "     7");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One value to text, and the order of values.
 
 use super::{Context, sint, uint};
+use crate::symbols::Frame;
 use std::cmp::Ordering;
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -299,9 +300,18 @@ fn flow(bytes: &[u8], out: &mut Vec<u8>) {
 fn stack(bytes: &[u8], depth: u32, mode: StackMode, kernel: bool, ctx: &Context, out: &mut Vec<u8>) {
     out.push(b'\n');
     let (id, pid) = (uint(slice(bytes, 0, 4)) as u32, uint(slice(bytes, 4, 4)) as u32);
+    if mode == StackMode::BuildId {
+        for frame in ctx.symbols.build_ids(id, depth).unwrap_or_default() {
+            match frame {
+                Frame::File(build_id, offset) => put!(out, "{build_id} 0x{offset:x}\n"),
+                Frame::Address(addr) => put!(out, "{addr:x}\n"),
+            }
+        }
+        return;
+    }
     for addr in ctx.symbols.stack(id, depth).unwrap_or_default() {
         match (mode, kernel) {
-            (StackMode::Raw, _) => put!(out, "    {addr:x}\n"),
+            (StackMode::Raw | StackMode::BuildId, _) => put!(out, "    {addr:x}\n"),
             (StackMode::Bpftrace, true) => put!(out, "    {}\n", ctx.symbols.ksym(addr, true)),
             (StackMode::Perf, true) => put!(out, "\t{addr:x} {}\n", ctx.symbols.ksym(addr, true)),
             (StackMode::Bpftrace, false) => put!(out, "    {}\n", ctx.symbols.usym(pid, addr, mode)),

@@ -1,6 +1,6 @@
 //! Functions at run time: those of the language, and those that a script defines.
 
-use super::{Kernel, KernelInfo, OutputFormat, prints, root, run, run_one};
+use super::{Kernel, KernelInfo, OutputFormat, json, prints, root, run, run_one, run_with};
 
 #[test]
 fn functions_of_the_script() {
@@ -43,7 +43,7 @@ fn text_is_searched_and_joined() {
     );
     prints(
         r#"print(strcap("abc")); print(str("abc", 2)); printf("%r|%rx|%rh", buf("abc", 2), buf("abc", 2), buf("abc", 3));"#,
-        "4\nabc\nab|\\x61\\x62|61 62 63",
+        "4\nab\nab|\\x61\\x62|61 62 63",
     );
     prints(
         r#"$a = (uint8[8])(uint64)0x0102030405060708; $b = (uint8[8])(uint64)0x0902030405060708; printf("%d%d%d", memcmp($a, $b, 7), memcmp($a, $b, 8), memcmp("abcdefghij", "abcdefghiX", 9));"#,
@@ -201,4 +201,166 @@ fn debugf_goes_to_the_trace_pipe() {
     };
     let text = String::from_utf8_lossy(&text);
     assert!(text.contains(&format!("{marker} -5 text ff")), "{marker} is not in the trace");
+}
+
+#[test]
+fn series_over_time() {
+    if !root() {
+        return;
+    }
+    let box_of = |least: i64, value: i64, most: i64| {
+        let (edge, bar) = ("_".repeat(51), format!("{:25}*{:25}", "", ""));
+        let scale = format!("{:19}{least}{most:>width$}", "", width = 53 - least.to_string().len());
+        format!(
+            "{scale}\nhh:mm:ss.ns        |{edge}|\nT |{bar}| {value}\n{:19}v{edge}v\n{scale}",
+            ""
+        )
+    };
+    // The time is the machine's.
+    let shown = |script: &str| -> String {
+        let text = run_one(script, OutputFormat::Text, true, &[]);
+        let lines = text.lines().filter(|l| !l.is_empty()).map(|line| match line.split_once(' ') {
+            Some((time, rest)) if time.len() == 18 && time.ends_with(".000000000") => format!("T {rest}"),
+            _ => line.to_owned(),
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let one = |arguments: &str| {
+        shown(&format!(
+            "begin {{ @ = tseries(5, 100d, 3{arguments}); @ = tseries(8, 100d, 3{arguments}); }}"
+        ))
+    };
+    assert_eq!(one(""), format!("@:\n{}", box_of(7, 8, 9)));
+    assert_eq!(one(", \"avg\""), format!("@:\n{}", box_of(5, 6, 7)));
+    assert_eq!(one(", \"min\""), format!("@:\n{}", box_of(4, 5, 6)));
+    assert_eq!(one(", \"max\""), format!("@:\n{}", box_of(7, 8, 9)));
+    assert_eq!(one(", \"sum\""), format!("@:\n{}", box_of(12, 13, 14)));
+    assert_eq!(
+        shown("begin { @[1] = tseries((uint64)3, 100d, 1); @[2] = tseries(4, 100d, 1); print(@, 1); clear(@); print(@); }"),
+        format!("@[2]:\n{}", box_of(3, 4, 5))
+    );
+    // A row of intervals: what is kept is the last five, one behind the other.
+    let out = json("interval:ms:20 { @i++; @s = tseries(@i, 40ms, 5, \"max\"); if (@i == 30) { exit(); } }");
+    let line = out.lines().find(|l| l.contains("tseries")).unwrap();
+    let values: Vec<i64> = line
+        .split("\"value\":")
+        .skip(1)
+        .map(|v| v[..v.find('}').unwrap()].parse().unwrap())
+        .collect();
+    assert!(
+        (1..=5).contains(&values.len()) && values.is_sorted() && values.last() == Some(&30),
+        "{line}"
+    );
+}
+
+#[test]
+fn user_stacks_with_build_ids() {
+    if !root() {
+        return;
+    }
+    // A file with a build id, or an address where the kernel could not look: never nothing.
+    let run = |script: &str| run_one(script, OutputFormat::Text, true, &[]);
+    for script in [
+        "begin { @[ustack(build_id, 1)] = count(); }",
+        "config = { stack_mode = build_id } begin { print(ustack(1)); }",
+    ] {
+        let out = run(script);
+        let line = out.lines().find(|l| !l.is_empty() && !l.starts_with('@')).unwrap();
+        let hex = |text: &str| text.bytes().all(|b| b.is_ascii_hexdigit());
+        match line.split_once(" 0x") {
+            Some((id, offset)) => assert!(id.len() == 40 && hex(id) && hex(offset), "{out}"),
+            None => assert!(hex(line), "{out}"),
+        }
+    }
+    // The kernel's own stack stays as it is.
+    assert!(run("config = { stack_mode = build_id } begin { print(kstack(1)); }").contains("w0_begin+"));
+}
+
+#[test]
+fn settings_are_read() {
+    if !root() {
+        return;
+    }
+    prints(
+        "print(config.max_strlen); print(config.stack_mode); print(config.print_maps_on_exit); print(config.license); print(config.missing_probes);",
+        "1024\nbpftrace\ntrue\nGPL\nerror",
+    );
+    assert_eq!(
+        run(
+            "config = { max_strlen = 200; license = \"Dual BSD/GPL\"; cpp_demangle = 0; log_size = 5; unstable_tseries = enable }
+            begin { print((config.max_strlen, config.license, config.cpp_demangle, config.log_size, config.unstable_tseries));
+                    if comptime (config.max_strlen == 200) { print(\"short\"); } else { fail(\"long\"); } }"
+        )
+        .trim_end(),
+        "(200, Dual BSD/GPL, false, 5, enable)\nshort"
+    );
+}
+
+#[test]
+fn formats_take_all_conversions() {
+    if !root() {
+        return;
+    }
+    prints(
+        r#"printf("%gr|%-12gr|%*d|%-*d|%.*s|%s %s|%hhd %hd %d|%hhu %x %lx|%u", 0xcc0, 0x40, 5, 3, 4, 3, 2, "abc", 5, -7, 300, 70000, 5000000000, -1, -1, -1, (int8)-1);"#,
+        "GFP_KERNEL|__GFP_IO    |    3|3   |ab|5 -7|44 4464 5000000000|255 ffffffff ffffffffffffffff|4294967295",
+    );
+    prints("$w = 4; printf(\"%*x|%s\", $w, 255, sizeof(1) == sizeof(-128));", "  ff|true");
+    prints(
+        "print(sizeof(1)); print(sizeof(128)); print(sizeof(70000)); print(sizeof(5000000000)); print(sizeof(-1)); print(sizeof(1000 * 1000)); print(sizeof(string[5])); print(typeof(1) == typeof(int8));",
+        "1\n2\n4\n8\n1\n4\n5\ntrue",
+    );
+    prints(r#"printf("50%! %s %05d 100%", buf("a\x01", 2), 7);"#, r"50%! a\x01 00007 100%");
+    prints(
+        r#"print(str("abcdef", 3)); print(bswap(0x1234)); print(str("ab", 5));"#,
+        "abc\n13330\nab",
+    );
+    assert_eq!(
+        run_with(
+            "begin { print($1); print($2); print($1 == \"weir\"); print($3); }",
+            &["weir", "0x10"]
+        )
+        .trim_end(),
+        "weir\n16\ntrue\n0"
+    );
+    prints("print(1 << 63); print((1 << 63) > 5);", "9223372036854775808\ntrue");
+    prints("print(~5); print(~0 == 0xffffffffffffffff);", "18446744073709551610\ntrue");
+}
+
+#[test]
+fn signs_meet_in_comparisons() {
+    if !root() {
+        return;
+    }
+    prints(
+        "$a = (int64)-1; $b = (uint32)5; $c = (uint64)7; print($a < $b); print($a > $c); print(-1 > $b); print($c > -1); print($c >= 7); print(0 > $a);",
+        "true\nfalse\nfalse\ntrue\ntrue\ntrue",
+    );
+    // Addresses, and numbers that only fit without a sign.
+    prints(
+        "$u = (uint64)0xffffffffffffffff; print($u > 5); print(0xfffffffffffffffe < $u); print((uint64)curtask > 0);",
+        "true\ntrue\ntrue",
+    );
+}
+
+#[test]
+fn an_empty_text_gives_way() {
+    if !root() {
+        return;
+    }
+    prints(
+        r#"$e = ""; $f = "full"; print($e ?: "other"); print($f ?: "other"); print(str($3) ?: "none");"#,
+        "other\nfull\nnone",
+    );
+}
+
+#[test]
+fn one_entry_is_printed_as_it_is_at_that_moment() {
+    if !root() {
+        return;
+    }
+    prints(
+        "@a[1] = 1; print(@a[1]); @a[1] = 2; print(@a[1]); delete(@a, 1); print(@a[1]); @c[1] = count(); print(@c[1]); clear(@c);",
+        "1\n2\n0\n@c[1]: 1",
+    );
 }

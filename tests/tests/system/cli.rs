@@ -154,7 +154,12 @@ fn problems_in_json() -> Result<()> {
         }
     }
     ensure!(
-        kinds == [r#""errorf" "bad 3""#, r#""warnf" "odd""#],
+        kinds
+            == [
+                r#""helper_error" "Can't lookup map element because it does not exist.""#,
+                r#""errorf" "bad 3""#,
+                r#""warnf" "odd""#
+            ],
         "{kinds:?} in {}",
         text(&output.stdout)
     );
