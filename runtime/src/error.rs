@@ -303,6 +303,8 @@ pub enum Notice {
     LateAttach { message: String, help: Option<String>, span: Span },
     /// An interface that was attached to is gone; `left` others are there.
     InterfaceGone { iface: String, left: usize },
+    /// A device that packets are sent to has gone, or is there again.
+    Device { name: String, there: bool, span: Span },
     /// A pattern names no cgroup so far.
     NoCgroupYet { pattern: String, span: Span },
     /// A cgroup came while running, and was attached to.
@@ -378,6 +380,7 @@ impl Notice {
                 | Notice::AttachedTo { .. }
                 | Notice::InterfaceAppeared { .. }
                 | Notice::InterfaceGone { .. }
+                | Notice::Device { there: true, .. }
                 | Notice::CgroupAppeared { .. }
                 | Notice::CgroupGone { .. }
                 | Notice::NamespaceGone { .. }
@@ -394,6 +397,7 @@ impl Notice {
             | Notice::XdpDisplaced { span, .. }
             | Notice::NoInterfaceYet { span, .. }
             | Notice::NoCgroupYet { span, .. }
+            | Notice::Device { span, .. }
             | Notice::LateAttach { span, .. }
             | Notice::MissingProbe { span, .. }
             | Notice::NoMetadata { span, .. }
@@ -492,6 +496,11 @@ impl fmt::Display for Notice {
             Notice::AttachedTo { point } => write!(f, "attached to `{point}`"),
             Notice::InterfaceAppeared { iface, points } => write!(f, "interface `{iface}` appeared: attached to {}", points.join(", ")),
             Notice::LateAttach { message, .. } => f.write_str(message),
+            Notice::Device { name, there: true, .. } => write!(f, "interface `{name}` is there again: packets are sent to it"),
+            Notice::Device { name, .. } => write!(
+                f,
+                "interface `{name}` is gone: packets that are sent to it are lost until it is back"
+            ),
             Notice::NoCgroupYet { pattern, .. } => write!(f, "no cgroup matches `{pattern}` yet; one that comes is attached to"),
             Notice::CgroupAppeared { path, points } => write!(f, "cgroup `{path}` appeared: attached to {}", points.join(", ")),
             Notice::CgroupGone { path, left: 0 } => write!(f, "cgroup `{path}` is gone; it was the last one"),

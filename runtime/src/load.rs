@@ -14,7 +14,7 @@ use aya_obj::generated::{bpf_attach_type as attach_type, bpf_prog_type as prog_t
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use weir_compiler::object::{AttachPoint, MapKind, MapRole, MapSpec, Object, ProgramKind, ProgramSpec};
+use weir_compiler::object::{AttachPoint, Device, MapKind, MapRole, MapSpec, Object, ProgramKind, ProgramSpec};
 
 const BPF_F_RDONLY_PROG: u32 = 1 << 7;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
@@ -258,6 +258,29 @@ impl Loaded {
             .zip(&self.maps)
             .find(|(spec, _)| role(&spec.role))
             .map(|(_, map)| map)
+    }
+
+    /// Looks up again the devices that the script sends packets to: one that came back has another number. Returns those that have
+    /// gone, and those that are there again, since the last look.
+    pub fn renew_devices(&self, object: &Object) -> Vec<(Device, bool)> {
+        let mut changed = Vec::new();
+        for (spec, map) in object.maps.iter().zip(&self.maps) {
+            let MapRole::Devices { devices } = &spec.role else { continue };
+            for (number, device) in (0_u32..).zip(devices) {
+                let key = number.to_ne_bytes();
+                let mut old = [0; 8];
+                let now = iface::device(device).map_or(0, u64::from);
+                let known = bpf::map_lookup(map.fd.as_fd(), &key, &mut old, &spec.name);
+                let old = u64::from_ne_bytes(old);
+                if !matches!(known, Ok(true)) || old == now {
+                    continue;
+                }
+                if bpf::map_update(map.fd.as_fd(), &key, &now.to_ne_bytes(), 0, &spec.name).is_ok() {
+                    changed.push((device.clone(), now != 0));
+                }
+            }
+        }
+        changed
     }
 }
 

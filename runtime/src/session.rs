@@ -715,6 +715,13 @@ impl Session {
                     if let Some(attached) = &mut self.attached {
                         attached.interfaces.refresh();
                     }
+                    for (device, there) in self.shared.loaded.renew_devices(&self.shared.object) {
+                        (self.options.observer)(&Notice::Device {
+                            name: device.name,
+                            there,
+                            span: device.span,
+                        });
+                    }
                 }
                 Wake::Cgroups => {
                     if let Some(attached) = &mut self.attached {

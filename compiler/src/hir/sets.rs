@@ -308,7 +308,8 @@ impl Checker<'_> {
                     let n = usize::try_from(b.saturating_sub(*a)).unwrap_or(usize::MAX);
                     if n.saturating_add(keys.len()) >= MAX_ELEMENTS {
                         let message = format!("the ranges of this set have more than {MAX_ELEMENTS} elements");
-                        self.error(Diagnostic::error("set-too-large", span, message));
+                        let help = format!("a comparison takes no room: `x >= {a} && x <= {b}`");
+                        self.error(Diagnostic::error("set-too-large", span, message).help(help));
                         return None;
                     }
                     keys.extend((*a..=*b).map(|n| n.to_le_bytes().to_vec()));

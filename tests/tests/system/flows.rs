@@ -324,7 +324,7 @@ fn no_room() -> Result<()> {
     let weir = Weir::script(&script).at(&lab).start()?;
     let frame = Frame::udp(Ipv4Addr::new(11, 0, 0, 0), lab.node4(), 9999).bytes();
     lab.peer.run(|| {
-        let mut socket = traffic::PacketSocket::open("peer0")?;
+        let socket = traffic::PacketSocket::open("peer0")?;
         let mut frame = frame.clone();
         for n in 0..flows {
             frame[26..30].copy_from_slice(&(0x0b00_0000 + n).to_be_bytes());

@@ -1,13 +1,14 @@
 //! The packet hooks: what they refuse, how they attach on which kernel, what they see.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 use weir_tests::features::Feature;
 use weir_tests::frame::Frame;
 use weir_tests::harness::Need::{Has, Lacks};
 use weir_tests::harness::Test;
-use weir_tests::kernel::Kind;
-use weir_tests::net::{Lab, NODE_IF};
+use weir_tests::kernel::{KernelState, Kind};
+use weir_tests::net::{Lab, NODE_IF, TempDir};
 use weir_tests::traffic;
 use weir_tests::weir::Weir;
 
@@ -17,6 +18,12 @@ pub const TESTS: &[Test] = &[
     Test::new("xdp_sees_through_two_vlan_tags", vlan),
     Test::new("tc_is_a_link_where_there_is_tcx", tcx).needs(&[Has(Feature::Tcx)]),
     Test::new("tc_is_clsact_where_there_is_no_tcx", clsact).needs(&[Lacks(Feature::Tcx)]),
+];
+
+/// The same on every kernel.
+pub const ONCE: &[Test] = &[
+    Test::new("hooks_refuse_bad_input_with_its_place_and_leave_nothing", bad_input).alone(),
+    Test::new("hooks_take_100_000_prefixes_in_two_seconds", many_prefixes),
 ];
 
 const TC: &str = "tc:veth0:ingress /udp.dport == 53/ { @in = count(); } tc:veth0:egress /udp.dport == 53/ { @out = count(); }";
@@ -35,6 +42,114 @@ fn unknown_interface() -> Result<()> {
         .run()?
         .refused(&["veth9"])
         .map(drop)
+}
+
+/// What is wrong, what is right, and the place; DIR stands for a folder with files.
+const BAD: &[(&str, &[&str])] = &[
+    ("xdp:veht0 { drop(); }", &["there is no interface `veht0`", "did you mean `veth0`?"]),
+    (
+        "tc:veth0:ingress, tc:nothing1:egress { drop(); }",
+        &["there is no interface `nothing1`", "`veth0`"],
+    ),
+    (
+        "xdp:veth0 { skb.mark = 1; }",
+        &["`skb.mark` is not available in an `xdp` block", "available in `tc`, `cgroup_skb`"],
+    ),
+    (
+        "tc:veth0:ingress { @[addr.port] = count(); }",
+        &["`addr.port` is not available in a `tc` block", "available in `cgroup`"],
+    ),
+    ("tc:veth0:ingress { ip.len = 5; }", &["`ip.len` cannot be assigned to", "`ip.ttl`"]),
+    (
+        "xdp:veth0 { tcp.syn = true; }",
+        &["`tcp.syn` cannot be assigned to", "`tcp.flags` can"],
+    ),
+    (
+        "tc:veth0:ingress /ip4.src == \"2001:db8::1\"/ { drop(); }",
+        &["`ip4.src` is an IPv4 address, this is IPv6", "`ip6.src` or `ip.src`"],
+    ),
+    (
+        "tc:veth0:ingress /ip.src in file(\"DIR/bad\")/ { drop(); }",
+        &[
+            "bad:3: expected an address, a prefix or a range, found `10.0.0.300`",
+            "bad:4:",
+            "write `10.0.0.0/8`",
+        ],
+    ),
+    (
+        "let @p = lpm(10, file(\"DIR/bad\")); xdp:veth0 /ip.src in @p/ { drop(); }",
+        &["bad:3: `10.0.0.300` is not a prefix", "bad:4:"],
+    ),
+    (
+        "let @p = lpm(2, file(\"DIR/three\")); xdp:veth0 /ip.src in @p/ { drop(); }",
+        &["has 3 prefixes, the map holds 2", "`lpm(4, …)`"],
+    ),
+    (
+        "xdp:veth0 /ip.src in file(\"DIR/none\")/ { drop(); }",
+        &["cannot read", "none`: No such file"],
+    ),
+    (
+        "tc:veth0:egress { redirect(\"veth9\"); }",
+        &["there is no interface `veth9`", "did you mean `veth0`?"],
+    ),
+    (
+        "tc:veth0:egress { mirror(\"vehicle\"); }",
+        &["there is no interface `vehicle`", "`veth0`"],
+    ),
+    // The first block could be attached; it is not.
+    (
+        "tc:veth0:ingress { drop(); } xdp:lo:native { pass(); }",
+        &["does not take a native XDP program", "xdp:lo:generic"],
+    ),
+];
+
+fn bad_input() -> Result<()> {
+    let lab = Lab::new()?;
+    let dir = TempDir::new()?;
+    dir.write("bad", "10.0.0.0/8\n# a comment\n10.0.0.300\n10.1.2.3/8\n")?;
+    dir.write("three", "10.0.0.0/8\n11.0.0.0/8\n2001:db8::/32\n")?;
+    let before = KernelState::now(Some(&lab.node))?;
+    for (script, words) in BAD {
+        let script = script.replace("DIR", &dir.path().display().to_string());
+        let done = Weir::script(&script).at(&lab).run()?;
+        done.refused(&[words, &["^", "stdin:1:"][..]].concat())?;
+    }
+    before.assert_same(Some(&lab.node))
+}
+
+/// How long it takes is asked three times: others may be busy on the machine.
+fn many_prefixes() -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let lab = Lab::new()?;
+    let dir = TempDir::new()?;
+    let prefixes: Vec<String> = (0..100_000_u32)
+        .map(|i| format!("{}.{}.{}.0/24", 20 + (i >> 16), i >> 8 & 255, i & 255))
+        .collect();
+    dir.write("prefixes", &prefixes.join("\n"))?;
+    let list = dir.path().join("prefixes");
+    let script = format!(
+        "tc:veth0:ingress /ip.src in file(\"{}\")/ {{ @[ip.src] = count(); drop(); }}",
+        list.display()
+    );
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        let start = Instant::now();
+        let weir = Weir::script(&script).at(&lab).start()?;
+        times.push(start.elapsed());
+        // The first one, the last one, one in the middle; one beside each.
+        let frame = |source: [u8; 4]| Frame::udp(Ipv4Addr::from(source), lab.node4(), 5000);
+        let listed = [[20, 0, 0, 1], [21, 134, 159, 255], [20, 200, 7, 9]];
+        let others = [[19, 255, 255, 1], [21, 134, 160, 1]];
+        traffic::send_frames(&lab, &listed.map(|s| (2, frame(s))))?;
+        traffic::send_frames(&lab, &others.map(|s| (2, frame(s))))?;
+        traffic::settle(&lab)?;
+        let done = weir.stop()?.clean()?;
+        done.expect_map("@", listed.map(|s| (Ipv4Addr::from(s).to_string(), 2)))?;
+        if times.iter().any(|t| *t < LIMIT) {
+            return Ok(());
+        }
+    }
+    bail!("attached after {times:?}")
 }
 
 fn vlan() -> Result<()> {

@@ -69,6 +69,7 @@ fn main() {
         lists.extend([
             bad_input::TESTS,
             blocklist::TESTS,
+            hooks::ONCE,
             check::TESTS,
             metrics::TESTS,
             runbooks::TESTS,

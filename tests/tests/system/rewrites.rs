@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     Test::new("rewritten_addresses_reach_their_sockets_at_tc_and_xdp", addresses),
     Test::new("redirected_packets_leave_by_the_other_interface", redirected),
     Test::new("native_xdp_redirects_into_a_veth_whose_peer_has_xdp", redirected_natively),
+    Test::new("redirects_follow_a_device_that_goes_and_comes_back", device_comes_back),
     Test::new("mirrored_packets_go_both_ways", mirrored),
     Test::new("what_xdp_leaves_before_a_packet_tc_reads", tagged),
     Test::new("the_name_of_an_interface_is_known_in_a_pattern_too", names),
@@ -121,6 +122,32 @@ fn redirected() -> Result<()> {
         ensure!(done.stdout.contains(&format!("@: {COUNT}")), "{done}");
     }
     Ok(())
+}
+
+/// A device that is made again has another number.
+fn device_comes_back() -> Result<()> {
+    let lab = Lab::new()?;
+    lab.add_cable("veth1", "peer1")?;
+    let script = "tc:veth0:ingress /udp.dport == 7000/ { @ = count(); redirect(\"veth1\"); }";
+    let mut weir = Weir::script(script).at(&lab).start()?;
+    lab.node.ip(&["link", "del", "veth1"])?;
+    weir.wait_stderr("word of the end", |text| {
+        text.contains("interface `veth1` is gone: packets that are sent to it are lost until it is back")
+    })?;
+    let socket = traffic::listen_udp(&lab.node, SocketAddr::new(lab.node4().into(), 7000))?;
+    let frame = Frame::udp(lab.peer4(), lab.node4(), 7000);
+    traffic::send_frames(&lab, &[(3, frame.clone())])?;
+    traffic::settle(&lab)?;
+    lab.add_cable("veth1", "peer1")?;
+    weir.wait_stderr("word of its return", |text| text.contains("interface `veth1` is there again"))?;
+    let before = rx_packets(&lab.peer, "peer1")?;
+    traffic::send_frames(&lab, &[(5, frame)])?;
+    traffic::settle(&lab)?;
+    let there = rx_packets(&lab.peer, "peer1")? - before;
+    let done = weir.stop()?.clean()?;
+    ensure!(there == 5, "{there} of 5 packets left by the new veth1: {done}");
+    ensure!(traffic::received(&socket)? == 0, "they arrived here: {done}");
+    done.expect_map("@", [("", 8)])
 }
 
 /// A veth takes redirected frames only where its other end polls for them, as it does with XDP.
