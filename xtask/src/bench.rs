@@ -3,7 +3,7 @@
 //! Every figure is the median of runs that alternate between the two programs.
 //! Input: what to measure. Output: the table on standard output; it writes no file.
 
-use crate::{apt, blocklist, packets, proc, replay, test};
+use crate::{apt, blocklist, flows, packets, proc, replay, test};
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
@@ -51,6 +51,8 @@ enum What {
     Replay,
     /// The blocklist beside the same job in C, with lists of up to a million prefixes; only when named, and then alone
     Blocklist,
+    /// The flow aggregator beside the same job in C, with up to 131 072 flows; only when named, and then alone
+    Flows,
 }
 
 const EXIT_SCRIPT: &str = "BEGIN { exit(); }";
@@ -71,7 +73,7 @@ const LINES: &str = "tracepoint:syscalls:sys_enter_getpid { printf(\"%d\\n\", pi
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     proc::need_root("measuring BPF programs")?;
-    let alone = [What::Packets, What::Replay, What::Blocklist]
+    let alone = [What::Packets, What::Replay, What::Blocklist, What::Flows]
         .iter()
         .any(|what| args.what.contains(what));
     if !alone && args.bpftrace.is_none() {
@@ -89,6 +91,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if args.what.contains(&What::Blocklist) {
         return blocklist::run(&weir, args.runs);
+    }
+    if args.what.contains(&What::Flows) {
+        return flows::run(&weir, args.runs);
     }
     let bpftrace = match &args.bpftrace {
         Some(path) => std::path::absolute(path)?,
