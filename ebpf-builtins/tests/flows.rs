@@ -352,6 +352,37 @@ fn what_comes_again_is_told_by_its_numbers() {
     assert_eq!(again(), 4, "a FIN, and no reset");
 }
 
+/// Two processors that add to one flow at the same time lose nothing.
+#[test]
+fn every_processor_counts() {
+    const EACH: u32 = 100_000;
+    for program in [fl::EGRESS, fl::XDP] {
+        let Some(rig) = Rig::load(program, 64) else { return };
+        let packet = packet(A, B, Kind::Tcp(FIN, 1, 6));
+        let options = || TestRunOptions {
+            data_in: Some(&packet),
+            repeat: EACH,
+            ..TestRunOptions::default()
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| match rig.ebpf.program(program).unwrap() {
+                    aya::programs::Program::Xdp(program) => program.test_run(options()).unwrap().return_value,
+                    aya::programs::Program::SchedClassifier(program) => program.test_run(options()).unwrap().return_value,
+                    other => panic!("{:?}", other.prog_type()),
+                });
+            }
+        });
+        let seen = rig.seen(A, B, 6);
+        let sent = 2 * EACH;
+        assert_eq!(
+            (seen.packets, seen.fins, seen.bytes),
+            (sent.into(), sent, u64::from(sent) * 60),
+            "{program}"
+        );
+    }
+}
+
 /// Cut at every length: either it has a flow, or it is malformed.
 #[test]
 fn every_length() {

@@ -3,7 +3,7 @@
 //! Every figure is the median of runs that alternate between the two programs, except for the time in BPF programs, which is the fastest run's.
 //! Input: what to measure. Output: the table on standard output; it writes no file.
 
-use crate::{apt, blocklist, packets, proc, replay, rivals, test};
+use crate::{apt, blocklist, flows, packets, proc, replay, rivals, test};
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
@@ -53,6 +53,8 @@ enum What {
     Blocklist,
     /// The blocklist beside xdp-filter, nft and iptables, on live frames; only when named, and then alone
     Rivals,
+    /// The flow aggregator beside the same job in C, with up to 131 072 flows; only when named, and then alone
+    Flows,
 }
 
 const EXIT_SCRIPT: &str = "BEGIN { exit(); }";
@@ -76,7 +78,7 @@ const LINES: &str = "tracepoint:syscalls:sys_enter_getpid { printf(\"%d\\n\", pi
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     proc::need_root("measuring BPF programs")?;
-    let alone = [What::Packets, What::Replay, What::Blocklist, What::Rivals]
+    let alone = [What::Packets, What::Replay, What::Blocklist, What::Rivals, What::Flows]
         .iter()
         .any(|what| args.what.contains(what));
     if !alone && args.bpftrace.is_none() {
@@ -97,6 +99,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if args.what.contains(&What::Rivals) {
         return rivals::run(&weir, args.runs);
+    }
+    if args.what.contains(&What::Flows) {
+        return flows::run(&weir, args.runs);
     }
     let bpftrace = match &args.bpftrace {
         Some(path) => std::path::absolute(path)?,

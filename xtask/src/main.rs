@@ -13,6 +13,7 @@ mod blocklist;
 mod btf_fixture;
 mod builtins;
 mod dist;
+mod flows;
 mod packets;
 mod proc;
 mod replay;

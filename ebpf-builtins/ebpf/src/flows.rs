@@ -31,7 +31,7 @@ use common::headers::{
     AUTHENTICATION, DESTINATION_OPTIONS, Extension, FRAGMENT, HOP_BY_HOP, Ipv4, Ipv6, Ports, ROUTING, SCTP, TCP, UDP,
 };
 use common::map::{FullHash, LruHash, PerCpuArray, ProgArray, RingBuf, SharedArray, Stack};
-use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Reader, Room, Skb, Truncated, context, length};
+use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Skb, Truncated, context, length};
 use common::{setting, settings};
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
@@ -166,7 +166,8 @@ fn at_tc<const DIRECTION: u8>(ctx: *mut __sk_buff) -> i32 {
     // A tag that the interface has taken out of the packet.
     packet.key.vlan = if skb.vlan_present != 0 { skb.vlan_tci as u16 & 0xfff } else { 0 };
     packet.len = skb.len;
-    match parse(&Skb(skb), packet) {
+    // What most packets have is in the first buffer.
+    match parse::<true, _>(&Linear::of_skb(skb), packet).or_else(|Truncated| parse::<false, _>(&Skb(skb), packet)) {
         Ok(None) => {}
         Ok(Some(stat)) => {
             count(stat, 1);
@@ -232,7 +233,7 @@ fn at_xdp(ctx: &xdp_md) -> u32 {
     packet.key.direction = DIRECTION_INGRESS;
     packet.key.vlan = 0;
     packet.len = len as u32;
-    match parse(&Anywhere(ctx), packet) {
+    match parse::<true, _>(&Linear::new(ctx), packet).or_else(|Truncated| parse::<false, _>(&Anywhere(ctx), packet)) {
         Ok(None) => {}
         Ok(Some(stat)) => {
             count(stat, 1);
@@ -518,9 +519,10 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 const MORE_FRAGMENTS6: u16 = 0x0001;
 const FRAGMENT_OFFSET6: u16 = 0xfff8;
 
-/// Fills in what there is to know. Returns a counter for packets that belong to no flow.
+/// Fills in what there is to know. Returns a counter for packets that belong to no flow. With `COMMON`, what few packets have (extension
+/// headers) is taken for truncated.
 #[inline(always)]
-fn parse<R: Reader>(reader: &R, packet: &mut Packet) -> Result<Option<u32>, Truncated> {
+fn parse<const COMMON: bool, R: Reader>(reader: &R, packet: &mut Packet) -> Result<Option<u32>, Truncated> {
     packet.key.flow.sport = 0;
     packet.key.flow.dport = 0;
     packet.key.flow.has_ports = 0;
@@ -581,8 +583,11 @@ fn parse<R: Reader>(reader: &R, packet: &mut Packet) -> Result<Option<u32>, Trun
                 return Ok(Some(STAT_MALFORMED));
             }
             packet.key.flow.family = FAMILY_IPV6 as u8;
-            packet.key.flow.src = header.src;
-            packet.key.flow.dst = header.dst;
+            // An array would be copied byte by byte.
+            for i in 0..2 {
+                packet.key.flow.src[i] = header.src[i];
+                packet.key.flow.dst[i] = header.dst[i];
+            }
             let mut proto = header.next_header;
             let payload = u32::from(u16::from_be(header.payload_len));
             offset = network + size_of::<Ipv6>();
@@ -592,6 +597,9 @@ fn parse<R: Reader>(reader: &R, packet: &mut Packet) -> Result<Option<u32>, Trun
             for _ in 0..EXTENSIONS {
                 if !matches!(proto, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS) {
                     break;
+                }
+                if COMMON {
+                    return Err(Truncated);
                 }
                 let mut room = Room::new();
                 let extension: &Extension = reader.header(offset, &mut room)?;

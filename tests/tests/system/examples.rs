@@ -100,6 +100,12 @@ const CASES: &[Case] = &[
     ),
     case("drop-port", &["veth0", "22"], syns, &["@tried[{peer}]: 3\n"]),
     case("drop-reasons", &[], nobody_listens, &["NO_SOCKET, "]),
+    case(
+        "flows",
+        NAMED,
+        connection,
+        &["> {peer}:4433 tcp, veth0, egress/to_pod", "> {node}:", "  stats: flows "],
+    ),
     case("flows-by-process", &[], connection, &[", {peer}, 4433]: "]),
     case("listen-drops", &[], unfinished, &["@synack_again[8443, 10."]),
     case(

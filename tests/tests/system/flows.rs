@@ -65,7 +65,7 @@ fn tcp(lab: &Lab, flags: u8) -> Frame {
 /// the pod behind it.
 fn sent() -> Result<()> {
     let lab = Lab::new()?;
-    let script = format!(r#"use flows(iface="{NODE_IF}") as fl; end {{ print(@fl.flows); print(@fl.stats); }}"#);
+    let script = format!(r#"use flows(iface="{NODE_IF}", max=1000) as fl; end {{ print(@fl.flows); print(@fl.stats); }}"#);
     let weir = Weir::script(&script).at(&lab).start()?;
     let (peer4, node4, peer6, node6) = (lab.peer4(), lab.node4(), lab.peer6(), lab.node6());
     let frames = [
@@ -158,7 +158,7 @@ fn sockets() -> Result<()> {
     let lab = Lab::new()?;
     let peer = lab.peer.name();
     let script = format!(
-        r#"use flows(iface="{NODE_IF}") as fl; use flows(iface="peer0@{peer}", direction="ingress") as there;
+        r#"use flows(iface="{NODE_IF}", max=1000) as fl; use flows(iface="peer0@{peer}", direction="ingress", max=1000) as there;
         fl:new {{ @new[fl.flow, fl.egress] = count(); }} fl:close {{ @close[fl.flow] = count(); }}
         fl:retransmit {{ @segs[fl.flow] = sum(fl.segs); @last[fl.flow] = max(fl.retransmits); }}
         self:signal:SIGUSR1 {{ print(@fl.flows); print(@there.flows); printf("printed\n"); }}"#
@@ -235,7 +235,7 @@ fn reported() -> Result<()> {
     let folder = TempDir::new()?;
     let path = folder.path().join("flows.json");
     let script = format!(
-        r#"use flows(iface="{NODE_IF}", direction="from_pod", idle=3s, active=1s, export="{}") as fl; end {{ print(@fl.stats); }}"#,
+        r#"use flows(iface="{NODE_IF}", direction="from_pod", idle=3s, active=1s, max=1000, export="{}") as fl; end {{ print(@fl.stats); }}"#,
         path.display()
     );
     let weir = Weir::script(&script).at(&lab).start()?;
@@ -313,7 +313,7 @@ fn reported() -> Result<()> {
 /// Many more flows than there is room for: live, exported and overflow are what was sent, to the packet and the byte.
 fn no_room() -> Result<()> {
     // An emulated machine is slow.
-    let (flows, max) = if in_vm() { (20_000u32, 8192) } else { (200_000, 65_536) };
+    let (flows, max) = if in_vm() { (5000u32, 2048) } else { (200_000, 65_536) };
     let lab = Lab::new()?;
     let folder = TempDir::new()?;
     let path = folder.path().join("flows.json");
@@ -352,8 +352,8 @@ fn no_room() -> Result<()> {
 fn side_by_side() -> Result<()> {
     let lab = Lab::new()?;
     let script = format!(
-        r#"use flows(iface="{NODE_IF}", hook="xdp") as x; use flows(iface="{NODE_IF}", direction="ingress") as one;
-        use flows(iface="{NODE_IF}", direction="to_pod") as out; use flows(iface="{NODE_IF}") as two;
+        r#"use flows(iface="{NODE_IF}", hook="xdp", max=1000) as x; use flows(iface="{NODE_IF}", direction="ingress", max=1000) as one;
+        use flows(iface="{NODE_IF}", direction="to_pod", max=1000) as out; use flows(iface="{NODE_IF}", max=1000) as two;
         x:new /x.dport == 5000/ {{ @at_x = count(); }} one:new /one.dport == 5000/ {{ @at_one = count(); }}
         xdp:{NODE_IF} /udp.dport == 5000/ {{ @behind = count(); }}
         self:signal:SIGUSR1 {{ clear(@one.flows); printf("cleared\n"); }}
@@ -391,7 +391,7 @@ fn side_by_side() -> Result<()> {
 fn events() -> Result<()> {
     let lab = Lab::new()?;
     let script = format!(
-        r#"use flows(iface="{NODE_IF}", direction="from_pod") as a; use flows(iface="{NODE_IF}", direction="from_pod") as b;
+        r#"use flows(iface="{NODE_IF}", direction="from_pod", max=1000) as a; use flows(iface="{NODE_IF}", direction="from_pod", max=1000) as b;
         a:new /tcp.dport == {PORT}/ {{ @new[a.src, a.dport] = sum(a.packets); }}
         b:new /tcp.dport == {PORT}/ {{ @b_new = count(); }} b:rst {{ @rst[b.flow] = count(); }} b:close {{ @close = count(); }}
         b:retransmit {{ @again = sum(b.segs); }}"#

@@ -57,7 +57,7 @@ pub trait Reader {
     fn header<'a, T>(&'a self, offset: usize, room: &'a mut Room<T>) -> Result<&'a T, Truncated>;
 }
 
-/// The first buffer of the packet.
+/// The first buffer of the packet of an XDP program.
 pub struct Linear {
     start: usize,
     end: usize,
@@ -66,6 +66,15 @@ pub struct Linear {
 impl Linear {
     #[inline(always)]
     pub fn new(ctx: &xdp_md) -> Self {
+        Self {
+            start: ctx.data as usize,
+            end: ctx.data_end as usize,
+        }
+    }
+
+    /// The same of the packet of a TC program.
+    #[inline(always)]
+    pub fn of_skb(ctx: &__sk_buff) -> Self {
         Self {
             start: ctx.data as usize,
             end: ctx.data_end as usize,

@@ -162,6 +162,8 @@ struct Flows {
     /// Of them, without a record.
     unlisted: u64,
     stats: Vec<u64>,
+    /// When the monotonic clock began, nanoseconds since 1970.
+    epoch_ns: u64,
     interfaces: HashMap<u32, Interface>,
     /// By the cookie of the socket.
     owners: HashMap<u64, (String, u32)>,
@@ -176,12 +178,6 @@ struct Flows {
 
 fn now() -> u64 {
     proc::clock_ns(libc::CLOCK_MONOTONIC)
-}
-
-/// A time of the monotonic clock as milliseconds since 1970.
-fn wall_ms(at_ns: u64) -> u64 {
-    let since_1970 = proc::clock_ns(libc::CLOCK_REALTIME);
-    since_1970.saturating_sub(now().saturating_sub(at_ns)) / 1_000_000
 }
 
 /// How long flows may be idle when so many of `max` are live.
@@ -227,6 +223,11 @@ impl Flows {
             warning,
             span: warning.then_some(self.span),
         });
+    }
+
+    /// A time of the monotonic clock as milliseconds since 1970.
+    fn wall_ms(&self, at_ns: u64) -> u64 {
+        self.epoch_ns.saturating_add(at_ns) / 1_000_000
     }
 
     /// Reads all live records.
@@ -295,6 +296,9 @@ impl Flows {
         let sums = self.untold(index, record);
         self.exported_flows += 1;
         self.exported.add(sums);
+        if self.export.is_none() {
+            return;
+        }
         let interface = self.interfaces.get(&record.key.ifindex).cloned().unwrap_or_default();
         let start = self
             .told
@@ -305,8 +309,8 @@ impl Flows {
         let report = Report {
             key: record.key,
             reason,
-            start_ms: wall_ms(start),
-            end_ms: wall_ms(record.last_ns),
+            start_ms: self.wall_ms(start),
+            end_ms: self.wall_ms(record.last_ns),
             packets: sums.packets,
             bytes: sums.bytes,
             link: u64::from(record.state >> object::STATE_LINK_SHIFT),
@@ -362,6 +366,7 @@ impl Flows {
 
     /// Takes in packets that found no record; those of one flow are one report.
     fn take_unlisted(&mut self) {
+        self.epoch_ns = proc::clock_ns(libc::CLOCK_REALTIME).saturating_sub(now());
         let mut deltas: HashMap<Key, Record> = HashMap::new();
         let mut packets = 0;
         if let Some(ring) = &self.ring {
