@@ -28,6 +28,9 @@ pub enum Command {
     Maps(Maps),
     Progs(Progs),
     Replay(Box<Replay>),
+    Status(PinStatus),
+    Stop(PinStop),
+    Reload(PinReload),
 }
 
 const AFTER_HELP: &str = "\
@@ -44,6 +47,8 @@ Commands (as the first word):
   weir net rm ...              removes one program of it, after showing it
   weir maps, weir progs        all BPF maps and programs, or what is in one
   weir completions SHELL       completion for bash, zsh, fish, ...
+  weir status [NAME]           natives that stay in force without weir (parameter `pin`)
+  weir stop NAME               ends one of them; `weir reload NAME` reads its files again
   weir clean                   removes TC filters that a killed weir left on an old kernel
 
 Examples:
@@ -248,6 +253,9 @@ pub fn whole() -> clap::Command {
         .subcommand(named(Net::command(), "net").subcommand(named(NetRm::command(), "rm")))
         .subcommand(named(Maps::command(), "maps"))
         .subcommand(named(Progs::command(), "progs"))
+        .subcommand(named(PinStatus::command(), "status"))
+        .subcommand(named(PinStop::command(), "stop"))
+        .subcommand(named(PinReload::command(), "reload"))
         .subcommand(named(Completions::command(), "completions"))
 }
 
@@ -335,6 +343,33 @@ pub struct Clean {
     pub yes: bool,
 }
 
+/// Lists the natives that stay in force without weir (`pin="NAME"`): since when, where, whether a weir looks after them.
+#[derive(Debug, PartialEq, Eq, Parser)]
+#[command(name = "weir status")]
+pub struct PinStatus {
+    /// Only this one
+    pub name: Option<String>,
+    /// Machine-readable output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Ends a native that stays in force without weir. A weir that looks after it ends, too.
+#[derive(Debug, PartialEq, Eq, Parser)]
+#[command(name = "weir stop")]
+pub struct PinStop {
+    /// What `pin` called it
+    pub name: String,
+}
+
+/// Reads the files of a native that stays in force without weir again, and puts them in force without a gap.
+#[derive(Debug, PartialEq, Eq, Parser)]
+#[command(name = "weir reload")]
+pub struct PinReload {
+    /// What `pin` called it
+    pub name: String,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     Text,
@@ -374,6 +409,9 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, clap::Erro
         Some("net") => sub(&args).map(Command::Net),
         Some("maps") => sub(&args).map(Command::Maps),
         Some("progs") => sub(&args).map(Command::Progs),
+        Some("status") => sub(&args).map(Command::Status),
+        Some("stop") => sub(&args).map(Command::Stop),
+        Some("reload") => sub(&args).map(Command::Reload),
         Some("demo") => sub(&args).map(Command::Demo),
         _ => Run::try_parse_from(args).map(|run| Command::Run(Box::new(run))),
     }

@@ -17,6 +17,7 @@ mod inspect;
 mod list;
 mod metrics;
 mod out;
+mod pins;
 mod render;
 mod repl;
 mod replay;
@@ -59,6 +60,9 @@ fn main() -> ExitCode {
         Command::Maps(args) => inspect::maps(&args),
         Command::Progs(args) => inspect::progs(&args),
         Command::Replay(args) => replay::main(&args),
+        Command::Status(args) => pins::status(&args),
+        Command::Stop(args) => pins::stop(&args),
+        Command::Reload(args) => pins::reload(&args),
     };
     match result {
         Ok(code) => code,

@@ -14,6 +14,7 @@ pub mod load;
 pub mod maps;
 pub mod native;
 pub mod pcap;
+pub mod pin;
 pub mod printer;
 pub mod replay;
 pub mod ring;

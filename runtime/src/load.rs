@@ -103,6 +103,16 @@ impl Elf {
 
     /// Creates a map as the ELF says, with these changes: `max_entries`, flags, sizes. Data sections are filled, read-only ones frozen.
     pub(crate) fn create_map(&self, symbol: &str, change: impl FnOnce(&mut MapAttr<'_>)) -> Result<OwnedFd, Error> {
+        self.create_map_or(symbol, change, |_| None)
+    }
+
+    /// As [`Self::create_map`], but one that is there already is taken instead, as it is.
+    pub(crate) fn create_map_or(
+        &self,
+        symbol: &str,
+        change: impl FnOnce(&mut MapAttr<'_>),
+        there: impl FnOnce(&MapAttr<'_>) -> Option<OwnedFd>,
+    ) -> Result<OwnedFd, Error> {
         let map = self.map(symbol).ok_or_else(|| Error::Object(format!("no map `{symbol}`")))?;
         let ids = match map {
             aya_obj::Map::Btf(m) => (m.def.btf_key_type_id, m.def.btf_value_type_id),
@@ -118,6 +128,9 @@ impl Elf {
             btf: self.btf.as_ref().map(|fd| (fd.as_fd(), ids.0, ids.1)),
         };
         change(&mut attr);
+        if let Some(fd) = there(&attr) {
+            return Ok(fd);
+        }
         let fd = bpf::map_create(&attr)?;
         if !map.data().is_empty() {
             if map.data().iter().any(|b| *b != 0) {

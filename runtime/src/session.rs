@@ -554,6 +554,9 @@ impl Session {
         if let Some(attached) = self.attached.take() {
             attached.detach();
         }
+        for notice in self.shared.natives.iter().filter_map(native::Instance::farewell) {
+            (self.options.observer)(&notice);
+        }
         if reason != Reason::OutputClosed {
             // Answered before `end` runs: what it sends must not be taken for records behind `exit()`.
             let resumed = self.printer.ask(Command::Resume);
@@ -732,7 +735,9 @@ impl Session {
                 Wake::Reload => self.upkeep.reload(&self.shared.natives, &self.options.observer),
                 Wake::Beat => {
                     self.beat();
-                    Upkeep::tick(&self.shared.natives, &self.options.observer);
+                    if Upkeep::tick(&self.shared.natives, &self.options.observer) {
+                        return Ok(Reason::Signal);
+                    }
                     if let Some(attached) = &mut self.attached {
                         attached.interfaces.check_namespaces();
                     }

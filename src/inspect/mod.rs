@@ -5,7 +5,7 @@ mod maps;
 mod net;
 mod progs;
 mod rm;
-mod table;
+pub(crate) mod table;
 
 pub use maps::main as maps;
 pub use net::main as net;
@@ -55,7 +55,7 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a s
     (distance(&best) <= 2 && distance(&best) * 2 < name.chars().count().max(best.chars().count())).then_some(best)
 }
 
-fn json<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
+pub(crate) fn json<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Failure::new(format!("internal error: cannot write JSON: {e}")))?;
     Ok(text + "\n")
 }
@@ -81,7 +81,12 @@ fn again(mut text: impl FnMut() -> Result<String, Failure>) -> Result<(), Failur
 /// `agent (pid 812)`, a pin, or nobody.
 fn owner(owners: &[Owner], pins: &[String], complete: bool) -> String {
     let mut all: Vec<String> = owners.iter().map(|o| format!("{} (pid {})", o.command, o.pid)).collect();
-    all.extend(pins.iter().cloned());
+    let mut named: Vec<String> = pins
+        .iter()
+        .map(|p| weir_runtime::pin::name_of(p).map_or_else(|| p.clone(), |name| format!("pin {name}")))
+        .collect();
+    named.dedup();
+    all.extend(named);
     match all.len() {
         0 if complete => "nobody".to_owned(),
         0 => "nobody seen".to_owned(),
@@ -104,7 +109,7 @@ fn runs(program: &Program, statistics: bool) -> String {
 }
 
 /// `policy 8/10 80%`
-fn fill(map: &MapState) -> String {
+pub(crate) fn fill(map: &MapState) -> String {
     match (map.entries, map.pressure()) {
         (Some(entries), Some(percent)) => format!("{entries}/{} {percent}%", map.max_entries),
         (Some(entries), None) => format!("{entries}/{}", map.max_entries),
@@ -149,6 +154,11 @@ mod tests {
         };
         assert_eq!(owner(std::slice::from_ref(&one), &[], true), "agent (pid 812)");
         assert_eq!(owner(&[], &["/sys/fs/bpf/x".into()], true), "/sys/fs/bpf/x");
+        let ours = [
+            "/sys/fs/bpf/weir/bad/link_xdp_3".into(),
+            "/sys/fs/bpf/weir/bad/prog_blocklist".into(),
+        ];
+        assert_eq!(owner(&[], &ours, true), "pin bad");
         assert_eq!(owner(&[], &[], true), "nobody");
         assert_eq!(owner(&[], &[], false), "nobody seen");
         assert_eq!(

@@ -32,7 +32,10 @@ the first have none and pass with `ports`: without their first fragment they are
 `.hits` has an entry for a prefix from its first hit on; at most `max_hits` for each family. What came after it was full is \
 dropped all the same and counted in `.stats` as `uncounted`.
 
-The program is detached when weir ends, and the list with it.",
+The program is detached when weir ends, and the list with it, unless it has a name: `pin=\"NAME\"`. Then it stays in force, on the \
+interfaces that are there; without weir nothing ends by its `ttl`, and files are read again only by `weir reload NAME`. The next start \
+with the name builds its list beside the one in force and then exchanges the programs, so that each packet meets the old list or the \
+new one; `.hits` and `.stats` go on. Blocks on events end with their script.",
     example: "\
 use blocklist(iface=\"veth0\", prefixes=(192.0.2.0/24, \"2001:db8:bad::/48\")) as bl;
 bl:drop { @dropped[ip.src] = count(); }
@@ -139,6 +142,14 @@ static PARAMS: &[ParamDecl] = &[
         required: false,
         default: "none",
         doc: "let everything pass after this time",
+    },
+    ParamDecl {
+        name: "pin",
+        ty: ParamType::Name,
+        required: false,
+        default: "none",
+        doc: "a name under which it stays in force when weir ends or is killed, with its counters; the next start with that name takes \
+              it over without a gap, `weir status` lists it, `weir reload NAME` reads its files again, `weir stop NAME` ends it",
     },
     ParamDecl {
         name: "max",

@@ -107,6 +107,8 @@ pub enum ParamType {
     },
     /// Any text.
     Text,
+    /// What something is called: letters, digits, `-` and `_`.
+    Name,
     /// One of these words, in quotes.
     Choice(&'static [&'static str]),
     Bool,

@@ -45,7 +45,9 @@ packets of TCP connections older than the program are `undecided` where the rule
 The file is read again when it changes, and put in force all at once; one with a fault in it changes nothing. Who is who is looked up \
 about once a second. Rules keep their counters while they keep their names.
 
-The programs are detached when weir ends, and everything may talk to everything again; marks of sockets stay as they are.",
+The programs are detached when weir ends, and everything may talk to everything again; marks of sockets stay as they are. With \
+`pin=\"NAME\"` they stay in force: without weir pods that come have no identity until the next start with that name, which takes over \
+the counters and what may be answered, and exchanges the programs so that each packet meets the old policy or the new one.",
     example: "\
 use identity(iface=\"veth0\", policy=file(\"policy.toml\"), dry_run=true) as id;
 id:deny { @denied[id.sender, ip.dst, port.dst] = count(); }
@@ -146,6 +148,14 @@ static PARAMS: &[ParamDecl] = &[
         required: false,
         default: "none",
         doc: "let everything pass after this time",
+    },
+    ParamDecl {
+        name: "pin",
+        ty: ParamType::Name,
+        required: false,
+        default: "none",
+        doc: "a name under which it stays in force when weir ends or is killed, with its counters; the next start with that name takes \
+              it over without a gap, `weir status` lists it, `weir reload NAME` reads its files again, `weir stop NAME` ends it",
     },
     ParamDecl {
         name: "max",

@@ -23,6 +23,13 @@ pub use prefix::{PrefixError, parse_prefix};
 /// Every native, by name.
 pub const NATIVES: &[&Native] = &[&blocklist::BLOCKLIST, &flows::FLOWS, &identity::IDENTITY, &retransmits::RETRANSMITS];
 
+/// Whether a text can name something for good. It becomes a file of the kernel's own file system, where names have no dots.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    (1..=48).contains(&text.len()) && text.bytes().all(ok) && !text.starts_with('-')
+}
+
 /// Finds a native by the name that `use` gives.
 #[must_use]
 pub fn native(name: &str) -> Option<&'static Native> {

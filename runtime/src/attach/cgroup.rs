@@ -3,7 +3,9 @@
 
 use super::{Attacher, Handle, Observer};
 use crate::error::{Error, Notice};
+use crate::pin::{LinkName, Pin};
 use crate::sys::SysError;
+use crate::sys::bpf::query::LinkPlace;
 use crate::sys::bpf::{LinkTarget, link_create};
 use crate::sys::cgroup::Cgroup2;
 use aya_obj::generated::bpf_attach_type;
@@ -239,47 +241,48 @@ fn hierarchy(target: &Target) -> Result<&'static Cgroup2, Error> {
     })
 }
 
-/// Attaches a native to a system call of sockets anywhere.
+/// `BPF_CGROUP_SETSOCKOPT`
+#[must_use]
+pub fn setsockopt_type() -> u32 {
+    bpf_attach_type::BPF_CGROUP_SETSOCKOPT as u32
+}
+
+/// Attaches a native to a system call of sockets anywhere. With a pin it outlives us, and takes over what is pinned.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn attach(attacher: &mut Attacher<'_>, program: BorrowedFd<'_>, path: &str, hook: &CgroupHook, span: Span) -> Result<(), Error> {
-    attach_own(
-        attacher,
-        program,
-        path,
-        hook.attach_type,
-        &format!("cgroup:{path}:{}", hook.name),
-        span,
-    )
-}
-
-/// Attaches a native to setsockopt(2).
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn attach_setsockopt(attacher: &mut Attacher<'_>, program: BorrowedFd<'_>, path: &str, span: Span) -> Result<(), Error> {
-    let attach_type = bpf_attach_type::BPF_CGROUP_SETSOCKOPT as u32;
-    attach_own(attacher, program, path, attach_type, &format!("cgroup:{path}:setsockopt"), span)
-}
-
-fn attach_own(
+pub(crate) fn attach_native(
     attacher: &mut Attacher<'_>,
     program: BorrowedFd<'_>,
-    path: &str,
-    attach_type: u32,
-    point: &str,
+    (name, attach_type): (&str, u32),
+    pin: Option<&Pin>,
     span: Span,
 ) -> Result<(), Error> {
-    let root = Cgroup2::get().map_err(|why| Error::Attach {
-        point: point.to_owned(),
+    const ROOT: &str = "/";
+    let point = format!("cgroup:{ROOT}:{name}");
+    let error = |source| Error::Attach {
+        point: point.clone(),
         span,
-        source: SysError::new("open cgroup", path, std::io::Error::other(why)),
-    })?;
-    let fd = link(root, program, path, attach_type, point, span)?;
+        source,
+    };
+    let root = Cgroup2::get().map_err(|why| error(SysError::new("open cgroup", ROOT, std::io::Error::other(why))))?;
+    let id = root.id(ROOT);
+    let here = |place| matches!(place, LinkPlace::Cgroup { cgroup_id, attach_type: t } if Some(cgroup_id) == id && t == attach_type);
+    let pinned = pin.map(|pin| (pin, LinkName::cgroup(name)));
+    let adopted = pinned.as_ref().map(|(pin, name)| pin.adopt(name, program, here)).transpose();
+    let fd = match adopted.map_err(error)?.flatten() {
+        Some(fd) => fd,
+        None => {
+            let fd = link(root, program, ROOT, attach_type, &point, span)?;
+            if let Some((pin, name)) = &pinned {
+                pin.keep(name, fd.as_fd()).map_err(error)?;
+            }
+            fd
+        }
+    };
     attacher.push(Handle::Link(fd));
     if attacher.verbose {
-        (attacher.observer)(&Notice::AttachedTo { point: point.to_owned() });
+        (attacher.observer)(&Notice::AttachedTo { point });
     }
     Ok(())
 }

@@ -7,12 +7,14 @@
 use super::reaper::Reaper;
 use super::{Handle, Observer, iface, tc, xdp};
 use crate::error::{Error, Notice};
+use crate::pin::Pin;
 use crate::sys::netlink::{Link, LinkMonitor, Netlink};
 use crate::sys::{Result as SysResult, SysError, bpf, netns};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use weir_compiler::object::{Direction, IfacePattern, LinkLayer, Overlap, XdpMode};
 use weir_compiler::tables::IFNAME_BYTES;
 use weir_parser::Span;
@@ -69,6 +71,8 @@ pub struct Target {
     pub place: Place,
     /// Where the program looks up the names of interfaces, if it does.
     pub names: Option<OwnedFd>,
+    /// The named instance that it belongs to: what it hangs on outlives us.
+    pub pin: Option<Arc<Pin>>,
     pub span: Span,
 }
 
@@ -77,6 +81,7 @@ pub(super) struct Attempt<'a> {
     pub program: BorrowedFd<'a>,
     pub link: &'a Link,
     pub netns: Option<&'a str>,
+    pub pin: Option<&'a Pin>,
     pub span: Span,
     pub settings: &'a Settings,
     pub observer: &'a Observer,
@@ -210,6 +215,7 @@ impl Interfaces {
             program: target.program.as_fd(),
             link,
             netns: target.pattern.netns.as_deref(),
+            pin: target.pin.as_deref(),
             span: target.span,
             settings: &self.settings,
             observer: &self.observer,
@@ -339,6 +345,9 @@ impl Interfaces {
             let attachment = self.attached.remove(index);
             // The kernel has let go of it already.
             drop(attachment.handle);
+            if let Some(pin) = &self.targets[attachment.target].pin {
+                pin.forget_interface(attachment.ifindex);
+            }
             let name = with_netns(&attachment.iface, netns);
             if !names.contains(&name) {
                 names.push(name);

@@ -292,6 +292,7 @@ impl<'a> Attacher<'a> {
             pattern: pattern.clone(),
             place,
             names: self.names()?,
+            pin: None,
             span,
         };
         self.attached.interfaces.add(target).map(drop)

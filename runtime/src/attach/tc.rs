@@ -7,6 +7,8 @@
 use super::interfaces::{Attempt, Order, Place, ProgramName, point_name};
 use super::reaper::{Entry, Reaper};
 use crate::error::{Error, Notice};
+use crate::pin::{self, LinkName, Pin};
+use crate::sys::bpf::query::LinkPlace;
 use crate::sys::bpf::{self, LinkTarget, TcxPlace, link_create};
 use crate::sys::netlink::{Filter, IngressQdisc, Netlink};
 use crate::sys::{Result as SysResult, SysError, netns, proc};
@@ -91,10 +93,15 @@ pub struct ClsactFilter {
     iface: String,
     netns: Option<String>,
     made_clsact: bool,
+    /// It belongs to a named instance, which outlives us.
+    kept: bool,
 }
 
 impl Drop for ClsactFilter {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         // Nothing to be done about failures here: the interface or its namespace is gone, or `weir clean` has to try.
         let _ = netns::run_in(self.netns.as_deref(), || -> SysResult<()> {
             let mut netlink = Netlink::open()?;
@@ -137,6 +144,13 @@ pub(super) fn attach_tcx(attempt: &Attempt<'_>, direction: Direction) -> Result<
         ..
     } = *attempt;
     let ingress = direction == Direction::Ingress;
+    let name = LinkName::tc(link.ifindex, ingress);
+    if let Some(pin) = attempt.pin {
+        let here = |place| matches!(place, LinkPlace::Tcx { ifindex, .. } if ifindex == link.ifindex);
+        if let Some(fd) = pin.adopt(&name, program, here)? {
+            return Ok(fd);
+        }
+    }
     let place = match &attempt.settings.order {
         Some(order) => Some(place(attempt, order, direction)?),
         None => None,
@@ -147,11 +161,15 @@ pub(super) fn attach_tcx(attempt: &Attempt<'_>, direction: Direction) -> Result<
         place,
     };
     let fd = netns::run_in(netns, || link_create(program, target, &link.name))?;
-    fd.map_err(|source| Error::Attach {
+    let fd = fd.map_err(|source| Error::Attach {
         point: point_name(Place::Tc(direction), link, netns),
         span,
         source,
-    })
+    })?;
+    if let Some(pin) = attempt.pin {
+        pin.keep(&name, fd.as_fd())?;
+    }
+    Ok(fd)
 }
 
 /// Finds the program of the chain that `--before` or `--after` names.
@@ -216,6 +234,11 @@ pub(super) fn attach_clsact(attempt: &Attempt<'_>, direction: Direction, reaper:
     if removed > 0 {
         (attempt.observer)(&Notice::RemovedStale { count: removed });
     }
+    if let Some(pin) = attempt.pin
+        && let Some(filter) = netns::run_in(netns, || adopt_filter(attempt, pin, ingress))?.map_err(attach_error)?
+    {
+        return Ok(filter);
+    }
     let present = netns::run_in(netns, || Netlink::open()?.ingress_qdisc(link.ifindex, &link.name))?.map_err(attach_error)?;
     // The reaper hears of it before it exists: killed in between, it finds nothing, or a qdisc that can only be ours.
     let entry = Entry {
@@ -235,7 +258,7 @@ pub(super) fn attach_clsact(attempt: &Attempt<'_>, direction: Direction, reaper:
                 let mut ours = false;
                 for ingress in [true, false] {
                     let filters = netlink.filters(link.ifindex, ingress, &link.name)?;
-                    ours |= filters.iter().filter_map(|f| Tag::parse(&f.name)).any(|t| t.made_clsact);
+                    ours |= filters.iter().any(|f| made_clsact_of(&f.name));
                 }
                 Ok(Ok(ours))
             }
@@ -254,7 +277,10 @@ pub(super) fn attach_clsact(attempt: &Attempt<'_>, direction: Direction, reaper:
         priority: attempt.settings.priority.unwrap_or(PRIORITY),
         protocol_be: 0,
         handle: 0,
-        name: Tag::ours(made_clsact).to_string(),
+        name: match attempt.pin {
+            Some(pin) => pin::filter_name(pin.name(), made_clsact),
+            None => Tag::ours(made_clsact).to_string(),
+        },
         ..Filter::default()
     };
     let added = netns::run_in(netns, || Netlink::open()?.filter_add(&wanted, program, &link.name))?;
@@ -274,12 +300,42 @@ pub(super) fn attach_clsact(attempt: &Attempt<'_>, direction: Direction, reaper:
             ..entry
         })?;
     }
+    if let Some(pin) = attempt.pin {
+        pin.keep_filter(LinkName::tc(link.ifindex, ingress));
+    }
     Ok(ClsactFilter {
         filter: Filter { ingress, ..filter },
         iface: link.name.clone(),
         netns: netns.map(str::to_owned),
         made_clsact,
+        kept: attempt.pin.is_some(),
     })
+}
+
+/// Whether the name of a filter says that a weir made the qdisc.
+fn made_clsact_of(name: &str) -> bool {
+    pin::parse_filter_name(name).map_or_else(|| Tag::parse(name).is_some_and(|tag| tag.made_clsact), |(_, made)| made)
+}
+
+/// Gives the filter that a named instance left here the new program.
+fn adopt_filter(attempt: &Attempt<'_>, pin: &Pin, ingress: bool) -> SysResult<Option<ClsactFilter>> {
+    let link = attempt.link;
+    let mut netlink = Netlink::open()?;
+    let filters = netlink.filters(link.ifindex, ingress, &link.name)?;
+    let is_ours = |f: &Filter| pin::parse_filter_name(&f.name).is_some_and(|(name, _)| name == pin.name());
+    let Some(filter) = filters.into_iter().find(is_ours) else {
+        return Ok(None);
+    };
+    netlink.filter_replace(&filter, attempt.program, &link.name)?;
+    pin.keep_filter(LinkName::tc(link.ifindex, ingress));
+    pin.adopted();
+    Ok(Some(ClsactFilter {
+        made_clsact: made_clsact_of(&filter.name),
+        filter,
+        iface: link.name.clone(),
+        netns: attempt.netns.map(str::to_owned),
+        kept: true,
+    }))
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use super::interfaces::{Attempt, Place, point_name};
 use crate::error::{Error, ForeignProgram, Notice};
+use crate::pin::LinkName;
+use crate::sys::bpf::query::LinkPlace;
 use crate::sys::bpf::{self, LinkTarget, link_create};
 use crate::sys::netlink::{Link, Netlink};
 use crate::sys::{Result as SysResult, SysError, netns, proc};
@@ -70,19 +72,28 @@ pub(super) fn attach(attempt: &Attempt<'_>, mode: XdpMode) -> Result<OnXdp, Erro
             });
         }
     };
+    if let Some(adopted) = adopt(attempt, mode)? {
+        return Ok(adopted);
+    }
     // Asked first: a native attach over a generic program is refused with another errno than EBUSY.
     let displaced = match link.xdp.any() {
         Some(id) if attempt.settings.force => displace(attempt, id)?,
         Some(id) => return Err(foreign(attempt, id)),
         None => None,
     };
-    let done = |fd, generic| OnXdp {
-        _link: fd,
-        _displaced: displaced,
-        generic,
+    let done = |fd: OwnedFd, generic| {
+        if let Some(pin) = attempt.pin {
+            pin.keep(&LinkName::xdp(link.ifindex), fd.as_fd())?;
+        }
+        Ok(OnXdp {
+            _link: fd,
+            // What was there before cannot come back while a pin holds the place.
+            _displaced: displaced.filter(|_| attempt.pin.is_none()),
+            generic,
+        })
     };
     let refused = match create(attempt, first)? {
-        Ok(fd) => return Ok(done(fd, first == SKB_MODE)),
+        Ok(fd) => return done(fd, first == SKB_MODE),
         Err(e) => e,
     };
     // Somebody was faster.
@@ -104,7 +115,7 @@ pub(super) fn attach(attempt: &Attempt<'_>, mode: XdpMode) -> Result<OnXdp, Erro
                 reason: reason(&refused, link),
                 span,
             });
-            Ok(done(fd, true))
+            done(fd, true)
         }
         XdpMode::Native if !not_the_driver => Err(Error::NoNativeXdp {
             iface: link.name.clone(),
@@ -117,6 +128,28 @@ pub(super) fn attach(attempt: &Attempt<'_>, mode: XdpMode) -> Result<OnXdp, Erro
             source: refused,
         }),
     }
+}
+
+/// Gives the link that a named instance left on this interface the new program.
+fn adopt(attempt: &Attempt<'_>, mode: XdpMode) -> Result<Option<OnXdp>, Error> {
+    let Attempt { link, span, .. } = *attempt;
+    let Some(pin) = attempt.pin else { return Ok(None) };
+    let generic = link.xdp.generic != 0;
+    if pin.before().is_some() && link.xdp.any().is_some() && (generic && mode == XdpMode::Native || !generic && mode == XdpMode::Generic) {
+        let now = if generic { "generic" } else { "native" };
+        return Err(Error::Param {
+            message: format!("`{}` runs in {now} mode on `{}`, and a link keeps its mode", pin.name(), link.name),
+            help: Some(format!("end it first (`weir stop {}`), or leave `mode` out", pin.name())),
+            span,
+        });
+    }
+    let here = |place| matches!(place, LinkPlace::Xdp { ifindex } if ifindex == link.ifindex);
+    let fd = pin.adopt(&LinkName::xdp(link.ifindex), attempt.program, here)?;
+    Ok(fd.map(|fd| OnXdp {
+        _link: fd,
+        _displaced: None,
+        generic,
+    }))
 }
 
 /// Why a driver does not take a program. What the kernel says is an errno; the usual reason stands beside it.
@@ -167,7 +200,7 @@ fn displace(attempt: &Attempt<'_>, id: u32) -> Result<Option<Displaced>, Error> 
     (attempt.observer)(&Notice::XdpDisplaced {
         iface: iface.clone(),
         program: foreign,
-        comes_back: program.is_some(),
+        comes_back: program.is_some() && attempt.pin.is_none(),
         span,
     });
     Ok(program.map(|program| Displaced {

@@ -56,6 +56,9 @@ impl Owners {
                 all.read_pins(Path::new(dir));
             }
         }
+        if let Some(dir) = crate::pin::hidden_folder() {
+            all.read_pins(&dir);
+        }
         all
     }
 

@@ -138,6 +138,7 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
         ],
         fill,
         skip: Vec::new(),
+        keep: &[object::HITS4, object::HITS6, object::STATS_MAP],
         lists: Some(lists),
         engine: None,
     })

@@ -8,6 +8,7 @@ mod files;
 mod flows;
 mod identity;
 mod lists;
+mod pinned;
 pub mod prefixes;
 mod protect;
 mod retransmits;
@@ -23,14 +24,16 @@ use crate::format::uint;
 use crate::kernel::Kernel;
 use crate::load::{Elf, Loaded};
 use crate::maps::{Cell, Contents, Map, Row, Snapshot};
+use crate::pin::Pin;
 use crate::sys::bpf;
 use engine::Engine;
 use lists::Lists;
+pub use pinned::renew;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use weir_compiler::kernel::KernelInfo;
 use weir_compiler::object::{AttachPoint, Direction, IfacePattern, MapKind, NativeInstance, Object, ProgramKind, XdpMode};
 use weir_compiler::tables::{CGROUP_HOOKS, CgroupHook};
@@ -50,6 +53,10 @@ pub struct Instance {
     /// What changes while it runs. Read by the printing thread, too.
     lists: Option<Mutex<Lists>>,
     engine: Option<Mutex<Box<dyn Engine>>>,
+    /// What was said and is still to be told.
+    untold: Mutex<Vec<Notice>>,
+    /// The name under which it outlives us. After everything that it holds.
+    pin: Option<Arc<Pin>>,
 }
 
 /// What a native's own code decides: how its object is made ready.
@@ -61,6 +68,8 @@ pub(crate) struct Setup {
     pub fill: Vec<(&'static str, Vec<u8>, Vec<u8>)>,
     /// Symbols of programs that this kernel cannot have and that are not essential.
     pub skip: Vec<&'static str>,
+    /// Maps, by their symbols, that a named instance keeps from one start to the next: what they count goes on.
+    pub keep: &'static [&'static str],
     pub(in crate::native) lists: Option<Lists>,
     pub(in crate::native) engine: Option<Box<dyn Engine>>,
 }
@@ -133,10 +142,11 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
         Some((pattern, _)) if spec.is_on_xdp() => chain_of(object, pattern, spec)?.is_some(),
         _ => false,
     };
+    let pin = pinned::open(&params)?;
     let mut setup = match spec.native.name {
         "blocklist" => blocklist::setup(&params, netns.as_deref(), &event_used, chained)?,
         "flows" => flows::setup(&params, netns.as_deref(), &event_used, chained, kernel)?,
-        "identity" => identity::setup(&params, netns.as_deref(), &event_used, kernel)?,
+        "identity" => identity::setup(&params, netns.as_deref(), &event_used, kernel, pin.as_deref())?,
         "retransmits" => retransmits::setup(&params, &event_used, kernel)?,
         other => return Err(Error::Object(format!("no loader for native `{other}`"))),
     };
@@ -152,13 +162,15 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
             value_size: 0,
             max_entries: 0,
         };
-        made.fd = setup.elf.create_map(&name, |attr| {
+        let resize = |attr: &mut bpf::MapAttr<'_>| {
             if let Some((_, size)) = setup.sizes.iter().find(|(map, _)| *map == name) {
                 attr.max_entries = *size;
             }
             made.kind = map_kind(attr.kind);
             (made.key_size, made.value_size, made.max_entries) = (attr.key_size, attr.value_size, attr.max_entries);
-        })?;
+        };
+        let before = pin.as_deref().filter(|_| setup.keep.contains(&name.as_str()));
+        made.fd = setup.elf.create_map_or(&name, resize, |attr| before?.kept_map(&name, attr))?;
         maps.insert(name, made);
     }
     for (name, keys, values) in &setup.fill {
@@ -194,6 +206,8 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
         iface,
         lists: setup.lists.map(Mutex::new),
         engine: setup.engine.map(Mutex::new),
+        untold: Mutex::default(),
+        pin,
     })
 }
 
@@ -358,6 +372,7 @@ impl Instance {
     /// As for any program of that kind.
     pub fn attach(&self, attacher: &mut Attacher<'_>) -> Result<(), Error> {
         let mut iterators = Vec::new();
+        self.introduce()?;
         for (decl, program) in &self.programs {
             let refused = |point: String, source| Error::Attach {
                 point,
@@ -371,12 +386,12 @@ impl Instance {
                 }
                 Attach::TcIngress => self.on_interfaces(attacher, program, Place::Tc(Direction::Ingress))?,
                 Attach::TcEgress => self.on_interfaces(attacher, program, Place::Tc(Direction::Egress))?,
-                Attach::Cgroup(name) => {
-                    cgroup::attach(attacher, program.as_fd(), "/", cgroup_hook(name)?, self.spec.span)?;
-                    attacher.attached.probes += 1;
-                }
-                Attach::CgroupSetsockopt => {
-                    cgroup::attach_setsockopt(attacher, program.as_fd(), "/", self.spec.span)?;
+                Attach::Cgroup(_) | Attach::CgroupSetsockopt => {
+                    let hook = match decl.attach {
+                        Attach::Cgroup(name) => (name, cgroup_hook(name)?.attach_type),
+                        _ => ("setsockopt", cgroup::setsockopt_type()),
+                    };
+                    cgroup::attach_native(attacher, program.as_fd(), hook, self.pin.as_deref(), self.spec.span)?;
                     attacher.attached.probes += 1;
                 }
                 Attach::RawTracepoint(name) => {
@@ -391,11 +406,15 @@ impl Instance {
                 }
             }
         }
+        self.settle()?;
         if let Some(mut lists) = self.lists() {
             lists.started();
         }
         if let Some(mut engine) = self.engine() {
             engine.started(&self.maps, iterators)?;
+        }
+        if let Some(notice) = self.how_long() {
+            (attacher.observer)(&notice);
         }
         Ok(())
     }
@@ -410,10 +429,15 @@ impl Instance {
             pattern: pattern.clone(),
             place,
             names: attacher.names()?,
+            pin: self.pin.clone(),
             span,
         };
         attacher.attached.probes += attacher.attached.interfaces.add(target)?;
         Ok(())
+    }
+
+    fn untold(&self) -> MutexGuard<'_, Vec<Notice>> {
+        self.untold.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn engine(&self) -> Option<MutexGuard<'_, Box<dyn Engine>>> {
@@ -440,7 +464,7 @@ impl Instance {
 
     /// Whether the native wants [`Self::tick`] about once a second.
     pub(crate) fn wants_ticks(&self) -> bool {
-        self.engine.is_some() || self.lists().is_some_and(|lists| lists.wants_ticks())
+        self.engine.is_some() || self.pin.is_some() || self.lists().is_some_and(|lists| lists.wants_ticks())
     }
 
     /// Lets time pass.
@@ -462,7 +486,8 @@ impl Instance {
 
     /// Gives what a person should hear of it, once.
     pub(crate) fn notices(&self) -> Vec<Notice> {
-        let mut notices = self.lists().map(|mut lists| lists.notices()).unwrap_or_default();
+        let mut notices = std::mem::take(&mut *self.untold());
+        notices.extend(self.lists().into_iter().flat_map(|mut lists| lists.notices()));
         notices.extend(self.engine().into_iter().flat_map(|mut engine| engine.notices()));
         notices
     }

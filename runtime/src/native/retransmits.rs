@@ -76,6 +76,7 @@ pub(super) fn setup(params: &Params<'_>, event_used: &dyn Fn(&str) -> bool, kern
         ],
         fill: Vec::new(),
         skip: Vec::new(),
+        keep: &[],
         lists: None,
         engine: Some(Box::new(Retransmits::new(
             usize::try_from(size("keep", KEEP_DEFAULT)).unwrap_or(usize::MAX),

@@ -63,10 +63,12 @@ impl Upkeep {
         tell(natives, observer);
     }
 
-    /// Lets time pass.
-    pub fn tick(natives: &[Instance], observer: &Observer) {
+    /// Lets time pass, and hears what others ask of named instances. Returns whether somebody has ended one.
+    pub fn tick(natives: &[Instance], observer: &Observer) -> bool {
         natives.iter().for_each(Instance::tick);
+        let ended = natives.iter().filter(|native| native.hear()).count() > 0;
         tell(natives, observer);
+        ended
     }
 }
 

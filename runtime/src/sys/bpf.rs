@@ -2,6 +2,7 @@
 //!
 //! Every wrapper takes a name for its error message. Structures are those of the kernel's uapi, from aya-obj.
 
+pub mod pin;
 pub mod query;
 
 use super::{Result, SysError};

@@ -527,20 +527,7 @@ impl Netlink {
     /// # Errors
     /// What the kernel says; `EEXIST` when the handle is taken at that priority.
     pub fn filter_add(&mut self, filter: &Filter, prog: BorrowedFd<'_>, iface: &str) -> Result<Filter> {
-        let info = (u32::from(filter.priority) << 16) | u32::from((libc::ETH_P_ALL as u16).to_be());
-        let request = Request::new(RTM_NEWTFILTER, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO)
-            .tc(
-                filter.ifindex,
-                filter.handle,
-                if filter.ingress { CLSACT_INGRESS } else { CLSACT_EGRESS },
-                info,
-            )
-            .str_attr(TCA_KIND, "bpf")
-            .nested(TCA_OPTIONS, |r| {
-                r.attr(TCA_BPF_FD, &prog.as_raw_fd().to_ne_bytes())
-                    .str_attr(TCA_BPF_NAME, &filter.name)
-                    .attr(TCA_BPF_FLAGS, &TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes())
-            });
+        let request = filter_request(filter, prog, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO);
         let mut made = None;
         self.request(request, |kind, body| {
             if kind == RTM_NEWTFILTER {
@@ -556,6 +543,16 @@ impl Netlink {
         all.into_iter()
             .rfind(|f| f.name == filter.name)
             .ok_or_else(|| SysError::new("find the new filter on", iface, io::Error::from_raw_os_error(libc::ENOENT)))
+    }
+
+    /// Gives a filter that is there another program: every packet meets the old one or the new one.
+    ///
+    /// # Errors
+    /// What the kernel says; `ENOENT` when the filter is gone.
+    pub fn filter_replace(&mut self, filter: &Filter, prog: BorrowedFd<'_>, iface: &str) -> Result<()> {
+        let request = filter_request(filter, prog, NLM_F_ACK);
+        self.request(request, |_, _| {})
+            .map_err(|e| SysError::new("exchange the program of a filter of", iface, e))
     }
 
     /// Returns the id that this namespace has for another one, by a descriptor of that.
@@ -661,6 +658,24 @@ impl Netlink {
             Err(e) => Err(SysError::new("list the filters of", iface, e)),
         }
     }
+}
+
+/// A direct-action BPF filter for all protocols.
+fn filter_request(filter: &Filter, prog: BorrowedFd<'_>, flags: u16) -> Request {
+    let info = (u32::from(filter.priority) << 16) | u32::from((libc::ETH_P_ALL as u16).to_be());
+    Request::new(RTM_NEWTFILTER, flags)
+        .tc(
+            filter.ifindex,
+            filter.handle,
+            if filter.ingress { CLSACT_INGRESS } else { CLSACT_EGRESS },
+            info,
+        )
+        .str_attr(TCA_KIND, "bpf")
+        .nested(TCA_OPTIONS, |r| {
+            r.attr(TCA_BPF_FD, &prog.as_raw_fd().to_ne_bytes())
+                .str_attr(TCA_BPF_NAME, &filter.name)
+                .attr(TCA_BPF_FLAGS, &TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes())
+        })
 }
 
 /// Reads an `NLMSG_ERROR` body: 0 is an acknowledgement.

@@ -80,6 +80,36 @@ pub fn identity(name: &str) -> Option<(u64, u64)> {
     Some((meta.dev(), meta.ino()))
 }
 
+/// The namespace of the calling thread, as [`identity`] tells it.
+#[must_use]
+pub fn here() -> Option<(u64, u64)> {
+    identity("/proc/thread-self/ns/net")
+}
+
+/// Finds a name by which a namespace can be opened: of `ip netns`, else a process in it. `None` when nobody is in it any more.
+#[must_use]
+pub fn find(wanted: (u64, u64)) -> Option<String> {
+    let is_it = |name: &String| identity(name) == Some(wanted);
+    named().into_iter().find(is_it).or_else(|| {
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let mut names = processes.map(|p| p.file_name().to_string_lossy().into_owned());
+        names.find(|name| name.bytes().all(|b| b.is_ascii_digit()) && is_it(name))
+    })
+}
+
+/// Moves the calling thread, for good.
+///
+/// # Errors
+/// When it cannot be entered.
+pub fn enter(netns: &Netns) -> Result<()> {
+    // SAFETY: setns changes only this thread's namespace, with a live descriptor.
+    let ret = unsafe { libc::setns(netns.fd.as_raw_fd(), libc::CLONE_NEWNET) };
+    if ret < 0 {
+        return Err(SysError::last("enter network namespace", &netns.name));
+    }
+    Ok(())
+}
+
 /// Lists the names of `ip netns`, sorted.
 #[must_use]
 pub fn named() -> Vec<String> {

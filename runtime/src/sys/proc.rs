@@ -19,6 +19,14 @@ pub fn start_time(pid: u32) -> Option<u64> {
     rest.nth(18)?.parse().ok()
 }
 
+/// Reads who started a process, or who has taken its place; 0 for none that can be seen from here.
+#[must_use]
+pub fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // As for `start_time`: behind the name come state and parent.
+    stat[stat.rfind(')')? + 1..].split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// Returns the inode number of our pid namespace: pids of others mean nothing here.
 #[must_use]
 pub fn pid_namespace() -> u64 {
@@ -99,6 +107,7 @@ mod tests {
     #[test]
     fn our_own_start_time_is_known_and_no_other_pids() {
         assert!(start_time(std::process::id()).unwrap() > 0);
+        assert_eq!(parent(std::process::id()), Some(std::os::unix::process::parent_id()));
         assert_eq!(start_time(u32::MAX / 2), None);
     }
 }

@@ -25,6 +25,7 @@ mod natives;
 mod one_liners;
 mod output;
 mod patterns;
+mod pins;
 mod rejection;
 mod repl;
 mod retransmits;
@@ -59,6 +60,7 @@ fn main() {
         natives::TESTS,
         flows::TESTS,
         identity::TESTS,
+        pins::TESTS,
         retransmits::TESTS,
         examples::TESTS,
         leftovers::TESTS,

@@ -145,6 +145,7 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
         ParamType::Ports => "a port, or a list of ports and ranges such as `(80, 443, 8000-8080)`".to_owned(),
         ParamType::Duration { min_ns } => format!("a time such as `30s` or `\"5m\"`, at least {}", weir_stdlib::show_duration(min_ns)),
         ParamType::Text => "a text in quotes".to_owned(),
+        ParamType::Name => "a name in quotes: up to 48 letters, digits, `-` and `_`".to_owned(),
         ParamType::Choice(words) => format!("one of \"{}\"", words.join("\", \"")),
         ParamType::Bool => "`true` or `false`".to_owned(),
         ParamType::Int { min, max } => format!("an integer from {min} to {max}"),
@@ -180,6 +181,7 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
         (ParamType::Bool, E::Bool(b), _) => Ok(ParamValue::Bool(*b)),
         (ParamType::Bool, _, Some(text)) if text == "true" || text == "false" => Ok(ParamValue::Bool(text == "true")),
         (ParamType::Text, _, Some(text)) => Ok(ParamValue::Str(text)),
+        (ParamType::Name, _, Some(text)) if weir_stdlib::is_name(&text) => Ok(ParamValue::Str(text)),
         (ParamType::Duration { min_ns }, kind, text) => {
             let ns = match kind {
                 E::Duration(ns) => Some(*ns),

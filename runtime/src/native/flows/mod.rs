@@ -89,6 +89,7 @@ pub(super) fn setup(
         elf,
         sizes: vec![(object::FLOWS_MAP, max), (object::RECORDS, max), (object::FREE, max)],
         fill: Vec::new(),
+        keep: &[],
         skip: if knows_owners { Vec::new() } else { vec![object::OPEN_SOCKETS] },
         lists: None,
         engine: Some(Box::new(flows)),

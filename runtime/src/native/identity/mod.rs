@@ -16,13 +16,15 @@ use crate::format::uint;
 use crate::kernel::Kernel;
 use crate::load::Elf;
 use crate::maps::{Contents, Map};
+use crate::pin::Pin;
 use crate::sys::{Result as SysResult, bpf, proc};
 use policy::{Policy, PolicyError, RULES_MAX};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use weir_compiler::kernel::{Feature, KernelInfo, Support};
+use weir_compiler::object::MapKind;
 use weir_ebpf_builtins::identity::{self as object, NAME_WORDS, RULE_WORDS, Rule as Row};
 use weir_parser::Span;
 use weir_stdlib::ParamValue;
@@ -30,7 +32,13 @@ use weir_stdlib::blocklist::AUDIT_DEFAULT;
 use weir_stdlib::identity::{MASK_DEFAULT, MAX_DEFAULT, PODS_DEFAULT};
 use who::Everybody;
 
-pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn Fn(&str) -> bool, kernel: &Kernel) -> Result<Setup, Error> {
+pub(super) fn setup(
+    params: &Params<'_>,
+    netns: Option<&str>,
+    event_used: &dyn Fn(&str) -> bool,
+    kernel: &Kernel,
+    pin: Option<&Pin>,
+) -> Result<Setup, Error> {
     let mut elf = Elf::parse(&object::OBJECT)?;
     let path = match params.get("policy") {
         Some((ParamValue::File(path), span)) => (PathBuf::from(path), span),
@@ -53,8 +61,8 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
         Some("both") => object::ENFORCE_FROM_POD | object::ENFORCE_TO_POD,
         _ => object::ENFORCE_FROM_POD,
     };
-    // A tcx link goes with its owner; a filter in clsact may outlive it.
-    let is_tied = matches!(kernel.feature(Feature::Tcx), Support::Yes);
+    // A tcx link goes with its owner; a filter in clsact may outlive it, and is meant to with a pin.
+    let is_tied = pin.is_some() || matches!(kernel.feature(Feature::Tcx), Support::Yes);
     for (symbol, value) in [
         (object::RODATA_ENFORCE, enforce),
         (object::RODATA_MASK, mask),
@@ -70,23 +78,27 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
     }
     let mut notices = Vec::new();
     let audit = Audit::of(params, AUDIT_DEFAULT, &mut notices);
-    let enforcer = Enforcer::new(Plan {
-        alias: params.0.alias.clone(),
-        span: path.1,
-        path: path.0,
-        pods: PathBuf::from(params.text("pods").unwrap_or(PODS_DEFAULT)),
-        netns: netns.map(str::to_owned),
-        mask,
-        max,
-        duration: params.duration("duration"),
-        audit,
-        notices,
-    })?;
+    let enforcer = Enforcer::new(
+        Plan {
+            alias: params.0.alias.clone(),
+            span: path.1,
+            path: path.0,
+            pods: PathBuf::from(params.text("pods").unwrap_or(PODS_DEFAULT)),
+            netns: netns.map(str::to_owned),
+            mask,
+            max,
+            duration: params.duration("duration"),
+            audit,
+            notices,
+        },
+        pin,
+    )?;
     Ok(Setup {
         elf,
         sizes: vec![(object::RULES, max.saturating_mul(2))],
         fill: enforcer.fill(),
         skip: Vec::new(),
+        keep: KEPT,
         lists: None,
         engine: Some(Box::new(enforcer)),
     })
@@ -161,7 +173,7 @@ impl Enforcer {
     ///
     /// # Errors
     /// A policy that makes no sense or is too long; no cgroup v2.
-    pub fn new(plan: Plan) -> Result<Self, Error> {
+    pub fn new(plan: Plan, pin: Option<&Pin>) -> Result<Self, Error> {
         let policy = read(&plan)?;
         let everybody = look(&plan, &policy)?;
         let mut enforcer = Self {
@@ -175,7 +187,12 @@ impl Enforcer {
             policy,
             everybody,
         };
-        enforcer.slots = slots(&enforcer.policy, &BTreeMap::new()).0;
+        let before = pin.map(slots_of).unwrap_or_default();
+        let (slots, fresh) = slots(&enforcer.policy, &before);
+        enforcer.slots = slots;
+        if let Some(verdicts) = pin.and_then(|pin| pin.map(object::VERDICTS)) {
+            zero_counters(verdicts, &fresh)?;
+        }
         enforcer.rows = enforcer.rows_of(&enforcer.policy, &enforcer.everybody, &enforcer.slots)?;
         enforcer.tell_who();
         Ok(enforcer)
@@ -558,6 +575,46 @@ fn look(plan: &Plan, policy: &Policy) -> Result<Everybody, Error> {
         help: None,
         span: plan.span,
     })
+}
+
+/// What a named instance keeps: counters, and who has been let through and may be answered.
+const KEPT: &[&str] = &[object::VERDICTS, object::DENIED, object::STATS_MAP, object::FLOWS];
+
+/// The counters of rules by their names, as the last owner of a named instance has left them.
+fn slots_of(pin: &Pin) -> BTreeMap<String, u32> {
+    let Some(names) = pin.map(object::RULE_NAMES) else {
+        return BTreeMap::new();
+    };
+    let mut slots = BTreeMap::new();
+    let mut name = vec![0; RULE_WORDS * 8];
+    for slot in 0..RULES_MAX as u32 {
+        if !bpf::map_lookup(names.as_fd(), &word(slot), &mut name, object::RULE_NAMES).is_ok_and(|found| found) {
+            break;
+        }
+        let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+        // Those that were cut may be several rules.
+        if end > 0 && end < name.len() - 1 {
+            slots.insert(String::from_utf8_lossy(&name[..end]).into_owned(), slot);
+        }
+    }
+    slots
+}
+
+fn zero_counters(verdicts: OwnedFd, slots: &[u32]) -> Result<(), Error> {
+    let value_size = bpf::map_info(verdicts.as_fd())?.value_size;
+    let verdicts = Map {
+        fd: verdicts,
+        kind: MapKind::PerCpuArray,
+        symbol: object::VERDICTS.to_owned(),
+        key_size: 4,
+        value_size,
+        max_entries: RULES_MAX as u32,
+    };
+    let zero = vec![0; verdicts.lookup_size()];
+    for slot in slots {
+        bpf::map_update(verdicts.fd.as_fd(), &word(*slot), &zero, 0, &verdicts.symbol)?;
+    }
+    Ok(())
 }
 
 /// Counters for rules by their names, and those of them that are new. Names that stay keep theirs.

@@ -1,0 +1,265 @@
+//! Named instances from outside: listing them, ending one, asking one to read its files again.
+
+use super::record::Control;
+use super::{OURS, PinError, Record, lock, ours, parse_filter_name};
+use crate::attach::tc::remove_clsact_if_empty;
+use crate::inspect::MapState;
+use crate::inspect::maps::state;
+use crate::sys::bpf::query::{self, LinkPlace, ObjectKind};
+use crate::sys::netlink::{Filter, Link, Netlink};
+use crate::sys::netns::{self, Netns};
+use crate::sys::{Result as SysResult, SysError, bpf, proc};
+use serde::Serialize;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long an owner has for an answer: reading a long list takes a while.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
+/// A named instance as a person wants to see it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    pub name: String,
+    /// Nothing when its start was killed before it had said.
+    #[serde(flatten)]
+    pub record: Option<Record>,
+    /// Whether the weir of its last start runs.
+    pub owner_alive: bool,
+    /// Where its programs are: `xdp:veth0`, `tc:veth0:ingress`, `cgroup:sock_create`. Empty: it judges nothing.
+    pub attached: Vec<String>,
+    /// Maps that can be full.
+    pub maps: Vec<MapState>,
+}
+
+/// What an owner says to a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub good: bool,
+    pub text: String,
+}
+
+/// Lists the names that are taken.
+#[must_use]
+pub fn names() -> Vec<String> {
+    let entries = ours().and_then(|dir| fs::read_dir(dir).ok()).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// The folder of a name that is taken.
+fn folder(name: &str) -> Result<std::path::PathBuf, PinError> {
+    let known = names();
+    match ours() {
+        Some(dir) if known.iter().any(|k| k == name) => Ok(dir.join(name)),
+        _ => Err(PinError::Unknown {
+            name: name.to_owned(),
+            known,
+        }),
+    }
+}
+
+/// Runs in the namespace that the interfaces of an instance are in; `None` when that is gone.
+fn there<T: Send>(record: &Record, work: impl FnOnce() -> T + Send) -> Option<T> {
+    if netns::here() == Some(record.netns) {
+        return Some(work());
+    }
+    Netns::open(&netns::find(record.netns)?).ok()?.run(work).ok()
+}
+
+fn links(record: &Record) -> Vec<Link> {
+    there(record, || Netlink::open().and_then(|mut n| n.links()))
+        .and_then(Result::ok)
+        .unwrap_or_default()
+}
+
+/// Looks at one named instance.
+///
+/// # Errors
+/// When there is none of the name.
+pub fn status(name: &str) -> Result<Status, PinError> {
+    let dir = folder(name)?;
+    let record = Record::read(&dir);
+    let owner_alive = matches!(lock(&dir), Ok(None));
+    let links = record.as_ref().map(links).unwrap_or_default();
+    let iface = |ifindex: u32| {
+        let found = links.iter().find(|l| l.ifindex == ifindex);
+        found.map_or_else(|| format!("interface {ifindex}"), |l| l.name.clone())
+    };
+    let (mut attached, mut maps) = (Vec::new(), Vec::new());
+    let mut files: Vec<_> = fs::read_dir(&dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    files.sort();
+    for path in files {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Ok((kind, fd)) = query::by_pin(&path) else { continue };
+        match kind {
+            ObjectKind::Map if file.starts_with("map_") => {
+                maps.extend(state(fd.as_fd(), true).ok().filter(|m| m.can_fill));
+            }
+            ObjectKind::Link => match query::link_details(fd.as_fd()).map(|d| d.place) {
+                Ok(LinkPlace::Xdp { ifindex }) if ifindex != 0 => attached.push(format!("xdp:{}", iface(ifindex))),
+                Ok(LinkPlace::Tcx { ifindex, .. }) if ifindex != 0 => {
+                    let direction = if file.starts_with("link_ingress") { "ingress" } else { "egress" };
+                    attached.push(format!("tc:{}:{direction}", iface(ifindex)));
+                }
+                Ok(LinkPlace::Cgroup { cgroup_id, .. }) if cgroup_id != 0 => {
+                    attached.push(format!("cgroup:{}", file.trim_start_matches("link_cgroup_")));
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+    if let Some(record) = &record {
+        let filters = there(record, || filters(name, &links)).and_then(Result::ok).unwrap_or_default();
+        for (link, filter, _) in filters {
+            let direction = if filter.ingress { "ingress" } else { "egress" };
+            attached.push(format!("tc:{}:{direction}", link.name));
+        }
+    }
+    Ok(Status {
+        name: name.to_owned(),
+        record,
+        owner_alive,
+        attached,
+        maps,
+    })
+}
+
+/// The filters of an instance in clsact chains, each with whether weir made the qdisc.
+fn filters(name: &str, links: &[Link]) -> SysResult<Vec<(Link, Filter, bool)>> {
+    let mut found = Vec::new();
+    let mut netlink = Netlink::open()?;
+    for link in links {
+        for ingress in [true, false] {
+            for filter in netlink.filters(link.ifindex, ingress, &link.name)? {
+                let made = match parse_filter_name(&filter.name) {
+                    Some((owner, made)) if owner == name => made,
+                    _ => continue,
+                };
+                found.push((link.clone(), filter, made));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Removes filters in clsact chains, except those that are to stay.
+pub(super) fn remove_filters(name: &str, record: &Record, stays: &(dyn Fn(u32, bool) -> bool + Sync)) -> SysResult<()> {
+    let work = || -> SysResult<()> {
+        let links = Netlink::open()?.links()?;
+        for (link, filter, made) in filters(name, &links)? {
+            if stays(link.ifindex, filter.ingress) {
+                continue;
+            }
+            let mut netlink = Netlink::open()?;
+            match netlink.filter_delete(&filter, &link.name) {
+                Err(e) if e.errno() != libc::ENOENT => return Err(e),
+                _ => {}
+            }
+            if made {
+                remove_clsact_if_empty(&mut netlink, link.ifindex, &link.name)?;
+            }
+        }
+        Ok(())
+    };
+    there(record, work).unwrap_or(Ok(()))
+}
+
+/// Takes a link from what it is on, whoever else holds it, and removes its pin.
+pub(super) fn let_go(path: &Path) -> SysResult<()> {
+    if let Ok((ObjectKind::Link, fd)) = query::by_pin(path) {
+        match bpf::link_detach(fd.as_fd(), &path.display().to_string()) {
+            // Gone already, by itself.
+            Err(e) if !matches!(e.errno(), libc::ENOLINK | libc::ENOENT | libc::ENODEV) => return Err(e),
+            _ => {}
+        }
+    }
+    fs::remove_file(path).map_err(|e| SysError::new("remove the pin", path.display().to_string(), e))
+}
+
+/// Ends an instance: nothing of it is left.
+pub(super) fn remove(name: &str, dir: &Path) -> SysResult<()> {
+    if let Some(record) = Record::read(dir) {
+        remove_filters(name, &record, &|_, _| false)?;
+    }
+    let paths = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+    // The record goes last: until then it can be ended once more.
+    let (record, others): (Vec<_>, Vec<_>) = paths.partition(|p| p.file_name().is_some_and(|f| f == "record"));
+    for path in others.into_iter().chain(record) {
+        let_go(&path)?;
+    }
+    match fs::remove_dir(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            return Err(SysError::new("remove the pin", dir.display().to_string(), e));
+        }
+        _ => {}
+    }
+    if let Some(all) = dir.parent().filter(|p| p.ends_with(OURS)) {
+        // Only when it was the last one.
+        let _ = fs::remove_dir(all);
+    }
+    Ok(())
+}
+
+/// Ends a named instance. Its owner, if it runs, ends too; the pid is given then.
+///
+/// # Errors
+/// When there is none of the name, or the kernel refuses.
+pub fn stop(name: &str) -> Result<Option<u32>, PinError> {
+    let dir = folder(name)?;
+    let error = |e| SysError::new("take the pin", dir.display().to_string(), e);
+    if let Some(_lock) = lock(&dir).map_err(error)? {
+        remove(name, &dir)?;
+        return Ok(None);
+    }
+    let owner = Record::read(&dir).map(|r| r.owner);
+    if let Some(control) = Control::open(&dir) {
+        control.stop();
+    }
+    // It looks about once a second, removes everything, and ends.
+    let deadline = Instant::now() + ANSWER_WITHIN;
+    while dir.exists() {
+        match lock(&dir) {
+            // It died meanwhile.
+            Ok(Some(_lock)) => {
+                remove(name, &dir)?;
+                break;
+            }
+            _ if Instant::now() > deadline => return Err(PinError::NoAnswer { name: name.to_owned() }),
+            _ => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+    Ok(owner.map(|o| o.pid))
+}
+
+/// Asks the owner of a named instance to read its files again. `None` when it has no owner: then a start has to do it.
+///
+/// # Errors
+/// When there is none of the name, or its owner does not answer.
+pub fn reload(name: &str) -> Result<Option<Answer>, PinError> {
+    let dir = folder(name)?;
+    let is_free = || lock(&dir).map(|l| l.is_some());
+    let error = |e| SysError::new("take the pin", dir.display().to_string(), e);
+    let Some(control) = Control::open(&dir).filter(|_| !is_free().unwrap_or(true)) else {
+        return Ok(None);
+    };
+    let number = proc::clock_ns(libc::CLOCK_BOOTTIME);
+    control.ask(number);
+    let deadline = Instant::now() + ANSWER_WITHIN;
+    loop {
+        if let Some(answer) = control.answer_to(number) {
+            return Ok(Some(answer));
+        }
+        if is_free().map_err(error)? {
+            return Ok(None);
+        }
+        if Instant::now() > deadline {
+            return Err(PinError::NoAnswer { name: name.to_owned() });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,319 @@
+//! Natives with a name (`pin="NAME"`): weir ends, is killed or starts again while packets come at full speed, and each packet is judged.
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use weir_tests::cgroup::Cgroup;
+use weir_tests::frame::Frame;
+use weir_tests::harness::Test;
+use weir_tests::kernel::KernelState;
+use weir_tests::net::Lab;
+use weir_tests::traffic;
+use weir_tests::weir::{Finished, Running, Weir};
+
+pub const TESTS: &[Test] = &[
+    Test::new("pin_outlives_kill_under_flood_and_is_taken_over", flood).alone(),
+    Test::new("pin_of_identity_outlives_kill_and_keeps_its_replies", identity).alone(),
+    Test::new("pin_is_listed_reloaded_and_stopped", managed).alone(),
+    Test::new("pin_of_an_interface_that_goes", interface_gone).alone(),
+    Test::new("pin_names_and_owners_are_checked", refused).alone(),
+];
+
+const PORT: u16 = 5000;
+const BAD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const OTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+
+/// A name that is given back, whatever becomes of the test.
+struct Name(String);
+
+impl Name {
+    fn new(what: &str) -> Self {
+        Self(format!("weirtest-{}-{what}", std::process::id()))
+    }
+
+    fn tool(&self, command: &str) -> Result<Finished> {
+        Weir::new([command, &self.0]).run()
+    }
+
+    /// Ends it: nothing of it is left.
+    fn stop(&self) -> Result<()> {
+        let done = self.tool("stop")?;
+        ensure!(done.status.success() && done.stdout.contains("no longer in force"), "{done}");
+        Ok(())
+    }
+
+    fn status(&self) -> Result<serde_json::Value> {
+        let done = Weir::new(["status", &self.0, "--json"]).run()?;
+        ensure!(done.status.success(), "{done}");
+        let all: serde_json::Value = serde_json::from_str(&done.stdout)?;
+        all.get(0).cloned().context("no status")
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        // Mostly it is gone by now, which is an error to `weir stop` and none to us.
+        let _ = self.tool("stop");
+    }
+}
+
+fn script(name: &Name, params: &str) -> String {
+    format!(r#"use blocklist(iface="veth0", audit="off", pin="{}", {params}) as bl;"#, name.0)
+}
+
+fn started(lab: &Lab, name: &Name, params: &str) -> Result<Running> {
+    Weir::script(&script(name, params)).at(lab).start()
+}
+
+fn stats(done: &Finished, map: &str) -> BTreeMap<String, u64> {
+    let entries = done.map(map).into_iter();
+    entries.filter_map(|(name, n)| Some((name, n.parse().ok()?))).collect()
+}
+
+/// Sends from a source and returns how many arrive.
+fn arrive(lab: &Lab, source: Ipv4Addr, count: u32) -> Result<u32> {
+    let address = SocketAddr::new(lab.node4().into(), PORT);
+    let socket = weir_tests::wait_for("the port", || Ok(traffic::listen_udp(&lab.node, address).ok()))?;
+    traffic::send_frames(lab, &[(count, Frame::udp(source, lab.node4(), PORT))])?;
+    traffic::settle(lab)?;
+    traffic::received(&socket)
+}
+
+/// Killed while it runs, killed while it starts, ended by Ctrl-C, with lists short and long: of a listed source nothing ever passes, and
+/// every one of its packets is counted.
+fn flood() -> Result<()> {
+    let lab = Lab::new()?;
+    let name = Name::new("flood");
+    let before = KernelState::now(Some(&lab.node))?;
+    let long: String = (0..700u32).map(|i| format!("172.16.{}.{}\n", i >> 8, i & 255)).collect();
+    let lists = [format!("{BAD}\n{long}"), format!("198.51.100.0/24\n{OTHER}\n")];
+    let start = |round: usize| -> Result<Running> {
+        lab.dir.write("bad.txt", &lists[round % 2])?;
+        started(&lab, &name, "prefixes=file(\"bad.txt\")")
+    };
+    let address = SocketAddr::new(lab.node4().into(), PORT);
+    let socket = traffic::listen_udp(&lab.node, address)?;
+    let first = start(0)?;
+    let stop = AtomicBool::new(false);
+    let sent = std::thread::scope(|scope| -> Result<u64> {
+        let flood = scope.spawn(|| -> Result<u64> {
+            let mut sent = 0;
+            while !stop.load(Ordering::Relaxed) {
+                traffic::send_frames(&lab, &[(64, Frame::udp(BAD, lab.node4(), PORT))])?;
+                sent += 64;
+            }
+            Ok(sent)
+        });
+        let rounds = (|| -> Result<()> {
+            first.end_with(Signal::SIGKILL)?;
+            for round in 1..4 {
+                let running = start(round)?;
+                let signal = if round == 2 { Signal::SIGINT } else { Signal::SIGKILL };
+                running.end_with(signal)?;
+                // Somewhere on the way: a start that is killed leaves what was in force.
+                let starting = Weir::script(&script(&name, "prefixes=file(\"bad.txt\")"))
+                    .at(&lab)
+                    .start_unattached()?;
+                std::thread::sleep(Duration::from_millis(15 * round as u64));
+                starting.end_with(Signal::SIGKILL)?;
+            }
+            Ok(())
+        })();
+        stop.store(true, Ordering::Relaxed);
+        let sent = flood.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        rounds.and(sent)
+    })?;
+    traffic::settle(&lab)?;
+    ensure!(traffic::received(&socket)? == 0, "a packet of a listed source came through");
+    drop(socket);
+    let done = start(0)?.stop()?;
+    ensure!(
+        done.stderr.contains("taken over") && done.stderr.contains("stays in force"),
+        "{done}"
+    );
+    let dropped = stats(&done, "@bl.stats");
+    ensure!(dropped.get("dropped") == Some(&sent), "{dropped:?}, {sent} were sent");
+    ensure!(arrive(&lab, BAD, 3)? == 0, "not in force without weir");
+    name.stop()?;
+    ensure!(arrive(&lab, BAD, 3)? == 3, "still in force");
+    before.assert_same(Some(&lab.node))
+}
+
+/// What the pod may not send does not pass while nobody is there; what it may be answered passes after the next start, too.
+fn identity() -> Result<()> {
+    let (lab, group) = (Lab::new()?, Cgroup::new()?);
+    let _pod = group.resident(&lab.peer)?;
+    let name = Name::new("identity");
+    let before = KernelState::now(Some(&lab.node))?;
+    let policy = |port: u16| {
+        format!(
+            "default = \"deny\"\n[[identity]]\nname = \"web\"\ncgroup = \"{}\"\n[[rule]]\nname = \"last\"\nport = 4000\nverdict = \"allow\"\n\
+             [[rule]]\nname = \"one\"\nport = {port}\nverdict = \"allow\"\n",
+            group.path()
+        )
+    };
+    let text = format!(
+        r#"use identity(iface="veth0", policy=file("policy.toml"), audit="off", pin="{}") as id; end {{ print(@id.verdicts); }}"#,
+        name.0
+    );
+    let start = || Weir::script(&text).at(&lab).start();
+    let node = std::net::IpAddr::from(lab.node4());
+    let arrive = |port: u16, count: u32| -> Result<u32> {
+        let socket = traffic::listen_udp(&lab.node, (node, port).into())?;
+        let last = traffic::listen_udp(&lab.node, (node, 4000).into())?;
+        traffic::send_udp(&lab.peer, lab.peer4().into(), (node, port).into(), count)?;
+        traffic::send_udp(&lab.peer, lab.peer4().into(), (node, 4000).into(), 1)?;
+        weir_tests::wait_for("the last datagram", || Ok((traffic::received(&last)? == 1).then_some(())))?;
+        traffic::received(&socket)
+    };
+    lab.dir.write("policy.toml", &policy(5001))?;
+    start()?.end_with(Signal::SIGKILL)?;
+    ensure!(arrive(5001, 3)? == 3 && arrive(5002, 3)? == 0, "not in force without weir");
+    let status = name.status()?;
+    let attached = status["attached"].as_array().map_or(0, Vec::len);
+    ensure!(attached == 8 && status["owner_alive"] == false, "{status}");
+    // Another policy; the rules' counters go on by their names.
+    lab.dir.write("policy.toml", &policy(5002))?;
+    let running = start()?;
+    ensure!(arrive(5001, 2)? == 0 && arrive(5002, 2)? == 2, "the new policy is not in force");
+    let done = running.stop()?;
+    done.expect_entry("@id.verdicts", "one", "{ .packets = 5, .bytes = 230 }")?;
+    ensure!(arrive(5001, 2)? == 0, "not in force without weir");
+    let reload = name.tool("reload")?;
+    ensure!(reload.status.success(), "{reload}");
+    ensure!(arrive(5002, 2)? == 2 && arrive(5003, 2)? == 0, "not in force after a reload");
+    name.stop()?;
+    ensure!(arrive(5003, 2)? == 2, "still in force");
+    before.assert_same(Some(&lab.node))
+}
+
+fn managed() -> Result<()> {
+    let lab = Lab::new()?;
+    let name = Name::new("managed");
+    let before = KernelState::now(Some(&lab.node))?;
+    let path = |text: &str| lab.dir.write("bad.txt", text);
+    path(&format!("{BAD}\n"))?;
+    let mut running = started(&lab, &name, "prefixes=file(\"bad.txt\")")?;
+    let pid = running.pid()?;
+    let status = name.status()?;
+    ensure!(
+        status["native"] == "blocklist"
+            && status["owner_alive"] == true
+            && status["owner"]["pid"] == pid
+            && status["attached"][0] == "xdp:veth0",
+        "{status}"
+    );
+    let page = Weir::new(["status"]).run()?;
+    ensure!(
+        page.stdout.contains(&format!("pid {pid}")) && page.stdout.contains("BLOCK4 1/"),
+        "{page}"
+    );
+    // Its owner reads the file, whether it has changed or not, and says what came of it.
+    let same = name.tool("reload")?;
+    ensure!(same.stdout.contains("0 added, 0 removed, 1 in force"), "{same}");
+    running.wait_stderr("word of the reload", |text| text.contains("0 added"))?;
+    path("10.0.0.0/33\n")?;
+    let bad = name.tool("reload")?;
+    ensure!(
+        bad.status.code() == Some(1) && bad.stderr.contains("bad.txt:1") && bad.stderr.contains("stays"),
+        "{bad}"
+    );
+    ensure!(arrive(&lab, BAD, 2)? == 0, "the old list is not in force");
+    running.end_with(Signal::SIGKILL)?;
+    // Nobody is there: a start does it, and ends.
+    let bad = name.tool("reload")?;
+    ensure!(
+        bad.status.code() == Some(1) && bad.stderr.contains("bad.txt:1") && bad.stderr.contains("stays"),
+        "{bad}"
+    );
+    ensure!(arrive(&lab, BAD, 2)? == 0, "the old list is not in force");
+    path(&format!("{OTHER}\n"))?;
+    let good = name.tool("reload")?;
+    ensure!(good.status.success(), "{good}");
+    ensure!(
+        arrive(&lab, BAD, 2)? == 2 && arrive(&lab, OTHER, 2)? == 0,
+        "the new list is not in force"
+    );
+    ensure!(name.status()?["owner_alive"] == false, "somebody is there");
+    // It is not a stale program: `clean` leaves it, and `net` names it.
+    let clean = Weir::new(["clean", "--yes"]).run()?;
+    ensure!(clean.stdout.contains("nothing to clean"), "{clean}");
+    let net = Weir::new(["net", "veth0"]).at(&lab).run()?;
+    ensure!(
+        net.stdout.contains(&format!("pin {}", name.0)) && !net.stdout.contains("no-owner"),
+        "{net}"
+    );
+    // Ending it ends its owner, too.
+    let running = started(&lab, &name, "prefixes=file(\"bad.txt\")")?;
+    name.stop()?;
+    let done = running.wait()?;
+    ensure!(done.status.success() && done.stderr.contains("ended by `weir stop"), "{done}");
+    ensure!(arrive(&lab, OTHER, 2)? == 2, "still in force");
+    before.assert_same(Some(&lab.node))
+}
+
+/// The interface goes while nobody is there: nothing is judged, the status says so, and the next start makes it good.
+fn interface_gone() -> Result<()> {
+    let (lab, other) = (Lab::new()?, Lab::new()?);
+    let name = Name::new("gone");
+    started(&lab, &name, &format!("prefixes={BAD}"))?.end_with(Signal::SIGKILL)?;
+    ensure!(arrive(&lab, BAD, 2)? == 0, "not in force without weir");
+    lab.node.ip(&["link", "del", "veth0"])?;
+    weir_tests::wait_for("the link to let go", || {
+        Ok((name.status()?["attached"].as_array().is_some_and(Vec::is_empty)).then_some(()))
+    })?;
+    let page = name.tool("status")?;
+    ensure!(page.stdout.contains("judges nothing"), "{page}");
+    // The same name, elsewhere.
+    started(&other, &name, &format!("prefixes={BAD}"))?.end_with(Signal::SIGKILL)?;
+    ensure!(arrive(&other, BAD, 2)? == 0, "not in force at its new place");
+    ensure!(name.status()?["attached"][0] == "xdp:veth0", "it is not there");
+    name.stop()
+}
+
+fn refused() -> Result<()> {
+    let lab = Lab::new()?;
+    let name = Name::new("refused");
+    let bad = |text: &str, words: &[&str]| Weir::script(text).at(&lab).run()?.refused(words).map(drop);
+    bad(
+        r#"use blocklist(iface="veth0", prefixes=192.0.2.1, pin="a.b") as bl;"#,
+        &["letters, digits", "pin"],
+    )?;
+    bad(&script(&name, "prefixes=192.0.2.1, duration=5m"), &["duration", "weir stop"])?;
+    name.tool("stop")?.refused(&["nothing is pinned as"])?;
+    let running = started(&lab, &name, &format!("prefixes={BAD}"))?;
+    bad(&script(&name, "prefixes=192.0.2.1"), &["a weir that runs (pid ", "weir stop"])?;
+    running.end_with(Signal::SIGKILL)?;
+    lab.dir.write("policy.toml", "default = \"allow\"\n")?;
+    bad(
+        &format!(
+            r#"use identity(iface="veth0", policy=file("policy.toml"), pin="{}") as id;"#,
+            name.0
+        ),
+        &["is a `blocklist`", "weir stop"],
+    )?;
+    // A mistyped name is answered with the nearest.
+    let near = Weir::new(["stop", &name.0[..name.0.len() - 1]]).run()?;
+    near.refused(&["did you mean", &name.0])?;
+    // A start that cannot be attached takes nothing with it.
+    bad(
+        &script(&name, "prefixes=192.0.2.1, mode=\"generic\""),
+        &["native mode", "weir stop"],
+    )?;
+    ensure!(arrive(&lab, BAD, 2)? == 0, "no longer in force");
+    name.stop()?;
+    // Without a name, weir says beforehand how long it lasts.
+    let unnamed = |more: &str| {
+        let text = format!(r#"use blocklist(iface="veth0", audit="off", prefixes={BAD}{more}) as bl;"#);
+        Weir::script(&text).at(&lab).start()?.stop()
+    };
+    ensure!(unnamed("")?.stderr.contains("as long as weir runs"), "the gate opens unannounced");
+    ensure!(
+        !unnamed(", dry_run=true")?.stderr.contains("as long as"),
+        "a dry run closes no gate"
+    );
+    Ok(())
+}
