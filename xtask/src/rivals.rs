@@ -21,7 +21,7 @@ use weir_tests::weir::{Running, Weir};
 /// Frames in one run, which is timed as a whole: short enough that some runs are not disturbed.
 const FRAMES: u32 = 20_000;
 /// Such runs for one figure, which is the fastest: what else the machine does only adds.
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 8;
 /// Packets a second of 10 Gbit/s, with preamble and gap: 84 and 1538 bytes on the wire.
 const RATES: [f64; 2] = [14.88e6, 0.8127e6];
 
