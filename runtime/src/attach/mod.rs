@@ -108,7 +108,8 @@ impl Attached {
             std::thread::scope(|scope| {
                 while !handles.is_empty() {
                     let part = handles.split_off(handles.len().saturating_sub(chunk));
-                    scope.spawn(move || drop(part));
+                    // Where there can be no more threads they wait one after the other: the closure is dropped here.
+                    let _ = std::thread::Builder::new().spawn_scoped(scope, move || drop(part));
                 }
             });
         }

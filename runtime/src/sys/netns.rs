@@ -38,11 +38,11 @@ impl Netns {
     /// Runs `work` on a thread inside the namespace and returns what it returns.
     ///
     /// # Errors
-    /// When the namespace cannot be entered (`EPERM` without CAP_SYS_ADMIN).
+    /// When the namespace cannot be entered (`EPERM` without CAP_SYS_ADMIN), or there can be no more threads.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let fd = self.fd.as_raw_fd();
         std::thread::scope(|scope| {
-            let thread = scope.spawn(move || {
+            let thread = std::thread::Builder::new().spawn_scoped(scope, move || {
                 // SAFETY: setns changes only this thread's namespace, with a descriptor that outlives the scope.
                 let ret = unsafe { libc::setns(fd, libc::CLONE_NEWNET) };
                 if ret < 0 {
@@ -50,6 +50,7 @@ impl Netns {
                 }
                 Ok(work())
             });
+            let thread = thread.map_err(|e| SysError::new("start a thread in network namespace", &self.name, e))?;
             match thread.join() {
                 Ok(result) => result,
                 Err(panic) => std::panic::resume_unwind(panic),
