@@ -1,6 +1,6 @@
 //! `weir repl` as a person meets it: keys, a screen, jobs that print while a line is typed; and as a script meets it: a pipe.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -206,19 +206,15 @@ fn flood() -> Result<()> {
     t.wait("the line being typed", |t| t.cursor_line() == "weir> print(42);")?;
     t.keys("\r")?;
     t.wait("its output", |t| t.printed().contains("\n42\r\n"))?;
-    // Whole lines only, never two in one.
-    let lines: Vec<&str> = t
-        .printed()
+    // Whole lines only, never two in one; before it was attached there is only the script as it was typed.
+    let (_, output) = t.printed().split_once("job 1: attached").context("it was not attached")?;
+    let lines: Vec<&str> = output
         .split("flood ")
         .skip(1)
         .map(|l| l.split(['\r', '\n', '\x1b']).next().unwrap_or(""))
         .collect();
-    // The first are the script itself as it was typed, the last may still be on its way.
-    let torn = lines
-        .iter()
-        .rev()
-        .skip(1)
-        .find(|l| !l.starts_with('%') && !l.parse::<u32>().is_ok_and(|n| n < 100));
+    // The last may still be on its way.
+    let torn = lines.iter().rev().skip(1).find(|l| !l.parse::<u32>().is_ok_and(|n| n < 100));
     ensure!(
         torn.is_none() && lines.len() > 30_000,
         "a torn line `{torn:?}` among {}",
