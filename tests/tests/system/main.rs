@@ -11,6 +11,7 @@ mod cgroups;
 mod check;
 mod cli;
 mod command_line;
+mod ends;
 mod environment;
 mod examples;
 mod flows;
@@ -78,6 +79,7 @@ fn main() {
             repl::TESTS,
             cli::TESTS,
             command_line::TESTS,
+            ends::TESTS,
             environment::TESTS,
             output::TESTS,
             rejection::TESTS,
