@@ -23,8 +23,6 @@ pub enum Feature {
     Override,
     /// Breakpoints on data.
     Watchpoint,
-    /// Pairs of devices with programs of their own.
-    Netkit,
 }
 
 pub enum Answer {
@@ -34,7 +32,7 @@ pub enum Answer {
 }
 
 impl Feature {
-    pub const ALL: [Feature; 8] = [
+    pub const ALL: [Feature; 7] = [
         Feature::Kprobe,
         Feature::Tcx,
         Feature::Netem,
@@ -42,7 +40,6 @@ impl Feature {
         Feature::Fentry,
         Feature::Override,
         Feature::Watchpoint,
-        Feature::Netkit,
     ];
 
     pub fn name(self) -> &'static str {
@@ -54,7 +51,6 @@ impl Feature {
             Feature::Fentry => "fentry",
             Feature::Override => "override",
             Feature::Watchpoint => "watchpoint",
-            Feature::Netkit => "netkit",
         }
     }
 
@@ -62,13 +58,7 @@ impl Feature {
     fn since(self) -> Option<(u32, u32)> {
         match self {
             Feature::Tcx => Some((6, 6)),
-            Feature::Kprobe
-            | Feature::Netem
-            | Feature::Tun
-            | Feature::Fentry
-            | Feature::Override
-            | Feature::Watchpoint
-            | Feature::Netkit => None,
+            Feature::Kprobe | Feature::Netem | Feature::Tun | Feature::Fentry | Feature::Override | Feature::Watchpoint => None,
         }
     }
 
@@ -116,12 +106,6 @@ impl Feature {
                 }
                 Err(e) => Answer::CannotTell(format!("opening a breakpoint: {e}")),
             },
-            Feature::Netkit => match try_netkit() {
-                Ok(()) => Answer::Yes,
-                // What the kernel says about a kind that it does not know.
-                Err(e) if format!("{e:#}").contains("Unknown device type") => Answer::No("this kernel has no netkit".to_owned()),
-                Err(e) => Answer::CannotTell(format!("{e:#}")),
-            },
             Feature::Netem => match try_netem() {
                 Ok(()) => Answer::Yes,
                 Err(e) => {
@@ -150,11 +134,6 @@ impl Feature {
         let version = kernel_version()?;
         Ok(self.since().is_some_and(|since| version >= since))
     }
-}
-
-fn try_netkit() -> Result<()> {
-    let lab = net::Lab::new()?;
-    lab.node.ip(&["link", "add", "nk0", "type", "netkit"]).map(drop)
 }
 
 fn try_netem() -> Result<()> {

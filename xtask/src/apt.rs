@@ -22,7 +22,6 @@ pub const TEST: &[Package] = &[
     package("iproute2", "ip"),
     package("bpftool", "bpftool"),
     package("tcpdump", "tcpdump"),
-    package("xdp-tools", "xdp-loader"),
     package("tshark", "tshark"),
     package("qemu-system-x86", "qemu-system-x86_64"),
     package("busybox-static", "busybox"),

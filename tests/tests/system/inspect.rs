@@ -27,13 +27,6 @@ pub const TESTS: &[Test] = &[
     Test::new("inspect_watching_maps_and_programs_shows_them_again", watch_lists).alone(),
     Test::new("inspect_other_namespaces_are_shown", all_netns).alone(),
     Test::new("inspect_two_namespaces_with_one_number_are_not_mixed_up", same_number).alone(),
-    Test::new("inspect_netkit_programs_are_shown_and_removed", netkit)
-        .needs(&[Has(Feature::Netkit)])
-        .alone(),
-    // libxdp's dispatcher needs programs that replace functions, which come with fentry.
-    Test::new("inspect_members_of_a_dispatcher_are_shown_in_their_order", dispatcher)
-        .needs(&[Has(Feature::Fentry)])
-        .alone(),
     Test::new("inspect_pods_have_their_names", pods).alone(),
     Test::new("inspect_maps_show_typed_entries", maps).alone(),
     Test::new("inspect_wrong_input_is_refused_in_words", wrong_input).alone(),
@@ -420,71 +413,6 @@ fn all_netns() -> Result<()> {
     Weir::new(["net", "rm", "--id", &number, "--yes"]).at_peer(&lab).run()?.clean()?;
     let filters = lab.node.tc(&["filter", "show", "dev", NODE_IF, "ingress"])?;
     ensure!(!filters.contains("bpf"), "{filters}");
-    Ok(())
-}
-
-fn netkit() -> Result<()> {
-    const NEXT: i32 = -1;
-    let lab = Lab::new()?;
-    lab.node.ip(&["link", "add", "nk0", "type", "netkit"])?;
-    let program = kernel::load_program(kernel::ProgramType::SchedCls, "into_pod", NEXT)?;
-    let link = kernel::attach_netkit(&lab.node, "nk0", &program)?;
-    let id = kernel::program_id(&program)?;
-    let picture = json(&lab, &["net", "nk0"], 0)?;
-    let interface = &picture["namespaces"][0]["interfaces"][0];
-    let hook = &interface["hooks"][0];
-    ensure!(
-        interface["kind"] == "netkit" && interface["peer"]["interface"].is_string(),
-        "{picture:#}"
-    );
-    ensure!(
-        hook["hook"] == "netkit_primary" && hook["programs"][0]["at"]["via"] == "netkit" && hook["programs"][0]["program"]["id"] == id,
-        "{picture:#}"
-    );
-    let done = weir(&lab, &["net", "nk0"])?.clean()?;
-    ensure!(
-        done.stdout.contains("netkit primary = what ") && done.stdout.contains("into_pod"),
-        "{done}"
-    );
-    weir(&lab, &["net", "rm", "nk0", "--id", &id.to_string(), "--yes"])?.clean()?;
-    let picture = json(&lab, &["net", "nk0"], 0)?;
-    ensure!(
-        picture["namespaces"][0]["interfaces"][0]["hooks"] == Value::Array(vec![]),
-        "{picture:#}"
-    );
-    drop(link);
-    Ok(())
-}
-
-fn dispatcher() -> Result<()> {
-    /// Programs of the package itself, by what they let pass.
-    const FOLDER: &str = "/usr/lib/x86_64-linux-gnu/bpf";
-    let lab = Lab::new()?;
-    // Each with a file system of pins of its own, which goes with the process: then only the kernel knows who is a member.
-    let script = format!(
-        "mount -t bpf bpf /sys/fs/bpf && xdp-loader load -m skb -P 30 {NODE_IF} {FOLDER}/xdpfilt_alw_tcp.o && \
-         xdp-loader load -m skb -P 20 {NODE_IF} {FOLDER}/xdpfilt_alw_udp.o && exec {} net {NODE_IF} --json",
-        weir_tests::weir::program()?.display()
-    );
-    let output = std::process::Command::new("ip")
-        .args(["netns", "exec", lab.node.name(), "sh", "-c", &script])
-        .output()
-        .context("cannot start `ip`")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let picture: Value = serde_json::from_str(&text).with_context(|| format!("{text}\n{}", String::from_utf8_lossy(&output.stderr)))?;
-    let xdp = on_hook(&picture, "xdp");
-    let via: Vec<&str> = xdp.iter().map(|(via, ..)| via.as_str()).collect();
-    ensure!(via == ["xdp", "xdp_member", "xdp_member"], "{picture:#}");
-    let programs = &picture["namespaces"][0]["interfaces"][0]["hooks"][0]["programs"];
-    let name = |i: usize| programs[i]["program"]["name"].as_str().unwrap_or_default().to_owned();
-    ensure!(
-        name(0) == "xdp_dispatcher" && name(1).contains("udp") && name(2).contains("tcp"),
-        "{programs:#}"
-    );
-    ensure!(
-        programs[1]["at"]["position"] == 0 && programs[2]["at"]["position"] == 1 && programs[1]["at"]["dispatcher"] == xdp[0].2,
-        "{programs:#}"
-    );
     Ok(())
 }
 
