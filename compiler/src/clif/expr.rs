@@ -280,7 +280,7 @@ impl<'h> Generator<'_, 'h> {
     }
 
     /// Address of a place whose type the kernel knows, by nothing but direct loads; `None` where there is no such way.
-    fn typed_address(&mut self, e: &Expr) -> Option<Value> {
+    pub fn typed_address(&mut self, e: &Expr) -> Option<Value> {
         match &e.kind {
             ExprKind::CtxLoad { offset, .. } if matches!(e.ty, Ty::Ptr { space: Space::Btf, .. }) => {
                 Some(self.load(self.ctx, i32::try_from(*offset).ok()?, 8))

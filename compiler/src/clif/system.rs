@@ -155,6 +155,13 @@ impl<'h> Generator<'_, 'h> {
         let mut present = None;
         let mut values = Vec::new();
         for arg in args {
+            // The one helper that takes a socket wants the pointer as the kernel gave it, not a copy.
+            if number == helper::GET_SOCKET_COOKIE
+                && let Some(pointer) = self.typed_address(arg)
+            {
+                values.push(pointer);
+                continue;
+            }
             let value = self.expr(arg);
             present = self.both(present, value.present);
             values.push(self.as_int(&value));

@@ -32,6 +32,7 @@ pub const TESTS: &[Test] = &[
     Test::new("kprobe_patterns_are_one_program_that_tells_functions_apart", kprobe_pattern).needs(&[Has(Feature::Kprobe)]),
     Test::new("kprobe_in_a_module", kprobe_module).needs(&[Has(Feature::Kprobe), Has(Feature::Netem)]),
     Test::new("fentry_and_fexit_have_typed_arguments", fentry).needs(&[Has(Feature::Fentry)]),
+    Test::new("fentry_knows_the_cookie_of_a_socket", socket_cookie).needs(&[Has(Feature::Fentry)]),
     Test::new("fentry_missing_is_named_and_something_else_offered", fentry_missing).needs(&[Lacks(Feature::Fentry)]),
     Test::new("missing_places_are_named_with_the_nearest", missing),
 ];
@@ -366,6 +367,40 @@ fn fentry() -> Result<()> {
     done.expect_map("@ret", [("20, fexit:vmlinux:__x64_sys_getpriority", CALLS)])?;
     ensure!(done.map("@wrote").contains_key("true, true"), "{done}");
     Ok(())
+}
+
+fn socket_cookie() -> Result<()> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    let comm = "weir-cookie";
+    let weir = start(&format!(
+        "fentry:tcp_connect /comm == \"{comm}\"/ {{ @[socket_cookie(args.sk)] = count(); }}"
+    ))?;
+    let stream = std::thread::scope(|scope| {
+        let client = scope.spawn(|| -> Result<std::net::TcpStream> {
+            nix::sys::prctl::set_name(c"weir-cookie")?;
+            Ok(std::net::TcpStream::connect(address)?)
+        });
+        client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    let (mut cookie, mut len) = (0u64, 8 as libc::socklen_t);
+    // SAFETY: the descriptor is open, the value and its length are live and of the size that is said.
+    let done = unsafe {
+        libc::getsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(&stream),
+            libc::SOL_SOCKET,
+            libc::SO_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    ensure!(done == 0, "no cookie: {}", std::io::Error::last_os_error());
+    let done = weir.stop()?.clean()?;
+    done.expect_map("@", [(cookie, 1)])?;
+    Weir::script("fentry:tcp_connect { $s = args.sk; print(socket_cookie($s)); }")
+        .run()?
+        .refused(&["a socket as the kernel gives it", "`socket_cookie(args.sk)`"])
+        .map(drop)
 }
 
 fn fentry_missing() -> Result<()> {
