@@ -8,7 +8,7 @@ use weir_ebpf_builtins::flows::{self as object, Event};
 
 pub static FLOWS: Native = Native {
     name: "flows",
-    summary: "what flows there are: packets, bytes, flags, resets, retransmits, round-trip time (TC, XDP)",
+    summary: "what flows there are: packets, bytes, flags, retransmits, round-trip time (TC, XDP)",
     doc: "\
 Packets are added up in the kernel, by addresses, ports, protocol, VLAN, interface and direction; each direction of a connection is a \
 flow of its own. IPv4 and IPv6, behind up to two VLAN tags (the outer one counts) and IPv6 extension headers. Fragments belong to the flow \

@@ -468,7 +468,7 @@ mod tests {
         let unknown = |known: &[&str]| {
             let known = known.iter().map(|n| (*n).to_owned()).collect();
             PinError::Unknown {
-                name: "bda".to_owned(),
+                name: "bads".to_owned(),
                 known,
             }
             .help()
