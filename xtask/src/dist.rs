@@ -46,7 +46,8 @@ pub fn build() -> Result<PathBuf> {
     cargo
         .current_dir(proc::repo())
         .args(["rustc", "--release", "--package", "weir", "--bin", "weir", "--target", TARGET])
-        .args(["--target-dir", "target/dist", "--"])
+        // The profile's `strip` does not reach a package that has settings of its own there (cargo 1.95).
+        .args(["--target-dir", "target/dist", "--", "-Cstrip=symbols"])
         .args(LINKER.iter().map(|option| format!("-Clink-arg=-Wl,{option}")))
         // Only for the target: build scripts and macros stay as they are.
         .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static");
