@@ -722,6 +722,7 @@ fn flows_sockets(args: *const u64) -> u32 {
         comm: peek(task, setting!(TASK_COMM)),
         pid: u64::from(peek::<u32>(task, setting!(TASK_TGID))),
     };
-    OWNERS.set(&cookie, &owner);
+    // Processes come in the order of their numbers: a child that is about to become another program has its parent's sockets, too.
+    OWNERS.set_with(&cookie, &owner, BPF_NOEXIST);
     0
 }
