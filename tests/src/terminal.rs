@@ -189,6 +189,25 @@ impl Terminal {
         kill(Pid::from_raw(self.pid() as i32), signal).context("cannot send the signal")
     }
 
+    /// Leaves at the prompt, as a person does: where the key was lost, because it fell between two prompts, they press it again.
+    ///
+    /// # Errors
+    /// It did not end in time, or something is left.
+    pub fn left(mut self, objects: &BTreeSet<Object>) -> Result<ExitStatus> {
+        for _ in 0..5 {
+            self.wait_prompt()?;
+            self.keys(CTRL_D)?;
+            let again = Instant::now() + Duration::from_secs(2);
+            while Instant::now() < again && self.child.try_wait()?.is_none() {
+                self.read(Duration::from_millis(20));
+            }
+            if self.child.try_wait()?.is_some() {
+                break;
+            }
+        }
+        self.ended(objects)
+    }
+
     /// Waits for the end and checks that none of the objects is left.
     ///
     /// # Errors

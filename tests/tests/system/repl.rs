@@ -7,7 +7,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use weir_tests::harness::Test;
 use weir_tests::net::TempDir;
-use weir_tests::terminal::{CTRL_C, CTRL_D, TAB, Terminal, UP};
+use weir_tests::terminal::{CTRL_C, TAB, Terminal, UP};
 use weir_tests::weir::program;
 
 pub const TESTS: &[Test] = &[
@@ -29,11 +29,8 @@ fn start(dir: &TempDir) -> Result<Terminal> {
     Ok(terminal)
 }
 
-fn leave(mut terminal: Terminal, objects: &BTreeSet<weir_tests::kernel::Object>) -> Result<()> {
-    // Between two prompts the terminal itself takes the key for the end of a file, and nobody reads it.
-    terminal.wait_prompt()?;
-    terminal.keys(CTRL_D)?;
-    let status = terminal.ended(objects)?;
+fn leave(terminal: Terminal, objects: &BTreeSet<weir_tests::kernel::Object>) -> Result<()> {
+    let status = terminal.left(objects)?;
     ensure!(status.success(), "it ended with {status}");
     Ok(())
 }
