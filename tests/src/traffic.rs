@@ -70,6 +70,38 @@ pub fn send_udp(from: &Netns, source: IpAddr, to: SocketAddr, count: u32) -> Res
     })
 }
 
+/// What the kernel's `struct tcp_info` says of a socket.
+pub struct TcpInfo {
+    pub total_retrans: u64,
+    pub rtt_us: u64,
+    pub segs_out: u64,
+    pub data_segs_out: u64,
+}
+
+/// Asks the kernel about a connection.
+pub fn tcp_info(stream: &TcpStream) -> Result<TcpInfo> {
+    let mut info = [0u8; 192];
+    let mut len = info.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    ensure!(result == 0 && len >= 160, "no tcp_info: {}", std::io::Error::last_os_error());
+    let at = |offset: usize| -> Result<u64> { Ok(u64::from(u32::from_ne_bytes(info[offset..offset + 4].try_into()?))) };
+    Ok(TcpInfo {
+        total_retrans: at(100)?,
+        rtt_us: at(68)?,
+        segs_out: at(136)?,
+        data_segs_out: at(156)?,
+    })
+}
+
 /// A UDP socket that is there to receive.
 ///
 /// Of a socket before it, closed a moment ago, the kernel may still hold the file: its iterators over files do while they look.

@@ -24,17 +24,17 @@ use abi::{FAMILY_IPV4, FAMILY_IPV6};
 use atomic::{add32, add64, or32};
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::generated::{
-    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_pop_elem, bpf_map_push_elem, bpf_probe_read_kernel, bpf_ringbuf_output,
+    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_pop_elem, bpf_map_push_elem, bpf_ringbuf_output,
     bpf_sock_from_file, bpf_tail_call, bpf_tcp_sock,
 };
 use common::headers::{
     AUTHENTICATION, DESTINATION_OPTIONS, Extension, FRAGMENT, HOP_BY_HOP, Ipv4, Ipv6, Ports, ROUTING, SCTP, TCP, UDP,
 };
+use common::kernel::peek;
 use common::map::{FullHash, LruHash, PerCpuArray, ProgArray, RingBuf, SharedArray, Stack};
 use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Skb, Truncated, context, length};
 use common::{setting, settings};
 use core::ffi::c_void;
-use core::mem::MaybeUninit;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
@@ -685,18 +685,6 @@ fn fragment_key(packet: &mut Packet) {
 }
 
 // ---- sockets ----
-
-/// Reads from the kernel's memory; zeros where there is none.
-#[inline(always)]
-fn peek<T: Default>(object: u64, offset: u32) -> T {
-    let mut value = MaybeUninit::<T>::uninit();
-    let from = (object + u64::from(offset)) as *const c_void;
-    // SAFETY: the helper writes the whole value, zeros if it fails; every caller's `T` is made of integers.
-    unsafe {
-        bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, from);
-        value.assume_init()
-    }
-}
 
 /// For every open file of every process: a socket that one of the programs has met, which gave it a cookie, is the process's.
 #[unsafe(no_mangle)]

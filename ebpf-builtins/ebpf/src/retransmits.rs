@@ -18,13 +18,12 @@ use abi::net::{Flow, Inet};
 use abi::retransmits::*;
 use abi::{FAMILY_IPV4, FAMILY_IPV6};
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_probe_read_kernel, bpf_sock_from_file,
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_sock_from_file,
     bpf_tail_call,
 };
+use common::kernel::peek;
 use common::map::{FullHash, LruHash, Map, PerCpuArray, PerCpuHash, ProgArray};
 use common::{setting, settings};
-use core::ffi::c_void;
-use core::mem::MaybeUninit;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
@@ -121,31 +120,19 @@ fn arg(args: Args, n: usize) -> u64 {
     unsafe { *args.add(n) }
 }
 
-/// Reads from the kernel's memory; zeros where there is none.
-#[inline(always)]
-fn read<T: Default>(object: u64, offset: u32) -> T {
-    let mut value = MaybeUninit::<T>::uninit();
-    let from = (object + u64::from(offset)) as *const c_void;
-    // SAFETY: the helper writes the whole value, zeros if it fails; every caller's `T` is made of integers.
-    unsafe {
-        bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, from);
-        value.assume_init()
-    }
-}
-
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp/tcp_retransmit_skb")]
 fn retransmit(args: Args) -> u32 {
     let (sk, skb) = (arg(args, 0), arg(args, 1));
-    if !counts(read(sk, setting!(SOCK_NET))) {
+    if !counts(peek(sk, setting!(SOCK_NET))) {
         return 0;
     }
-    let segs = match read::<u16>(skb, setting!(SKB_SEGS)) {
+    let segs = match peek::<u16>(skb, setting!(SKB_SEGS)) {
         0 => 1,
         segs => u32::from(segs),
     };
-    let total: u32 = read(sk, setting!(TP_TOTAL_RETRANS));
-    let sent: u32 = read(sk, setting!(TP_DATA_SEGS_OUT));
+    let total: u32 = peek(sk, setting!(TP_TOTAL_RETRANS));
+    let sent: u32 = peek(sk, setting!(TP_DATA_SEGS_OUT));
     if SOCKS.get(&sk).is_none() {
         // Older than us, and nobody has it open: what it sent before is unknown.
         let conn = Conn {
@@ -183,7 +170,7 @@ fn retransmit(args: Args) -> u32 {
             _ => *b"other\0\0\0",
         };
         let total = total.wrapping_sub(conn.base_retrans);
-        let state = read(sk, setting!(SOCK_STATE));
+        let state = peek(sk, setting!(SOCK_STATE));
         event(args, SLOT_RETRANSMIT, &flow, u64::from_le_bytes(word), (conn.comm, conn.pid), (more, total), state);
     }
     0
@@ -193,7 +180,7 @@ fn retransmit(args: Args) -> u32 {
 #[unsafe(link_section = "raw_tp/tcp_retransmit_synack")]
 fn synack(args: Args) -> u32 {
     let (sk, request) = (arg(args, 0), arg(args, 1));
-    let net = read(sk, setting!(SOCK_NET));
+    let net = peek(sk, setting!(SOCK_NET));
     if !counts(net) {
         return 0;
     }
@@ -221,7 +208,7 @@ fn synack(args: Args) -> u32 {
 #[unsafe(link_section = "raw_tp/tcp_receive_reset")]
 fn reset_in(args: Args) -> u32 {
     let sk = arg(args, 0);
-    if !counts(read(sk, setting!(SOCK_NET))) {
+    if !counts(peek(sk, setting!(SOCK_NET))) {
         return 0;
     }
     count(STAT_RESET_IN, 1);
@@ -241,7 +228,7 @@ fn reset_in(args: Args) -> u32 {
         None => ([0; 2], 0),
     };
     if setting!(EVENT_RESET_IN) != 0 {
-        event(args, SLOT_RESET_IN, &flow, 0, owner, (0, 0), read(sk, setting!(SOCK_STATE)));
+        event(args, SLOT_RESET_IN, &flow, 0, owner, (0, 0), peek(sk, setting!(SOCK_STATE)));
     }
     0
 }
@@ -251,9 +238,9 @@ fn reset_in(args: Args) -> u32 {
 fn reset_out(args: Args) -> u32 {
     let (sk, skb) = (arg(args, 0), arg(args, 1));
     let net = if sk != 0 {
-        read(sk, setting!(SOCK_NET))
+        peek(sk, setting!(SOCK_NET))
     } else {
-        read(read(skb, setting!(SKB_DEV)), setting!(DEV_NET))
+        peek(peek(skb, setting!(SKB_DEV)), setting!(DEV_NET))
     };
     if !counts(net) {
         return 0;
@@ -281,7 +268,7 @@ fn reset_out(args: Args) -> u32 {
         None => ([0; 2], 0),
     };
     if setting!(EVENT_RESET_OUT) != 0 {
-        let state = if sk != 0 { read(sk, setting!(SOCK_STATE)) } else { TCP_CLOSE };
+        let state = if sk != 0 { peek(sk, setting!(SOCK_STATE)) } else { TCP_CLOSE };
         event(args, SLOT_RESET_OUT, &flow, 0, owner, (0, 0), state);
     }
     0
@@ -291,8 +278,8 @@ fn reset_out(args: Args) -> u32 {
 #[unsafe(link_section = "raw_tp/inet_sock_set_state")]
 fn state(args: Args) -> u32 {
     let (sk, old, new) = (arg(args, 0), arg(args, 1) as u8, arg(args, 2) as u8);
-    let net = read(sk, setting!(SOCK_NET));
-    if read::<u16>(sk, setting!(SOCK_PROTOCOL)) != IPPROTO_TCP || !counts(net) {
+    let net = peek(sk, setting!(SOCK_NET));
+    if peek::<u16>(sk, setting!(SOCK_PROTOCOL)) != IPPROTO_TCP || !counts(net) {
         return 0;
     }
     match new {
@@ -327,7 +314,7 @@ fn state(args: Args) -> u32 {
         TCP_LISTEN => {
             let port = Port {
                 net,
-                port: u64::from(read::<u16>(sk, setting!(SOCK_NUM))),
+                port: u64::from(peek::<u16>(sk, setting!(SOCK_NUM))),
             };
             LISTENERS.set(&port, &current());
         }
@@ -352,8 +339,8 @@ fn close(sk: u64) {
     let Some(conn) = SOCKS.get(&sk) else { return };
     // SAFETY: as in `retransmit`.
     let conn = unsafe { &mut *conn.as_ptr() };
-    conn.retrans = read(sk, setting!(TP_TOTAL_RETRANS));
-    conn.sent = read(sk, setting!(TP_DATA_SEGS_OUT));
+    conn.retrans = peek(sk, setting!(TP_TOTAL_RETRANS));
+    conn.sent = peek(sk, setting!(TP_DATA_SEGS_OUT));
     conn.state = TCP_CLOSE;
     if conn.flow.sport == 0 {
         conn.flow = flow(sk);
@@ -387,24 +374,24 @@ fn open_sockets(args: Args) -> u32 {
     if socket == 0 {
         return 0;
     }
-    let sk: u64 = read(socket, setting!(SOCKET_SK));
-    let family = u32::from(read::<u16>(sk, setting!(SOCK_FAMILY)));
+    let sk: u64 = peek(socket, setting!(SOCKET_SK));
+    let family = u32::from(peek::<u16>(sk, setting!(SOCK_FAMILY)));
     if sk == 0
         || (family != FAMILY_IPV4 && family != FAMILY_IPV6)
-        || read::<u16>(sk, setting!(SOCK_PROTOCOL)) != IPPROTO_TCP
-        || !counts(read(sk, setting!(SOCK_NET)))
+        || peek::<u16>(sk, setting!(SOCK_PROTOCOL)) != IPPROTO_TCP
+        || !counts(peek(sk, setting!(SOCK_NET)))
     {
         return 0;
     }
     let owner = Owner {
-        comm: read(task, setting!(TASK_COMM)),
-        pid: u64::from(read::<u32>(task, setting!(TASK_TGID))),
+        comm: peek(task, setting!(TASK_COMM)),
+        pid: u64::from(peek::<u32>(task, setting!(TASK_TGID))),
     };
-    let state: u8 = read(sk, setting!(SOCK_STATE));
+    let state: u8 = peek(sk, setting!(SOCK_STATE));
     if state == TCP_LISTEN {
         let port = Port {
-            net: read(sk, setting!(SOCK_NET)),
-            port: u64::from(read::<u16>(sk, setting!(SOCK_NUM))),
+            net: peek(sk, setting!(SOCK_NET)),
+            port: u64::from(peek::<u16>(sk, setting!(SOCK_NUM))),
         };
         LISTENERS.set(&port, &owner);
         return 0;
@@ -419,8 +406,8 @@ fn open_sockets(args: Args) -> u32 {
     if let Some(conn) = SOCKS.get(&sk) {
         // SAFETY: no event writes these fields, and there is one iterator at a time.
         let conn = unsafe { &mut *conn.as_ptr() };
-        conn.seen_retrans = read(sk, setting!(TP_TOTAL_RETRANS));
-        conn.seen_sent = read(sk, setting!(TP_DATA_SEGS_OUT));
+        conn.seen_retrans = peek(sk, setting!(TP_TOTAL_RETRANS));
+        conn.seen_sent = peek(sk, setting!(TP_DATA_SEGS_OUT));
         if conn.owner != OWNER_KNOWN {
             conn.comm = owner.comm;
             conn.pid = owner.pid as u32;
@@ -434,19 +421,19 @@ fn open_sockets(args: Args) -> u32 {
 #[inline(always)]
 fn counts(net: u64) -> bool {
     let wanted = setting!(NETNS);
-    wanted == 0 || read::<u32>(net, setting!(NET_INUM)) == wanted
+    wanted == 0 || peek::<u32>(net, setting!(NET_INUM)) == wanted
 }
 
 /// Makes the record of a connection that counts from now on.
 #[inline(always)]
 fn connection(sk: u64) -> Conn {
-    let retrans = read(sk, setting!(TP_TOTAL_RETRANS));
-    let sent = read(sk, setting!(TP_DATA_SEGS_OUT));
+    let retrans = peek(sk, setting!(TP_TOTAL_RETRANS));
+    let sent = peek(sk, setting!(TP_DATA_SEGS_OUT));
     Conn {
         // SAFETY: takes nothing.
         since_ns: unsafe { bpf_ktime_get_ns() },
         flow: flow(sk),
-        netns: read(read(sk, setting!(SOCK_NET)), setting!(NET_INUM)),
+        netns: peek(peek(sk, setting!(SOCK_NET)), setting!(NET_INUM)),
         base_retrans: retrans,
         base_sent: sent,
         retrans,
@@ -482,14 +469,14 @@ fn listener(net: u64, port: u16) -> Owner {
 /// Why a segment is sent again.
 #[inline(always)]
 fn kind(sk: u64) -> usize {
-    let ca_state = read::<u8>(sk, setting!(ICSK_CA_STATE)) & setting!(ICSK_CA_MASK) as u8;
-    if read::<u8>(sk, setting!(SOCK_STATE)) == TCP_SYN_SENT {
+    let ca_state = peek::<u8>(sk, setting!(ICSK_CA_STATE)) & setting!(ICSK_CA_MASK) as u8;
+    if peek::<u8>(sk, setting!(SOCK_STATE)) == TCP_SYN_SENT {
         KIND_SYN
     } else if ca_state == CA_LOSS {
         KIND_RTO
     } else if ca_state == CA_RECOVERY {
         KIND_FAST
-    } else if read::<u8>(sk, setting!(ICSK_PENDING)) == TIME_LOSS_PROBE {
+    } else if peek::<u8>(sk, setting!(ICSK_PENDING)) == TIME_LOSS_PROBE {
         KIND_TLP
     } else {
         KIND_OTHER
@@ -504,24 +491,24 @@ const MAPPED_LOW: u64 = 0xffff_0000;
 #[inline(always)]
 fn flow(sk: u64) -> Flow {
     let mut flow = Flow {
-        sport: read(sk, setting!(SOCK_NUM)),
-        dport: u16::from_be(read(sk, setting!(SOCK_DPORT))),
+        sport: peek(sk, setting!(SOCK_NUM)),
+        dport: u16::from_be(peek(sk, setting!(SOCK_DPORT))),
         proto: IPPROTO_TCP as u8,
         has_ports: 1,
         ..Flow::default()
     };
     // A socket that is closed has given its port back, but knows which it was. (A request always has one.)
     if flow.sport == 0 {
-        flow.sport = u16::from_be(read(sk, setting!(INET_SPORT)));
+        flow.sport = u16::from_be(peek(sk, setting!(INET_SPORT)));
     }
-    if u32::from(read::<u16>(sk, setting!(SOCK_FAMILY))) == FAMILY_IPV6 && setting!(SOCK_DADDR6) != 0 {
-        flow.src = read(sk, setting!(SOCK_SADDR6));
-        flow.dst = read(sk, setting!(SOCK_DADDR6));
+    if u32::from(peek::<u16>(sk, setting!(SOCK_FAMILY))) == FAMILY_IPV6 && setting!(SOCK_DADDR6) != 0 {
+        flow.src = peek(sk, setting!(SOCK_SADDR6));
+        flow.dst = peek(sk, setting!(SOCK_DADDR6));
         flow.family = FAMILY_IPV6 as u8;
         unmap(&mut flow);
     } else {
-        flow.src = [u64::from(read::<u32>(sk, setting!(SOCK_SADDR))), 0];
-        flow.dst = [u64::from(read::<u32>(sk, setting!(SOCK_DADDR))), 0];
+        flow.src = [u64::from(peek::<u32>(sk, setting!(SOCK_SADDR))), 0];
+        flow.dst = [u64::from(peek::<u32>(sk, setting!(SOCK_DADDR))), 0];
         flow.family = FAMILY_IPV4 as u8;
     }
     flow
@@ -540,9 +527,9 @@ fn unmap(flow: &mut Flow) {
 /// The flow of the answer to a packet.
 #[inline(always)]
 fn answered(skb: u64) -> Flow {
-    let head: u64 = read(skb, setting!(SKB_HEAD));
-    let network = head + u64::from(read::<u16>(skb, setting!(SKB_NETWORK)));
-    let ports: [u16; 2] = read(head + u64::from(read::<u16>(skb, setting!(SKB_TRANSPORT))), 0);
+    let head: u64 = peek(skb, setting!(SKB_HEAD));
+    let network = head + u64::from(peek::<u16>(skb, setting!(SKB_NETWORK)));
+    let ports: [u16; 2] = peek(head + u64::from(peek::<u16>(skb, setting!(SKB_TRANSPORT))), 0);
     let mut flow = Flow {
         sport: u16::from_be(ports[1]),
         dport: u16::from_be(ports[0]),
@@ -550,13 +537,13 @@ fn answered(skb: u64) -> Flow {
         has_ports: 1,
         ..Flow::default()
     };
-    if read::<u8>(network, 0) >> 4 == 6 {
-        flow.dst = read(network, 8);
-        flow.src = read(network, 24);
+    if peek::<u8>(network, 0) >> 4 == 6 {
+        flow.dst = peek(network, 8);
+        flow.src = peek(network, 24);
         flow.family = FAMILY_IPV6 as u8;
     } else {
-        flow.dst = [u64::from(read::<u32>(network, 12)), 0];
-        flow.src = [u64::from(read::<u32>(network, 16)), 0];
+        flow.dst = [u64::from(peek::<u32>(network, 12)), 0];
+        flow.src = [u64::from(peek::<u32>(network, 16)), 0];
         flow.family = FAMILY_IPV4 as u8;
     }
     flow

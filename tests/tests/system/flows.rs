@@ -10,7 +10,7 @@ use std::path::Path;
 use weir_tests::frame::{Frame, Payload};
 use weir_tests::harness::Test;
 use weir_tests::net::{Lab, NODE_IF, TempDir};
-use weir_tests::traffic::{self, Connection};
+use weir_tests::traffic::{self, Connection, TcpInfo, tcp_info};
 use weir_tests::weir::{Finished, Weir};
 use weir_tests::{in_vm, wait_for};
 
@@ -134,25 +134,6 @@ fn sent() -> Result<()> {
     Ok(())
 }
 
-/// Fields of `struct tcp_info`: retransmitted segments, smoothed round-trip time, packets sent.
-fn tcp_info(stream: &std::net::TcpStream) -> Result<(u64, u64, u64)> {
-    let mut info = [0u8; 192];
-    let mut len = info.len() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes.
-    let result = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut len,
-        )
-    };
-    ensure!(result == 0 && len >= 160, "no tcp_info: {}", std::io::Error::last_os_error());
-    let at = |offset: usize| -> Result<u64> { Ok(u64::from(u32::from_ne_bytes(info[offset..offset + 4].try_into()?))) };
-    Ok((at(100)?, at(68)?, at(136)?))
-}
-
 /// A connection that loses packets: the sender's socket tells how many, and how far it is; from the other end it is an estimate.
 fn sockets() -> Result<()> {
     let lab = Lab::new()?;
@@ -172,7 +153,12 @@ fn sockets() -> Result<()> {
     let local = connection.node_side.local_addr()?;
     let flow = format!("{local} > {}:{PORT} tcp", lab.peer4());
     let back = format!("{}:{PORT} > {local} tcp", lab.peer4());
-    let (retransmits, rtt_us, segs_out) = tcp_info(&connection.node_side)?;
+    let TcpInfo {
+        total_retrans: retransmits,
+        rtt_us,
+        segs_out,
+        ..
+    } = tcp_info(&connection.node_side)?;
     weir.signal(Signal::SIGUSR1)?;
     weir.wait_stdout("the tables", |text| text.contains("printed"))?;
     let Connection { mut node_side, peer_side } = connection;

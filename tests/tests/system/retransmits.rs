@@ -11,7 +11,7 @@ use weir_tests::features::Feature;
 use weir_tests::harness::Need::Has;
 use weir_tests::harness::Test;
 use weir_tests::net::{Lab, Netns};
-use weir_tests::traffic::{self, Connection};
+use weir_tests::traffic::{self, Connection, TcpInfo, tcp_info};
 use weir_tests::weir::{Finished, Running, Weir};
 
 pub const TESTS: &[Test] = &[
@@ -94,25 +94,6 @@ fn close(connection: Connection) -> Result<()> {
     Ok(())
 }
 
-/// `tcpi_total_retrans` and `tcpi_data_segs_out` of `struct tcp_info`.
-fn tcp_info(stream: &TcpStream) -> Result<(u64, u64)> {
-    let mut info = [0u8; 192];
-    let mut len = info.len() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes.
-    let result = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut len,
-        )
-    };
-    ensure!(result == 0 && len >= 160, "no tcp_info: {}", std::io::Error::last_os_error());
-    let at = |offset: usize| -> Result<u64> { Ok(u64::from(u32::from_ne_bytes(info[offset..offset + 4].try_into()?))) };
-    Ok((at(100)?, at(156)?))
-}
-
 /// A SYN, a SYN-ACK, every seventh packet with data and a last one are lost on their way; the sums of both sides are those of the
 /// kernels, by kind, too. The row of the connection is that of `ss -ti`, and stays when the connection is closed.
 fn sums() -> Result<()> {
@@ -137,7 +118,11 @@ fn sums() -> Result<()> {
     quiet.transfer(33)?;
     quiet.all_acknowledged()?;
     let key = format!("{} > {}:{PORT} tcp", connection.node_side.local_addr()?, lab.peer4());
-    let (retransmitted, sent) = tcp_info(&connection.node_side)?;
+    let TcpInfo {
+        total_retrans: retransmitted,
+        data_segs_out: sent,
+        ..
+    } = tcp_info(&connection.node_side)?;
     weir.signal(Signal::SIGUSR1)?;
     weir.wait_stdout("the tables", |text| text.contains("@re.stats[untracked]"))?;
     close(connection)?;
@@ -245,10 +230,10 @@ fn older() -> Result<()> {
     connection.transfer(10_000)?;
     connection.lose(&lab, 1)?;
     let before = lab.node.snmp("Tcp", "RetransSegs")?;
-    let sent_before = tcp_info(&connection.node_side)?.1;
+    let sent_before = tcp_info(&connection.node_side)?.data_segs_out;
     let weir = start(&lab, "re:retransmit { @[re.dst, re.pid] = sum(re.segs); }")?;
     connection.lose(&lab, 2)?;
-    let sent = tcp_info(&connection.node_side)?.1 - sent_before;
+    let sent = tcp_info(&connection.node_side)?.data_segs_out - sent_before;
     let done = weir.stop()?.clean()?;
     let kernel = lab.node.snmp("Tcp", "RetransSegs")? - before;
     let pid = std::process::id();
@@ -273,9 +258,9 @@ fn full() -> Result<()> {
     let mut first = pair(&lab, lab.peer4(), PORT)?;
     let mut second = pair(&lab, lab.peer4(), QUIET)?;
     first.lose(&lab, 1)?;
-    let of_first = tcp_info(&first.node_side)?.0;
+    let of_first = tcp_info(&first.node_side)?.total_retrans;
     second.lose(&lab, 2)?;
-    let of_second = tcp_info(&second.node_side)?.0;
+    let of_second = tcp_info(&second.node_side)?.total_retrans;
     close(first)?;
     close(second)?;
     let done = weir.stop()?.clean()?;
