@@ -1,6 +1,6 @@
 //! What can go wrong, and what a person should hear about a run that goes on.
 
-use crate::sys::SysError;
+use crate::sys::{ATTACH, SysError};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -27,10 +27,13 @@ pub enum Error {
     },
     #[error("no tracepoint `{category}:{name}` in this kernel")]
     NoTracepoint { category: String, name: String, span: Span },
-    #[error("cannot attach to `{point}`: {source}")]
+    #[error("cannot attach to `{point}`: {}", why(.source))]
     Attach { point: String, span: Span, source: SysError },
     #[error("this kernel has no kprobes ({reason}): cannot attach to `{point}`")]
     NoKprobes { point: String, reason: String, span: Span },
+    /// `override()` where the kernel allows no errors to be injected.
+    #[error("cannot attach to `{point}`: the kernel does not let a probe decide what this function returns")]
+    NotInjectable { point: String, span: Span },
     #[error("no network interface matches `{pattern}`{}", in_netns(.netns.as_deref()))]
     NoInterface {
         pattern: String,
@@ -149,6 +152,14 @@ pub fn short_duration(d: Duration) -> String {
     }
 }
 
+/// The kernel's words alone where the attach point has been named already.
+fn why(source: &SysError) -> String {
+    match source.what {
+        ATTACH => crate::sys::describe(&source.source),
+        _ => source.to_string(),
+    }
+}
+
 /// The program that libxdp puts on an interface; those that it runs are not to be seen from outside.
 const LIBXDP_DISPATCHER: &str = "xdp_dispatcher";
 
@@ -172,6 +183,7 @@ impl Error {
             Error::NoTracepoint { span, .. }
             | Error::Attach { span, .. }
             | Error::NoKprobes { span, .. }
+            | Error::NotInjectable { span, .. }
             | Error::NoInterface { span, .. }
             | Error::LinkLayer { span, .. }
             | Error::ForeignXdp { span, .. }
@@ -199,6 +211,7 @@ impl Error {
             Error::NoTracepoint { .. } => "no-tracepoint",
             Error::Attach { .. } => "attach",
             Error::NoKprobes { .. } => "no-kprobes",
+            Error::NotInjectable { .. } => "not-injectable",
             Error::NoInterface { .. } => "no-interface",
             Error::LinkLayer { .. } => "link-layer",
             Error::ForeignXdp { .. } => "foreign-xdp",
@@ -222,6 +235,9 @@ impl Error {
     pub fn help(&self) -> Vec<String> {
         match self {
             Error::Sys(e) | Error::Attach { source: e, .. } => e.help().into_iter().collect(),
+            Error::NotInjectable { .. } => {
+                vec!["`/sys/kernel/debug/error_injection/list` has the functions that `override` may be used on".to_owned()]
+            }
             Error::NoInterface { pattern, known, .. } => nearest_or_all(pattern, known),
             Error::NoNetns { name, known, .. } if known.is_empty() => {
                 vec![format!(

@@ -4,7 +4,7 @@ use super::{Attacher, Handle, Point};
 use crate::error::{Error, Notice};
 use crate::sys::bpf::{LinkTarget, link_create};
 use crate::sys::perf::{KprobePmu, KprobeTarget};
-use crate::sys::{SysError, perf, proc};
+use crate::sys::{ATTACH, SysError, perf, proc};
 use std::ffi::CString;
 use std::os::fd::BorrowedFd;
 use weir_compiler::kernel::{Feature, KernelInfo, Support};
@@ -33,6 +33,10 @@ pub fn attach(attacher: &mut Attacher<'_>, place: &Point<'_>, target: &KprobeTar
         Err(Error::Attach { source, .. }) if pattern && refused(&source) => {
             attacher.left_out(place.span, &format!("{module}{}", target.function));
             Ok(())
+        }
+        // The event is there, but not for a program that calls `bpf_override_return`.
+        Err(Error::Attach { source, span, .. }) if source.what == ATTACH && source.errno() == libc::EINVAL => {
+            Err(Error::NotInjectable { point, span })
         }
         result => result,
     }

@@ -2,8 +2,8 @@
 
 use super::{Attacher, Handle, Point};
 use crate::error::Error;
-use crate::sys::SysError;
 use crate::sys::bpf::{self, LinkTarget, link_create};
+use crate::sys::{ATTACH, SysError};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// `ENOENT` when there is none, else what the kernel says.
 pub fn raw_tracepoint(attacher: &mut Attacher<'_>, place: &Point<'_>, name: &str) -> Result<(), Error> {
     let point = format!("rawtracepoint:{name}");
-    let c_name = CString::new(name).map_err(|e| place.error(&point, SysError::new("attach to", name, e.into())))?;
+    let c_name = CString::new(name).map_err(|e| place.error(&point, SysError::new(ATTACH, name, e.into())))?;
     let link = bpf::raw_tracepoint_open(place.program, &c_name).map_err(|e| place.error(&point, e))?;
     attacher.push(Handle::Link(link));
     Ok(())

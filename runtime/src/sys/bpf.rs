@@ -556,7 +556,7 @@ pub fn link_create(prog: BorrowedFd<'_>, target: LinkTarget<'_>, name: &str) -> 
             attr.link_create.attach_type = attach_type;
         }
     }
-    call_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr).map_err(|e| SysError::new("attach to", name, e))
+    call_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr).map_err(|e| SysError::new(super::ATTACH, name, e))
 }
 
 /// Makes the descriptor whose reading runs an iterator once.

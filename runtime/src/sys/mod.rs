@@ -12,6 +12,9 @@ pub mod tracefs;
 
 use std::io;
 
+/// What was tried when an existing program could not be linked to its place.
+pub const ATTACH: &str = "attach to";
+
 /// A system call that the kernel refused: what was tried, on what, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what} `{object}`: {source}")]

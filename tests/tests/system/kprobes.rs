@@ -56,6 +56,10 @@ fn override_result() -> Result<()> {
     Weir::script(&script)
         .run()?
         .refused(&["`override` changes the system", "--unsafe"])?;
+    let closed = "kprobe:tcp_v4_rcv { override(-13); }";
+    Weir::new(["--unsafe", "-e", closed])
+        .run()?
+        .refused(&["does not let a probe decide what this function returns", "error_injection/list"])?;
     let weir = Weir::new(["--unsafe", "-e", &script]).start()?;
     victim::run(&["call", &CALLS.to_string()])?;
     let done = weir.stop()?.clean()?;
