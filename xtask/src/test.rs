@@ -2,15 +2,14 @@
 //!
 //! Order: what is missing is installed; formatting, lints, documentation, the committed BPF objects; unit, stage and
 //! differential tests of all crates; the system tests on this kernel; the test programs that touch the kernel on each Debian
-//! kernel, booted once. A failure does not stop the rest, a build that fails does. Where a few tests that ask a kernel fail, each
-//! runs once more alone; what passes then was disturbed by the machine or by the tests before it, and is named as such. So is an
-//! emulated machine that breaks down, and is started once more: several processors that patch their code at once are too much for
-//! the emulator now and then.
+//! kernel, booted once, both at the same time. A failure does not stop the rest, a build that fails does. Where a few tests that
+//! ask a kernel fail, each runs once more alone; what passes then was disturbed by the machine or by the tests before it, and is
+//! named as such. So is an emulated machine that breaks down, and is started once more.
 //! Output: each tool's own, a closing line per runner, the skipped tests by name, and `weir: N passed, N failed, N skipped`.
 //! Fails if anything failed, or if no test ran.
 
 use crate::{apt, proc, vm};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -76,23 +75,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         local(command, tally)
     })?;
 
-    for (kernel, required) in KERNELS.iter().filter(|_| !args.no_vm) {
-        let mut env = env.clone();
-        let more = [
-            ("WEIR_TEST_VM", "1"),
-            ("WEIR_TEST_REQUIRE", required),
-            ("WEIR_DIFF_COUNT", VM_RANDOM_COUNT),
-            ("WEIR_ACCEPT_COUNT", VM_RANDOM_COUNT),
-        ];
-        env.extend(more.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        report.kernel(&format!("Debian kernel {kernel}"), &programs, filter, |script, tally| {
-            let spec = vm::Spec {
-                env: &env,
-                limit: VM_LIMIT,
-                ..vm::Spec::new(kernel, script)
-            };
-            guest(&spec, tally)
-        })?;
+    if !args.no_vm {
+        report.guests(&programs, filter, &env)?;
     }
     report.close()
 }
@@ -313,6 +297,45 @@ impl Report {
         Ok(())
     }
 
+    /// Runs the programs on every kernel at once: each emulated machine keeps one processor of this one busy, whatever it has itself.
+    fn guests(&mut self, programs: &[String], filter: Option<&str>, env: &[(String, String)]) -> Result<()> {
+        let on = |kernel: &str, required: &str| {
+            let mut env = env.to_vec();
+            let more = [
+                ("WEIR_TEST_VM", "1"),
+                ("WEIR_TEST_REQUIRE", required),
+                ("WEIR_DIFF_COUNT", VM_RANDOM_COUNT),
+                ("WEIR_ACCEPT_COUNT", VM_RANDOM_COUNT),
+            ];
+            env.extend(more.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            let mut report = Report::default();
+            report.kernel(&format!("Debian kernel {kernel}"), programs, filter, |script, tally| {
+                let spec = vm::Spec {
+                    env: &env,
+                    limit: VM_LIMIT,
+                    ..vm::Spec::new(kernel, script)
+                };
+                guest(&spec, tally)
+            })?;
+            Ok::<_, anyhow::Error>(report)
+        };
+        let reports: Vec<_> = std::thread::scope(|scope| {
+            let running: Vec<_> = KERNELS
+                .iter()
+                .map(|(kernel, required)| scope.spawn(move || on(kernel, required)))
+                .collect();
+            running.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+        });
+        for report in reports {
+            let report = report.map_err(|_| anyhow!("a runner panicked"))??;
+            self.passed += report.passed;
+            self.failed += report.failed;
+            self.skipped.extend(report.skipped);
+            self.disturbed.extend(report.disturbed);
+        }
+        Ok(())
+    }
+
     /// Adds what a runner has done, and prints its closing line.
     fn add(&mut self, name: &str, mut tally: Tally, start: Instant) {
         println!(
@@ -401,10 +424,11 @@ fn local(mut command: Command, tally: &Arc<Mutex<Tally>>) -> Result<Ended> {
 fn guest(spec: &vm::Spec<'_>, tally: &Arc<Mutex<Tally>>) -> Result<Ended> {
     let out = Reader {
         tally: Arc::clone(tally),
+        kernel: spec.kernel.to_owned(),
         line: Vec::new(),
     };
     let outcome = vm::boot(spec, out, std::io::stderr())?;
-    println!("the kernel was {}", outcome.release);
+    println!("{} | the kernel was {}", spec.kernel, outcome.release);
     let code = outcome.code();
     Ok(match outcome.end {
         vm::End::Died(_) => Ended::BrokeDown,
@@ -412,18 +436,20 @@ fn guest(spec: &vm::Spec<'_>, tally: &Arc<Mutex<Tally>>) -> Result<Ended> {
     })
 }
 
-/// Prints what is written to it and reads it line by line.
+/// Prints what is written to it behind the kernel's name, and reads it, line by line.
 struct Reader {
     tally: Arc<Mutex<Tally>>,
+    kernel: String,
     line: Vec<u8>,
 }
 
 impl Write for Reader {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        std::io::stdout().write_all(bytes)?;
         for byte in bytes {
             if *byte == b'\n' {
-                lock(&self.tally).line(&String::from_utf8_lossy(&self.line));
+                let line = String::from_utf8_lossy(&self.line);
+                println!("{} | {line}", self.kernel);
+                lock(&self.tally).line(&line);
                 self.line.clear();
             } else {
                 self.line.push(*byte);

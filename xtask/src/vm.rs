@@ -206,6 +206,8 @@ pub fn boot(spec: &Spec<'_>, stdout: impl Write + Send + 'static, stderr: impl W
 fn start_qemu(spec: &Spec<'_>, kernel: &kernel::Kernel, initrd: &Path, work: &WorkDir) -> Result<Child> {
     let memory = format!("{}M", spec.memory_mib);
     let mut c = Command::new(QEMU);
+    // thread=single: with a thread for each processor QEMU 7.2 now and then keeps the translation of code that another processor
+    // was just patching, and the guest's kernel dies of the breakpoint in it (`__schedule`, when perf events come and go).
     c.args([
         "-M",
         "pc",
