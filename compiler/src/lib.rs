@@ -12,6 +12,7 @@ pub mod elf;
 pub mod hir;
 mod import;
 pub mod kernel;
+pub mod native_maps;
 pub mod object;
 pub mod overlap;
 pub mod pipeline;

@@ -152,6 +152,10 @@ pub enum AttachPoint {
     Interval {
         period: Duration,
     },
+    /// A block on an interval that weir itself runs, after it has renewed the copies of natives' maps that the block reads.
+    Timer {
+        period: Duration,
+    },
     /// Perf event on every CPU.
     Profile {
         period: Duration,
@@ -472,6 +476,14 @@ pub enum MapRole {
     Devices { devices: Vec<Device> },
     /// A constant set: every key has the value 0, put there before anything runs.
     Set { keys: Vec<Vec<u8>> },
+    /// What programs of the script see of a native's map. A key that is a prefix counts the bits of its family in a trie, as always there.
+    Copy {
+        /// Index into [`Object::natives`], index into the declaration's maps.
+        instance: usize,
+        map: usize,
+        key: Type,
+        value: MapValue,
+    },
     /// Stands for a map of a native: the runtime puts that map's file descriptor in its place.
     Native { instance: usize, map: String },
 }
@@ -538,6 +550,13 @@ pub enum EventAction {
     },
     Clear(MapRef),
     Zero(MapRef),
+    /// `delete(@ALIAS.map[key])`: the entry has gone from the copy. The key is as it lies there.
+    Delete {
+        /// Index into [`Object::natives`], index into the declaration's maps.
+        instance: usize,
+        map: usize,
+        key: EventField,
+    },
     /// `print(@ALIAS[, top])`: what a native has found out, on one screen.
     PrintNative {
         /// Index into [`Object::natives`].

@@ -5,7 +5,10 @@
 
 use crate::hir::{self, MapValueTy, is_glob};
 use crate::kernel::{Feature, KernelInfo, Support};
-use crate::object::{Attach, AttachPoint, CounterSpec, Device, Direction, EventSpec, MapKind, MapRole, MapSpec, ProgramKind};
+use crate::native_maps;
+use crate::object::{
+    Attach, AttachPoint, CounterSpec, Device, Direction, EventSpec, MapKind, MapRole, MapSpec, NativeInstance, ProgramKind,
+};
 use crate::overlap;
 use crate::tables::Hook;
 use crate::types::MapValue;
@@ -53,7 +56,10 @@ pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo) -> Plan {
         ..Plan::default()
     };
     for map in &program.maps {
-        plan.maps.push(user_map(map, program.config.max_map_keys));
+        plan.maps.push(match map.copy {
+            Some(copy) => copy_of_native(map, copy, &program.natives),
+            None => user_map(map, program.config.max_map_keys),
+        });
     }
     // Blocks that share a hook on an interface become one program; every other block is one of its own.
     let mut shared: Vec<(Attach, Vec<usize>)> = Vec::new();
@@ -176,6 +182,28 @@ fn same_kind(a: &AttachPoint, b: &AttachPoint) -> bool {
     }
 }
 
+/// What programs see of a native's map. Few of them are full: memory is taken by what is there.
+fn copy_of_native(map: &hir::Map, copy: hir::Copied, natives: &[NativeInstance]) -> MapSpec {
+    let native = &natives[copy.instance];
+    let decl = &native.native.maps[copy.map];
+    let (key, value) = (native_maps::key_type(decl.shape), native_maps::value_type(decl.shape));
+    debug_assert_eq!(map.key.as_ref().and_then(hir::Ty::stored).as_ref(), Some(&key));
+    MapSpec {
+        name: format!("copy{}_{}{}", copy.instance, decl.name, if copy.lpm { "_lpm" } else { "" }),
+        kind: if copy.lpm { MapKind::LpmTrie } else { MapKind::Hash },
+        key_size: key.size(),
+        value_size: value.size().next_multiple_of(8),
+        max_entries: native_maps::room(native, decl),
+        flags: NO_PREALLOC,
+        role: MapRole::Copy {
+            instance: copy.instance,
+            map: copy.map,
+            key,
+            value: MapValue::Plain(value),
+        },
+    }
+}
+
 fn user_map(map: &hir::Map, max_map_keys: u32) -> MapSpec {
     let scalar = map.key.is_none();
     let key = map.key.as_ref().and_then(hir::Ty::stored);
@@ -221,9 +249,16 @@ fn user_map(map: &hir::Map, max_map_keys: u32) -> MapSpec {
 }
 
 impl Plan {
-    fn add_program(&mut self, program: &hir::Program, kernel: &dyn KernelInfo, blocks: Vec<usize>, attach: Vec<Attach>) {
+    fn add_program(&mut self, program: &hir::Program, kernel: &dyn KernelInfo, blocks: Vec<usize>, mut attach: Vec<Attach>) {
         let Some(&first) = blocks.first() else { return };
         let block = &program.blocks[first];
+        if hir::visit::names_map(block, &|map| program.maps[map].copy.is_some()) {
+            for attach in &mut attach {
+                if let AttachPoint::Interval { period } = attach.point {
+                    attach.point = AttachPoint::Timer { period };
+                }
+            }
+        }
         let number = self.programs.len();
         let point = &attach[0].point;
         let many = attach.len() > 1 && kernel.feature(Feature::KprobeMulti) == Support::Yes;
@@ -232,6 +267,7 @@ impl Plan {
             AttachPoint::Begin => (ProgramKind::RunOnce, "begin".to_owned()),
             AttachPoint::End => (ProgramKind::RunOnce, "end".to_owned()),
             AttachPoint::Signal { .. } => (ProgramKind::RunOnce, "signal".to_owned()),
+            AttachPoint::Timer { .. } => (ProgramKind::RunOnce, "interval".to_owned()),
             AttachPoint::Interval { .. } => (ProgramKind::PerfEvent, "interval".to_owned()),
             AttachPoint::Profile { .. } => (ProgramKind::PerfEvent, "profile".to_owned()),
             AttachPoint::Counter { event, .. } => (ProgramKind::PerfEvent, event.clone()),

@@ -281,6 +281,20 @@ impl Context {
                 }
                 self.expr(start, end, key_depth, ExprKind::Map { name, keys: Some(keys) })
             }
+            // A native's map: `@a.m[k, l]` has one key of two parts.
+            ExprKind::Field {
+                base: ref map,
+                arrow: false,
+                ..
+            } if keys.len() > 1 && matches!(map.kind, ExprKind::Map { keys: None, .. }) => {
+                let parts = self.span(keys[0].span.start, end);
+                let index = Box::new(Expr {
+                    kind: ExprKind::Tuple(keys),
+                    span: parts,
+                });
+                let base = Box::new(base.v);
+                self.expr(start, end, below, ExprKind::Index { base, index })
+            }
             _ => {
                 if keys.len() != 1 {
                     let span = self.span(base.v.span.end, end);

@@ -351,6 +351,12 @@ impl Worker {
                     self.complain(&e);
                 }
             }
+            EventAction::Delete { instance, map, key } => {
+                let deleted = shared.native(*instance).and_then(|native| native.delete(*map, field(key)));
+                if let Err(e) = deleted {
+                    self.complain(&e);
+                }
+            }
             EventAction::PrintNative { instance, top } => self.print_native(*instance, *top),
             EventAction::Exit { code } => {
                 self.exited = true;

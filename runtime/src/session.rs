@@ -412,6 +412,9 @@ impl Session {
             options,
             started,
         };
+        for (i, native) in session.shared.natives.iter().enumerate() {
+            native.keep_copies(i, &session.shared.object, &session.shared.loaded)?;
+        }
         session.begin()?;
         session.attach(kernel)?;
         Ok(session)
@@ -481,6 +484,7 @@ impl Session {
         let probes = attached.probes;
         self.attached = Some(attached);
         self.beat();
+        self.renew_copies()?;
         let test_hook = self.options.notify_attached;
         if !self.options.quiet && self.options.format == OutputFormat::Text {
             (self.options.observer)(&Notice::Attached { probes });
@@ -566,6 +570,7 @@ impl Session {
                     reason: Reason::Interrupted,
                 });
             }
+            self.renew_copies()?;
             run_once::run(&self.shared.object, &self.shared.loaded, |p| *p == AttachPoint::End)?;
             let print_maps = self.shared.object.config.print_maps_on_exit;
             let finished = self.printer.ask(|done| Command::Finish { print_maps, done });
@@ -627,8 +632,14 @@ impl Session {
         })
     }
 
+    /// Shows the script's programs how the maps of natives are now.
+    fn renew_copies(&self) -> Result<(), Error> {
+        self.shared.natives.iter().try_for_each(native::Instance::renew_copies)
+    }
+
     /// Runs the blocks of a signal.
     fn run_signal(&mut self, index: usize) -> Result<(), Error> {
+        self.renew_copies()?;
         let shared = Arc::clone(&self.shared);
         if let Some((wanted, _)) = signal_names(&shared.object).get(index) {
             let is_it = |point: &AttachPoint| matches!(point, AttachPoint::Signal { name } if name == wanted);
@@ -666,6 +677,7 @@ impl Session {
             Files,
             Reload,
             Beat,
+            Timers,
         }
         let heartbeat = self
             .shared
@@ -676,6 +688,7 @@ impl Session {
         let cgroups = self.watch(self.attached.as_ref().and_then(|a| a.cgroups.ready()), "cgroups")?;
         let files = self.watch(self.upkeep.ready(), "files")?;
         let mut next_beat = Instant::now() + HEARTBEAT;
+        let mut timers = Timers::new(&self.shared.object);
         let process = {
             let _guard = self.runtime.enter();
             // SAFETY: the descriptor is open as long as the `Arc` that the registration holds.
@@ -695,6 +708,7 @@ impl Session {
             let namespaces = self.attached.as_ref().is_some_and(|a| a.interfaces.looks_into_namespaces());
             let ticks = self.shared.natives.iter().any(native::Instance::wants_ticks);
             let due = self.upkeep.due();
+            let timer = timers.next();
             let wake = self.runtime.block_on(async {
                 tokio::select! {
                     report = reports.recv() => report.map_or(Wake::End(Reason::OutputClosed), Wake::Said),
@@ -707,6 +721,7 @@ impl Session {
                     () = changed(cgroups.as_ref()) => Wake::Cgroups,
                     () = changed(files.as_ref()) => Wake::Files,
                     () = sleep_until(due.map_or_else(Instant::now, Instant::from_std)), if due.is_some() => Wake::Reload,
+                    () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => Wake::Timers,
                     () = sleep_until(next_beat), if heartbeat || namespaces || ticks => Wake::Beat,
                 }
             });
@@ -733,8 +748,16 @@ impl Session {
                 }
                 Wake::Files => self.upkeep.take_in(),
                 Wake::Reload => self.upkeep.reload(&self.shared.natives, &self.options.observer),
+                Wake::Timers => {
+                    self.renew_copies()?;
+                    for period in timers.due() {
+                        let is_it = |point: &AttachPoint| *point == AttachPoint::Timer { period };
+                        run_once::run(&self.shared.object, &self.shared.loaded, is_it)?;
+                    }
+                }
                 Wake::Beat => {
                     self.beat();
+                    self.renew_copies()?;
                     if Upkeep::tick(&self.shared.natives, &self.options.observer) {
                         return Ok(Reason::Signal);
                     }
@@ -745,6 +768,41 @@ impl Session {
                 }
             }
         }
+    }
+}
+
+/// When the blocks on intervals are due that weir itself runs.
+struct Timers(Vec<(Duration, Instant)>);
+
+impl Timers {
+    fn new(object: &Object) -> Self {
+        let mut periods: Vec<Duration> = Vec::new();
+        for attach in object.programs.iter().flat_map(|p| &p.attach) {
+            if let AttachPoint::Timer { period } = attach.point
+                && !periods.contains(&period)
+            {
+                periods.push(period);
+            }
+        }
+        let now = Instant::now();
+        Self(periods.into_iter().map(|period| (period, now + period)).collect())
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.0.iter().map(|(_, next)| *next).min()
+    }
+
+    /// Lists the periods that are over and begins them anew. Those that were missed are not made up for.
+    fn due(&mut self) -> Vec<Duration> {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        for (period, next) in self.0.iter_mut().filter(|(_, next)| *next <= now) {
+            due.push(*period);
+            while *next <= now {
+                *next += (*period).max(Duration::from_millis(1));
+            }
+        }
+        due
     }
 }
 

@@ -1,7 +1,8 @@
 //! The declaration of `blocklist`.
 
 use crate::decl::{
-    Attach, EventDecl, EventVar, EventVarType, Hook, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl, ValueShape,
+    Attach, EventDecl, EventVar, EventVarType, Hook, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl, Room, ValueShape,
+    Writable,
 };
 use weir_ebpf_builtins::blocklist as object;
 
@@ -183,14 +184,16 @@ static MAPS: &[MapDecl] = &[
         name: "hits",
         symbols: &[object::HITS4, object::HITS6],
         shape: MapShape::ByPrefix(ValueShape::PacketsBytes),
-        writable: true,
+        writable: Writable::Entries,
+        room: Room::Param("max_hits", 2),
         doc: "packets and bytes of each listed prefix that was hit; the most specific one counts",
     },
     MapDecl {
         name: "stats",
         symbols: &[object::STATS_MAP],
         shape: MapShape::Counters(STATS),
-        writable: false,
+        writable: Writable::No,
+        room: Room::Fixed(STATS.len() as u32),
         doc: "packets by what became of them, each in one counter: `passed` (on no list), `dropped` (listed), `allowed` (on the allow \
               list), and let through unjudged: `malformed`, `non_ip`, `neighbour` (neighbour discovery of a listed address). \
               `uncounted` are those of `dropped` that `.hits` had no room for",
@@ -199,7 +202,8 @@ static MAPS: &[MapDecl] = &[
         name: "entries",
         symbols: &[],
         shape: MapShape::Known(ENTRIES),
-        writable: false,
+        writable: Writable::No,
+        room: Room::Fixed(ENTRIES.len() as u32),
         doc: "how many entries the lists have now, of `max` each, and how many prefixes `.hits` has, of `max_hits` for each family",
     },
 ];

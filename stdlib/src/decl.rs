@@ -144,10 +144,32 @@ pub struct MapDecl {
     /// Symbol in the native's object. Prefix-keyed maps may be two symbols, IPv4 and IPv6; the runtime joins them.
     pub symbols: &'static [&'static str],
     pub shape: MapShape,
-    /// Whether scripts may clear and delete.
-    pub writable: bool,
+    pub writable: Writable,
+    /// How many entries the copy of it has room for that scripts index and go over.
+    pub room: Room,
     pub doc: &'static str,
 }
+
+/// What scripts may do to a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writable {
+    No,
+    /// `clear` and `zero`, not `delete`.
+    Whole,
+    Entries,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    Fixed(u32),
+    /// So many times what this parameter says.
+    Param(&'static str, u32),
+}
+
+/// Bytes of a text that is a key or a column.
+pub const TEXT_BYTES: u32 = 64;
+/// Bytes of each text of [`KeyShape::FlowAt`].
+pub const FLOW_AT_BYTES: u32 = 24;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapShape {

@@ -1,6 +1,6 @@
 //! The text of `weir doc NAME`, from a native's declaration alone.
 
-use crate::decl::{Attach, EventVarType, KeyShape, MapShape, Native, ParamType, ValueShape};
+use crate::decl::{Attach, EventVarType, KeyShape, MapShape, Native, ParamType, ValueShape, Writable};
 use std::fmt::Write;
 
 /// Columns that text is wrapped to.
@@ -75,6 +75,12 @@ pub fn doc(native: &Native) -> String {
     }
     if !native.maps.is_empty() {
         heading(&mut out, "MAPS");
+        wrapped(
+            &mut out,
+            4,
+            "As any map: `print`, `@NAME.map[key]`, `key in @NAME.map`, `for ($kv : @NAME.map)`, `len`, `find`; `delete` and `clear` where \
+             nothing else is said. Blocks on intervals, signals and `end` see a map as it is, blocks in the kernel as it was within the last second.",
+        );
     }
     for map in native.maps {
         let shape = match map.shape {
@@ -85,7 +91,11 @@ pub fn doc(native: &Native) -> String {
                 format!("[{}]: {}", key_word(key), names.join(", "))
             }
         };
-        let writable = if map.writable { "" } else { "  (read only)" };
+        let writable = match map.writable {
+            Writable::Entries => "",
+            Writable::Whole => "  (no `delete`)",
+            Writable::No => "  (read only)",
+        };
         let head = format!("@NAME.{}{shape}{writable}", map.name);
         // A table's columns may take more than a line.
         if head.len() + 4 > WIDTH {

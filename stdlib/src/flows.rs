@@ -1,7 +1,8 @@
 //! The declaration of `flows`.
 
 use crate::decl::{
-    Attach, Column, EventDecl, EventVar, EventVarType, Hook, KeyShape, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl,
+    Attach, Column, EventDecl, EventVar, EventVarType, Hook, KeyShape, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl, Room,
+    Writable,
 };
 use std::mem::{offset_of, size_of};
 use weir_ebpf_builtins::flows::{self as object, Event};
@@ -159,15 +160,17 @@ static MAPS: &[MapDecl] = &[
             key: KeyShape::FlowAt,
             columns: FLOW_COLUMNS,
         },
-        writable: true,
+        writable: Writable::Entries,
+        room: Room::Param("max", 1),
         doc: "the live ones, most bytes last. `flags` that were seen, of CEUAPRSF; `known_by` says where `retransmits` are from, `kernel` or \
-              `estimate`; `rtt_us` and `process` only of senders on this host. To clear it ends all flows",
+              `estimate`; `rtt_us` and `process` only of senders on this host. To clear it ends all flows, to delete an entry that flow",
     },
     MapDecl {
         name: "stats",
         symbols: &[],
         shape: MapShape::Known(STATS),
-        writable: false,
+        writable: Writable::No,
+        room: Room::Fixed(STATS.len() as u32),
         doc: "how many flows are live, of `max`; packets and bytes of live flows that no report has yet, and those of reports; `unlisted`, \
               packets that found no room among the flows, and are reported all the same; `overflow`, those that are not. Beside these: \
               packets that are not IP, or cut off, and fragments whose first was not seen",

@@ -1,7 +1,8 @@
 //! The declaration of `identity`.
 
 use crate::decl::{
-    Attach, Column, EventDecl, EventVar, EventVarType, Hook, KeyShape, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl,
+    Attach, Column, EventDecl, EventVar, EventVarType, Hook, KeyShape, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl, Room,
+    Writable,
 };
 use std::mem::offset_of;
 use weir_ebpf_builtins::identity as object;
@@ -213,7 +214,8 @@ static MAPS: &[MapDecl] = &[
             key: KeyShape::Text("rule"),
             columns: PACKETS_BYTES,
         },
-        writable: true,
+        writable: Writable::Entries,
+        room: Room::Param("max", 1),
         doc: "packets and bytes that each rule decided on",
     },
     MapDecl {
@@ -223,14 +225,16 @@ static MAPS: &[MapDecl] = &[
             key: KeyShape::Text("who to whom"),
             columns: PACKETS_BYTES,
         },
-        writable: true,
+        writable: Writable::Entries,
+        room: Room::Fixed(16384),
         doc: "what was denied, by sender, destination, port and protocol; what was not seen for long is forgotten",
     },
     MapDecl {
         name: "stats",
         symbols: &[object::STATS_MAP],
         shape: MapShape::Counters(STATS),
-        writable: false,
+        writable: Writable::No,
+        room: Room::Fixed(STATS.len() as u32),
         doc: "packets by what became of them, each in one counter: `allowed`, `denied` (by rules and by the default), `replies`, `unknown` \
               (no known sender), `undecided`, and let through unjudged: `fragments`, `neighbour`, `non_ip`, `malformed`, `watched` (the \
               direction that is not enforced). Beside these: `foreign_mark` (a value of others in our bits), `disagree` (interface, cgroup \
@@ -241,7 +245,8 @@ static MAPS: &[MapDecl] = &[
         name: "entries",
         symbols: &[],
         shape: MapShape::Known(ENTRIES),
-        writable: false,
+        writable: Writable::No,
+        room: Room::Fixed(ENTRIES.len() as u32),
         doc: "how many identities there are, cgroups and interfaces that have one now, rules, and rows of them, of `max`",
     },
 ];

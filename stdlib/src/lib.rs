@@ -14,7 +14,7 @@ pub mod retransmits;
 
 pub use decl::{
     Attach, Column, ColumnType, EventDecl, EventVar, Hook, KeyShape, MapDecl, MapShape, Native, ParamDecl, ParamType, ParamValue,
-    ProgramDecl, ValueShape,
+    ProgramDecl, Room, ValueShape, Writable,
 };
 pub use doc::{doc, type_word};
 pub use duration::{parse_duration, show_duration};

@@ -1,7 +1,8 @@
 //! The declaration of `retransmits`.
 
 use crate::decl::{
-    Attach, Column, EventDecl, EventVar, EventVarType, Hook, KeyShape, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl,
+    Attach, Column, EventDecl, EventVar, EventVarType, Hook, KeyShape, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl, Room,
+    Writable,
 };
 use std::mem::{offset_of, size_of};
 use weir_ebpf_builtins::retransmits::{self as object, Event};
@@ -144,7 +145,8 @@ static MAPS: &[MapDecl] = &[
             key: KeyShape::Address,
             columns: DESTINATION_COLUMNS,
         },
-        writable: true,
+        writable: Writable::Whole,
+        room: Room::Fixed(1 << 16),
         doc: "by the peer's address, most retransmits last; the `synack` are not in `sent`",
     },
     MapDecl {
@@ -154,7 +156,8 @@ static MAPS: &[MapDecl] = &[
             key: KeyShape::Text("process"),
             columns: PROCESS_COLUMNS,
         },
-        writable: true,
+        writable: Writable::Whole,
+        room: Room::Fixed(1 << 14),
         doc: "by the name of the process; `?` for sockets that nobody has open, as after `close`. SYN-ACKs belong to none",
     },
     MapDecl {
@@ -164,14 +167,16 @@ static MAPS: &[MapDecl] = &[
             key: KeyShape::Flow,
             columns: CONNECTION_COLUMNS,
         },
-        writable: true,
+        writable: Writable::Whole,
+        room: Room::Param("max", 2),
         doc: "open ones, and the last `keep` that are closed (state `CLOSE`), seen from this host",
     },
     MapDecl {
         name: "stats",
         symbols: &[],
         shape: MapShape::Known(STATS),
-        writable: true,
+        writable: Writable::Whole,
+        room: Room::Fixed(STATS.len() as u32),
         doc: "all segments sent again, and of which kind; resets; how many connections are open; `untracked` are those of \
               `retransmits` that belong to no row, for want of room (`max`). To clear one map clears all of them",
     },

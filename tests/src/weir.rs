@@ -354,6 +354,11 @@ impl Running {
         &self.ours
     }
 
+    /// What it has printed so far.
+    pub fn stdout(&self) -> String {
+        self.out.lock().text.clone()
+    }
+
     /// What it has said on standard error so far.
     pub fn stderr(&self) -> String {
         self.err.lock().text.clone()

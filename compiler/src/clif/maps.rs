@@ -3,7 +3,7 @@
 use super::value::{Repr, Val};
 use super::{Generator, plain};
 use crate::hir::{Expr, MapValueTy};
-use crate::object::{CounterSpec, HelperCall, MapKind, MapRole, MapSpec};
+use crate::object::{AttachPoint, CounterSpec, EventAction, HelperCall, MapKind, MapRole, MapSpec};
 use crate::tables::{AggKind, helper};
 use crate::types::{MapValue, Series, Type};
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -18,6 +18,7 @@ impl<'h> Generator<'_, 'h> {
     fn map_types(&self, map: usize) -> (Option<Type>, MapValue) {
         match &self.plan.maps[map].role {
             MapRole::User { key, value, .. } => (key.clone(), value.clone()),
+            MapRole::Copy { key, value, .. } => (Some(key.clone()), value.clone()),
             _ => (None, MapValue::Count),
         }
     }
@@ -383,9 +384,30 @@ impl<'h> Generator<'_, 'h> {
             let ok = g.b.ins().icmp(IntCC::Equal, result, zero);
             let ok = g.b.ins().uextend(I64, ok);
             g.b.def_var(done_flag, ok);
+            g.delete_original(map, slot);
         });
         let result = self.b.use_var(done_flag);
         Val::int(result)
+    }
+
+    /// Where the map is a copy: its native is to forget the entry, too.
+    fn delete_original(&mut self, map: usize, key: Value) {
+        let MapRole::Copy {
+            instance,
+            map: original,
+            key: ty,
+            ..
+        } = self.plan.maps[map].role.clone()
+        else {
+            return;
+        };
+        let value = self.load_value(&ty, key, 0);
+        let span = self.hir.blocks[self.block].span;
+        self.send(&[(value, ty)], span, |mut fields| EventAction::Delete {
+            instance,
+            map: original,
+            key: fields.remove(0),
+        });
     }
 
     pub fn aggregate(&mut self, map: usize, key: Option<&'h Expr>, agg: AggKind, value: Option<&'h Expr>) {
@@ -403,9 +425,15 @@ impl<'h> Generator<'_, 'h> {
         });
     }
 
+    fn is_timer(&self) -> bool {
+        let attach = &self.plan.programs[self.index].attach;
+        attach.iter().any(|a| matches!(a.point, AttachPoint::Timer { .. }))
+    }
+
     /// Adds to a word of this CPU, undisturbed by what may run in between.
     pub fn bump(&mut self, pointer: Value, offset: i32, by: Value) {
-        if self.hook.may_nest() {
+        // A block that weir runs may be interrupted by one that counts in the same map.
+        if self.hook.may_nest() || self.is_timer() {
             let pointer = self.b.ins().iadd_imm_s(pointer, i64::from(offset));
             self.b.ins().atomic_rmw(I64, plain(), AtomicRmwOp::Add, pointer, by);
             return;

@@ -380,7 +380,8 @@ impl<'h> Generator<'_, 'h> {
     /// Whether records can come faster than an interval brings them.
     fn sends_often(&self) -> bool {
         use crate::object::AttachPoint as P;
-        let seldom = |a: &crate::object::Attach| matches!(a.point, P::Begin | P::End | P::Signal { .. } | P::Interval { .. });
+        let seldom =
+            |a: &crate::object::Attach| matches!(a.point, P::Begin | P::End | P::Signal { .. } | P::Interval { .. } | P::Timer { .. });
         !self.plan.programs[self.index].attach.iter().all(seldom) || !self.loops.is_empty()
     }
 

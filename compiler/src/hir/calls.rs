@@ -229,16 +229,15 @@ impl Checker<'_> {
     }
 
     fn map_call(&mut self, function: &'static tables::Function, args: &[ast::Arg], span: Span) -> Expr {
+        if self.is_native_map(&args[0].value) {
+            let deletes = function.kind == FunctionKind::Delete;
+            return self.native_call(function.name, deletes, &args[0].value, args.get(1).map(|a| &a.value), span);
+        }
         // `delete(@m[key])` is the older form of `delete(@m, key)`.
         let Some((map, key)) = self.map_argument(&args[0].value, function.name) else {
             return self.failed(span);
         };
         let super::EventMap::Own(map) = map else {
-            self.error(Diagnostic::error(
-                "read-only-map",
-                args[0].value.span,
-                format!("`{}` cannot be used with this map", function.name),
-            ));
             return self.failed(span);
         };
         let key = match (key, args.get(1)) {

@@ -177,6 +177,7 @@ impl Checker<'_> {
             ast::ExprKind::Map { name, keys } => self.map_get(expr, name, keys.as_deref()),
             ast::ExprKind::Field { base, name, .. } => self.field(expr, base, name),
             ast::ExprKind::TupleIndex { base, index } => self.tuple_index(base, *index, span),
+            ast::ExprKind::Index { .. } if self.is_native_map(expr) => self.native_get(expr),
             ast::ExprKind::Index { base, index } => self.index(base, index, span),
             ast::ExprKind::Call { name, args } => self.call(name, args, span),
             ast::ExprKind::Unary { op, expr } => self.unary(*op, expr, span),
@@ -626,7 +627,7 @@ impl Checker<'_> {
             if self.map_argument(whole, "this").is_some() {
                 self.error(
                     Diagnostic::error("map-as-value", span, "a native's map is not a value")
-                        .help(format!("`print(@{alias}.{})`", name.name)),
+                        .help(format!("`print(@{alias}.{0})`, or an entry: `@{alias}.{0}[key]`", name.name)),
                 );
             }
             return self.failed(span);
@@ -782,6 +783,10 @@ impl Checker<'_> {
                 self.finish_inc_dec(inner, increment, postfix, word, span)
             }
             ast::ExprKind::Error => self.failed(span),
+            _ if self.is_native_map(target) => {
+                self.native_assigned(target);
+                self.failed(span)
+            }
             _ if self.field_target(target).is_some() => {
                 let d = Diagnostic::error("no-value", span, format!("`{word}` of a packet field has no value"));
                 self.error(d.help("let it stand as a statement of its own"));

@@ -212,7 +212,7 @@ fn unbounded(maps: &[Map], out: &mut Vec<Diagnostic>) {
         let lru = map
             .declared
             .is_some_and(|d| matches!(d.kind, super::DeclaredKind::LruHash | super::DeclaredKind::PerCpuLruHash));
-        if !lru && map.key.as_ref().is_some_and(has_flow) {
+        if !lru && map.copy.is_none() && map.key.as_ref().is_some_and(has_flow) {
             let kind = if matches!(&map.value, super::MapValueTy::Agg(agg) if agg.is_per_cpu()) {
                 "percpulruhash"
             } else {

@@ -1,6 +1,7 @@
 //! `for` over ranges and maps.
 
 use super::check::Checker;
+use super::natives::Purpose;
 use super::unify::storable;
 use super::{Expr, ExprKind, MapValueTy, StmtKind, Ty};
 use crate::types::MapValue;
@@ -53,6 +54,9 @@ impl Checker<'_> {
     }
 
     fn for_map(&mut self, var: &ast::Ident, over: &ast::Expr, body: &ast::Block) -> Option<StmtKind> {
+        if self.is_native_map(over) {
+            return self.for_native(var, over, body);
+        }
         let ast::ExprKind::Map { name, keys: None } = &over.kind else {
             let d = Diagnostic::error("not-iterable", over.span, "`for` goes over a map or a range")
                 .help("`for ($kv : @map)` or `for ($i : 0..10)`");
@@ -100,6 +104,20 @@ impl Checker<'_> {
             None => {}
         }
         let (id, body) = self.loop_body(var, Ty::Tuple(fields), body);
+        Some(StmtKind::ForMap { var: id, map, body })
+    }
+
+    /// `for ($kv : @ALIAS.map)`
+    fn for_native(&mut self, var: &ast::Ident, over: &ast::Expr, body: &ast::Block) -> Option<StmtKind> {
+        let (map, key) = self.native_copy(over, Purpose::Walk, "for")?;
+        if key.is_some() {
+            self.error(Diagnostic::error("not-iterable", over.span, "`for` goes over a whole map"));
+            return None;
+        }
+        let (Some(Some(key)), Some(MapValueTy::Plain(value))) = (self.maps[map].key.clone(), self.maps[map].value.clone()) else {
+            return None;
+        };
+        let (id, body) = self.loop_body(var, Ty::Tuple(vec![key, value]), body);
         Some(StmtKind::ForMap { var: id, map, body })
     }
 

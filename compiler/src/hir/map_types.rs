@@ -2,7 +2,7 @@
 
 use super::check::{Checker, nearest};
 use super::unify::{describe_value, storable, unify, unify_aggregate};
-use super::{Map, MapId, MapValueTy, Ty};
+use super::{Copied, Map, MapId, MapValueTy, Ty};
 use crate::kernel::KernelInfo;
 use std::collections::HashMap;
 use weir_parser::{Diagnostic, Span, ast};
@@ -204,6 +204,7 @@ pub(super) struct MapState {
     pub key_span: Span,
     pub value: Option<MapValueTy>,
     pub value_span: Span,
+    pub copy: Option<Copied>,
 }
 
 impl MapState {
@@ -215,6 +216,7 @@ impl MapState {
             key_span: Span::default(),
             value: Some(map.value.clone()),
             value_span: Span::default(),
+            copy: None,
         }
     }
 
@@ -226,6 +228,7 @@ impl MapState {
             key: self.key.unwrap_or(None),
             value: self.value.unwrap_or(MapValueTy::Plain(Ty::I64)),
             span: self.value_span,
+            copy: self.copy,
         }
     }
 }
@@ -244,6 +247,7 @@ impl Checker<'_> {
             key_span: span,
             value: filled.then_some(MapValueTy::Plain(Ty::I64)),
             value_span: span,
+            copy: None,
         });
         self.maps.len() - 1
     }

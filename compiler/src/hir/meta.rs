@@ -323,11 +323,20 @@ impl Checker<'_> {
 
     /// `find(@m, key, $v)`: whether the key is there, and then its value in the variable.
     fn find(&mut self, args: &[ast::Arg], span: Span) -> Option<Expr> {
-        let (super::EventMap::Own(map), None) = self.map_argument(&args[0].value, "find")? else {
-            self.error(
-                Diagnostic::error("not-a-map", args[0].value.span, "`find` takes a whole map of the script")
-                    .help("`find(@name, key, $value)`"),
-            );
+        let native = if self.is_native_map(&args[0].value) {
+            Some(self.native_copy(&args[0].value, super::natives::Purpose::Key, "find")?)
+        } else {
+            None
+        };
+        let whole = match native {
+            Some((map, key)) => key.is_none().then_some(map),
+            None => match self.map_argument(&args[0].value, "find")? {
+                (super::EventMap::Own(map), None) => Some(map),
+                _ => None,
+            },
+        };
+        let Some(map) = whole else {
+            self.error(Diagnostic::error("not-a-map", args[0].value.span, "`find` takes a whole map").help("`find(@name, key, $value)`"));
             return None;
         };
         let ast::ExprKind::Var(name) = &args[2].value.kind else {
@@ -335,10 +344,24 @@ impl Checker<'_> {
             self.error(d.help("`if (find(@name, key, $value)) { … }`"));
             return None;
         };
-        let key_arg = std::slice::from_ref(&args[1].value);
-        let key = self.key(map, key_arg, args[1].value.span)?;
-        self.map_key(map, Some(&key.ty), key.span);
-        let value = self.map_get(&with_key(&args[0].value, &args[1].value), map_name(&args[0].value)?, Some(key_arg));
+        let (key, value) = if native.is_some() {
+            let key = self.native_key(map, &args[1].value, args[1].value.span)?;
+            let Some(super::MapValueTy::Plain(ty)) = self.maps[map].value.clone() else {
+                return None;
+            };
+            let kind = ExprKind::MapGet {
+                map,
+                key: Some(Box::new(key.clone())),
+            };
+            (key, Self::make(kind, ty, span))
+        } else {
+            let key_arg = std::slice::from_ref(&args[1].value);
+            let key = self.key(map, key_arg, args[1].value.span)?;
+            self.map_key(map, Some(&key.ty), key.span);
+            let whole = with_key(&args[0].value, &args[1].value);
+            let value = self.map_get(&whole, map_name(&args[0].value)?, Some(key_arg));
+            (key, value)
+        };
         if value.ty == Ty::Error {
             return None;
         }

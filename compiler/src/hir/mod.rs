@@ -15,6 +15,7 @@ pub(crate) mod loops;
 mod macros;
 mod map_types;
 mod meta;
+mod natives;
 mod ops;
 mod packet;
 mod places;
@@ -40,6 +41,7 @@ pub use settings::settings;
 use crate::object::{Attach, Config, NativeInstance, TextKind};
 use crate::tables::{AggKind, BuiltinKind, Hook, Verdict};
 use crate::types::{MapValue, Type};
+pub use natives::Copied;
 use weir_parser::Span;
 
 #[derive(Debug, Default)]
@@ -93,6 +95,8 @@ pub struct Map {
     pub declared: Option<MapDecl>,
     /// Keys that the declaration's file has.
     pub initial: Vec<Vec<u8>>,
+    /// It is the copy of a native's map.
+    pub copy: Option<Copied>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

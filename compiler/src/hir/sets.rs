@@ -14,6 +14,11 @@ const MAX_ELEMENTS: usize = 1 << 20;
 
 impl Checker<'_> {
     pub(super) fn in_set(&mut self, value: &ast::Expr, set: &ast::InSet, span: Span) -> Expr {
+        if let ast::InSet::Expr(map) = set
+            && self.is_native_map(map)
+        {
+            return self.in_native(value, map, span);
+        }
         let value = self.value(value);
         let elems = match set {
             ast::InSet::List(elems) => elems.clone(),
@@ -105,7 +110,11 @@ impl Checker<'_> {
 
     /// Whether the script declares the map as `lpm`.
     pub(super) fn is_lpm(&self, map: usize) -> bool {
-        self.decls.get(&self.maps[map].name).is_some_and(|d| d.kind == DeclaredKind::Lpm)
+        let state = &self.maps[map];
+        match state.copy {
+            Some(copy) => copy.lpm,
+            None => self.decls.get(&state.name).is_some_and(|d| d.kind == DeclaredKind::Lpm),
+        }
     }
 
     /// The key of an LPM map: a prefix as it is, an address with all its bits.
@@ -135,10 +144,10 @@ impl Checker<'_> {
         }
         let value = self.value(key);
         match value.ty {
-            Ty::Inet => Some(Self::make(ExprKind::Convert(Box::new(value)), Ty::Prefix, span)),
+            Ty::Inet | Ty::Prefix => Some(Self::make(ExprKind::Convert(Box::new(value)), Ty::Prefix, span)),
             Ty::Error => None,
             other => {
-                let message = format!("the key of an `lpm` map is a prefix or an address, found `{other}`");
+                let message = format!("the key is a prefix or an address here, found `{other}`");
                 self.error(Diagnostic::error("key-type", span, message));
                 None
             }

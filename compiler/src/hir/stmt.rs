@@ -8,6 +8,7 @@ use crate::tables::{self, AggKind, FunctionKind, Verdict};
 use crate::types::{MapValue, Series};
 use weir_parser::ast::{self, BinaryOp};
 use weir_parser::{Diagnostic, Span};
+use weir_stdlib::Writable;
 
 /// What `capture()` takes of a packet: headers; payloads hold secrets.
 const CAPTURE_BYTES: i64 = 128;
@@ -317,14 +318,15 @@ impl Checker<'_> {
                     return Some(None);
                 };
                 if let EventMap::Native { instance, map } = map
-                    && !self.natives[instance].native.maps[map].writable
+                    && self.natives[instance].native.maps[map].writable == Writable::No
                 {
                     let d = Diagnostic::error(
                         "read-only-map",
                         args[0].value.span,
                         format!("`{}` cannot change this map", function.name),
                     );
-                    self.error(d);
+                    let native = self.natives[instance].native.name;
+                    self.error(d.help(format!("`{native}` writes it, scripts read it")));
                     return Some(None);
                 }
                 Some(StmtKind::Event(if kind == FunctionKind::Clear {
@@ -669,6 +671,10 @@ impl Checker<'_> {
                         (value.ty != Ty::Error).then_some(StmtKind::SetMap { map: id, key, value })
                     }
                 }
+            }
+            _ if self.is_native_map(target) => {
+                self.native_assigned(target);
+                None
             }
             _ if self.field_target(target).is_some() => {
                 let field = self.field_target(target)?;

@@ -428,8 +428,13 @@ impl Checker<'_> {
             };
             return Some(Self::make(kind, Ty::U64, span));
         }
+        if self.is_native_map(&arg.value)
+            && let (map, None) = self.native_copy(&arg.value, super::natives::Purpose::Walk, "len")?
+        {
+            return Some(Self::make(ExprKind::Len(map), Ty::U64, span));
+        }
         let (super::EventMap::Own(map), None) = self.map_argument(&arg.value, "len")? else {
-            self.error(Diagnostic::error("not-a-map", arg.value.span, "`len` takes a whole map of the script").help("`len(@name)`"));
+            self.error(Diagnostic::error("not-a-map", arg.value.span, "`len` takes a whole map").help("`len(@name)`"));
             return None;
         };
         if self.maps[map].key == Some(None) {

@@ -59,6 +59,33 @@ pub fn each_stmt(body: &[Stmt], f: &mut dyn FnMut(&Stmt)) {
     }
 }
 
+/// Returns whether the block reads, deletes from or goes over one of these maps.
+pub fn names_map(whole: &Block, wanted: &dyn Fn(usize) -> bool) -> bool {
+    let mut found = false;
+    each_stmt(&whole.body, &mut |s| {
+        found |= matches!(&s.kind, StmtKind::ForMap { map, .. } if wanted(*map))
+    });
+    block(whole, &mut |e| {
+        found |= match &e.kind {
+            ExprKind::MapGet { map, .. }
+            | ExprKind::MapAddr { map, .. }
+            | ExprKind::AggGet { map, .. }
+            | ExprKind::HasKey { map, .. }
+            | ExprKind::Delete { map, .. }
+            | ExprKind::Len(map) => wanted(*map),
+            ExprKind::Block { body, .. } | ExprKind::Inline { body, .. } => {
+                let mut inside = false;
+                each_stmt(body, &mut |s| {
+                    inside |= matches!(&s.kind, StmtKind::ForMap { map, .. } if wanted(*map))
+                });
+                inside
+            }
+            _ => false,
+        }
+    });
+    found
+}
+
 /// Returns the largest number of bytes that a `capture` of the block asks for.
 #[must_use]
 pub fn capture_bytes(whole: &Block) -> Option<u32> {

@@ -219,7 +219,11 @@ impl<'a> Attacher<'a> {
         let (program, span) = (place.program, place.span);
         match &attach.point {
             // Run by the session; a native's events are in its program array already.
-            AttachPoint::Begin | AttachPoint::End | AttachPoint::Signal { .. } | AttachPoint::NativeEvent { .. } => Ok(()),
+            AttachPoint::Begin
+            | AttachPoint::End
+            | AttachPoint::Signal { .. }
+            | AttachPoint::Timer { .. }
+            | AttachPoint::NativeEvent { .. } => Ok(()),
             AttachPoint::Interval { period } => perf::interval(self, place, *period),
             AttachPoint::Profile { period } => perf::profile(self, place, *period),
             AttachPoint::Counter {

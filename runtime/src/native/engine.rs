@@ -6,14 +6,13 @@ use crate::maps::{Cell, Map, Row, Snapshot};
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::path::Path;
-use weir_compiler::types::{MapValue, Type};
-use weir_stdlib::{Column, ColumnType, KeyShape};
+use weir_compiler::native_maps;
+use weir_compiler::types::MapValue;
+use weir_stdlib::MapShape;
+use weir_stdlib::decl::TEXT_BYTES;
 
 /// The native's maps by their symbols.
 pub(super) type Maps = HashMap<String, Map>;
-
-/// Bytes of a text in a table.
-const TEXT_BYTES: u32 = 64;
 
 /// The user-space half of a native.
 pub(super) trait Engine: Debug + Send {
@@ -70,6 +69,14 @@ pub(super) trait Engine: Debug + Send {
     /// # Errors
     /// What the kernel says.
     fn clear(&mut self, map: &str, maps: &Maps) -> Result<(), Error>;
+
+    /// Forgets one entry, by its key as in [`Self::rows`], of a map whose entries can be deleted.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn delete(&mut self, _map: &str, _key: &[u8], _maps: &Maps) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// A value of a table.
@@ -78,9 +85,6 @@ pub(super) enum Value {
     Count(u64),
     Text(String),
 }
-
-/// Bytes of each text of [`KeyShape::FlowAt`].
-pub(super) const FLOW_AT_BYTES: u32 = 24;
 
 /// The key as its type lies in memory, and a value for each column.
 pub(super) type Rows = Vec<(Vec<u8>, Vec<Value>)>;
@@ -94,12 +98,7 @@ pub(super) fn text_bytes(text: &str) -> Vec<u8> {
 }
 
 /// Makes rows look like any map.
-pub(super) fn snapshot(name: String, key: KeyShape, columns: &[Column], rows: Rows) -> Snapshot {
-    let ty = |column: &Column| match column.ty {
-        ColumnType::Count => Type::U64,
-        ColumnType::Text => Type::Str { cap: TEXT_BYTES },
-    };
-    let record = Type::Record(columns.iter().map(|c| (c.name.to_owned(), ty(c))).collect());
+pub(super) fn snapshot(name: String, shape: MapShape, rows: Rows) -> Snapshot {
     let rows = rows.into_iter().map(|(key, values)| {
         let bytes = values.into_iter().flat_map(|value| match value {
             Value::Count(n) => n.to_le_bytes().to_vec(),
@@ -112,13 +111,8 @@ pub(super) fn snapshot(name: String, key: KeyShape, columns: &[Column], rows: Ro
     });
     Snapshot {
         name,
-        key: Some(match key {
-            KeyShape::Address => Type::Inet,
-            KeyShape::Text(_) => Type::Str { cap: TEXT_BYTES },
-            KeyShape::Flow => Type::Flow,
-            KeyShape::FlowAt => Type::Tuple(vec![Type::Flow, Type::Str { cap: FLOW_AT_BYTES }, Type::Str { cap: FLOW_AT_BYTES }]),
-        }),
-        value: MapValue::Plain(record),
+        key: Some(native_maps::key_type(shape)),
+        value: MapValue::Plain(native_maps::value_type(shape)),
         rows: rows.collect(),
     }
 }

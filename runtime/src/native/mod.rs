@@ -2,6 +2,7 @@
 
 mod audit;
 mod blocklist;
+mod copies;
 mod engine;
 mod exact;
 mod files;
@@ -35,11 +36,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use weir_compiler::kernel::KernelInfo;
+use weir_compiler::native_maps;
 use weir_compiler::object::{AttachPoint, Direction, IfacePattern, MapKind, NativeInstance, Object, ProgramKind, XdpMode};
 use weir_compiler::tables::{CGROUP_HOOKS, CgroupHook};
 use weir_compiler::types::{MapValue, Type};
 use weir_parser::Span;
-use weir_stdlib::{Attach, MapShape, ParamValue, ProgramDecl, ValueShape};
+use weir_stdlib::{Attach, MapDecl, MapShape, ParamValue, ProgramDecl, ValueShape};
 
 /// A native in the kernel.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub struct Instance {
     /// What changes while it runs. Read by the printing thread, too.
     lists: Option<Mutex<Lists>>,
     engine: Option<Mutex<Box<dyn Engine>>>,
+    /// What programs of the script see of its maps.
+    copies: Mutex<Vec<copies::Copy>>,
     /// What was said and is still to be told.
     untold: Mutex<Vec<Notice>>,
     /// The name under which it outlives us. After everything that it holds.
@@ -206,6 +210,7 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
         iface,
         lists: setup.lists.map(Mutex::new),
         engine: setup.engine.map(Mutex::new),
+        copies: Mutex::default(),
         untold: Mutex::default(),
         pin,
     })
@@ -436,6 +441,10 @@ impl Instance {
         Ok(())
     }
 
+    fn copies(&self) -> MutexGuard<'_, Vec<copies::Copy>> {
+        self.copies.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     fn untold(&self) -> MutexGuard<'_, Vec<Notice>> {
         self.untold.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -464,7 +473,7 @@ impl Instance {
 
     /// Whether the native wants [`Self::tick`] about once a second.
     pub(crate) fn wants_ticks(&self) -> bool {
-        self.engine.is_some() || self.pin.is_some() || self.lists().is_some_and(|lists| lists.wants_ticks())
+        self.engine.is_some() || self.pin.is_some() || self.has_copies() || self.lists().is_some_and(|lists| lists.wants_ticks())
     }
 
     /// Lets time pass.
@@ -584,11 +593,10 @@ impl Instance {
                     Cell::Plain(bytes) => (uint(&bytes[..8]), r.key.clone()),
                     _ => (0, Vec::new()),
                 });
-                let record = Type::Record(vec![("packets".to_owned(), Type::U64), ("bytes".to_owned(), Type::U64)]);
                 Ok(Snapshot {
                     name,
-                    key: Some(Type::Prefix),
-                    value: MapValue::Plain(record),
+                    key: Some(native_maps::key_type(decl.shape)),
+                    value: MapValue::Plain(native_maps::value_type(decl.shape)),
                     rows,
                 })
             }
@@ -606,9 +614,9 @@ impl Instance {
                 Some(mut engine) => Ok(named_numbers(name, names, &engine.numbers(decl.name, &self.maps)?)),
                 None => Ok(named_numbers(name, names, &self.known()?)),
             },
-            MapShape::Table { key, columns } => {
+            MapShape::Table { .. } => {
                 let rows = self.engine().map(|mut engine| engine.rows(decl.name, &self.maps)).transpose()?;
-                Ok(engine::snapshot(name, key, columns, rows.unwrap_or_default()))
+                Ok(engine::snapshot(name, decl.shape, rows.unwrap_or_default()))
             }
         }
     }
@@ -621,6 +629,20 @@ impl Instance {
         let mut all = self.snapshot(map)?;
         all.rows.retain(|row| row.key == key);
         Ok(all)
+    }
+
+    /// Deletes the entry of a prefix.
+    fn delete_prefix(&self, decl: &MapDecl, prefix: &[u8]) -> Result<(), Error> {
+        let addr = match prefix.get(4..8).map(uint) {
+            Some(2) => 8..12,
+            _ => 8..24,
+        };
+        let key = [prefix.get(..4).unwrap_or(&[]), prefix.get(addr).unwrap_or(&[])].concat();
+        let maps = decl.symbols.iter().filter_map(|s| self.maps.get(*s));
+        for map in maps.filter(|map| map.key_size as usize == key.len()) {
+            bpf::map_delete(map.fd.as_fd(), &key, &map.symbol)?;
+        }
+        Ok(())
     }
 
     /// Clears (or zeroes) a map by its index in the declaration.

@@ -106,14 +106,18 @@ fn cells(snapshot: &Snapshot, row: &Row, ctx: &Context) -> Vec<String> {
 mod tests {
     use super::super::engine::{Value, snapshot, text_bytes};
     use super::*;
-    use weir_stdlib::{Column, KeyShape};
+    use weir_stdlib::{Column, KeyShape, MapShape};
+
+    const SHAPE: MapShape = MapShape::Table {
+        key: KeyShape::Text("process"),
+        columns: &[Column::count("sent"), Column::text("ratio")],
+    };
 
     #[test]
     fn the_most_important_row_is_first_and_columns_line_up() {
-        let columns = [Column::count("sent"), Column::text("ratio")];
         let rows = [("curl", 7, "0%"), ("nginx", 1234, "5.00%")];
         let rows = rows.map(|(name, n, ratio)| (text_bytes(name), vec![Value::Count(n), Value::Text(ratio.to_owned())]));
-        let table = snapshot("@rt.processes".to_owned(), KeyShape::Text("process"), &columns, rows.to_vec());
+        let table = snapshot("@rt.processes".to_owned(), SHAPE, rows.to_vec());
         let text = |top| {
             String::from_utf8(super::text(
                 "@rt: x".to_owned(),
@@ -131,7 +135,7 @@ mod tests {
             text(1),
             "@rt: x\n  processes (first 1 of 2)  sent  ratio\n  nginx                     1234  5.00%\n"
         );
-        let none = snapshot("@rt.processes".to_owned(), KeyShape::Text("process"), &columns, Vec::new());
+        let none = snapshot("@rt.processes".to_owned(), SHAPE, Vec::new());
         let text = super::text("@rt: x".to_owned(), &[none], 0, &Context::default());
         assert_eq!(text, b"@rt: x\n  processes: none\n");
     }

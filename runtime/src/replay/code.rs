@@ -60,6 +60,7 @@ fn refuse(attach: &Attach) -> Option<Error> {
         | AttachPoint::End
         | AttachPoint::Signal { .. }
         | AttachPoint::Interval { .. }
+        | AttachPoint::Timer { .. }
         | AttachPoint::Xdp { .. }
         | AttachPoint::Tc { .. } => return None,
         AttachPoint::NativeEvent { .. } => "a native's event",

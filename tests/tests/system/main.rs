@@ -22,6 +22,7 @@ mod interfaces;
 mod kprobes;
 mod leftovers;
 mod metrics;
+mod native_maps;
 mod natives;
 mod one_liners;
 mod output;
@@ -59,6 +60,7 @@ fn main() {
         tracing::TESTS,
         kprobes::TESTS,
         natives::TESTS,
+        native_maps::TESTS,
         flows::TESTS,
         identity::TESTS,
         pins::TESTS,

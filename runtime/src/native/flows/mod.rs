@@ -6,7 +6,7 @@
 mod export;
 mod records;
 
-use super::engine::{Engine, FLOW_AT_BYTES, Maps, Rows, Value};
+use super::engine::{Engine, Maps, Rows, Value};
 use super::lists::grace_period;
 use super::{Params, Setup};
 use crate::attach::tracing::Iterator as KernelIterator;
@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use weir_compiler::kernel::KernelInfo;
 use weir_ebpf_builtins::flows::{self as object, Delta, Key, Record};
 use weir_parser::Span;
+use weir_stdlib::decl::FLOW_AT_BYTES;
 use weir_stdlib::flows::{ACTIVE_DEFAULT, IDLE_DEFAULT, MAX_DEFAULT};
 
 const SECOND: u64 = 1_000_000_000;
@@ -568,6 +569,17 @@ impl Engine for Flows {
     /// Of `.flows`, the only one that can be cleared.
     fn clear(&mut self, _: &str, maps: &Maps) -> Result<(), Error> {
         self.end_all(maps)?;
+        self.read_records();
+        Ok(())
+    }
+
+    /// Of `.flows`: ends it.
+    fn delete(&mut self, _: &str, key: &[u8], maps: &Maps) -> Result<(), Error> {
+        self.read_records();
+        self.ask_sockets(maps)?;
+        let is_it = |(_, r): &&(u32, Record)| row_key(r, self.interfaces.get(&r.key.ifindex)) == key;
+        let ended: Vec<(u32, Key, Reason)> = self.live.iter().filter(is_it).map(|(i, r)| (*i, r.key, Reason::Forced)).collect();
+        self.end(&ended, maps)?;
         self.read_records();
         Ok(())
     }

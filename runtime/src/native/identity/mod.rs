@@ -549,6 +549,24 @@ impl Engine for Enforcer {
         let symbol = if table == "verdicts" { object::VERDICTS } else { object::DENIED };
         Ok(map(maps, symbol)?.clear()?)
     }
+
+    fn delete(&mut self, table: &str, key: &[u8], maps: &Maps) -> Result<(), Error> {
+        if table == "verdicts" {
+            let verdicts = map(maps, object::VERDICTS)?;
+            let zero = vec![0; verdicts.lookup_size()];
+            for (_, slot) in self.rules().into_iter().filter(|(name, _)| text_bytes(name) == key) {
+                bpf::map_update(verdicts.fd.as_fd(), &word(slot), &zero, 0, &verdicts.symbol)?;
+            }
+            return Ok(());
+        }
+        let denied = map(maps, object::DENIED)?;
+        for (raw, _) in denied.elements()?.iter() {
+            if text_bytes(&self.describe(raw)) == key {
+                bpf::map_delete(denied.fd.as_fd(), raw, &denied.symbol)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Shows the programs that somebody is there.
