@@ -76,6 +76,11 @@ fn row(rule: u32, says: &Says) -> [u8; 56] {
 
 impl Rig {
     fn load(settings: &[(&str, u32)]) -> Option<Self> {
+        Self::load_with(settings, &[])
+    }
+
+    /// `sizes` are entries of maps.
+    fn load_with(settings: &[(&str, u32)], sizes: &[(&str, u32)]) -> Option<Self> {
         // SAFETY: no arguments, no failure.
         if unsafe { libc::geteuid() } != 0 {
             eprintln!("skipped: loading BPF programs needs root");
@@ -85,6 +90,9 @@ impl Rig {
         loader.btf(None).override_global(id::RODATA_HALF, &HALF, true);
         for (name, value) in settings {
             loader.override_global(name, value, true);
+        }
+        for (name, size) in sizes {
+            loader.map_max_entries(name, *size);
         }
         let mut ebpf = loader.load(&id::OBJECT).unwrap();
         for name in [id::FROM_POD_PROGRAM, id::TO_POD_PROGRAM] {
@@ -395,6 +403,31 @@ fn a_new_policy_is_in_force_at_once() {
         assert_eq!(rig.sends(&syn), verdict, "generation {generation}");
         // Seen to begin, so a connection that was allowed does not outlive its rule.
         assert_eq!(rig.sends(&ack), verdict, "generation {generation}");
+    }
+}
+
+/// With room for a few answers only: most are forgotten before they are asked for again, and decided on anew.
+#[test]
+fn what_was_forgotten_is_decided_on_again() {
+    const SMALL: &[(&str, u32)] = &[("CACHE", 64), ("FLOWS", 64), ("KNOWN", 64)];
+    let Some(mut rig) = Rig::load_with(&[], SMALL) else { return };
+    let mut ifaces: BpfHashMap<&mut MapData, u32, u32> = rig.ebpf.map_mut(id::IFACES).unwrap().try_into().unwrap();
+    ifaces.insert(LOOPBACK, WEB, 0).unwrap();
+    rig.set(0, &[allow(WEB, "10.3.0.0/16", 17, Some((1000, 1999)))], id::DENY);
+    for round in 0..3 {
+        for port in (0..3000u32).map(|i| 500 + i * 7 % 3000) {
+            let bytes = packet(POD, &format!("10.3.0.1:{port}"), Kind::Udp);
+            let expected = if (1000..2000).contains(&port) { NEXT } else { SHOT };
+            assert_eq!(rig.sends(&bytes), expected, "round {round}, port {port}");
+        }
+    }
+    rig.counted(&[(id::STAT_ALLOWED, 3000), (id::STAT_DENIED, 6000)]);
+    // Another policy, with answers of the old one still there.
+    rig.set(1, &[allow(WEB, "10.3.0.0/16", 17, Some((2000, 2999)))], id::DENY);
+    for port in [999, 1000, 1999, 2000, 2999, 3000] {
+        let bytes = packet(POD, &format!("10.3.0.1:{port}"), Kind::Udp);
+        let expected = if (2000..3000).contains(&port) { NEXT } else { SHOT };
+        assert_eq!(rig.sends(&bytes), expected, "port {port}");
     }
 }
 

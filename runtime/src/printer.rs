@@ -462,7 +462,7 @@ impl Worker {
     }
 
     fn print_map(&mut self, map: MapRef, top: u32, div: u32) {
-        match self.shared.snapshot(map, false) {
+        match self.shared.snapshot_top(map, top) {
             Ok(snapshot) => {
                 // A scalar that was never assigned has nothing to show.
                 if snapshot.key.is_some() || !snapshot.rows.is_empty() {
@@ -477,7 +477,13 @@ impl Worker {
     fn print_native(&mut self, instance: usize, top: u32) {
         let shared = Arc::clone(&self.shared);
         let Some(native) = shared.natives.get(instance) else { return };
-        let snapshots = match native.snapshots() {
+        // Numbers with names are all there whatever is asked for.
+        let made = if top == 0 && !self.sink.is_structured() {
+            summary::TOP
+        } else {
+            top
+        };
+        let snapshots = match native.snapshots(made) {
             Ok(snapshots) => snapshots,
             Err(e) => return self.complain(&e),
         };
@@ -633,6 +639,14 @@ impl Shared {
                 Ok(map.snapshot(&user_name(&spec.role, &spec.name), key.as_ref(), value, skip_untouched)?)
             }
             MapRef::Native { instance, map } => self.native(instance)?.snapshot(map),
+        }
+    }
+
+    /// Reads a map for whoever shows the `top` most important entries only (0: all).
+    fn snapshot_top(&self, map: MapRef, top: u32) -> Result<crate::maps::Snapshot, Error> {
+        match map {
+            MapRef::Native { instance, map } => self.native(instance)?.snapshot_top(map, top),
+            MapRef::Own(_) => self.snapshot(map, false),
         }
     }
 

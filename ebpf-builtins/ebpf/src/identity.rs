@@ -496,16 +496,14 @@ fn forget_field<T: Copy>(field: &mut T) {
 #[inline(always)]
 fn sender<const FROM_POD: bool>(ctx: *mut __sk_buff, packet: &mut Packet) -> u32 {
     let mask = setting!(MASK);
-    let mut by_iface = 0;
-    if FROM_POD {
-        // SAFETY: the program's own context.
-        let ifindex = unsafe { (*ctx).ifindex };
-        if let Some(identity) = IFACES.get(&ifindex) {
-            // SAFETY: a word that is written as a whole.
-            by_iface = unsafe { identity.read_volatile() };
-        }
-        by_iface = forget(packet, by_iface);
-    }
+    // Where it came from: the pod's own interface, or that of the pod whose packet was forwarded here. 0 for what the host sends.
+    // SAFETY: the program's own context.
+    let ifindex = unsafe { if FROM_POD { (*ctx).ifindex } else { (*ctx).ingress_ifindex } };
+    let by_iface = IFACES.get(&ifindex).map_or(0, |identity| {
+        // SAFETY: a word that is written as a whole.
+        unsafe { identity.read_volatile() }
+    });
+    let by_iface = forget(packet, by_iface);
     // SAFETY: the program's own context.
     let cgroup = unsafe { bpf_skb_cgroup_id(ctx) };
     // SAFETY: the program's own context, any level.

@@ -52,11 +52,12 @@ pub(super) trait Engine: Debug + Send {
         Ok(())
     }
 
-    /// The rows of a table, sorted as they are printed: the most important one last.
+    /// The rows of a table, sorted as they are printed: the most important one last. Nobody will look at more than the last `top` of them
+    /// (0: at all); those before may be left empty, so that there are as many as there would be.
     ///
     /// # Errors
     /// What the kernel says.
-    fn rows(&mut self, table: &str, maps: &Maps) -> Result<Rows, Error>;
+    fn rows(&mut self, table: &str, top: usize, maps: &Maps) -> Result<Rows, Error>;
 
     /// The numbers of a map that only the engine knows, in the order of the declaration.
     ///

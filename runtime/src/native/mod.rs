@@ -511,13 +511,13 @@ impl Instance {
         format!("@{}: {}", self.spec.alias, self.spec.native.name)
     }
 
-    /// Reads every map, in the order of the declaration.
+    /// Reads every map, in the order of the declaration, for whoever shows the `top` entries of each (0: all).
     ///
     /// # Errors
     /// What the kernel says.
-    pub(crate) fn snapshots(&self) -> Result<Vec<Snapshot>, Error> {
+    pub(crate) fn snapshots(&self, top: u32) -> Result<Vec<Snapshot>, Error> {
         self.look()?;
-        (0..self.spec.native.maps.len()).map(|map| self.read(map)).collect()
+        (0..self.spec.native.maps.len()).map(|map| self.read(map, top)).collect()
     }
 
     /// Lets the native's user space see how things are now.
@@ -565,11 +565,20 @@ impl Instance {
     /// # Errors
     /// What the kernel says.
     pub fn snapshot(&self, map: usize) -> Result<Snapshot, Error> {
-        self.look()?;
-        self.read(map)
+        self.snapshot_top(map, 0)
     }
 
-    fn read(&self, map: usize) -> Result<Snapshot, Error> {
+    /// The same for whoever shows the most important entries only: not all of the others are made (0: all).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn snapshot_top(&self, map: usize, top: u32) -> Result<Snapshot, Error> {
+        self.look()?;
+        self.read(map, top)
+    }
+
+    /// Reads a map. Of a table only the last `top` rows are made (0: all); those before them are empty.
+    fn read(&self, map: usize, top: u32) -> Result<Snapshot, Error> {
         let decl = self
             .spec
             .native
@@ -615,7 +624,10 @@ impl Instance {
                 None => Ok(named_numbers(name, names, &self.known()?)),
             },
             MapShape::Table { .. } => {
-                let rows = self.engine().map(|mut engine| engine.rows(decl.name, &self.maps)).transpose()?;
+                let rows = self
+                    .engine()
+                    .map(|mut engine| engine.rows(decl.name, top as usize, &self.maps))
+                    .transpose()?;
                 Ok(engine::snapshot(name, decl.shape, rows.unwrap_or_default()))
             }
         }

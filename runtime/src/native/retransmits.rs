@@ -349,7 +349,7 @@ impl Engine for Retransmits {
         Vec::new()
     }
 
-    fn rows(&mut self, table: &str, _: &Maps) -> Result<Rows, Error> {
+    fn rows(&mut self, table: &str, _: usize, _: &Maps) -> Result<Rows, Error> {
         let (n, text) = (Value::Count, |text: String| Value::Text(text));
         let mut rows: Vec<(Counts, Vec<u8>, Vec<Value>)> = match table {
             "destinations" => {

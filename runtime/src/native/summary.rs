@@ -6,7 +6,7 @@ use crate::maps::{Cell, Row, Snapshot};
 use weir_compiler::types::{MapValue, Type};
 
 /// Rows of a table, unless the script says how many.
-const TOP: u32 = 10;
+pub(crate) const TOP: u32 = 10;
 
 /// So many counters are shown with their zeros.
 const FEW: usize = 6;

@@ -79,6 +79,12 @@ impl Cgroup2 {
         format!("/{}", parts.collect::<Vec<_>>().join("/"))
     }
 
+    /// Returns a path that leads to the directory of a cgroup.
+    #[must_use]
+    pub fn directory(&self, path: &str) -> PathBuf {
+        self.full(path)
+    }
+
     fn full(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }

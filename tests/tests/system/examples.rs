@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use weir_tests::cgroup::Cgroup;
 use weir_tests::features::{Answer, Feature};
 use weir_tests::frame::{Frame, Payload};
 use weir_tests::harness::Test;
@@ -107,6 +108,17 @@ const CASES: &[Case] = &[
         &["> {peer}:4433 tcp, veth0, egress/to_pod", "> {node}:", "  stats: flows "],
     ),
     case("flows-by-process", &[], connection, &[", {peer}, 4433]: "]),
+    case(
+        "identity",
+        &["--iface", "veth0", "--policy", "policy.toml"],
+        pod,
+        &[
+            "web -> {node}:4440  denied\n",
+            "  payments ",
+            "web -> {node} tcp/4440 ",
+            "@by_rule[]: ",
+        ],
+    ),
     case("listen-drops", &[], unfinished, &["@synack_again[8443, 10."]),
     case(
         "mtu-black-holes",
@@ -188,6 +200,13 @@ fn one(case: &Case, file: &Path, kprobes: bool) -> Result<()> {
     lab.dir.write("bad.txt", "10.66.0.0/16\n2001:db8:bad::/48\n")?;
     lab.add_cable("veth1", "peer1")?;
     let before = KernelState::now(Some(&lab.node))?;
+    // The policy beside the script, for a cgroup that is there now.
+    let group = Cgroup::new()?;
+    let policy = std::fs::read_to_string(file.with_file_name("identity-policy.toml"))?;
+    let last = "[[rule]]\nname = \"the last packet of the test\"\nport = 9\nverdict = \"allow\"\n";
+    lab.dir
+        .write("policy.toml", &format!("{}{last}", policy.replace("/weir-example", &group.path())))?;
+    let _resident = (case.name == "identity").then(|| group.resident(&lab.peer)).transpose()?;
     let path = file.to_string_lossy().into_owned();
     let address = |text: &str| {
         text.replace("{node}", &lab.node4().to_string())
@@ -291,6 +310,21 @@ fn dns(lab: &Lab) -> Result<Held> {
         client.recv_from(&mut buffer).context("the answer did not arrive")?;
     }
     none()
+}
+
+/// A pod that may ask for one port of the node and not for another.
+fn pod(lab: &Lab) -> Result<Held> {
+    let allowed = SocketAddr::new(lab.node4().into(), 4433);
+    let listener = lab.node.run(|| Ok(std::net::TcpListener::bind(allowed)?))?;
+    let stream = lab.peer.run(|| Ok(TcpStream::connect_timeout(&allowed, patience())?))?;
+    let denied = SocketAddr::new(lab.node4().into(), 4440);
+    let silence = Duration::from_millis(700);
+    let connected = lab.peer.run(|| Ok(TcpStream::connect_timeout(&denied, silence)))?;
+    ensure!(
+        connected.is_err_and(|e| e.kind() == std::io::ErrorKind::TimedOut),
+        "the denied port is open"
+    );
+    Ok(Box::new((listener, stream)))
 }
 
 fn connection(lab: &Lab) -> Result<Held> {

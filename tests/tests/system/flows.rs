@@ -5,7 +5,6 @@ use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
-use std::os::fd::AsRawFd;
 use std::path::Path;
 use weir_tests::frame::{Frame, Payload};
 use weir_tests::harness::Test;

@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = &[
     Test::new("identity_marks_sockets_and_keeps_others_from_it", marks),
     Test::new("identity_policy_is_read_again", reload),
     Test::new("identity_follows_pods_that_come", pods),
+    Test::new("identity_between_two_pods", between_pods),
     Test::new("identity_dry_run_drops_nothing", dry_run),
     Test::new("identity_ends_after_its_duration", duration),
     Test::new("identity_bad_policies_are_refused", refused),
@@ -391,6 +392,70 @@ fn pods() -> Result<()> {
     ensure!(received(&socket)? == 0, "the pod may not send there");
     drop((container, pod));
     weir.stop()?.clean()?.expect_map("@", [("web", 2)])
+}
+
+/// Two pods behind two veths, their packets forwarded by the host: the mark is lost on the way into the host, and both doors know the sender.
+fn between_pods() -> Result<()> {
+    let (lab, other) = (Lab::new()?, Lab::new()?);
+    let (group, group2) = (Cgroup::new()?, Cgroup::new()?);
+    let _pods = (group.resident(&lab.peer)?, group2.resident(&other.peer)?);
+    let (a, b) = (lab.peer4(), std::net::Ipv4Addr::new(10, 255, 1, 2));
+    let second = other.peer.name();
+    lab.node
+        .ip(&["link", "add", "veth1", "type", "veth", "peer", "name", "eth9", "netns", second])?;
+    lab.node.ip(&["addr", "add", "10.255.1.1/30", "dev", "veth1"])?;
+    lab.node.ip(&["link", "set", "veth1", "up"])?;
+    lab.node.sysctl("net/ipv4/ip_forward", "1")?;
+    other.peer.ip(&["addr", "add", "10.255.1.2/30", "dev", "eth9"])?;
+    other.peer.ip(&["link", "set", "eth9", "up"])?;
+    other.peer.ip(&["route", "add", &format!("{a}/32"), "via", "10.255.1.1"])?;
+    lab.peer.ip(&["route", "add", "10.255.1.0/30", "via", &lab.node4().to_string()])?;
+    let text = format!(
+        "default = \"deny\"\n[[identity]]\nname = \"a\"\nnumber = 7\ncgroup = \"{}\"\n[[identity]]\nname = \"b\"\nnumber = 8\ncgroup = \"{}\"\n\
+         [[rule]]\nname = \"api\"\nfrom = \"a\"\nto = \"b\"\nport = [5001, 8080]\nverdict = \"allow\"\n",
+        group.path(),
+        group2.path()
+    );
+    lab.dir.write("policy.toml", &text)?;
+    let script = r#"use identity(iface="veth*", policy=file("policy.toml"), audit="off", direction="both", unknown="deny") as id;
+id:allow { @allowed[id.sender, id.from_pod, port.dst] = count(); } id:deny { @denied[id.sender, id.from_pod, port.dst] = count(); }
+end { print(@id.stats); }"#;
+    let weir = Weir::script(script).at(&lab).start()?;
+    let sends = |from: &Cgroup, ns: &weir_tests::net::Netns, local: IpAddr, to: SocketAddr| -> Result<()> {
+        let sent = from.run(ns, move || {
+            let socket = UdpSocket::bind((local, 0))?;
+            is(mark_of(&socket)?, if local == IpAddr::from(b) { 8 } else { 7 })?;
+            (0..3).try_for_each(|_| socket.send_to(b"weir", to).map(drop))
+        })?;
+        sent.context("cannot send")
+    };
+    let (open, closed) = (
+        listen_udp(&other.peer, (b, 5001).into())?,
+        listen_udp(&other.peer, (b, 5002).into())?,
+    );
+    let back = listen_udp(&lab.peer, (a, 5001).into())?;
+    sends(&group, &lab.peer, a.into(), (b, 5002).into())?;
+    sends(&group2, &other.peer, b.into(), (a, 5001).into())?;
+    sends(&group, &lab.peer, a.into(), (b, 5001).into())?;
+    let mut arrived = 0;
+    wait_for("the datagrams", || {
+        arrived += received(&open)?;
+        Ok((arrived == 3).then_some(()))
+    })?;
+    ensure!(received(&closed)? == 0 && received(&back)? == 0, "a denied datagram came through");
+    serve(&other.peer, (b, 8080).into())?;
+    ensure!(connects(&lab.peer, (b, 8080).into())?, "the other pod may not answer");
+    let done = weir.stop()?.clean()?;
+    let (allowed, denied) = (done.map("@allowed"), done.map("@denied"));
+    for door in ["a, 1, 5001", "a, 0, 5001"] {
+        ensure!(allowed.get(door).map(String::as_str) == Some("3"), "{door}: {done}");
+    }
+    ensure!(denied.len() == 2, "{done}");
+    for door in ["a, 1, 5002", "b, 1, 5001"] {
+        ensure!(denied.get(door).map(String::as_str) == Some("3"), "{door}: {done}");
+    }
+    ensure!(stats(&done).get("disagree") == Some(&0), "{done}");
+    Ok(())
 }
 
 fn dry_run() -> Result<()> {

@@ -14,6 +14,7 @@ mod command_line;
 mod ends;
 mod environment;
 mod examples;
+mod faults;
 mod flows;
 mod hooks;
 mod identity;
@@ -66,6 +67,7 @@ fn main() {
         pins::TESTS,
         retransmits::TESTS,
         examples::TESTS,
+        faults::TESTS,
         leftovers::TESTS,
         rewrites::TESTS,
     ];

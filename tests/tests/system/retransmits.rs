@@ -5,7 +5,6 @@ use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 use weir_tests::features::Feature;
 use weir_tests::harness::Need::Has;

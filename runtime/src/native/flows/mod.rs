@@ -182,6 +182,16 @@ fn now() -> u64 {
     proc::clock_ns(libc::CLOCK_MONOTONIC)
 }
 
+/// Sorts the `top` largest to the end (0: all of them), and returns how many are in front of them.
+fn last_sorted<T, K: Ord>(all: &mut [T], top: usize, key: impl Fn(&T) -> K) -> usize {
+    let left_out = if top == 0 { 0 } else { all.len().saturating_sub(top) };
+    if left_out > 0 {
+        all.select_nth_unstable_by_key(left_out, &key);
+    }
+    all[left_out..].sort_by_key(key);
+    left_out
+}
+
 /// How long flows may be idle when so many of `max` are live.
 fn idle_time(idle: u64, live: usize, max: u32) -> u64 {
     let percent = live * 100 / (max as usize).max(1);
@@ -519,11 +529,12 @@ impl Engine for Flows {
         Ok(())
     }
 
-    fn rows(&mut self, _: &str, _: &Maps) -> Result<Rows, Error> {
+    fn rows(&mut self, _: &str, top: usize, _: &Maps) -> Result<Rows, Error> {
         let now = now();
         let mut live: Vec<&(u32, Record)> = self.live.iter().collect();
-        live.sort_by_key(|(_, r)| (r.bytes, r.packets, r.key));
-        let rows = live.into_iter().map(|(_, record)| {
+        let left_out = last_sorted(&mut live, top, |(_, r)| (r.bytes, r.packets, r.key));
+        let nothing = std::iter::repeat_n((Vec::new(), Vec::new()), left_out);
+        let rows = live[left_out..].iter().map(|(_, record)| {
             let interface = self.interfaces.get(&record.key.ifindex);
             let owner = self.owners.get(&record.cookie);
             let values = vec![
@@ -540,7 +551,7 @@ impl Engine for Flows {
             ];
             (row_key(record, interface), values)
         });
-        Ok(rows.collect())
+        Ok(nothing.chain(rows).collect())
     }
 
     fn numbers(&mut self, _: &str, _: &Maps) -> Result<Vec<u64>, Error> {
@@ -685,6 +696,17 @@ mod tests {
         assert_eq!(idle_time(16 * SECOND, 80, 100), 4 * SECOND);
         assert_eq!(idle_time(16 * SECOND, 100, 100), SECOND);
         assert_eq!(idle_time(2 * SECOND, 90, 100), SECOND, "never at once");
+    }
+
+    #[test]
+    fn the_largest_are_last() {
+        let all: Vec<u32> = (0..1000).map(|i| i * 7 % 1000).collect();
+        for (top, left_out) in [(0, 0), (1, 999), (10, 990), (1000, 0), (5000, 0)] {
+            let mut sorted = all.clone();
+            assert_eq!(last_sorted(&mut sorted, top, |n| *n), left_out);
+            assert!(sorted[left_out..].iter().copied().eq(left_out as u32..1000), "{top}");
+        }
+        assert_eq!(last_sorted(&mut [0_u32; 0], 10, |n| *n), 0);
     }
 
     #[test]

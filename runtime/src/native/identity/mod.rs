@@ -1,9 +1,10 @@
 //! `identity`: which pod may talk to whom. Parameters → settings and maps of its object; what changes while it runs.
 //!
 //! [`policy`] reads the file, [`who`] looks who there is; this brings the kernel's maps from one state to the next. The rules in force
-//! are swapped as a whole; who is who is kept up to date about once a second.
+//! are swapped as a whole; who is who is kept up to date within about a second of each change that [`watch`] hears of.
 
 mod policy;
+mod watch;
 mod who;
 
 use super::audit::{Audit, Record};
@@ -23,6 +24,8 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
+use watch::Watch;
 use weir_compiler::kernel::{Feature, KernelInfo, Support};
 use weir_compiler::object::MapKind;
 use weir_ebpf_builtins::identity::{self as object, NAME_WORDS, RULE_WORDS, Rule as Row};
@@ -128,6 +131,7 @@ pub(super) struct Enforcer {
     plan: Plan,
     policy: Policy,
     everybody: Everybody,
+    watch: Watch,
     rows: Vec<Row>,
     generation: u32,
     /// Rules keep their counters by their names.
@@ -175,7 +179,8 @@ impl Enforcer {
     /// A policy that makes no sense or is too long; no cgroup v2.
     pub fn new(plan: Plan, pin: Option<&Pin>) -> Result<Self, Error> {
         let policy = read(&plan)?;
-        let everybody = look(&plan, &policy)?;
+        let mut watch = Watch::new();
+        let everybody = look(&plan, &policy, &mut watch)?;
         let mut enforcer = Self {
             ends: plan.duration.map(|d| now().saturating_add(d)),
             plan,
@@ -186,6 +191,7 @@ impl Enforcer {
             told: Vec::new(),
             policy,
             everybody,
+            watch,
         };
         let before = pin.map(slots_of).unwrap_or_default();
         let (slots, fresh) = slots(&enforcer.policy, &before);
@@ -327,7 +333,7 @@ impl Enforcer {
         }
         let old = self.policy.clone();
         let result = new.and_then(|new| {
-            let everybody = look(&self.plan, &new)?;
+            let everybody = look(&self.plan, &new, &mut self.watch)?;
             self.put(new, everybody, maps)
         });
         if let Err(error) = result {
@@ -430,7 +436,13 @@ impl Enforcer {
             }
             return;
         }
-        let result = look(&self.plan, &self.policy).and_then(|everybody| {
+        let began = Instant::now();
+        if !self.watch.is_due(began, who::cables(self.plan.netns.as_deref())) {
+            return;
+        }
+        let looked = look(&self.plan, &self.policy, &mut self.watch);
+        self.watch.looked(began, began.elapsed());
+        let result = looked.and_then(|everybody| {
             if everybody == self.everybody {
                 return Ok(());
             }
@@ -510,7 +522,7 @@ impl Engine for Enforcer {
         std::mem::take(&mut self.plan.notices)
     }
 
-    fn rows(&mut self, table: &str, maps: &Maps) -> Result<Rows, Error> {
+    fn rows(&mut self, table: &str, _: usize, maps: &Maps) -> Result<Rows, Error> {
         let mut rows: Vec<(String, u64, u64)> = Vec::new();
         if table == "verdicts" {
             let verdicts = map(maps, object::VERDICTS)?;
@@ -587,8 +599,8 @@ fn sums(raw: &[u8]) -> (u64, u64) {
     (uint(&sums[..8]), uint(&sums[8..]))
 }
 
-fn look(plan: &Plan, policy: &Policy) -> Result<Everybody, Error> {
-    who::look(&policy.identities, &plan.pods, plan.netns.as_deref()).map_err(|message| Error::Param {
+fn look(plan: &Plan, policy: &Policy, watch: &mut Watch) -> Result<Everybody, Error> {
+    who::look(&policy.identities, &plan.pods, plan.netns.as_deref(), watch).map_err(|message| Error::Param {
         message,
         help: None,
         span: plan.span,

@@ -3,12 +3,14 @@
 //! Input: the policy, the cgroup tree, `/proc`, kubelet's directory of pods. Output: plain data, gathered anew each time.
 
 use super::policy::{Identity, Members};
+use super::watch::Watch;
 use crate::sys::cgroup::Cgroup2;
 use crate::sys::netlink::Netlink;
 use crate::sys::netns::{self, Netns};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use weir_compiler::hir::glob_match;
@@ -35,17 +37,19 @@ struct Pod {
     uid: String,
 }
 
-/// Looks who is there. `netns` is where the interfaces are.
+/// Looks who is there. `netns` is where the interfaces are; what may change the answer is watched before it is looked at.
 ///
 /// # Errors
 /// When there is no cgroup v2.
-pub fn look(identities: &[Identity], pods: &Path, netns: Option<&str>) -> Result<Everybody, String> {
+pub fn look(identities: &[Identity], pods: &Path, netns: Option<&str>, watch: &mut Watch) -> Result<Everybody, String> {
     let tree = Cgroup2::get()?;
+    watch.begin();
     let mut found = Everybody {
         addresses: vec![BTreeSet::new(); identities.len()],
         ..Everybody::default()
     };
     let pods = if identities.iter().any(|i| matches!(i.members, Members::Pod(_))) {
+        watch.later(pods);
         let mut pods = pods_of(pods);
         pods.sort_by(|a, b| a.name.cmp(&b.name));
         pods
@@ -55,6 +59,7 @@ pub fn look(identities: &[Identity], pods: &Path, netns: Option<&str>) -> Result
     let mut by_uid: BTreeMap<String, Vec<String>> = BTreeMap::new();
     if !pods.is_empty() {
         tree.walk("/", &mut |path, _| {
+            watch.directory(&tree.directory(path));
             if let Some(uid) = uid_of(path) {
                 by_uid.entry(uid).or_default().push(path.to_owned());
             }
@@ -64,7 +69,7 @@ pub fn look(identities: &[Identity], pods: &Path, netns: Option<&str>) -> Result
     let mut namespaces: BTreeMap<u64, (u32, usize)> = BTreeMap::new();
     for (i, identity) in identities.iter().enumerate() {
         let paths: Vec<String> = match &identity.members {
-            Members::Cgroup(pattern) => tree.find(pattern),
+            Members::Cgroup(pattern) => tree.search(pattern, &mut |dir| watch.directory(dir)),
             Members::Pod(pattern) => pods
                 .iter()
                 .filter(|pod| matches_pod(pattern, &pod.name))
@@ -83,6 +88,7 @@ pub fn look(identities: &[Identity], pods: &Path, netns: Option<&str>) -> Result
                 }
                 _ => found.cgroups.insert(id, i),
             };
+            tree.walk(&path, &mut |path, _| watch.cgroup(&tree.directory(path)));
             for pid in tree.processes(&path) {
                 if let Some(inode) = namespace_of(pid).filter(|inode| Some(*inode) != here) {
                     namespaces.entry(inode).or_insert((pid, i));
@@ -90,25 +96,30 @@ pub fn look(identities: &[Identity], pods: &Path, netns: Option<&str>) -> Result
             }
         }
     }
-    let cables = cables(netns);
-    for (pid, identity) in namespaces.into_values() {
-        let Ok(namespace) = Netns::open(&pid.to_string()) else { continue };
+    let opened: Vec<(Netns, usize)> = namespaces
+        .into_values()
+        .filter_map(|(pid, identity)| Some((Netns::open(&pid.to_string()).ok()?, identity)))
+        .collect();
+    let (cables, ids) = netns::run_in(netns, || (own_cables(), ids_of(&opened))).unwrap_or_default();
+    for ((namespace, identity), id) in opened.iter().zip(ids) {
         let Ok(inside) = namespace.run(inside) else { continue };
-        for (ifindex, peer) in inside.cables {
-            // Both ends must say so: numbers are only unique within a namespace.
-            if cables.get(&peer) == Some(&ifindex) {
-                found.ifaces.insert(peer, identity);
+        for (ifindex, (peer, _)) in inside.cables {
+            // Numbers are only unique within a namespace, so our end must lead into this one.
+            if id.is_some() && cables.get(&peer) == Some(&(ifindex, id)) {
+                found.ifaces.insert(peer, *identity);
             }
         }
-        found.addresses[identity].extend(inside.addresses);
+        found.addresses[*identity].extend(inside.addresses);
     }
     Ok(found)
 }
 
+/// Interfaces with the number of their other end, and the id of its namespace.
+pub type Cables = BTreeMap<u32, (u32, Option<i32>)>;
+
 /// What is in a pod's network namespace.
 struct Inside {
-    /// Interfaces with the number of their other end.
-    cables: BTreeMap<u32, u32>,
+    cables: Cables,
     addresses: Vec<IpAddr>,
 }
 
@@ -133,17 +144,27 @@ fn inside() -> Inside {
     }
 }
 
-/// The veths of the current namespace with the number of their other end.
-fn own_cables() -> BTreeMap<u32, u32> {
+/// The veths of the current namespace.
+fn own_cables() -> Cables {
     let links = Netlink::open().and_then(|mut netlink| netlink.links()).unwrap_or_default();
     links
         .into_iter()
         .filter(|l| l.kind == "veth" || l.kind == "netkit")
-        .map(|l| (l.ifindex, l.lower))
+        .map(|l| (l.ifindex, (l.lower, l.lower_netnsid)))
         .collect()
 }
 
-fn cables(netns: Option<&str>) -> BTreeMap<u32, u32> {
+/// The ids that the current namespace has for others. The kernel has given one to each that a cable leads into, when it listed cables.
+fn ids_of(namespaces: &[(Netns, usize)]) -> Vec<Option<i32>> {
+    let mut netlink = Netlink::open().ok();
+    let ids = namespaces
+        .iter()
+        .map(|(namespace, _)| netlink.as_mut()?.netns_id(namespace.fd().as_fd()).ok()?);
+    ids.collect()
+}
+
+/// The veths of the namespace where the interfaces are.
+pub fn cables(netns: Option<&str>) -> Cables {
     netns::run_in(netns, own_cables).unwrap_or_default()
 }
 
