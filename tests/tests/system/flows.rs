@@ -328,8 +328,16 @@ fn no_room() -> Result<()> {
     let settle = 14 + 20 + 8 + 4;
     let bytes = stats["live_bytes"] + stats["exported_bytes"] + stats["overflow_bytes"];
     ensure!(bytes == u64::from(flows) * frame.len() as u64 + settle, "{stats:?}");
-    let reported: u64 = lines(&path)?.iter().filter_map(|l| l["packetDeltaCount"].as_u64()).sum();
+    let lines = lines(&path)?;
+    let packets = |wanted: &dyn Fn(&serde_json::Value) -> bool| -> u64 {
+        let lines = lines.iter().filter(|l| wanted(l));
+        lines.filter_map(|l| l["packetDeltaCount"].as_u64()).sum()
+    };
+    let reported = packets(&|_| true);
     ensure!(reported == u64::from(flows) + 1 - stats["overflow"], "{reported}: {stats:?}");
+    // Those without a place end for lack of resources, as IPFIX calls it.
+    let unlisted = packets(&|l| l["flowEndReason"] == 5);
+    ensure!(unlisted == stats["unlisted"], "{unlisted}: {stats:?}");
     Ok(())
 }
 
