@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use weir_tests::cgroup::Cgroup;
@@ -11,6 +12,7 @@ use weir_tests::frame::Frame;
 use weir_tests::harness::Test;
 use weir_tests::kernel::KernelState;
 use weir_tests::net::Lab;
+use weir_tests::patience;
 use weir_tests::traffic;
 use weir_tests::weir::{Finished, Running, Weir};
 
@@ -156,7 +158,7 @@ fn identity() -> Result<()> {
         )
     };
     let text = format!(
-        r#"use identity(iface="veth0", policy=file("policy.toml"), audit="off", pin="{}") as id; end {{ print(@id.verdicts); }}"#,
+        r#"use identity(iface="veth0", policy=file("policy.toml"), audit="off", unknown="deny", pin="{}") as id; end {{ print(@id.verdicts); }}"#,
         name.0
     );
     let start = || Weir::script(&text).at(&lab).start();
@@ -170,7 +172,22 @@ fn identity() -> Result<()> {
         traffic::received(&socket)
     };
     lab.dir.write("policy.toml", &policy(5001))?;
-    start()?.end_with(Signal::SIGKILL)?;
+    let first = start()?;
+    // The host asks; in the middle of a connection only what was seen to begin may be answered.
+    let at = SocketAddr::new(lab.peer4().into(), 9090);
+    let listener = lab.peer.run(|| Ok(TcpListener::bind(at)?))?;
+    let mut client = lab.node.run(|| Ok(TcpStream::connect_timeout(&at, patience())?))?;
+    client.set_read_timeout(Some(patience()))?;
+    let (mut pod, _) = listener.accept()?;
+    let mut answered = |when: &str| -> Result<()> {
+        pod.write_all(b"x")?;
+        client
+            .read_exact(&mut [0])
+            .with_context(|| format!("the pod may not answer {when}"))
+    };
+    answered("at first")?;
+    first.end_with(Signal::SIGKILL)?;
+    answered("without weir")?;
     ensure!(arrive(5001, 3)? == 3 && arrive(5002, 3)? == 0, "not in force without weir");
     let status = name.status()?;
     let attached = status["attached"].as_array().map_or(0, Vec::len);
@@ -179,6 +196,7 @@ fn identity() -> Result<()> {
     lab.dir.write("policy.toml", &policy(5002))?;
     let running = start()?;
     ensure!(arrive(5001, 2)? == 0 && arrive(5002, 2)? == 2, "the new policy is not in force");
+    answered("after the next start")?;
     let done = running.stop()?;
     done.expect_entry("@id.verdicts", "one", "{ .packets = 5, .bytes = 230 }")?;
     ensure!(arrive(5001, 2)? == 0, "not in force without weir");
