@@ -397,6 +397,19 @@ pub enum XdpMode {
     Offload,
 }
 
+impl XdpMode {
+    /// The mode that a script insists on.
+    #[must_use]
+    pub fn asked_for(self) -> Option<&'static str> {
+        match self {
+            XdpMode::Auto => None,
+            XdpMode::Native => Some("native"),
+            XdpMode::Generic => Some("generic"),
+            XdpMode::Offload => Some("offload"),
+        }
+    }
+}
+
 /// As the kernel names it, seen from the interface's own host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {

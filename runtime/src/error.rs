@@ -73,8 +73,8 @@ pub enum Error {
     #[error("`{iface}` has the qdisc `{kind}` where `clsact` must go")]
     IngressQdisc { iface: String, kind: String, span: Span },
     /// Two users of one XDP hook that cannot be put in one chain.
-    #[error("`{alias}` and an `xdp:` block meet on `{iface}`, but not on all of their interfaces")]
-    ChainMismatch { alias: String, iface: String, span: Span },
+    #[error("{message}")]
+    Chain { message: String, help: String, span: Span },
     /// A parameter of a native.
     #[error("{message}")]
     Param { message: String, help: Option<String>, span: Span },
@@ -194,7 +194,7 @@ impl Error {
             | Error::NoOffload { span, .. }
             | Error::NoProgramInChain { span, .. }
             | Error::IngressQdisc { span, .. }
-            | Error::ChainMismatch { span, .. }
+            | Error::Chain { span, .. }
             | Error::Param { span, .. }
             | Error::PrefixFile { span, .. }
             | Error::ReadFile { span, .. } => Some(*span),
@@ -221,7 +221,7 @@ impl Error {
             Error::NoOffload { .. } => "no-offload",
             Error::NoProgramInChain { .. } => "no-program",
             Error::IngressQdisc { .. } => "ingress-qdisc",
-            Error::ChainMismatch { .. } => "chain",
+            Error::Chain { .. } => "chain",
             Error::Param { .. } => "native-parameter",
             Error::PrefixFile { .. } => "prefix-file",
             Error::ReadFile { .. } => "read-file",
@@ -267,7 +267,7 @@ impl Error {
                     "remove it with `tc qdisc del dev {iface} ingress` if nobody needs its filters"
                 )]
             }
-            Error::ChainMismatch { .. } => vec!["give both the same interface".to_owned()],
+            Error::Chain { help, .. } => vec![help.clone()],
             Error::Param { help, .. } | Error::Replay { help, .. } => help.clone().into_iter().collect(),
             _ => Vec::new(),
         }

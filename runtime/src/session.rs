@@ -471,14 +471,13 @@ impl Session {
             attacher.attached.probes = run_once::count(&shared.object);
         } else {
             attacher.use_names(&shared.object, &shared.loaded)?;
-            let mut skip = Vec::new();
             for (i, native) in shared.natives.iter().enumerate() {
-                skip.extend(native.connect(i, &shared.object, &self.shared.loaded)?);
+                native.connect(i, &shared.object, &self.shared.loaded)?;
             }
             for native in &shared.natives {
                 native.attach(&mut attacher)?;
             }
-            attacher.attach_all(&shared.object, &self.shared.loaded, &skip)?;
+            attacher.attach_all(&shared.object, &self.shared.loaded)?;
         }
         let attached = attacher.finish();
         let probes = attached.probes;

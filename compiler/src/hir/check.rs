@@ -114,7 +114,6 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
         check_declarations(&cx.maps, &decls, &mut diagnostics);
         check_existing(&cx.maps, &options.maps, &decls, &mut diagnostics);
         never_assigned(&cx.maps, &mut diagnostics);
-        shared_interfaces(&natives, &mut diagnostics);
         merge(&mut parameters, cx.parameters);
         unknown_parameters(&parameters, options, &mut diagnostics);
         let blocks = cx.blocks;
@@ -200,34 +199,6 @@ fn unknown_parameters(parameters: &[super::NamedParam], options: &Options, out: 
 
 /// The named argument that asks for a list of the others.
 pub const HELP: &str = "help";
-
-/// Two XDP natives cannot share an interface.
-fn shared_interfaces(natives: &[NativeInstance], out: &mut Vec<Diagnostic>) {
-    let iface = |n: &NativeInstance| {
-        let at = n.native.params.iter().position(|p| p.ty == weir_stdlib::ParamType::Iface)?;
-        n.params[at].clone()
-    };
-    for (i, native) in natives.iter().enumerate() {
-        if let Some(other) = natives[..i]
-            .iter()
-            .find(|o| o.is_on_xdp() && native.is_on_xdp() && iface(o) == iface(native))
-        {
-            out.push(
-                Diagnostic::error(
-                    "native-twice",
-                    native.span,
-                    format!("`{}` and `{}` want the XDP hook of one interface", native.alias, other.alias),
-                )
-                .with(other.span, "the other instance")
-                .help(if native.native.params.iter().any(|p| p.name == "hook") {
-                    "`hook=\"tc\"` shares an interface with others"
-                } else {
-                    "give one instance both lists"
-                }),
-            );
-        }
-    }
-}
 
 /// Adds "did you mean" when a name is close enough.
 pub(super) fn nearest<'n>(diagnostic: Diagnostic, name: &str, candidates: impl Iterator<Item = &'n str>) -> Diagnostic {

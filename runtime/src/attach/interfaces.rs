@@ -4,6 +4,7 @@
 //! each program and interface, and notices. What cannot be attached at the start is an error; later it is a warning, and the others
 //! go on.
 
+use super::chain::{self, Chain};
 use super::reaper::Reaper;
 use super::{Handle, Observer, iface, tc, xdp};
 use crate::error::{Error, Notice};
@@ -73,6 +74,8 @@ pub struct Target {
     pub names: Option<OwnedFd>,
     /// The named instance that it belongs to: what it hangs on outlives us.
     pub pin: Option<Arc<Pin>>,
+    /// Lets others come behind it on the XDP hook. Without one it is the last.
+    pub chain: Option<Chain>,
     pub span: Span,
 }
 
@@ -174,9 +177,13 @@ impl Interfaces {
                 modes.push((with_netns(&link.name, netns), on.mode()));
             }
             if self.settings.verbose {
-                (self.observer)(&Notice::AttachedTo {
-                    point: self.describe(index, link),
-                });
+                let mut point = self.describe(index, link);
+                if matches!(handle, Handle::Chained(_))
+                    && let Some((chain, _)) = self.before(index, link)
+                {
+                    point = format!("{point}, behind `{}`", chain.alias());
+                }
+                (self.observer)(&Notice::AttachedTo { point });
             }
             self.keep(index, link, handle);
         }
@@ -200,8 +207,66 @@ impl Interfaces {
         point_name(target.place, link, target.pattern.netns.as_deref())
     }
 
+    /// The native that a target comes behind on this interface, and the mode of what is attached there.
+    fn before(&self, target: usize, link: &Link) -> Option<(&Chain, &'static str)> {
+        let Target { place, pattern, .. } = &self.targets[target];
+        if !matches!(place, Place::Xdp(_)) {
+            return None;
+        }
+        // The last one that came there.
+        let last = self.attached.iter().rev().find(|a| {
+            let other = &self.targets[a.target];
+            a.ifindex == link.ifindex && matches!(other.place, Place::Xdp(_)) && other.pattern.netns == pattern.netns
+        })?;
+        let mode = match &last.handle {
+            Handle::Xdp(on) => on.mode(),
+            Handle::Chained(chained) => chained.mode,
+            _ => return None,
+        };
+        Some((self.targets[last.target].chain.as_ref()?, mode))
+    }
+
+    /// Puts a target behind the natives of this script that are on the interface already.
+    fn attach_behind(&self, index: usize, link: &Link) -> Result<Option<Handle>, Error> {
+        use std::os::fd::AsFd;
+        let target = &self.targets[index];
+        let (Some((chain, mode)), Place::Xdp(wanted)) = (self.before(index, link), target.place) else {
+            return Ok(None);
+        };
+        let refuse = |message, help: &str| {
+            Err(Error::Chain {
+                message,
+                help: help.to_owned(),
+                span: target.span,
+            })
+        };
+        let (alias, iface) = (chain.alias(), &link.name);
+        let here = self.attached.iter().filter(|a| {
+            let other = &self.targets[a.target];
+            a.ifindex == link.ifindex && matches!(other.place, Place::Xdp(_)) && other.pattern.netns == target.pattern.netns
+        });
+        if here.count() > chain::MOST {
+            let message = format!("more than {} users of the XDP hook of `{iface}`", chain::MOST);
+            return refuse(message, "give one instance the lists of several, or use TC for some");
+        }
+        if wanted.asked_for().is_some_and(|asked| asked != mode) {
+            let message = format!("`{alias}` runs in {mode} mode on `{iface}`, and an interface has XDP in one mode");
+            return refuse(message, "give both the same mode");
+        }
+        if let Some(pin) = &target.pin {
+            let message = format!("`{}` would end with weir: on `{iface}` it comes behind `{alias}`", pin.name());
+            return refuse(
+                message,
+                "what has a name must be the first on its interface: put its `use` first, or leave `pin` out",
+            );
+        }
+        let chained = chain.put(index, target.program.as_fd(), link.ifindex, mode, target.span)?;
+        Ok(Some(Handle::Chained(chained)))
+    }
+
     fn attach(&mut self, target: usize, link: &Link) -> Result<Handle, Error> {
         use std::os::fd::AsFd;
+        let index = target;
         let target = &self.targets[target];
         if let Some(names) = &target.names {
             // Before the first packet. A name is at most 15 bytes and its end.
@@ -210,6 +275,9 @@ impl Interfaces {
             let n = bytes.len().min(name.len() - 1);
             name[..n].copy_from_slice(&bytes[..n]);
             bpf::map_update(names.as_fd(), &link.ifindex.to_ne_bytes(), &name, 0, "interface names")?;
+        }
+        if let Some(handle) = self.attach_behind(index, link)? {
+            return Ok(handle);
         }
         let attempt = Attempt {
             program: target.program.as_fd(),

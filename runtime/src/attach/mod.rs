@@ -4,6 +4,7 @@
 //! qdisc of kernels without tcx, see [`tc`] and [`reaper`].
 
 pub mod cgroup;
+pub mod chain;
 pub mod iface;
 pub mod interfaces;
 pub mod kprobe;
@@ -39,6 +40,8 @@ pub enum Handle {
     /// A link alone (tcx, cgroups).
     Link(OwnedFd),
     Xdp(xdp::OnXdp),
+    /// Behind a native on the XDP hook.
+    Chained(chain::Chained),
     /// A link on a perf event. The link goes first.
     Perf {
         link: OwnedFd,
@@ -174,21 +177,15 @@ impl<'a> Attacher<'a> {
 
     /// Attaches every program of a script, except those that run once and the events of natives.
     ///
-    /// `skip` names programs (by index) that the caller attaches otherwise.
-    ///
     /// # Errors
     /// The first attach point that cannot be had, unless the script says that missing probes do not matter.
-    pub fn attach_all(&mut self, object: &Object, loaded: &Loaded, skip: &[usize]) -> Result<(), Error> {
-        for (i, (spec, program)) in object.programs.iter().zip(&loaded.programs).enumerate() {
+    pub fn attach_all(&mut self, object: &Object, loaded: &Loaded) -> Result<(), Error> {
+        for (spec, program) in object.programs.iter().zip(&loaded.programs) {
             if spec.kind == ProgramKind::KprobeMulti {
                 kprobe::attach_many(self, program.as_fd(), &spec.attach, spec.span)?;
                 continue;
             }
             for (cookie, attach) in (0u64..).zip(&spec.attach) {
-                if skip.contains(&i) {
-                    self.attached.probes += 1;
-                    continue;
-                }
                 let place = Point {
                     program: program.as_fd(),
                     cookie,
@@ -298,6 +295,7 @@ impl<'a> Attacher<'a> {
             place,
             names: self.names()?,
             pin: None,
+            chain: None,
             span,
         };
         self.attached.interfaces.add(target).map(drop)

@@ -17,9 +17,10 @@ pub(crate) mod summary;
 mod table;
 pub(crate) mod upkeep;
 
+use crate::attach::chain::{self, Behind, Chain};
 use crate::attach::interfaces::{Place, Target};
 use crate::attach::tracing::Iterator as KernelIterator;
-use crate::attach::{Attacher, Handle, cgroup, iface};
+use crate::attach::{Attacher, Handle, cgroup};
 use crate::error::{Error, Notice};
 use crate::format::uint;
 use crate::kernel::Kernel;
@@ -52,6 +53,8 @@ pub struct Instance {
     programs: Vec<(&'static ProgramDecl, OwnedFd)>,
     /// Where the programs at XDP and TC go.
     iface: Option<(IfacePattern, XdpMode)>,
+    /// Who comes behind it on the XDP hook.
+    behind: Behind,
     /// What changes while it runs. Read by the printing thread, too.
     lists: Option<Mutex<Lists>>,
     engine: Option<Mutex<Box<dyn Engine>>>,
@@ -142,10 +145,11 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
     let params = Params(spec);
     let iface = iface_and_mode(&params)?;
     let netns = iface.as_ref().and_then(|(pattern, _)| pattern.netns.clone());
-    let chained = match &iface {
-        Some((pattern, _)) if spec.is_on_xdp() => chain_of(object, pattern, spec)?.is_some(),
-        _ => false,
+    let behind = match &iface {
+        Some((pattern, _)) if spec.is_on_xdp() => behind(object, index, pattern)?,
+        _ => Behind::Nobody,
     };
+    let chained = behind != Behind::Nobody;
     let pin = pinned::open(&params)?;
     let mut setup = match spec.native.name {
         "blocklist" => blocklist::setup(&params, netns.as_deref(), &event_used, chained)?,
@@ -208,6 +212,7 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
         maps,
         programs,
         iface,
+        behind,
         lists: setup.lists.map(Mutex::new),
         engine: setup.engine.map(Mutex::new),
         copies: Mutex::default(),
@@ -275,48 +280,19 @@ fn cgroup_hook(name: &str) -> Result<&'static CgroupHook, Error> {
     hook.ok_or_else(|| Error::Object(format!("no cgroup hook `{name}`")))
 }
 
-/// Finds the script's XDP program that must run behind a native on the same interfaces.
-fn chain_of(object: &Object, pattern: &IfacePattern, spec: &NativeInstance) -> Result<Option<usize>, Error> {
-    fn iface_of(point: &AttachPoint) -> Option<&IfacePattern> {
-        match point {
-            AttachPoint::Xdp { iface, .. } => Some(iface),
-            _ => None,
-        }
+/// Tells who may come behind an instance on the XDP hook of its interfaces: the natives after it, then the script's own blocks.
+fn behind(object: &Object, index: usize, pattern: &IfacePattern) -> Result<Behind, Error> {
+    let mut natives = Vec::new();
+    for spec in object.natives.iter().skip(index + 1).filter(|n| n.is_on_xdp()) {
+        natives.extend(iface_and_mode(&Params(spec))?.map(|(pattern, _)| pattern));
     }
-    for (i, program) in object.programs.iter().enumerate() {
-        let xdp: Vec<_> = program
-            .attach
-            .iter()
-            .filter_map(|a| iface_of(&a.point).map(|iface| (iface, a.span)))
-            .collect();
-        if let [(iface, _)] = xdp[..]
-            && iface == pattern
-        {
-            return Ok(Some(i));
-        }
-        // Different patterns may still name the same interface.
-        for (other, span) in xdp {
-            if other.netns != pattern.netns {
-                continue;
-            }
-            let names = |p: &IfacePattern| {
-                iface::resolve(p, span)
-                    .unwrap_or_default()
-                    .into_iter()
-                    .map(|l| l.name)
-                    .collect::<Vec<_>>()
-            };
-            let theirs = names(other);
-            if let Some(both) = names(pattern).into_iter().find(|n| theirs.contains(n)) {
-                return Err(Error::ChainMismatch {
-                    alias: spec.alias.clone(),
-                    iface: both,
-                    span,
-                });
-            }
-        }
-    }
-    Ok(None)
+    let points = object.programs.iter().flat_map(|p| &p.attach);
+    let blocks = points.filter_map(|a| match &a.point {
+        AttachPoint::Xdp { iface, .. } => Some(iface),
+        _ => None,
+    });
+    let others: Vec<&IfacePattern> = natives.iter().chain(blocks).collect();
+    Ok(chain::behind(pattern, &others))
 }
 
 impl Instance {
@@ -332,14 +308,12 @@ impl Instance {
         self.maps.get(symbol).map(|m| m.fd.as_fd())
     }
 
-    /// Puts the script's programs for this native's events, and the one behind it, into its program arrays. Returns the programs (by
-    /// index) that are attached so.
+    /// Puts the script's programs for this native's events into its program array.
     ///
     /// # Errors
     /// What the kernel says; `EINVAL` when a program does not fit.
-    pub fn connect(&self, index: usize, object: &Object, loaded: &Loaded) -> Result<Vec<usize>, Error> {
-        let mut connected = Vec::new();
-        for (i, (spec, program)) in object.programs.iter().zip(&loaded.programs).enumerate() {
+    pub fn connect(&self, index: usize, object: &Object, loaded: &Loaded) -> Result<(), Error> {
+        for (spec, program) in object.programs.iter().zip(&loaded.programs) {
             for attach in &spec.attach {
                 let AttachPoint::NativeEvent { instance, event } = &attach.point else {
                     continue;
@@ -349,17 +323,9 @@ impl Instance {
                 }
                 let slot = self.spec.native.events.get(*event).map_or(0, |e| e.slot);
                 self.put("EVENTS", slot, program, attach.span)?;
-                connected.push(i);
             }
         }
-        if self.spec.is_on_xdp()
-            && let Some((pattern, _)) = &self.iface
-            && let Some(i) = chain_of(object, pattern, &self.spec)?
-        {
-            self.put("CHAIN", 0, &loaded.programs[i], object.programs[i].span)?;
-            connected.push(i);
-        }
-        Ok(connected)
+        Ok(())
     }
 
     fn put(&self, array: &str, slot: u32, program: &OwnedFd, span: Span) -> Result<(), Error> {
@@ -429,12 +395,21 @@ impl Instance {
         let Some((pattern, _)) = &self.iface else {
             return Err(Error::Object(format!("`{}` has no interface", self.spec.native.name)));
         };
+        let chain = match place {
+            Place::Xdp(_) if self.behind != Behind::Nobody => {
+                let array = weir_ebpf_builtins::CHAIN;
+                let map = self.maps.get(array).ok_or_else(|| Error::Object(format!("no map `{array}`")))?;
+                Chain::new(&self.spec.alias, map.fd.as_fd(), self.behind)?
+            }
+            _ => None,
+        };
         let target = Target {
             program: crate::maps::dup(program.as_fd(), "program")?,
             pattern: pattern.clone(),
             place,
             names: attacher.names()?,
             pin: self.pin.clone(),
+            chain,
             span,
         };
         attacher.attached.probes += attacher.attached.interfaces.add(target)?;

@@ -8,6 +8,7 @@ mod blocklist;
 mod buffers;
 mod capture;
 mod cgroups;
+mod chains;
 mod check;
 mod cli;
 mod command_line;
@@ -56,6 +57,7 @@ fn main() {
         capture::TESTS,
         interfaces::TESTS,
         patterns::TESTS,
+        chains::TESTS,
         cgroups::TESTS,
         inspect::TESTS,
         tracing::TESTS,
