@@ -132,7 +132,7 @@ pub struct Run {
     /// Run `tc` programs behind another program (tcx, Linux 6.6)
     #[arg(long = "after", value_name = "ID|NAME", value_parser = program_name)]
     pub after: Option<ProgramName>,
-    /// Priority of `tc` filters in a clsact chain (kernels without tcx) [default: 40000]
+    /// Priority of `tc` filters in a clsact chain (kernels without tcx) [default: 40000]; several of one script count up from there
     #[arg(long = "priority", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub priority: Option<u16>,
     /// Take the place of somebody else's XDP program

@@ -85,6 +85,10 @@ pub(super) struct Attempt<'a> {
     pub link: &'a Link,
     pub netns: Option<&'a str>,
     pub pin: Option<&'a Pin>,
+    /// How many programs of this script are before it at the same place.
+    pub earlier: u16,
+    /// The last of them.
+    pub previous: Option<BorrowedFd<'a>>,
     pub span: Span,
     pub settings: &'a Settings,
     pub observer: &'a Observer,
@@ -207,17 +211,26 @@ impl Interfaces {
         point_name(target.place, link, target.pattern.netns.as_deref())
     }
 
+    /// What is on the hook of a target and this interface already, in its order.
+    fn earlier(&self, target: usize, link: &Link) -> impl DoubleEndedIterator<Item = &Attachment> {
+        let target = &self.targets[target];
+        let (ifindex, place, netns) = (link.ifindex, target.place, &target.pattern.netns);
+        self.attached.iter().filter(move |a| {
+            let other = &self.targets[a.target];
+            let one_hook = match (place, other.place) {
+                (Place::Xdp(_), Place::Xdp(_)) => true,
+                (a, b) => a == b,
+            };
+            a.ifindex == ifindex && one_hook && other.pattern.netns == *netns
+        })
+    }
+
     /// The native that a target comes behind on this interface, and the mode of what is attached there.
     fn before(&self, target: usize, link: &Link) -> Option<(&Chain, &'static str)> {
-        let Target { place, pattern, .. } = &self.targets[target];
-        if !matches!(place, Place::Xdp(_)) {
+        if !matches!(self.targets[target].place, Place::Xdp(_)) {
             return None;
         }
-        // The last one that came there.
-        let last = self.attached.iter().rev().find(|a| {
-            let other = &self.targets[a.target];
-            a.ifindex == link.ifindex && matches!(other.place, Place::Xdp(_)) && other.pattern.netns == pattern.netns
-        })?;
+        let last = self.earlier(target, link).next_back()?;
         let mode = match &last.handle {
             Handle::Xdp(on) => on.mode(),
             Handle::Chained(chained) => chained.mode,
@@ -241,11 +254,7 @@ impl Interfaces {
             })
         };
         let (alias, iface) = (chain.alias(), &link.name);
-        let here = self.attached.iter().filter(|a| {
-            let other = &self.targets[a.target];
-            a.ifindex == link.ifindex && matches!(other.place, Place::Xdp(_)) && other.pattern.netns == target.pattern.netns
-        });
-        if here.count() > chain::MOST {
+        if self.earlier(index, link).count() > chain::MOST {
             let message = format!("more than {} users of the XDP hook of `{iface}`", chain::MOST);
             return refuse(message, "give one instance the lists of several, or use TC for some");
         }
@@ -284,6 +293,11 @@ impl Interfaces {
             link,
             netns: target.pattern.netns.as_deref(),
             pin: target.pin.as_deref(),
+            earlier: u16::try_from(self.earlier(index, link).count()).unwrap_or(u16::MAX),
+            previous: self
+                .earlier(index, link)
+                .next_back()
+                .map(|a| self.targets[a.target].program.as_fd()),
             span: target.span,
             settings: &self.settings,
             observer: &self.observer,

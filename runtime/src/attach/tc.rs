@@ -152,6 +152,11 @@ pub(super) fn attach_tcx(attempt: &Attempt<'_>, direction: Direction) -> Result<
         }
     }
     let place = match &attempt.settings.order {
+        // Several of one script keep their order.
+        Some(Order { before: false, .. }) if let Some(previous) = attempt.previous => Some(TcxPlace {
+            before: false,
+            program: bpf::prog_info(previous)?.id,
+        }),
         Some(order) => Some(place(attempt, order, direction)?),
         None => None,
     };
@@ -274,7 +279,8 @@ pub(super) fn attach_clsact(attempt: &Attempt<'_>, direction: Direction, reaper:
     let wanted = Filter {
         ifindex: link.ifindex,
         ingress,
-        priority: attempt.settings.priority.unwrap_or(PRIORITY),
+        // The kernel puts the newest filter of one priority first: users of one script, which go in their order, have one each.
+        priority: attempt.settings.priority.unwrap_or(PRIORITY).saturating_add(attempt.earlier),
         protocol_be: 0,
         handle: 0,
         name: match attempt.pin {

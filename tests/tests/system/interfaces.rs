@@ -326,6 +326,19 @@ fn tcx_order() -> Result<()> {
             "{switches:?}: {done}"
         );
     }
+    // Several users of one script keep their order.
+    let natives = "use flows(iface=\"veth0\", direction=\"ingress\", max=100) as fl; ";
+    let flows = "flows_ingress";
+    for (switches, chain) in [
+        (["--before", "their_second"], [first, flows, "w1_ingress", second]),
+        (["--after", "their_first"], [first, flows, "w1_ingress", second]),
+    ] {
+        let script = format!("{natives}{script}");
+        let weir = Weir::new(switches.into_iter().chain(["-e", &script])).at(&lab).start()?;
+        let found = kernel::tcx_chain(&lab.node, NODE_IF)?;
+        ensure!(found == chain, "{switches:?}: the order is {found:?}, expected {chain:?}");
+        weir.stop()?.clean()?;
+    }
     let missing = Weir::new(["--before", "nobody", "-e", "tc:veth0:ingress { @ = count(); }"])
         .at(&lab)
         .run()?;
