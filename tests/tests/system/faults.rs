@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime, clock_settime};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,6 +25,9 @@ pub const TESTS: &[Test] = &[
     Test::new("faults_two_identities_on_one_interface", two_identities),
     Test::new("faults_kill_during_reload_of_a_pinned_list_under_flood", killed_in_reload).alone(),
 ];
+
+/// What changes the whole machine.
+pub const ALONE_ON_A_MACHINE: &[Test] = &[Test::new("faults_clock_jumps_end_nothing_early", clock_jumps).alone()];
 
 const PORT: u16 = 5000;
 const BAD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -319,4 +324,69 @@ fn killed_in_reload() -> Result<()> {
     ensure!(stopped.status.success(), "{stopped}");
     ensure!(arrive(&lab, BAD, 3)? == 3, "still in force");
     Ok(())
+}
+
+/// Sets the wall clock, and puts it right when the value goes.
+struct Clock(i64);
+
+impl Clock {
+    fn jump(seconds: i64) -> Result<Self> {
+        Self::shift(seconds)?;
+        Ok(Self(seconds))
+    }
+
+    fn shift(seconds: i64) -> Result<()> {
+        let now = clock_gettime(ClockId::CLOCK_REALTIME)?;
+        let then = TimeSpec::new(now.tv_sec() + seconds, now.tv_nsec());
+        clock_settime(ClockId::CLOCK_REALTIME, then).context("cannot set the clock")
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        if let Err(e) = Self::shift(-self.0) {
+            eprintln!("test support: {e:#}");
+        }
+    }
+}
+
+/// The wall clock jumps by a day, there and back: what has its time left stays, what has none left ends.
+fn clock_jumps() -> Result<()> {
+    let (lab, group) = (Lab::new()?, Cgroup::new()?);
+    let _pod = group.resident(&lab.peer)?;
+    lab.dir.write("policy.toml", &policy(&group.path(), &[9, 4000, PORT]))?;
+    lab.dir.write("bad.txt", &format!("{BAD} ttl=1h\n{OTHER} ttl=20s\n"))?;
+    let script = r#"
+use blocklist(iface="veth0", audit="off", prefixes=file("bad.txt"), duration=2h) as bl;
+use identity(iface="veth0", policy=file("policy.toml"), audit="off", duration=1h) as id;
+use flows(iface="veth0", direction="ingress", idle=1h, export="flows.json") as fl;
+interval:s:1 { print(@fl.stats); }
+"#;
+    let mut weir = Weir::script(script).at(&lab).start()?;
+    ensure!(
+        arrive(&lab, BAD, 2)? == 0 && arrive(&lab, OTHER, 2)? == 0,
+        "the list is not in force"
+    );
+    ensure!(from_pod(&lab, 5001, 2)? == 0, "the policy is not in force");
+    for seconds in [86_400, -86_400] {
+        let _clock = Clock::jump(seconds)?;
+        let ticks = |text: &str| text.matches("@fl.stats[flows]").count();
+        let seen = ticks(&weir.stdout());
+        weir.wait_stdout("two seconds", |text| ticks(text) >= seen + 2)?;
+        ensure!(arrive(&lab, BAD, 2)? == 0, "an entry ended by the wall clock");
+        ensure!(from_pod(&lab, 5001, 2)? == 0, "the policy ended by the wall clock");
+    }
+    ensure!(!weir.stderr().contains("is over"), "{}", weir.stderr());
+    wait_for("the end of an entry whose time is over", || {
+        Ok((arrive(&lab, OTHER, 1)? == 1).then_some(()))
+    })?;
+    let done = weir.stop()?;
+    ensure!(done.status.success(), "{done}");
+    let text = std::fs::read_to_string(lab.dir.path().join("flows.json"))?;
+    let idle = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    ensure!(
+        idle.into_iter().all(|report| report["flowEndReason"] != 1),
+        "a flow ended by the wall clock: {text}"
+    );
+    done.nothing_left().map(drop)
 }

@@ -73,6 +73,10 @@ fn main() {
         leftovers::TESTS,
         rewrites::TESTS,
     ];
+    if weir_tests::in_vm() {
+        // The machine is ours there.
+        lists.push(faults::ALONE_ON_A_MACHINE);
+    }
     // What the program does by itself is the same on all of them: once is enough, and an emulated machine is slow.
     if !weir_tests::in_vm() {
         lists.extend([

@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use weir_tests::cgroup::Cgroup;
+use weir_tests::features::Feature;
 use weir_tests::frame::Frame;
+use weir_tests::harness::Need::Lacks;
 use weir_tests::harness::Test;
 use weir_tests::kernel::KernelState;
 use weir_tests::net::Lab;
@@ -19,6 +21,9 @@ use weir_tests::weir::{Finished, Running, Weir};
 pub const TESTS: &[Test] = &[
     Test::new("pin_outlives_kill_under_flood_and_is_taken_over", flood).alone(),
     Test::new("pin_of_identity_outlives_kill_and_keeps_its_replies", identity).alone(),
+    Test::new("pin_outlives_the_heartbeat_of_filters", heartbeat)
+        .needs(&[Lacks(Feature::Tcx)])
+        .alone(),
     Test::new("pin_is_listed_reloaded_and_stopped", managed).alone(),
     Test::new("pin_of_an_interface_that_goes", interface_gone).alone(),
     Test::new("pin_names_and_owners_are_checked", refused).alone(),
@@ -206,6 +211,39 @@ fn identity() -> Result<()> {
     name.stop()?;
     ensure!(arrive(5003, 2)? == 2, "still in force");
     before.assert_same(Some(&lab.node))
+}
+
+/// Filters of an owner that is dead give up after ten seconds, unless they have a name.
+fn heartbeat() -> Result<()> {
+    let (lab, group) = (Lab::new()?, Cgroup::new()?);
+    let _pod = group.resident(&lab.peer)?;
+    let name = Name::new("heartbeat");
+    lab.dir.write(
+        "policy.toml",
+        &format!(
+            "default = \"deny\"\n[[identity]]\nname = \"web\"\ncgroup = \"{}\"\n[[rule]]\nport = 9\nverdict = \"allow\"\n",
+            group.path()
+        ),
+    )?;
+    let text = format!(
+        r#"use identity(iface="veth0", policy=file("policy.toml"), audit="off", pin="{}") as id;"#,
+        name.0
+    );
+    Weir::script(&text).at(&lab).start()?.end_with(Signal::SIGKILL)?;
+    let node = std::net::IpAddr::from(lab.node4());
+    let socket = traffic::listen_udp(&lab.node, (node, PORT).into())?;
+    let killed = Instant::now();
+    while killed.elapsed() < Duration::from_secs(13) {
+        traffic::send_udp(&lab.peer, lab.peer4().into(), (node, PORT).into(), 5)?;
+        traffic::settle(&lab)?;
+        ensure!(
+            traffic::received(&socket)? == 0,
+            "open {:?} after the end of weir",
+            killed.elapsed()
+        );
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    name.stop()
 }
 
 fn managed() -> Result<()> {
