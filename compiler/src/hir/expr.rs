@@ -13,6 +13,17 @@ use weir_parser::{Diagnostic, Span};
 /// The largest object of the kernel that is copied as a whole.
 const MAX_COPIED_BYTES: u32 = 16 << 10;
 
+/// The most values that a tuple or a record holds, those of the tuples in it included.
+const MAX_VALUES: usize = 256;
+
+fn values_in(ty: &Ty) -> usize {
+    match ty {
+        Ty::Tuple(parts) => parts.iter().map(values_in).sum(),
+        Ty::Record(fields) => fields.iter().map(|(_, ty)| values_in(ty)).sum(),
+        _ => 1,
+    }
+}
+
 impl Checker<'_> {
     pub(super) fn make(kind: ExprKind, ty: Ty, span: Span) -> Expr {
         Expr { kind, ty, span }
@@ -224,7 +235,7 @@ impl Checker<'_> {
                     return self.failed(span);
                 }
                 let ty = Ty::Tuple(parts.iter().map(|p| p.ty.clone()).collect());
-                Self::make(ExprKind::Tuple(parts), ty, span)
+                self.tuple(parts, ty, span)
             }
             ast::ExprKind::In { value, set } => self.in_set(value, set, span),
             ast::ExprKind::SizeOf(arg) => {
@@ -281,7 +292,19 @@ impl Checker<'_> {
             types.push((name.name.clone(), value.ty.clone()));
             parts.push(value);
         }
-        Self::make(ExprKind::Tuple(parts), Ty::Record(types), span)
+        self.tuple(parts, Ty::Record(types), span)
+    }
+
+    /// A tuple or a record, unless it holds too much: tuples of tuples double quickly, and each copy moves every value.
+    fn tuple(&mut self, parts: Vec<Expr>, ty: Ty, span: Span) -> Expr {
+        let values = values_in(&ty);
+        if values > MAX_VALUES {
+            let message = format!("this holds {values} values: {MAX_VALUES} are the most");
+            let help = "keep what belongs together in a map: its key says which it is";
+            self.error(Diagnostic::error("too-many-values", span, message).help(help));
+            return self.failed(span);
+        }
+        Self::make(ExprKind::Tuple(parts), ty, span)
     }
 
     fn unify_or_error(&mut self, a: &Expr, b: &Expr, span: Span) -> Option<Ty> {
