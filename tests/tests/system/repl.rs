@@ -160,7 +160,7 @@ fn commands() -> Result<()> {
     dir.write("loaded.weir", "begin { @loaded[str($1)] = 7; }\n")?;
     let script = dir.path().join("loaded.weir");
     let (text, good) = piped(&format!(
-        ":help\n:help every\nbegin {{ @x[1] = 5; @x[2] = 6; }}\n:every 50ms @x 1\n:wait 1s\n:jobs\n:stop all\n:jobs\n:maps\n:type @x\n\
+        ":help\n:help every\nbegin {{ @x[1] = 5; @x[2] = 6; }}\n:every 50ms @x 1\n:wait 2s\n:jobs\n:stop all\n:jobs\n:maps\n:type @x\n\
          :type nsecs\n:dump ast\n:list 'interval:*'\n:doc strncmp\n:net lo\n:load {} word\n:print @loaded\n:clear @x\n:print @x\n1234 + 1\n:quit\n1 + 9999\n",
         script.display()
     ))?;
