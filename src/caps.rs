@@ -4,6 +4,7 @@ use std::fs;
 use weir_compiler::object::{Object, ProgramKind};
 
 /// Numbers of `linux/capability.h`.
+const DAC_READ_SEARCH: (u32, &str) = (2, "CAP_DAC_READ_SEARCH");
 const NET_ADMIN: (u32, &str) = (12, "CAP_NET_ADMIN");
 const SYS_ADMIN: u32 = 21;
 const SYS_ADMIN_NAMED: (u32, &str) = (SYS_ADMIN, "CAP_SYS_ADMIN");
@@ -33,20 +34,37 @@ impl Needs {
         Self(vec![SYS_ADMIN_NAMED, NET_ADMIN])
     }
 
+    /// Seeing what is pinned: its folder is root's, and an object is opened with CAP_BPF.
+    pub fn of_pins() -> Self {
+        Self(vec![BPF])
+    }
+
+    /// Entering a folder that only root may read.
+    pub fn of_folders() -> Self {
+        Self(vec![DAC_READ_SEARCH, BPF])
+    }
+
+    /// What this process lacks, if it lacks something.
+    pub fn unmet(&self) -> Option<String> {
+        let effective = effective(&fs::read_to_string("/proc/self/status").ok()?)?;
+        (!self.missing(Some(effective)).is_empty()).then(|| self.help_with(Some(effective)))
+    }
+
     /// What to tell somebody whom the kernel refused for want of permission.
     pub fn help(&self) -> String {
         let effective = fs::read_to_string("/proc/self/status").ok().and_then(|text| effective(&text));
         self.help_with(effective)
     }
 
-    fn help_with(&self, effective: Option<u64>) -> String {
+    /// CAP_SYS_ADMIN stands for what was split off it, not for rights to files.
+    fn missing(&self, effective: Option<u64>) -> Vec<&'static str> {
         let has = |bit: u32| effective.is_some_and(|e| e & (1 << bit) != 0);
-        let missing: Vec<&str> = self
-            .0
-            .iter()
-            .filter(|(bit, _)| !has(*bit) && !has(SYS_ADMIN))
-            .map(|(_, name)| *name)
-            .collect();
+        let lacks = |need: &&(u32, &str)| !has(need.0) && (!has(SYS_ADMIN) || **need == DAC_READ_SEARCH);
+        self.0.iter().filter(lacks).map(|(_, name)| *name).collect()
+    }
+
+    fn help_with(&self, effective: Option<u64>) -> String {
+        let missing = self.missing(effective);
         if missing.is_empty() {
             return "this process has the capabilities that it takes; a container's seccomp profile, a security module or kernel lockdown \
                     may refuse bpf(2)"
@@ -76,6 +94,11 @@ mod tests {
         assert!(needs.help_with(Some(0)).contains("lacks CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN:"));
         assert!(needs.help_with(Some(1 << 39 | 1 << 12)).contains("lacks CAP_PERFMON:"));
         assert!(needs.help_with(Some(1 << SYS_ADMIN)).contains("seccomp"));
+        assert!(
+            Needs::of_folders()
+                .help_with(Some(1 << SYS_ADMIN))
+                .contains("lacks CAP_DAC_READ_SEARCH:")
+        );
         assert!(needs.help_with(Some(1 << 39 | 1 << 38 | 1 << 12)).contains("seccomp"));
     }
 

@@ -1,6 +1,7 @@
 //! `weir clean`: removes what a killed weir could not remove itself.
 
 use crate::args::Clean;
+use crate::caps::Needs;
 use crate::inspect::agreed;
 use crate::out;
 use crate::render::Failure;
@@ -16,6 +17,10 @@ pub fn main(args: &Clean) -> Result<ExitCode, Failure> {
             help,
         }
     };
+    // Without them the namespaces of others stay unseen, and "nothing" would be a guess.
+    if let Some(help) = Needs::of_inspection().unmet() {
+        return Err(Failure::new("cannot look for filters in all network namespaces and remove them").help(help));
+    }
     let found = weir_runtime::stale().map_err(failure)?;
     if found.is_empty() {
         out::stdout("nothing to clean\n")?;

@@ -18,7 +18,8 @@ use weir_runtime::{Error, Kernel, Notice, Observer, native};
 
 fn failed(error: PinError) -> Failure {
     let help = match &error {
-        PinError::Sys(e) if matches!(e.errno(), libc::EPERM | libc::EACCES) => Some(Needs::of_inspection().help()),
+        PinError::Sys(e) if e.errno() == libc::EACCES => Some(Needs::of_folders().help()),
+        PinError::Sys(e) if e.errno() == libc::EPERM => Some(Needs::of_pins().help()),
         _ => error.help(),
     };
     Failure {
@@ -27,7 +28,17 @@ fn failed(error: PinError) -> Failure {
     }
 }
 
+/// "Nothing is pinned" and "there is no such name" are true only for who could see it.
+fn may_look() -> Result<(), Failure> {
+    pin::visible().map_err(failed)?;
+    match Needs::of_pins().unmet() {
+        Some(help) => Err(Failure::new("cannot look at what is pinned").help(help)),
+        None => Ok(()),
+    }
+}
+
 pub fn status(args: &PinStatus) -> Result<ExitCode, Failure> {
+    may_look()?;
     let names = match &args.name {
         Some(name) => vec![name.clone()],
         None => pin::names(),
@@ -87,6 +98,7 @@ fn page(all: &[Status], style: Style) -> String {
 }
 
 pub fn stop(args: &PinStop) -> Result<ExitCode, Failure> {
+    may_look()?;
     let name = &args.name;
     let owner = pin::stop(name).map_err(failed)?;
     let text = match owner {
@@ -98,6 +110,7 @@ pub fn stop(args: &PinStop) -> Result<ExitCode, Failure> {
 }
 
 pub fn reload(args: &PinReload) -> Result<ExitCode, Failure> {
+    may_look()?;
     let name = &args.name;
     if let Some(answer) = pin::reload(name).map_err(failed)? {
         if !answer.good {

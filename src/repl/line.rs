@@ -2,10 +2,10 @@
 //! tables and from the running kernel.
 
 use crate::render::Failure;
-use crate::repl::Repl;
 use crate::repl::commands::{Arg, COMMANDS};
 use crate::repl::entry::is_complete;
 use crate::repl::screen::Screen;
+use crate::repl::{INTERRUPTED, Repl};
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::{CmdKind, Highlighter};
@@ -18,6 +18,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use weir_compiler::hir::settings;
 use weir_compiler::kernel::KernelInfo;
 use weir_compiler::pipeline::Stage;
@@ -70,6 +71,8 @@ pub fn run(kernel: &Rc<Kernel>, allow_unsafe: bool) -> Result<ExitCode, Failure>
                 .extend(repl.jobs.iter().filter_map(|j| j.maps.as_ref()).flat_map(|m| m.of_natives()));
             known.jobs = repl.jobs.iter().map(|j| j.number).collect();
         }
+        // Before the line is read: a Ctrl-C right behind it is meant for what the line does.
+        INTERRUPTED.store(false, Ordering::Release);
         match editor.readline(PROMPT) {
             Ok(text) => {
                 if !text.trim().is_empty() {

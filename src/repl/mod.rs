@@ -10,6 +10,7 @@ mod jobs;
 mod line;
 mod maps;
 mod screen;
+mod tty;
 mod watch;
 
 use crate::args;
@@ -41,6 +42,7 @@ pub fn main(args: &args::Repl) -> Result<ExitCode, Failure> {
     let kernel = Rc::new(Kernel::new());
     if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
         end_on_signals()?;
+        let _tty = tty::Tty::enter().map_err(|e| Failure::new(format!("cannot use this terminal: {e}")))?;
         line::run(&kernel, args.allow_unsafe)
     } else {
         let mut repl = Repl::new(kernel, Screen::new(None), args.allow_unsafe);
@@ -55,6 +57,7 @@ fn end_on_signals() -> Result<(), Failure> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
     set.add(Signal::SIGHUP);
+    set.add(Signal::SIGQUIT);
     // Every thread that is started from here on inherits it.
     set.thread_block().map_err(failure)?;
     let terminal = nix::sys::termios::tcgetattr(std::io::stdin()).map_err(failure)?;
@@ -125,6 +128,7 @@ impl Repl {
             if !is_complete(&text) {
                 continue;
             }
+            INTERRUPTED.store(false, Ordering::Release);
             self.take(&std::mem::take(&mut text));
             if self.quit {
                 return;
@@ -154,7 +158,6 @@ impl Repl {
 
     /// Does what was typed.
     pub fn take(&mut self, text: &str) {
-        INTERRUPTED.store(false, Ordering::Release);
         self.reap();
         let text = text.trim();
         let result = if text.is_empty() || text.starts_with("//") && !text.contains('\n') {

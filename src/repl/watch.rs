@@ -4,7 +4,7 @@ use crate::repl::maps::Workspace;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 use weir_compiler::types::Type;
@@ -81,7 +81,8 @@ fn key_within(time: Duration) -> bool {
     // A signal (the terminal was resized) is no key: draw again at once.
     let key = poll(&mut fds, PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO)).is_ok_and(|n| n > 0);
     if key {
-        let _ = stdin.lock().read(&mut [0; 64]);
+        // Past the buffer of `Stdin`, which would keep for later what does not fit.
+        let _ = nix::unistd::read(stdin.as_fd(), &mut [0; 64]);
     }
     key
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -32,6 +33,8 @@ pub struct Terminal {
     /// Everything that came, for what has scrolled away.
     all: String,
     columns: u16,
+    /// How the terminal was before the program started.
+    modes: Termios,
 }
 
 const SCROLLBACK: usize = 20_000;
@@ -64,6 +67,7 @@ impl Terminal {
                 Ok(())
             });
         }
+        let modes = tcgetattr(&pty.slave)?;
         let child = command.spawn().context("cannot start the program")?;
         Ok(Self {
             child,
@@ -71,6 +75,7 @@ impl Terminal {
             screen: vt100::Parser::new(cells(rows)?, cells(columns)?, SCROLLBACK),
             all: String::new(),
             columns,
+            modes,
         })
     }
 
@@ -189,22 +194,23 @@ impl Terminal {
         kill(Pid::from_raw(self.pid() as i32), signal).context("cannot send the signal")
     }
 
-    /// Leaves at the prompt, as a person does: where the key was lost, because it fell between two prompts, they press it again.
+    /// Waits until the program does something else than reading a line: while it edits one, it reads even Ctrl-C itself.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub fn wait_busy(&mut self) -> Result<()> {
+        self.wait("a moment between two prompts", |t| {
+            tcgetattr(&t.master).is_ok_and(|m| m.local_flags.contains(LocalFlags::ISIG))
+        })
+    }
+
+    /// Leaves at the prompt.
     ///
     /// # Errors
     /// It did not end in time, or something is left.
     pub fn left(mut self, objects: &BTreeSet<Object>) -> Result<ExitStatus> {
-        for _ in 0..5 {
-            self.wait_prompt()?;
-            self.keys(CTRL_D)?;
-            let again = Instant::now() + Duration::from_secs(2);
-            while Instant::now() < again && self.child.try_wait()?.is_none() {
-                self.read(Duration::from_millis(20));
-            }
-            if self.child.try_wait()?.is_some() {
-                break;
-            }
-        }
+        self.wait_prompt()?;
+        self.keys(CTRL_D)?;
         self.ended(objects)
     }
 
@@ -222,6 +228,11 @@ impl Terminal {
             ensure!(Instant::now() < deadline, "it did not end; the screen:\n{}", self.shown());
         };
         kernel::assert_gone(objects)?;
+        // Who is killed can put nothing back.
+        if status.code().is_some() {
+            let modes = tcgetattr(&self.master)?;
+            ensure!(modes == self.modes, "the terminal was {:?} and is {modes:?}", self.modes);
+        }
         Ok(status)
     }
 }

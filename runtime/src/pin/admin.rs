@@ -41,6 +41,18 @@ pub struct Answer {
     pub text: String,
 }
 
+/// Whether this process may see what is pinned.
+///
+/// # Errors
+/// The folder is there, and reading it is refused.
+pub fn visible() -> Result<(), PinError> {
+    let dir = super::usual(super::lasting());
+    match fs::read_dir(&dir) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(SysError::new("read", dir.display().to_string(), e).into()),
+        _ => Ok(()),
+    }
+}
+
 /// Lists the names that are taken.
 #[must_use]
 pub fn names() -> Vec<String> {

@@ -8,7 +8,7 @@
 mod admin;
 mod record;
 
-pub use admin::{Answer, Status, names, reload, status, stop};
+pub use admin::{Answer, Status, names, reload, status, stop, visible};
 pub use record::{Owner, Record};
 
 use crate::sys::bpf::query::{self, LinkPlace, ObjectKind};

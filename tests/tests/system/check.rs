@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::process::Command;
 use weir_tests::harness::Test;
 use weir_tests::net::TempDir;
 use weir_tests::weir::{Finished, Weir};
@@ -11,6 +12,7 @@ pub const TESTS: &[Test] = &[
     Test::new("check_says_in_json_what_is_wrong_where", json),
     Test::new("check_takes_the_types_of_another_kernel", other_kernel),
     Test::new("completions_know_every_command", completions),
+    Test::new("completions_complete_in_bash", bash),
 ];
 
 /// CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF
@@ -91,4 +93,34 @@ fn completions() -> Result<()> {
         }
     }
     weir(&["completions", "tcsh"])?.refused(&["tcsh", "bash"]).map(drop)
+}
+
+/// What bash offers for a word at the end of a line.
+fn bash() -> Result<()> {
+    let dir = TempDir::new()?;
+    dir.write("weir.bash", &weir(&["completions", "bash"])?.clean()?.stdout)?;
+    for (words, offered) in [
+        (&["ma"][..], "maps"),
+        (&["net", "r"], "rm"),
+        (&["check", "--bt"], "--btf"),
+        (&["completions", "fi"], "fish"),
+        (&["--format", "js"], "json"),
+    ] {
+        // As bash does it: the function that the script registered is called with the command, the word, and the one before it.
+        let call = r#"source ./weir.bash && f=$(complete -p weir) && f=${f##*-F } && f=${f%% *} && COMP_WORDS=(weir "$@") && COMP_CWORD=$# \
+            && COMP_LINE="weir $*" && COMP_POINT=${#COMP_LINE} && "$f" weir "${!#}" "${COMP_WORDS[$#-1]}"; printf '%s\n' "${COMPREPLY[@]}""#;
+        let output = Command::new("bash")
+            .args(["--norc", "-c", call, "bash"])
+            .args(words)
+            .current_dir(dir.path())
+            .output()
+            .context("there is no bash")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(
+            output.status.success() && text.lines().any(|l| l == offered),
+            "{words:?}: no `{offered}` in {text:?}, {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(())
 }

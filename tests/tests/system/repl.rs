@@ -7,13 +7,16 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use weir_tests::harness::Test;
 use weir_tests::net::TempDir;
-use weir_tests::terminal::{CTRL_C, TAB, Terminal, UP};
+use weir_tests::terminal::{CTRL_C, CTRL_D, TAB, Terminal, UP};
 use weir_tests::weir::program;
 
 pub const TESTS: &[Test] = &[
     Test::new("repl_entries_share_maps_and_leave_nothing", entries),
     Test::new("repl_a_line_being_typed_survives_output", output_while_typing),
     Test::new("repl_edits_completes_and_remembers", editing),
+    Test::new("repl_completes_members_and_drops_what_is_half_typed", completing),
+    Test::new("repl_commands_do_what_they_say", commands),
+    Test::new("repl_keys_typed_ahead_wait_for_the_prompt", typed_ahead),
     Test::new("repl_watch_redraws_in_place", watch),
     Test::new("repl_errors_have_carets_and_cost_nothing", errors),
     Test::new("repl_killed_leaves_nothing", killed),
@@ -117,6 +120,98 @@ fn editing() -> Result<()> {
     let mut t = start(&dir)?;
     t.keys(UP)?;
     t.wait("the last line of the first session", |t| t.cursor_line().starts_with("weir> :jobs"))?;
+    t.keys(CTRL_C)?;
+    t.wait_prompt()?;
+    leave(t, &BTreeSet::new())
+}
+
+fn completing() -> Result<()> {
+    let dir = TempDir::new()?;
+    let mut t = start(&dir)?;
+    for (typed, whole) in [
+        ("tracepoint:syscalls:sys_enter_openat { @[args.filen", "@[args.filename"),
+        ("begin { $s = (struct sock *)curtask; @ = $s->__sk_com", "$s->__sk_common"),
+        ("begin { $long_name = 1; @ = $lon", "@ = $long_name"),
+        ("use blocklist(ifa", "use blocklist(iface="),
+    ] {
+        t.keys(typed)?;
+        t.keys(TAB)?;
+        t.wait(whole, |t| t.cursor_line().ends_with(whole))?;
+        t.keys(CTRL_C)?;
+        t.wait_prompt()?;
+    }
+    // Ctrl-C in the third line of an entry drops all three.
+    t.line("interval:s:1 {")?;
+    t.line("  @x++;")?;
+    t.keys("  @half")?;
+    t.wait("the third line", |t| t.cursor_line().ends_with("@half"))?;
+    t.keys(CTRL_C)?;
+    t.wait_prompt()?;
+    t.line(":jobs")?;
+    t.wait_for("nothing runs in the background")?;
+    t.line(":maps")?;
+    t.wait_for("no maps yet")?;
+    leave(t, &BTreeSet::new())
+}
+
+/// Each command once, in a pipe, with what it has to answer.
+fn commands() -> Result<()> {
+    let dir = TempDir::new()?;
+    dir.write("loaded.weir", "begin { @loaded[str($1)] = 7; }\n")?;
+    let script = dir.path().join("loaded.weir");
+    let (text, good) = piped(&format!(
+        ":help\n:help every\nbegin {{ @x[1] = 5; @x[2] = 6; }}\n:every 50ms @x 1\n:wait 2s\n:jobs\n:stop all\n:jobs\n:maps\n:type @x\n\
+         :type nsecs\n:dump ast\n:list 'interval:*'\n:doc strncmp\n:net lo\n:load {} word\n:print @loaded\n:clear @x\n:print @x\n1234 + 1\n:quit\n1 + 9999\n",
+        script.display()
+    ))?;
+    for part in [
+        ":watch",
+        ":every",
+        "job 2: prints @x every 50ms",
+        "@x[2]: 6",
+        ":every 50ms @x 1",
+        "job 2 stopped",
+        "nothing runs in the background",
+        "@x[int64]: int64",
+        "uint64",
+        "interval:s:",
+        "strncmp(",
+        "@loaded[word]: 7",
+        "1235",
+    ] {
+        ensure!(text.contains(part), "no `{part}` in {text}");
+    }
+    // Only the largest was asked for, each time, and after `:clear` there is none.
+    ensure!(!text.contains("@x[1]: 5") && !text.contains("10000"), "{text}");
+    ensure!(good, "{text}");
+    Ok(())
+}
+
+/// Whatever is typed while a command runs is done at the next prompts, key by key.
+fn typed_ahead() -> Result<()> {
+    let dir = TempDir::new()?;
+    let mut t = start(&dir)?;
+    t.line("begin { printf(\"%d\\n\", 4200 + 42); }")?;
+    t.wait("the first output", |t| t.printed().contains("4242\r\n"))?;
+    t.wait_prompt()?;
+    t.line(":wait 5s")?;
+    t.wait_busy()?;
+    // A line with a word taken back, a search in the history, and the end.
+    t.keys(":jbos\x17:jobs\r")?;
+    t.keys("\x12printf\r")?;
+    t.keys(CTRL_D)?;
+    t.wait("the second output", |t| t.printed().matches("4242\r\n").count() == 2)?;
+    ensure!(
+        t.printed().contains("nothing runs in the background"),
+        "`:jobs` did not run:\n{}",
+        t.shown()
+    );
+    let status = t.ended(&BTreeSet::new())?;
+    ensure!(status.success(), "it ended with {status}");
+    // Ctrl-C ends what is waited for, not the session.
+    let mut t = start(&dir)?;
+    t.line(":wait 1h")?;
+    t.wait_busy()?;
     t.keys(CTRL_C)?;
     t.wait_prompt()?;
     leave(t, &BTreeSet::new())
