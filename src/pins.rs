@@ -90,7 +90,10 @@ fn page(all: &[Status], style: Style) -> String {
             maps.join(", "),
         ]);
         table.text(match status.attached.as_slice() {
-            [] => "  judges nothing: what it was on is gone".to_owned(),
+            [] => format!(
+                "  judges nothing: what it was on is gone; `weir stop {}` removes what is left",
+                status.name
+            ),
             places => format!("  on {}", places.join(", ")),
         });
     }

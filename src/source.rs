@@ -3,6 +3,7 @@
 use crate::render::Failure;
 use std::ffi::OsStr;
 use std::io::{ErrorKind, Read};
+use weir_compiler::hir::nearest_name;
 use weir_compiler::pipeline::Source;
 
 /// Larger files are not scripts, and spans are 32-bit.
@@ -70,7 +71,12 @@ fn cannot_read(name: &str, error: &std::io::Error) -> Failure {
             if name.contains(['{', ' ']) {
                 failure.help("to run a program from the command line, write `weir -e 'PROGRAM'`")
             } else {
-                failure
+                let whole = crate::args::whole();
+                let commands: Vec<&str> = whole.get_subcommands().map(clap::Command::get_name).collect();
+                match nearest_name(name, commands.into_iter()) {
+                    Some(command) => failure.help(format!("nor a command of that name; did you mean `weir {command}`?")),
+                    None => failure,
+                }
             }
         }
         ErrorKind::IsADirectory => Failure::new(format!("`{name}` is a directory")),
@@ -100,6 +106,12 @@ mod tests {
     fn a_missing_file_is_named() {
         let failure = read(None, Some(OsStr::new("/no/such/script.bt"))).unwrap_err();
         assert_eq!(failure.message, "there is no file `/no/such/script.bt`");
+        assert_eq!(failure.help, None);
+        let mistyped = read(None, Some(OsStr::new("sttus"))).unwrap_err();
+        assert_eq!(
+            mistyped.help.as_deref(),
+            Some("nor a command of that name; did you mean `weir status`?")
+        );
         assert!(
             read(None, Some(OsStr::new("BEGIN { exit(); }")))
                 .unwrap_err()

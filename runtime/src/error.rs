@@ -4,7 +4,7 @@ use crate::sys::{ATTACH, SysError};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
-use weir_compiler::hir::nearest_name;
+use weir_compiler::hir::{interface_help, nearest_name};
 use weir_parser::Span;
 
 /// Why a script could not be loaded, attached or run.
@@ -238,7 +238,7 @@ impl Error {
             Error::NotInjectable { .. } => {
                 vec!["`/sys/kernel/debug/error_injection/list` has the functions that `override` may be used on".to_owned()]
             }
-            Error::NoInterface { pattern, known, .. } => nearest_or_all(pattern, known),
+            Error::NoInterface { pattern, known, .. } => vec![interface_help(pattern, known)],
             Error::NoNetns { name, known, .. } if known.is_empty() => {
                 vec![format!(
                     "write a name of `ip netns`, a pid or a path for `{name}`; there are no names"

@@ -40,10 +40,10 @@ pub fn run(kernel: &Rc<Kernel>, allow_unsafe: bool) -> Result<ExitCode, Failure>
         .build();
     let mut editor: Editor<Words, FileHistory> = Editor::with_config(config).map_err(failure)?;
     let mut printer = editor.create_external_printer().map_err(failure)?;
-    let screen = Screen::new(Some(Box::new(move |text| {
+    let screen = Screen::above(Box::new(move |text| {
         // A terminal that has gone is noticed by the next line.
         let _ = printer.print(text);
-    })));
+    }))?;
     let mut repl = Repl::new(Rc::clone(kernel), screen, allow_unsafe);
     repl.interactive = true;
     let words = Rc::new(RefCell::new(Known::default()));
@@ -73,7 +73,10 @@ pub fn run(kernel: &Rc<Kernel>, allow_unsafe: bool) -> Result<ExitCode, Failure>
         }
         // Before the line is read: a Ctrl-C right behind it is meant for what the line does.
         INTERRUPTED.store(false, Ordering::Release);
-        match editor.readline(PROMPT) {
+        repl.screen.typing();
+        let typed = editor.readline(PROMPT);
+        repl.screen.typed();
+        match typed {
             Ok(text) => {
                 if !text.trim().is_empty() {
                     let _ = editor.add_history_entry(text.trim());
@@ -92,6 +95,7 @@ pub fn run(kernel: &Rc<Kernel>, allow_unsafe: bool) -> Result<ExitCode, Failure>
             }
         }
     }
+    repl.screen.close();
     Ok(repl.leave())
 }
 

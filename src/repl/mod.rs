@@ -45,7 +45,7 @@ pub fn main(args: &args::Repl) -> Result<ExitCode, Failure> {
         let _tty = tty::Tty::enter().map_err(|e| Failure::new(format!("cannot use this terminal: {e}")))?;
         line::run(&kernel, args.allow_unsafe)
     } else {
-        let mut repl = Repl::new(kernel, Screen::new(None), args.allow_unsafe);
+        let mut repl = Repl::new(kernel, Screen::plain(), args.allow_unsafe);
         repl.pipe(std::io::stdin().lock());
         Ok(repl.leave())
     }
@@ -119,12 +119,29 @@ impl Repl {
     }
 
     /// Takes entries from a pipe until it ends.
-    fn pipe(&mut self, input: impl BufRead) {
+    fn pipe(&mut self, mut input: impl BufRead) {
         let mut text = String::new();
-        for line in input.lines() {
-            let Ok(line) = line else { break };
-            text.push_str(&line);
-            text.push('\n');
+        for number in 1.. {
+            let mut line = Vec::new();
+            match input.read_until(b'\n', &mut line) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(e) => {
+                    self.refused(&format!("cannot read line {number}: {e}"));
+                    break;
+                }
+            }
+            match std::str::from_utf8(&line) {
+                Ok(line) => text.push_str(line),
+                Err(e) => {
+                    let at = e.valid_up_to() + 1;
+                    self.refused(&format!(
+                        "line {number} is not UTF-8 (byte {at}): it and the entry that it is in are left out"
+                    ));
+                    text.clear();
+                    continue;
+                }
+            }
             if !is_complete(&text) {
                 continue;
             }
@@ -137,6 +154,12 @@ impl Repl {
         if !text.trim().is_empty() {
             self.take(&text);
         }
+    }
+
+    /// Says what is wrong with what was read.
+    fn refused(&mut self, message: &str) {
+        self.failed = true;
+        self.screen.print(&self.renderer.failure(&Failure::new(message)));
     }
 
     /// Ends all jobs.

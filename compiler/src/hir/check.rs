@@ -208,6 +208,23 @@ pub(super) fn nearest<'n>(diagnostic: Diagnostic, name: &str, candidates: impl I
     }
 }
 
+/// What to write instead of the name of an interface that is not there. A program on a wrong one may cut somebody off: all are
+/// shown beside the one that is near.
+#[must_use]
+pub fn interface_help(name: &str, interfaces: &[String]) -> String {
+    const MOST: usize = 16;
+    let near = nearest_name(name, interfaces.iter().map(String::as_str));
+    let all = match interfaces.len() {
+        0 => "there are none".to_owned(),
+        1..=MOST => format!("there are `{}`", interfaces.join("`, `")),
+        more => format!("there are `{}` and {} more", interfaces[..MOST].join("`, `"), more - MOST),
+    };
+    match near {
+        Some(near) => format!("did you mean `{near}`? {all}"),
+        None => all,
+    }
+}
+
 /// Returns the most similar name, if one is similar at all.
 pub fn nearest_name<'n>(name: &str, candidates: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let mut best: Option<(&str, f64)> = None;

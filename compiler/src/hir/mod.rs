@@ -32,7 +32,7 @@ mod usdt;
 pub mod visit;
 
 pub use args::{Parameter, parameters};
-pub use check::{HELP, Options, check, nearest_name};
+pub use check::{HELP, Options, check, interface_help, nearest_name};
 pub use map_types::{DeclaredKind, MapDecl};
 pub(crate) use probes::glob_step;
 pub use probes::{glob_match, is_glob, iterators, raw_parameters};

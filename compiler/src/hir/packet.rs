@@ -1,7 +1,7 @@
 //! Packet fields that need more than their name: those with an offset, those known when the block is compiled, and
 //! assignments; sending packets elsewhere.
 
-use super::check::{Checker, nearest_name};
+use super::check::{Checker, interface_help};
 use super::{Expr, ExprKind, StmtKind, Ty};
 use crate::object::{AttachPoint, Direction};
 use crate::tables::{self, FIELDS, Family, Field, FieldKind, FieldType, Header, Hook};
@@ -237,11 +237,7 @@ impl Checker<'_> {
             let interfaces = self.kernel.interfaces();
             if !interfaces.contains(&device) {
                 let d = Diagnostic::error("no-interface", name.span, format!("there is no interface `{device}`"));
-                let d = match nearest_name(&device, interfaces.iter().map(String::as_str)) {
-                    Some(near) => d.help(format!("did you mean `{near}`?")),
-                    None => d.help(format!("there are `{}`", interfaces.join("`, `"))),
-                };
-                self.error(d);
+                self.error(d.help(interface_help(&device, &interfaces)));
                 return None;
             }
         }

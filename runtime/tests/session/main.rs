@@ -370,7 +370,7 @@ fn an_unknown_interface_says_which_there_are() {
         error.to_string(),
         format!("no network interface matches `eth9` in network namespace `{}`", net.a)
     );
-    assert_eq!(error.help(), ["there are: lo, va"]);
+    assert_eq!(error.help(), ["there are `lo`, `va`"]);
 }
 
 fn tc_object(net: &Net) -> weir_compiler::object::Object {

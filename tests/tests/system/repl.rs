@@ -353,14 +353,14 @@ fn settings() -> Result<()> {
 }
 
 /// What a pipe's session prints, and whether it went well.
-fn piped(text: &str) -> Result<(String, bool)> {
+fn piped(text: impl AsRef<[u8]>) -> Result<(String, bool)> {
     let mut child = Command::new(program()?)
         .arg("repl")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    child.stdin.take().map(|mut i| i.write_all(text.as_bytes())).transpose()?;
+    child.stdin.take().map(|mut i| i.write_all(text.as_ref())).transpose()?;
     let output = child.wait_with_output()?;
     let err = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(err.is_empty(), "on standard error: {err}");
@@ -392,6 +392,12 @@ fn pipe() -> Result<()> {
     );
     let (text, good) = piped("nonsense(\n")?;
     ensure!(text.contains("entry 1:1:") && !good, "an error in a pipe is a failure: {text}");
+    // What cannot be read is left out, and said.
+    let (text, good) = piped(b"1 + 1\n\xff\xfe\n2 + 2\n")?;
+    ensure!(
+        text.starts_with("2\nerror: line 2 is not UTF-8 (byte 1)") && text.ends_with("\n4\n") && !good,
+        "{text:?}"
+    );
     Ok(())
 }
 

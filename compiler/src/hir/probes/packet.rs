@@ -1,7 +1,7 @@
 //! Attach points on the path of packets.
 
 use super::Site;
-use crate::hir::check::{Checker, nearest_name};
+use crate::hir::check::{Checker, interface_help, nearest_name};
 use crate::object::{AttachPoint, Direction, IfacePattern, LinkLayer, XdpMode};
 use crate::tables::Hook;
 use weir_parser::{Diagnostic, Span, ast};
@@ -81,11 +81,7 @@ impl Checker<'_> {
         let name = &pattern.pattern;
         if !pattern.is_glob() && !interfaces.iter().any(|i| i == name) {
             let d = Diagnostic::error("no-interface", span, format!("there is no interface `{name}`{place}"));
-            let d = match nearest_name(name, interfaces.iter().map(String::as_str)) {
-                Some(near) => d.help(format!("did you mean `{near}`?")),
-                None => d.help(format!("there are `{}`", interfaces.join("`, `"))),
-            };
-            self.error(d);
+            self.error(d.help(interface_help(name, &interfaces)));
             return Vec::new();
         }
         let layers = if pattern.is_glob() {

@@ -64,13 +64,14 @@ pub(super) fn setup(
         Some("both") => object::ENFORCE_FROM_POD | object::ENFORCE_TO_POD,
         _ => object::ENFORCE_FROM_POD,
     };
+    let deny_unknown = params.text("unknown") == Some("deny");
     // A tcx link goes with its owner; a filter in clsact may outlive it, and is meant to with a pin.
     let is_tied = pin.is_some() || matches!(kernel.feature(Feature::Tcx), Support::Yes);
     for (symbol, value) in [
         (object::RODATA_ENFORCE, enforce),
         (object::RODATA_MASK, mask),
         (object::RODATA_HALF, max),
-        (object::RODATA_DENY_UNKNOWN, u32::from(params.text("unknown") == Some("deny"))),
+        (object::RODATA_DENY_UNKNOWN, u32::from(deny_unknown)),
         (object::RODATA_DRY_RUN, u32::from(params.flag("dry_run"))),
         (object::RODATA_ON_DENY, u32::from(event_used("deny"))),
         (object::RODATA_ON_ALLOW, u32::from(event_used("allow"))),
@@ -91,6 +92,7 @@ pub(super) fn setup(
             mask,
             max,
             duration: params.duration("duration"),
+            deny_unknown,
             audit,
             notices,
         },
@@ -121,6 +123,7 @@ pub(super) struct Plan {
     pub max: u32,
     /// Nanoseconds from now.
     pub duration: Option<u64>,
+    pub deny_unknown: bool,
     pub audit: Audit,
     pub notices: Vec<Notice>,
 }
@@ -315,7 +318,12 @@ impl Enforcer {
             })
             .collect();
         if !nobody.is_empty() {
-            messages.push(format!("nobody is {} now: no cgroup matches", nobody.join(", ")));
+            let verdict = if self.plan.deny_unknown {
+                "packets of others are dropped (`unknown=\"deny\"`)"
+            } else {
+                "packets of others pass (`unknown=\"allow\"`)"
+            };
+            messages.push(format!("nobody is {} now: no cgroup matches; {verdict}", nobody.join(", ")));
         }
         for message in messages {
             if !self.told.contains(&message) {
