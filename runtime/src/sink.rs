@@ -54,6 +54,8 @@ pub trait Sink: Send {
     fn map(&mut self, snapshot: &Snapshot, top: u32, div: u32, ctx: &Context) -> io::Result<()>;
     /// Returns whether messages about the run belong into the output, too ([`Sink::attached`], [`Sink::lost_events`]).
     fn is_structured(&self) -> bool;
+    /// Holds back what comes until [`Sink::attached`], where the output tells that first: `begin` runs before.
+    fn hold(&mut self) {}
     fn attached(&mut self, probes: usize) -> io::Result<()>;
     fn lost_events(&mut self, count: u64) -> io::Result<()>;
     /// Something went wrong; only where the output is structured.
@@ -200,7 +202,7 @@ impl<W: Write> JsonSink<W> {
         Self {
             out: Out::new(writer, buffering),
             buf: Vec::new(),
-            held: Some(Vec::new()),
+            held: None,
         }
     }
 
@@ -256,6 +258,10 @@ impl<W: Write + Send> Sink for JsonSink<W> {
 
     fn is_structured(&self) -> bool {
         true
+    }
+
+    fn hold(&mut self) {
+        self.held.get_or_insert_default();
     }
 
     fn attached(&mut self, probes: usize) -> io::Result<()> {
@@ -412,6 +418,7 @@ mod tests {
     fn what_begin_prints_follows_the_number_of_probes() {
         let out = Shared::default();
         let mut sink = JsonSink::new(out.clone(), Buffering::None);
+        sink.hold();
         sink.printf(b"first").unwrap();
         assert_eq!(out.text(), "");
         sink.attached(1).unwrap();
@@ -424,7 +431,10 @@ mod tests {
         assert_eq!(out.text(), lines.join("\n") + "\n");
         // Nothing is lost where nothing was attached.
         let out = Shared::default();
-        JsonSink::new(out.clone(), Buffering::None).printf(b"alone").unwrap();
+        let mut sink = JsonSink::new(out.clone(), Buffering::None);
+        sink.hold();
+        sink.printf(b"alone").unwrap();
+        drop(sink);
         assert_eq!(out.text(), "{\"type\": \"printf\", \"data\": \"alone\"}\n");
     }
 
