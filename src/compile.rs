@@ -12,6 +12,7 @@ use weir_compiler::kernel::KernelInfo;
 use weir_compiler::object::Object;
 use weir_compiler::pipeline::{self, Source, Stage};
 use weir_parser::Diagnostic;
+use weir_parser::params::{Default, Param};
 use weir_runtime::Kernel;
 
 /// One compilation, with all that it takes.
@@ -134,18 +135,18 @@ fn times_text(times: &[(&'static str, Duration)]) -> String {
 }
 
 /// One line for each parameter: how it is written, what it is for.
-fn help_text(script: &str, parameters: &[hir::NamedParam]) -> String {
+fn help_text(script: &str, parameters: &[Param]) -> String {
     if parameters.is_empty() {
         return format!("`{script}` takes no named parameters\n");
     }
-    let written = |p: &hir::NamedParam| match &p.default {
-        None => format!("--{}", p.name),
-        Some(default) => format!("--{}={default}", p.name),
+    let written = |p: &Param| match &p.default {
+        Default::Switch | Default::Required => format!("--{}", p.name),
+        Default::Int(default) | Default::Text(default) => format!("--{}={default}", p.name),
     };
     let width = parameters.iter().map(|p| written(p).chars().count()).max().unwrap_or(0);
     let mut text = format!("Parameters of `{script}`, given after `--`, with their defaults:\n");
     for p in parameters {
-        let line = format!("  {:width$}  {}", written(p), p.description);
+        let line = format!("  {:width$}  {}", written(p), p.doc);
         text.push_str(line.trim_end());
         text.push('\n');
     }
@@ -204,12 +205,13 @@ mod tests {
 
     #[test]
     fn parameters_are_listed_with_their_defaults() {
-        let param = |name: &str, default: Option<&str>, description: &str| hir::NamedParam {
+        let param = |name: &str, default: Default, doc: &str| Param {
             name: name.to_owned(),
-            default: default.map(str::to_owned),
-            description: description.to_owned(),
+            default,
+            doc: doc.to_owned(),
         };
-        let text = help_text("x.bt", &[param("port", Some("80"), "what to count"), param("quiet", None, "")]);
+        let port = param("port", Default::Int("80".to_owned()), "what to count");
+        let text = help_text("x.bt", &[port, param("quiet", Default::Switch, "")]);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[1..], ["  --port=80  what to count", "  --quiet"]);
         assert_eq!(help_text("x.bt", &[]), "`x.bt` takes no named parameters\n");

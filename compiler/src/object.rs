@@ -32,6 +32,8 @@ pub struct Object {
 pub struct Config {
     pub max_map_keys: u32,
     pub max_strlen: u32,
+    /// What `cat` prints of a file at most.
+    pub max_cat_bytes: u64,
     pub print_maps_on_exit: bool,
     pub missing_probes: MissingProbes,
     pub str_trunc_trailer: String,
@@ -44,6 +46,7 @@ impl Default for Config {
         Self {
             max_map_keys: 4096,
             max_strlen: 1024,
+            max_cat_bytes: 10240,
             print_maps_on_exit: true,
             missing_probes: MissingProbes::Error,
             str_trunc_trailer: "..".to_owned(),
@@ -585,6 +588,8 @@ pub enum EventAction {
         call: HelperCall,
         code: EventField,
     },
+    /// A division or remainder by zero.
+    DividedByZero,
     /// `capture`: a packet, laid out as in [`capture`], for the capture file.
     Capture {
         /// Index into [`Object::programs`].

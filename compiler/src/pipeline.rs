@@ -6,6 +6,7 @@ use crate::kernel::{Feature, KernelInfo, Support};
 use crate::object::{MapRole, Object};
 use crate::{clif, hir, plan};
 use std::time::{Duration, Instant};
+use weir_parser::params::{Param, Params};
 use weir_parser::{Diagnostic, LineIndex, SourceId, Span};
 
 /// Largest value of a per-CPU map (`PCPU_MIN_UNIT_SIZE`).
@@ -91,7 +92,7 @@ pub struct Output {
     /// The script's maps, those of earlier entries among them, for the entries that follow.
     pub maps: Vec<hir::Map>,
     /// What the script takes on its command line.
-    pub parameters: Vec<hir::NamedParam>,
+    pub parameters: Vec<Param>,
     /// How long the parts of the way took, in its order.
     pub times: Vec<(&'static str, Duration)>,
     /// Scripts that this one imports, in the order of the numbers in spans, the first of them 1.
@@ -165,8 +166,10 @@ fn front(source: &Source, kernel: &dyn KernelInfo, options: &Options, out: &mut 
     if out.failed() {
         return None;
     }
+    out.parameters = Params::of_all(std::iter::once(source).chain(&out.imports).map(|s| s.text.as_str())).named;
     let (program, mut diagnostics) = hir::check(&parsed.program, kernel, &options.script);
     out.diagnostics.append(&mut diagnostics);
+    hir::unknown_parameters(&out.parameters, &options.script, &mut out.diagnostics);
     if out.failed() {
         return None;
     }
@@ -175,7 +178,6 @@ fn front(source: &Source, kernel: &dyn KernelInfo, options: &Options, out: &mut 
     }
     clock.lap(out, "check");
     out.maps.clone_from(&program.maps);
-    out.parameters.clone_from(&program.parameters);
     let mut plan = plan::plan(&program, kernel);
     let code = clif::generate(&program, &mut plan);
     for map in &plan.maps {

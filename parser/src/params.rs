@@ -47,12 +47,19 @@ impl Params {
     /// Reads the parameters of a script. Errors in it are passed over.
     #[must_use]
     pub fn of(text: &str) -> Self {
+        Self::of_all([text])
+    }
+
+    /// Reads the parameters of a script and of those that it imports.
+    pub fn of_all<'t>(texts: impl IntoIterator<Item = &'t str>) -> Self {
         let mut out = Params::default();
-        out.collect(text, false);
+        // Most scripts take none, and need not be read once more.
+        let may_take = |text: &&str| text.contains(GETOPT) || text.contains('$');
+        texts.into_iter().filter(may_take).for_each(|text| out.collect(text));
         out
     }
 
-    fn collect(&mut self, text: &str, attach_point: bool) {
+    fn collect(&mut self, text: &str) {
         let lexed = lexer::lex(SourceId(0), text);
         let tokens: Vec<&Token<'_>> = lexed.items.iter().flatten().collect();
         for (at, token) in tokens.iter().enumerate() {
@@ -64,7 +71,7 @@ impl Params {
                     self.positional = self.positional.max(highest(point.text));
                 }
                 Tok::Name(GETOPT) => {
-                    if let Some(param) = call(text, &tokens[at + 1..], attach_point) {
+                    if let Some(param) = call(text, &tokens[at + 1..], false) {
                         self.add(param);
                     }
                 }

@@ -412,7 +412,18 @@ fn wrap(sum: i128, signed: bool) -> i128 {
     if signed { i128::from(sum as i64) } else { i128::from(sum as u64) }
 }
 
-fn is_untouched(kind: &MapValue, cell: &Cell) -> bool {
+/// The row of a scalar that nothing was assigned to.
+pub(crate) fn unassigned(value: &MapValue) -> Option<Row> {
+    match value {
+        MapValue::Plain(ty @ (Type::Int { .. } | Type::Bool | Type::Str { .. } | Type::Tuple(_) | Type::Record(_))) => Some(Row {
+            key: Vec::new(),
+            value: Cell::Plain(vec![0; ty.size() as usize]),
+        }),
+        _ => None,
+    }
+}
+
+pub(crate) fn is_untouched(kind: &MapValue, cell: &Cell) -> bool {
     match (kind, cell) {
         (MapValue::Plain(_), _) => false,
         (_, Cell::Int(v)) => *v == 0,

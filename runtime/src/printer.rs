@@ -8,7 +8,7 @@ use crate::capture::CaptureFile;
 use crate::error::{Error, Notice, UPDATE, helper_message};
 use crate::format::{Context, printf, sint, time, uint, value};
 use crate::load::Loaded;
-use crate::maps::{Contents, Map};
+use crate::maps::{self, Contents, Map};
 use crate::native::{Instance, summary};
 use crate::replay::maps::MemoryMap;
 use crate::ring::Ring;
@@ -159,6 +159,8 @@ pub(crate) struct Worker {
     lost_total: u64,
     counters_read: Instant,
     buf: Vec<u8>,
+    /// Aggregations without a key that `zero` has set back: they are there, with nothing in them.
+    zeroed: Vec<MapRef>,
 }
 
 impl Worker {
@@ -186,6 +188,7 @@ impl Worker {
             lost_total: 0,
             counters_read: Instant::now(),
             buf: Vec::new(),
+            zeroed: Vec::new(),
         }
     }
 
@@ -347,6 +350,12 @@ impl Worker {
             }
             EventAction::Clear(map) | EventAction::Zero(map) => {
                 let zero = matches!(event.action, EventAction::Zero(_));
+                let was_there = shared.snapshot(*map, true).is_ok_and(|s| !s.rows.is_empty());
+                if !zero {
+                    self.zeroed.retain(|zeroed| zeroed != map);
+                } else if was_there && !self.zeroed.contains(map) {
+                    self.zeroed.push(*map);
+                }
                 if let Err(e) = shared.clear(*map, zero) {
                     self.complain(&e);
                 }
@@ -365,6 +374,23 @@ impl Worker {
                     _ => sint(field(f)) as i32,
                 });
                 let _ = self.reporter.send(Report::Exit(code));
+            }
+            EventAction::DividedByZero => {
+                let message = "Divide or modulo by 0 detected. This can lead to unexpected results. 1 is being used as the result.";
+                self.problem(
+                    &Problem {
+                        kind: "runtime_error",
+                        msg: message,
+                        helper: None,
+                        place: None,
+                    },
+                    event.span,
+                    || Notice::Script {
+                        message: message.to_owned(),
+                        error: false,
+                        span: event.span,
+                    },
+                );
             }
             EventAction::HelperError { call, code } => {
                 let code = sint(field(code));
@@ -414,7 +440,7 @@ impl Worker {
             }
             TextKind::Cat => {
                 let path = String::from_utf8_lossy(text).into_owned();
-                match read_start(&path) {
+                match read_start(&path, self.shared.object.config.max_cat_bytes) {
                     Ok(content) => self.write(|sink, _| sink.text("cat", &content)),
                     Err(e) => (self.observer)(&Notice::Other {
                         message: format!("cannot read `{path}`: {e}"),
@@ -463,9 +489,16 @@ impl Worker {
 
     fn print_map(&mut self, map: MapRef, top: u32, div: u32) {
         match self.shared.snapshot_top(map, top) {
-            Ok(snapshot) => {
-                // A scalar that was never assigned has nothing to show.
-                if snapshot.key.is_some() || !snapshot.rows.is_empty() {
+            Ok(mut snapshot) => {
+                if snapshot.key.is_none() && snapshot.rows.is_empty() {
+                    snapshot.rows.extend(maps::unassigned(&snapshot.value));
+                }
+                let histogram = matches!(snapshot.value, MapValue::Hist { .. } | MapValue::LHist { .. });
+                if histogram && snapshot.key.is_none() && !self.zeroed.contains(&map) {
+                    snapshot.rows.retain(|row| !maps::is_untouched(&snapshot.value, &row.value));
+                }
+                // As in bpftrace: a number is zero before anything was assigned to it; of the rest nothing is shown.
+                if !snapshot.rows.is_empty() {
                     self.write(|sink, ctx| sink.map(&snapshot, top, div, ctx));
                 }
             }
@@ -530,7 +563,7 @@ impl Worker {
                 if tables(&map) && !self.sink.is_structured() {
                     continue;
                 }
-                match shared.snapshot(map, true) {
+                match shared.snapshot(map, !self.zeroed.contains(&map)) {
                     Ok(snapshot) if snapshot.rows.is_empty() => {}
                     Ok(snapshot) => self.write(|sink, ctx| sink.map(&snapshot, 0, 0, ctx)),
                     Err(e) => self.complain(&e),
@@ -606,12 +639,9 @@ fn slice<'a>(record: &'a [u8], field: &EventField) -> &'a [u8] {
     &record[start..end]
 }
 
-/// `cat` prints so much of a file at most (`max_cat_bytes` of bpftrace).
-const MAX_CAT_BYTES: u64 = 10240;
-
-fn read_start(path: &str) -> io::Result<Vec<u8>> {
+fn read_start(path: &str, bytes: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    std::fs::File::open(path)?.take(MAX_CAT_BYTES).read_to_end(&mut content)?;
+    std::fs::File::open(path)?.take(bytes).read_to_end(&mut content)?;
     Ok(content)
 }
 

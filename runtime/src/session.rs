@@ -348,7 +348,8 @@ impl Session {
             &|instance, symbol| natives.get(instance).and_then(|n| n.map_fd(symbol)),
             &shared,
         )?;
-        let sink = make_sink(&options.output, options.format, options.buffering)?;
+        let mut sink = make_sink(&options.output, options.format, options.buffering)?;
+        sink.hold();
         let capture = options.capture.as_ref().map(CaptureFile::create).transpose()?;
         let escapes = matches!(options.output, Output::Stdout)
             && options.format == OutputFormat::Text

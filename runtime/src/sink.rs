@@ -54,6 +54,8 @@ pub trait Sink: Send {
     fn map(&mut self, snapshot: &Snapshot, top: u32, div: u32, ctx: &Context) -> io::Result<()>;
     /// Returns whether messages about the run belong into the output, too ([`Sink::attached`], [`Sink::lost_events`]).
     fn is_structured(&self) -> bool;
+    /// Holds back what comes until [`Sink::attached`], where the output tells that first: `begin` runs before.
+    fn hold(&mut self) {}
     fn attached(&mut self, probes: usize) -> io::Result<()>;
     fn lost_events(&mut self, count: u64) -> io::Result<()>;
     /// Something went wrong; only where the output is structured.
@@ -191,6 +193,8 @@ impl<W: Write + Send> Sink for TextSink<W> {
 pub struct JsonSink<W: Write> {
     out: Out<W>,
     buf: Vec<u8>,
+    /// What `begin` has printed: it follows the line that tells how many probes there are.
+    held: Option<Vec<u8>>,
 }
 
 impl<W: Write> JsonSink<W> {
@@ -198,6 +202,26 @@ impl<W: Write> JsonSink<W> {
         Self {
             out: Out::new(writer, buffering),
             buf: Vec::new(),
+            held: None,
+        }
+    }
+
+    /// Writes the line that stands in `buf`.
+    fn put(&mut self) -> io::Result<()> {
+        match &mut self.held {
+            Some(held) => {
+                held.extend_from_slice(&self.buf);
+                Ok(())
+            }
+            None => self.out.put(&self.buf),
+        }
+    }
+
+    /// Lets go of what was held back.
+    fn release(&mut self) -> io::Result<()> {
+        match self.held.take() {
+            Some(held) => self.out.put(&held),
+            None => Ok(()),
         }
     }
 
@@ -207,7 +231,7 @@ impl<W: Write> JsonSink<W> {
         write!(self.buf, "{{\"type\": \"{kind}\", \"data\": ")?;
         data(&mut self.buf);
         self.buf.extend_from_slice(b"}\n");
-        self.out.put(&self.buf)
+        self.put()
     }
 }
 
@@ -236,14 +260,23 @@ impl<W: Write + Send> Sink for JsonSink<W> {
         true
     }
 
+    fn hold(&mut self) {
+        self.held.get_or_insert_default();
+    }
+
     fn attached(&mut self, probes: usize) -> io::Result<()> {
         self.out
-            .put(format!("{{\"type\": \"attached_probes\", \"count\": {probes}, \"data\": {{\"probes\": {probes}}}}}\n").as_bytes())
+            .put(format!("{{\"type\": \"attached_probes\", \"count\": {probes}, \"data\": {{\"probes\": {probes}}}}}\n").as_bytes())?;
+        self.release()
     }
 
     fn lost_events(&mut self, count: u64) -> io::Result<()> {
-        self.out
-            .put(format!("{{\"type\": \"lost_events\", \"count\": {count}, \"data\": {{\"events\": {count}}}}}\n").as_bytes())
+        self.buf.clear();
+        writeln!(
+            self.buf,
+            "{{\"type\": \"lost_events\", \"count\": {count}, \"data\": {{\"events\": {count}}}}}"
+        )?;
+        self.put()
     }
 
     fn problem(&mut self, problem: &Problem<'_>) -> io::Result<()> {
@@ -259,16 +292,17 @@ impl<W: Write + Send> Sink for JsonSink<W> {
             write!(self.buf, ", \"line\": {}, \"col\": {}", place.line, place.column)?;
         }
         self.buf.extend_from_slice(b"}\n");
-        self.out.put(&self.buf)
+        self.put()
     }
 
     fn raw_line(&mut self, line: &str) -> io::Result<()> {
+        self.release()?;
         self.out.put(line.as_bytes())?;
         self.out.put(b"\n")
     }
 
     fn end(&mut self) -> io::Result<()> {
-        Ok(())
+        self.release()
     }
 
     fn idle(&mut self) -> io::Result<()> {
@@ -277,6 +311,15 @@ impl<W: Write + Send> Sink for JsonSink<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.writer.flush()
+    }
+}
+
+impl<W: Write> Drop for JsonSink<W> {
+    fn drop(&mut self) {
+        if let Some(held) = self.held.take() {
+            // When nothing could be attached; the reader may be gone, too.
+            let _ = self.out.put(&held);
+        }
     }
 }
 
@@ -369,6 +412,30 @@ mod tests {
 {"type": "helper_error", "msg": "Bad address", "helper": "probe_read_user", "retcode": -14, "filename": "stdin", "line": 1, "col": 87}
 "#
         );
+    }
+
+    #[test]
+    fn what_begin_prints_follows_the_number_of_probes() {
+        let out = Shared::default();
+        let mut sink = JsonSink::new(out.clone(), Buffering::None);
+        sink.hold();
+        sink.printf(b"first").unwrap();
+        assert_eq!(out.text(), "");
+        sink.attached(1).unwrap();
+        sink.printf(b"then").unwrap();
+        let lines = [
+            r#"{"type": "attached_probes", "count": 1, "data": {"probes": 1}}"#,
+            r#"{"type": "printf", "data": "first"}"#,
+            r#"{"type": "printf", "data": "then"}"#,
+        ];
+        assert_eq!(out.text(), lines.join("\n") + "\n");
+        // Nothing is lost where nothing was attached.
+        let out = Shared::default();
+        let mut sink = JsonSink::new(out.clone(), Buffering::None);
+        sink.hold();
+        sink.printf(b"alone").unwrap();
+        drop(sink);
+        assert_eq!(out.text(), "{\"type\": \"printf\", \"data\": \"alone\"}\n");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::inet::{AF_INET6, lpm_head};
 use super::value::{Repr, Room, Val, VarSlot};
 use super::{Generator, plain};
 use crate::hir::{Expr, ExprKind, Space, Ty};
+use crate::object::EventAction;
 use crate::object::HelperCall;
 use crate::tables::Hook;
 use crate::tables::{BuiltinKind, helper};
@@ -167,6 +168,7 @@ impl<'h> Generator<'_, 'h> {
             ExprKind::ReadStr { ptr, cap, space } => self.read_str(ptr, *cap, *space),
             ExprKind::ReadBuf { ptr, len, cap, space } => self.read_buf(ptr, len, *cap, *space),
             ExprKind::ReadArray { place, size } => self.read_array(place, *size),
+            ExprKind::Memcmp { left, right, n } => self.memcmp(left, right, *n),
             ExprKind::Strncmp { left, right, n } => self.strncmp(left, right, *n),
             ExprKind::Strcontains { text, part, index } => self.strcontains(text, part, *index),
             ExprKind::Concat { left, right } => self.concat(left, right),
@@ -499,7 +501,8 @@ impl<'h> Generator<'_, 'h> {
             BinaryOp::Add => ins.iadd(a, b),
             BinaryOp::Sub => ins.isub(a, b),
             BinaryOp::Mul => ins.imul(a, b),
-            BinaryOp::Div | BinaryOp::Mod => self.divide(op, a, b, signed, matches!(right.kind, ExprKind::Int(_))),
+            BinaryOp::Div | BinaryOp::Mod if matches!(right.kind, ExprKind::Int(_)) => self.divide(op, a, b, signed, None),
+            BinaryOp::Div | BinaryOp::Mod => self.divide_warned(op, (a, b), signed, present),
             BinaryOp::BitAnd => ins.band(a, b),
             BinaryOp::BitOr => ins.bor(a, b),
             BinaryOp::BitXor => ins.bxor(a, b),
@@ -514,14 +517,24 @@ impl<'h> Generator<'_, 'h> {
         }
     }
 
-    /// Division by zero gives 0, remainder by zero the dividend, as the kernel's BPF does.
-    pub fn divide(&mut self, op: BinaryOp, a: Value, b: Value, signed: bool, constant: bool) -> Value {
+    /// Division by what the script computed: by zero it gives 1, as in bpftrace, and is told.
+    fn divide_warned(&mut self, op: BinaryOp, (a, b): (Value, Value), signed: bool, present: Option<Value>) -> Value {
+        let is_zero = self.compare_imm(IntCC::Equal, b, 0);
+        let place = self.place;
+        let told = self.both(Some(is_zero), present);
+        self.when(told, |g| g.send(&[], place, |_| EventAction::DividedByZero));
         let one = self.int(1);
-        let (divisor, is_zero) = if constant {
-            (b, None)
-        } else {
-            let is_zero = self.compare_imm(IntCC::Equal, b, 0);
-            (self.b.ins().select(is_zero, one, b), Some(is_zero))
+        self.divide(op, a, b, signed, Some((is_zero, one)))
+    }
+
+    /// Divides. By zero, where that can be, the result is the value given.
+    pub fn divide(&mut self, op: BinaryOp, a: Value, b: Value, signed: bool, by_zero: Option<(Value, Value)>) -> Value {
+        let divisor = match by_zero {
+            None => b,
+            Some((is_zero, _)) => {
+                let one = self.int(1);
+                self.b.ins().select(is_zero, one, b)
+            }
         };
         let ins = self.b.ins();
         let n = match (op, signed) {
@@ -530,13 +543,9 @@ impl<'h> Generator<'_, 'h> {
             (_, true) => ins.srem(a, divisor),
             (_, false) => ins.urem(a, divisor),
         };
-        match is_zero {
+        match by_zero {
             None => n,
-            Some(is_zero) => {
-                let zero = self.int(0);
-                let other = if op == BinaryOp::Div { zero } else { a };
-                self.b.ins().select(is_zero, other, n)
-            }
+            Some((is_zero, other)) => self.b.ins().select(is_zero, other, n),
         }
     }
 
@@ -563,6 +572,18 @@ impl<'h> Generator<'_, 'h> {
 
     /// Compares two present values; the result is an `i8`.
     pub(super) fn compare(&mut self, op: BinaryOp, l: &Val, r: &Val, signed: bool, deep: bool) -> Value {
+        if let (Repr::Mem { pointer: a, size: x }, Repr::Mem { pointer: b, size: y }) = (&l.repr, &r.repr)
+            && !matches!(op, BinaryOp::Eq | BinaryOp::Ne)
+        {
+            let order = self.text_order(*a, *x, *b, *y);
+            let cc = match op {
+                BinaryOp::Lt => IntCC::SignedLessThan,
+                BinaryOp::Le => IntCC::SignedLessThanOrEqual,
+                BinaryOp::Gt => IntCC::SignedGreaterThan,
+                _ => IntCC::SignedGreaterThanOrEqual,
+            };
+            return self.compare_imm(cc, order, 0);
+        }
         if deep {
             let equal = self.equal(l, r);
             if op == BinaryOp::Ne {

@@ -337,7 +337,9 @@ impl<'h> Generator<'_, 'h> {
         let mut n = self.b.use_var(first);
         if let MapValue::Avg { signed } = kind {
             let count = self.b.use_var(second);
-            n = self.divide(weir_parser::ast::BinaryOp::Div, n, count, signed, false);
+            let none = self.compare_imm(IntCC::Equal, count, 0);
+            let zero = self.int(0);
+            n = self.divide(weir_parser::ast::BinaryOp::Div, n, count, signed, Some((none, zero)));
         }
         Val::int(n)
     }

@@ -107,6 +107,92 @@ impl<'h> Generator<'_, 'h> {
         self.compare_imm(IntCC::Equal, difference, 0)
     }
 
+    /// Which of two texts comes first: below, at or above zero. Texts are padded with zeros.
+    pub fn text_order(&mut self, a: Value, x: u32, b: Value, y: u32) -> Value {
+        let n = x.min(y) / 8 * 8;
+        let order = self.first_difference(a, b, n, 8, |g, p, q| {
+            // The first byte of a text counts most.
+            let (p, q) = (g.b.ins().bswap(p), g.b.ins().bswap(q));
+            let (less, more) = (g.borrow(p, q), g.borrow(q, p));
+            g.b.ins().isub(more, less)
+        });
+        let rest = |g: &mut Self, of: Value| {
+            let byte = g.b.ins().load(I8, plain(), of, i32::try_from(n).unwrap_or(0));
+            g.b.ins().uextend(I64, byte)
+        };
+        // What is left of the longer room makes its text the greater one.
+        let rest = match x.cmp(&y) {
+            std::cmp::Ordering::Equal => return order,
+            std::cmp::Ordering::Less => {
+                let rest = rest(self, b);
+                self.b.ins().ineg(rest)
+            }
+            std::cmp::Ordering::Greater => rest(self, a),
+        };
+        self.unless_known(order, rest)
+    }
+
+    /// The first difference that is not zero, of the words or bytes of two places. Without branches, so that the verifier
+    /// follows one way only.
+    fn first_difference(&mut self, a: Value, b: Value, bytes: u32, step: u32, of: impl Fn(&mut Self, Value, Value) -> Value) -> Value {
+        let one = |g: &mut Self, p: Value, q: Value, at: i32, sofar: Value| {
+            let word = |g: &mut Self, from: Value| {
+                if step == 8 {
+                    return g.b.ins().load(I64, plain(), from, at);
+                }
+                let byte = g.b.ins().load(I8, plain(), from, at);
+                g.b.ins().uextend(I64, byte)
+            };
+            let (p, q) = (word(g, p), word(g, q));
+            let difference = of(g, p, q);
+            g.unless_known(sofar, difference)
+        };
+        if bytes > UNROLLED_BYTES {
+            return self.fold_offsets(bytes, i64::from(step), |g, offset, sofar| {
+                let (p, q) = (g.b.ins().iadd(a, offset), g.b.ins().iadd(b, offset));
+                one(g, p, q, 0, sofar)
+            });
+        }
+        let mut sofar = self.int(0);
+        for at in (0..bytes).step_by(step as usize) {
+            sofar = one(self, a, b, i32::try_from(at).unwrap_or(0), sofar);
+        }
+        sofar
+    }
+
+    /// `known`, or `new` where that is zero.
+    fn unless_known(&mut self, known: Value, new: Value) -> Value {
+        let negative = self.b.ins().ineg(known);
+        let sign = self.b.ins().bor(known, negative);
+        let mask = self.b.ins().sshr_imm_s(sign, 63);
+        let mask = self.b.ins().bnot(mask);
+        let new = self.b.ins().band(new, mask);
+        self.b.ins().bor(known, new)
+    }
+
+    /// 1 where `a` is the less one of two numbers without sign.
+    fn borrow(&mut self, a: Value, b: Value) -> Value {
+        let (not_a, difference) = (self.b.ins().bnot(a), self.b.ins().isub(a, b));
+        let (both, either) = (self.b.ins().band(not_a, b), self.b.ins().bor(not_a, b));
+        let same = self.b.ins().band(either, difference);
+        let top = self.b.ins().bor(both, same);
+        self.b.ins().ushr_imm_s(top, 63)
+    }
+
+    /// `memcmp(a, b, n)`: the difference of the first two bytes that are not the same.
+    pub fn memcmp(&mut self, left: &'h Expr, right: &'h Expr, n: u32) -> Val {
+        let (l, r) = (self.expr(left), self.expr(right));
+        let present = self.both(l.present, r.present);
+        let (Repr::Mem { pointer: a, .. }, Repr::Mem { pointer: b, .. }) = (&l.repr, &r.repr) else {
+            return l;
+        };
+        let difference = self.first_difference(*a, *b, n, 1, |g, p, q| g.b.ins().isub(p, q));
+        Val {
+            repr: Repr::Int(difference),
+            present,
+        }
+    }
+
     /// Runs `body` with the offset of each word of `bytes`, passing a value on from word to word.
     fn fold_offsets(&mut self, bytes: u32, step: i64, body: impl FnOnce(&mut Self, Value, Value) -> Value) -> Value {
         let (head, inside, done) = (self.b.create_block(), self.b.create_block(), self.b.create_block());

@@ -454,7 +454,7 @@ impl Checker<'_> {
         Some(Self::make(kind, Ty::Str { cap }, span))
     }
 
-    /// `memcmp(a, b, n)`: 0 when the bytes agree.
+    /// `memcmp(a, b, n)`: 0 when the bytes agree, else the difference of the first two that do not.
     fn memcmp(&mut self, args: &[ast::Arg], span: Span) -> Option<Expr> {
         let n = self.constant(&args[2].value, 1..=i64::from(self.config.max_strlen), "the length of `memcmp`")?;
         let n = u32::try_from(n).unwrap_or(1);
@@ -485,7 +485,7 @@ impl Checker<'_> {
             Some(Self::make(kind, Ty::Str { cap: n }, arg.value.span))
         };
         let (left, right) = (side(&args[0]), side(&args[1]));
-        let kind = ExprKind::Strncmp {
+        let kind = ExprKind::Memcmp {
             left: Box::new(left?),
             right: Box::new(right?),
             n,

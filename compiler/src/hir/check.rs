@@ -11,6 +11,7 @@ use crate::kernel::KernelInfo;
 use crate::object::{Config, NativeInstance};
 use crate::tables::Hook;
 use std::collections::{HashMap, VecDeque};
+use weir_parser::params::Param;
 use weir_parser::{Diagnostic, Span, ast};
 
 /// What the command line says about the script.
@@ -35,8 +36,6 @@ pub struct Options {
 /// Checks a whole script.
 pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options) -> (Program, Vec<Diagnostic>) {
     let mut natives = Vec::new();
-    let mut parameters = super::probes::native_parameters(program);
-    merge(&mut parameters, super::probes::attach_parameters(program));
     let mut early = Vec::new();
     let mut defines = HashMap::new();
     let mut settings = Settings::default();
@@ -77,6 +76,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
     let mut maps: Vec<MapState> = options.maps.iter().map(MapState::existing).collect();
     let probes: Vec<&ast::Probe> = program.items.iter().filter_map(probe_item).collect();
     let mut sites: Option<Vec<Sites>> = None;
+    let mut self_assigned = false;
     loop {
         let mut cx = Checker::new(
             kernel,
@@ -92,6 +92,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             &initial,
             maps.clone(),
         );
+        cx.self_assigned = self_assigned;
         // Where the probes are depends on no type: the kernel is asked once, however many rounds there are.
         let sites = sites.get_or_insert_with(|| probes.iter().map(|probe| cx.resolve(probe)).collect());
         for (probe, sites) in probes.iter().zip(sites.iter()) {
@@ -101,6 +102,10 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
         cx.uncalled_functions();
         if cx.maps != maps {
             maps = cx.maps;
+            continue;
+        }
+        if !self_assigned && cx.diagnostics.iter().any(|d| d.code == "unassigned-map") {
+            self_assigned = true;
             continue;
         }
         let mut diagnostics = early;
@@ -114,8 +119,6 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
         check_declarations(&cx.maps, &decls, &mut diagnostics);
         check_existing(&cx.maps, &options.maps, &decls, &mut diagnostics);
         never_assigned(&cx.maps, &mut diagnostics);
-        merge(&mut parameters, cx.parameters);
-        unknown_parameters(&parameters, options, &mut diagnostics);
         let blocks = cx.blocks;
         too_long(&blocks, &mut diagnostics);
         let sets = cx.sets;
@@ -134,7 +137,6 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
                 cpus: kernel.cpus(),
                 sets,
                 helper_errors: options.helper_errors,
-                parameters,
             },
             diagnostics,
         );
@@ -168,17 +170,8 @@ fn too_long(blocks: &[Block], out: &mut Vec<Diagnostic>) {
     }
 }
 
-/// Adds what is not there yet.
-fn merge(parameters: &mut Vec<super::NamedParam>, more: Vec<super::NamedParam>) {
-    for new in more {
-        if parameters.iter().all(|p| p.name != new.name) {
-            parameters.push(new);
-        }
-    }
-}
-
 /// An argument that nothing reads is a slip of the pen, as in `--prot=80`.
-fn unknown_parameters(parameters: &[super::NamedParam], options: &Options, out: &mut Vec<Diagnostic>) {
+pub fn unknown_parameters(parameters: &[Param], options: &Options, out: &mut Vec<Diagnostic>) {
     for (name, _) in &options.named {
         if parameters.iter().any(|p| p.name == *name) || name == HELP {
             continue;
@@ -264,8 +257,6 @@ pub(super) struct Checker<'a> {
     pub blocks: Vec<Block>,
     pub sets: Vec<super::SetMap>,
     pub diagnostics: Vec<Diagnostic>,
-    /// Named parameters that blocks ask for.
-    pub parameters: Vec<super::NamedParam>,
     // The block being checked.
     pub hook: Hook,
     pub native: Option<usize>,
@@ -283,6 +274,10 @@ pub(super) struct Checker<'a> {
     pub var_hints: Vec<Ty>,
     /// Set when an assignment gave a variable a wider type than it was used with before.
     pub var_grew: bool,
+    /// The map whose value is being checked.
+    pub assigning: Option<super::MapId>,
+    /// Nothing but their own values was found for maps that have no type: they hold numbers.
+    pub self_assigned: bool,
     pub loops: usize,
     /// `#define`s that are being written out.
     pub expanding: Vec<String>,
@@ -328,7 +323,6 @@ impl<'a> Checker<'a> {
             blocks: Vec::new(),
             sets: Vec::new(),
             diagnostics: Vec::new(),
-            parameters: Vec::new(),
             hook: Hook::RunOnce,
             native: None,
             event: 0,
@@ -340,6 +334,8 @@ impl<'a> Checker<'a> {
             scopes: Vec::new(),
             var_hints: Vec::new(),
             var_grew: false,
+            assigning: None,
+            self_assigned: false,
             loops: 0,
             expanding: Vec::new(),
             point: None,
@@ -461,6 +457,7 @@ impl<'a> Checker<'a> {
             span,
             declared: false,
             addressed: false,
+            written: None,
         });
         let id = self.vars.len() - 1;
         if let Some(scope) = self.scopes.last_mut() {

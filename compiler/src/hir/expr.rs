@@ -250,12 +250,9 @@ impl Checker<'_> {
                     },
                     ast::SizeOfArg::Expr(e) => {
                         let value = self.expr(e);
-                        match written_type(&value) {
+                        match self.written_type(&value) {
                             Ty::Error => return self.failed(span),
-                            Ty::Int { bits, .. } => Some(u32::from(bits) / 8),
-                            Ty::Str { cap } => Some(cap),
-                            Ty::Obj { ty, .. } => self.c_size(&ty),
-                            other => other.stored().map(|t| t.size()),
+                            ty => self.layout(&ty).map(|(size, _)| size),
                         }
                     }
                 };
@@ -359,6 +356,9 @@ impl Checker<'_> {
         }
         if let Some(value) = constant(name) {
             return Self::make(ExprKind::Int(value), Ty::I64, span);
+        }
+        if name == "config" {
+            return self.whole_config(span);
         }
         if tables::is_header_word(name) {
             let header = if tables::header(name).is_some() {
@@ -582,15 +582,33 @@ impl Checker<'_> {
         }
     }
 
-    /// `config.max_strlen`: what a setting is.
-    fn setting(&mut self, name: &ast::Ident, span: Span) -> Expr {
-        match self.settings.read(&name.name) {
-            Some(Value::Int(n)) => Self::make(ExprKind::Int(n.cast_signed()), Ty::U64, span),
-            Some(Value::Bool(b)) => Self::make(ExprKind::Int(i64::from(b)), Ty::Bool, span),
-            Some(Value::Text(text)) => {
+    fn setting_value(value: Value, span: Span) -> Expr {
+        match value {
+            Value::Int(n) => Self::make(ExprKind::Int(n.cast_signed()), Ty::U64, span),
+            Value::Bool(b) => Self::make(ExprKind::Int(i64::from(b)), Ty::Bool, span),
+            Value::Text(text) => {
                 let cap = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
                 Self::make(ExprKind::Str(text.into_bytes()), Ty::Str { cap }, span)
             }
+        }
+    }
+
+    /// `config`: a record of all settings.
+    fn whole_config(&mut self, span: Span) -> Expr {
+        let all: Vec<(&str, Value)> = self.settings.all().collect();
+        let (mut types, mut parts) = (Vec::new(), Vec::new());
+        for (name, value) in all {
+            let value = Self::setting_value(value, span);
+            types.push((name.to_owned(), value.ty.clone()));
+            parts.push(value);
+        }
+        Self::make(ExprKind::Tuple(parts), Ty::Record(types), span)
+    }
+
+    /// `config.max_strlen`: what a setting is.
+    fn setting(&mut self, name: &ast::Ident, span: Span) -> Expr {
+        match self.settings.read(&name.name) {
+            Some(value) => Self::setting_value(value, span),
             None => {
                 let d = super::settings::unknown(&name.name, name.span);
                 self.error(d);
@@ -719,11 +737,60 @@ impl Checker<'_> {
                 self.error(d);
                 self.failed(span)
             }
+            // A map that only its own value is assigned to holds numbers, as in bpftrace.
+            None if self.self_assigned && self.assigning == Some(id) => {
+                let ty = Ty::I64;
+                Self::make(ExprKind::MapGet { map: id, key }, ty, span)
+            }
             None => {
                 self.error(Diagnostic::error("unassigned-map", span, format!("`@{name}` is never assigned")));
                 self.failed(span)
             }
         }
+    }
+
+    /// The type of an expression as it is written: a constant has the least type that holds it, and so has a variable or map
+    /// that it is assigned to.
+    pub(super) fn written_type(&self, value: &Expr) -> Ty {
+        match (&value.kind, &value.ty) {
+            (ExprKind::Var(id), ty) => self.vars[*id]
+                .written
+                .as_ref()
+                .filter(|_| !self.vars[*id].declared)
+                .unwrap_or(ty)
+                .clone(),
+            (ExprKind::MapGet { map, .. }, ty) => self.maps[*map].written.as_ref().unwrap_or(ty).clone(),
+            (ExprKind::Ternary { then, otherwise, .. }, ty) => {
+                let both = unify(&self.written_type(then), &self.written_type(otherwise));
+                both.unwrap_or_else(|| ty.clone())
+            }
+            (ExprKind::Tuple(parts), Ty::Record(fields)) => {
+                let types = fields
+                    .iter()
+                    .zip(parts)
+                    .map(|((name, _), part)| (name.clone(), self.written_type(part)));
+                Ty::Record(types.collect())
+            }
+            (ExprKind::Tuple(parts), Ty::Tuple(_)) => Ty::Tuple(parts.iter().map(|part| self.written_type(part)).collect()),
+            _ => written_type(value),
+        }
+    }
+
+    /// Size and alignment of a value as it is written, as C would lay it out.
+    fn layout(&self, ty: &Ty) -> Option<(u32, u32)> {
+        let mut fields: Box<dyn Iterator<Item = &Ty>> = match ty {
+            Ty::Int { bits, .. } => return Some((u32::from(*bits) / 8, u32::from(*bits) / 8)),
+            Ty::Str { cap } => return Some((*cap, 1)),
+            Ty::Obj { ty, .. } => return self.c_size(ty).map(|size| (size, 8)),
+            Ty::Tuple(fields) => Box::new(fields.iter()),
+            Ty::Record(fields) => Box::new(fields.iter().map(|(_, ty)| ty)),
+            other => return other.stored().map(|t| (t.size(), t.align())),
+        };
+        let (size, align) = fields.try_fold((0_u32, 1_u32), |(end, widest), field| {
+            let (size, align) = self.layout(field)?;
+            Some((end.next_multiple_of(align.max(1)) + size, widest.max(align)))
+        })?;
+        Some((size.next_multiple_of(align), align))
     }
 
     fn unary(&mut self, op: UnaryOp, expr: &ast::Expr, span: Span) -> Expr {
@@ -838,6 +905,15 @@ impl Checker<'_> {
                 format!("`{word}` takes an integer, found `{}`", inner.ty),
             ));
             return self.failed(span);
+        }
+        // What is counted down may fall below zero.
+        if let ExprKind::Var(id) = inner.kind
+            && !increment
+            && !self.vars[id].declared
+            && self.vars[id].ty != Ty::I64
+        {
+            self.vars[id].ty = Ty::I64;
+            self.var_grew = true;
         }
         let ty = inner.ty.clone();
         Self::make(

@@ -1,7 +1,7 @@
-//! What has a name elsewhere: files by `path()`, symbols of programs by `uaddr()`; and the parameters that a script takes.
+//! What has a name elsewhere: files by `path()`, symbols of programs by `uaddr()`.
 
 use super::check::{Checker, nearest};
-use super::{CTy, Expr, ExprKind, NamedParam, Space, Ty};
+use super::{CTy, Expr, ExprKind, Space, Ty};
 use crate::object::AttachPoint;
 use crate::tables::{BuiltinKind, Function, Hook};
 use weir_parser::{Diagnostic, Span, ast};
@@ -160,32 +160,5 @@ impl Checker<'_> {
             space: Space::User,
         };
         Some(Self::make(ExprKind::Convert(Box::new(Self::make(sum, Ty::U64, span))), ty, span))
-    }
-
-    /// Remembers that the script takes a parameter.
-    pub(super) fn parameter(&mut self, name: &str, default: Option<&Expr>, description: Option<&ast::Arg>) {
-        if self.parameters.iter().any(|p| p.name == name) {
-            return;
-        }
-        let default = default.map(|e| match (&e.kind, &e.ty) {
-            (ExprKind::Int(n), Ty::Bool) => (*n != 0).to_string(),
-            (ExprKind::Int(n), Ty::Int { signed: false, .. }) => n.cast_unsigned().to_string(),
-            (ExprKind::Int(n), _) => n.to_string(),
-            (ExprKind::Str(text), _) => String::from_utf8_lossy(text).into_owned(),
-            _ => String::new(),
-        });
-        self.parameters.push(NamedParam {
-            name: name.to_owned(),
-            default,
-            description: description.and_then(described).unwrap_or_default(),
-        });
-    }
-}
-
-/// The third argument of `getopt`.
-pub(super) fn described(arg: &ast::Arg) -> Option<String> {
-    match &arg.value.kind {
-        ast::ExprKind::Str(text) => Some(String::from_utf8_lossy(text).into_owned()),
-        _ => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::check::{Checker, nearest};
 use super::unify::{describe_value, storable, unify, unify_aggregate};
-use super::{Copied, Map, MapId, MapValueTy, Ty};
+use super::{Copied, Expr, Map, MapId, MapValueTy, Ty};
 use crate::kernel::KernelInfo;
 use std::collections::HashMap;
 use weir_parser::{Diagnostic, Span, ast};
@@ -205,6 +205,8 @@ pub(super) struct MapState {
     pub value: Option<MapValueTy>,
     pub value_span: Span,
     pub copy: Option<Copied>,
+    /// The type of what is assigned, before it is widened: what `sizeof` tells.
+    pub written: Option<Ty>,
 }
 
 impl MapState {
@@ -217,6 +219,7 @@ impl MapState {
             value: Some(map.value.clone()),
             value_span: Span::default(),
             copy: None,
+            written: None,
         }
     }
 
@@ -248,8 +251,22 @@ impl Checker<'_> {
             value: filled.then_some(MapValueTy::Plain(Ty::I64)),
             value_span: span,
             copy: None,
+            written: None,
         });
         self.maps.len() - 1
+    }
+
+    /// Notes the type of a value that is assigned to a map.
+    pub fn written_to_map(&mut self, id: MapId, value: &Expr) {
+        if value.ty == Ty::Error {
+            return;
+        }
+        let written = self.written_type(value);
+        let state = &mut self.maps[id];
+        state.written = match &state.written {
+            Some(old) => unify(old, &written),
+            None => Some(written),
+        };
     }
 
     /// Fixes or checks the key type of a map.

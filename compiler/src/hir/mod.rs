@@ -32,7 +32,7 @@ mod usdt;
 pub mod visit;
 
 pub use args::{Parameter, parameters};
-pub use check::{HELP, Options, check, interface_help, nearest_name};
+pub use check::{HELP, Options, check, interface_help, nearest_name, unknown_parameters};
 pub use map_types::{DeclaredKind, MapDecl};
 pub(crate) use probes::glob_step;
 pub use probes::{glob_match, is_glob, iterators, raw_parameters};
@@ -55,17 +55,6 @@ pub struct Program {
     pub sets: Vec<SetMap>,
     /// `-k`: failures of helpers are told.
     pub helper_errors: bool,
-    /// What the script takes on its command line, in the order of their first mention.
-    pub parameters: Vec<NamedParam>,
-}
-
-/// A named parameter: `getopt("name", default, "description")`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NamedParam {
-    pub name: String,
-    /// As the script has it; none for a switch.
-    pub default: Option<String>,
-    pub description: String,
 }
 
 /// A constant set that became a map.
@@ -143,6 +132,8 @@ pub struct Var {
     pub declared: bool,
     /// Its address is taken, so it lies in memory.
     pub addressed: bool,
+    /// The type of what is assigned, before it is widened: what `sizeof` tells.
+    pub written: Option<Ty>,
 }
 
 /// The type of an expression.
@@ -491,6 +482,11 @@ pub enum ExprKind {
         size: u32,
     },
     /// 0 when the first `n` bytes of two texts agree, else 1.
+    Memcmp {
+        left: Box<Expr>,
+        right: Box<Expr>,
+        n: u32,
+    },
     Strncmp {
         left: Box<Expr>,
         right: Box<Expr>,

@@ -92,6 +92,7 @@ impl Checker<'_> {
             value: Some(MapValueTy::Plain(checked(native_maps::value_type(decl.shape)))),
             value_span: native.span,
             copy,
+            written: None,
         });
         self.maps.len() - 1
     }

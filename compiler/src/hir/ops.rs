@@ -257,11 +257,8 @@ impl Checker<'_> {
             let equality = matches!(op, BinaryOp::Eq | BinaryOp::Ne);
             let ok = both_int
                 || pointerish(&l.ty) && pointerish(&r.ty)
-                || equality
-                    && matches!(
-                        (&l.ty, &r.ty),
-                        (Ty::Inet, Ty::Inet) | (Ty::Mac, Ty::Mac) | (Ty::Str { .. }, Ty::Str { .. })
-                    )
+                || equality && matches!((&l.ty, &r.ty), (Ty::Inet, Ty::Inet) | (Ty::Mac, Ty::Mac))
+                || matches!((&l.ty, &r.ty), (Ty::Str { .. }, Ty::Str { .. }))
                 || equality
                     && matches!(l.ty, Ty::Kept(_) | Ty::Flow | Ty::Tuple(_) | Ty::Record(_) | Ty::Buf { .. })
                     && unify(&l.ty, &r.ty).is_some();
@@ -273,6 +270,8 @@ impl Checker<'_> {
         } else if both_int {
             let signed = match op {
                 BinaryOp::Shl | BinaryOp::Shr => l.ty.is_signed(),
+                // What is taken away may be the greater one.
+                BinaryOp::Sub => true,
                 // A positive literal takes the sign of the other side.
                 _ => match (&l.kind, &r.kind) {
                     (ExprKind::Int(0..), ExprKind::Int(0..)) => true,

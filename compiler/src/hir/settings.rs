@@ -22,12 +22,18 @@ pub(super) enum Value {
 }
 
 impl Settings {
+    /// Returns all settings that `config` has, in bpftrace's order.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, Value)> {
+        SHOWN_SETTINGS.iter().filter_map(|name| Some((*name, self.read(name)?)))
+    }
+
     /// Returns what a setting is; `None` where there is none of that name.
     pub fn read(&self, name: &str) -> Option<Value> {
         let config = &self.config;
         Some(match name {
             "max_map_keys" => Value::Int(config.max_map_keys.into()),
             "max_strlen" => Value::Int(config.max_strlen.into()),
+            "max_cat_bytes" => Value::Int(config.max_cat_bytes),
             "print_maps_on_exit" => Value::Bool(config.print_maps_on_exit),
             "str_trunc_trailer" => Value::Text(config.str_trunc_trailer.clone()),
             "stack_mode" => Value::Text(config.stack_mode.name().to_owned()),
@@ -71,7 +77,33 @@ pub(super) fn environment(settings: &[(String, String)], config: &mut Settings, 
     }
 }
 
+/// What a record of all settings has. Those that are missing have no meaning in bpftrace 0.27 either.
+const SHOWN_SETTINGS: &[&str] = &[
+    "cpp_demangle",
+    "lazy_symbolication",
+    "print_maps_on_exit",
+    "use_blazesym",
+    "show_debug_info",
+    "log_size",
+    "max_bpf_progs",
+    "max_cat_bytes",
+    "max_map_keys",
+    "max_probes",
+    "max_strlen",
+    "on_stack_limit",
+    "perf_rb_pages",
+    "str_trunc_trailer",
+    "unstable_import_statement",
+    "unstable_tseries",
+    "unstable_typeinfo",
+    "unstable_dw_ustack",
+    "missing_probes",
+    "stack_mode",
+    "license",
+];
+
 const KNOWN_SETTINGS: &[&str] = &[
+    "max_cat_bytes",
     "max_map_keys",
     "max_strlen",
     "missing_probes",
@@ -129,19 +161,18 @@ const IGNORED_SETTINGS: &[(&str, Takes, Preset)] = &[
     ("license", Takes::Text, Preset::Text("GPL")),
     ("log_size", Takes::Int, Preset::Int(1_000_000)),
     ("max_bpf_progs", Takes::Int, Preset::Int(1024)),
-    ("max_cat_bytes", Takes::Int, Preset::Int(10240)),
     ("max_probes", Takes::Int, Preset::Int(1024)),
     ("on_stack_limit", Takes::Int, Preset::Int(32)),
     ("perf_rb_pages", Takes::Int, Preset::Int(0)),
-    ("show_debug_info", Takes::Bool, Preset::Bool(true)),
+    ("show_debug_info", Takes::Bool, Preset::Bool(false)),
     ("unstable_tseries", UNSTABLE, WARN),
     ("unstable_dw_ustack", UNSTABLE, WARN),
     ("unstable_typeinfo", UNSTABLE, Preset::Text("error")),
-    ("unstable_import_statement", UNSTABLE, ENABLE),
+    ("unstable_import_statement", UNSTABLE, Preset::Text("error")),
     ("unstable_import", UNSTABLE, ENABLE),
     ("unstable_macro", UNSTABLE, ENABLE),
     ("unstable_map_decl", UNSTABLE, ENABLE),
-    ("use_blazesym", Takes::Bool, Preset::Bool(true)),
+    ("use_blazesym", Takes::Bool, Preset::Bool(false)),
 ];
 
 impl Takes {
@@ -183,6 +214,7 @@ impl Takes {
 fn expected_value(key: &str) -> Option<String> {
     let known = match key {
         "max_map_keys" => "it takes a number above 0".to_owned(),
+        "max_cat_bytes" => Takes::Int.expected(),
         "max_strlen" => format!("it takes a number from 1 to {MAX_STRLEN}"),
         "print_maps_on_exit" => Takes::Bool.expected(),
         "str_trunc_trailer" => Takes::Text.expected(),
@@ -213,6 +245,10 @@ fn set(name: &str, value: &ast::ExprKind, settings: &mut Settings) -> Setting {
         ("max_map_keys", ast::ExprKind::Int(n)) if *n >= 1 => u32::try_from(*n).map(|n| config.max_map_keys = n).is_ok(),
         ("max_strlen", ast::ExprKind::Int(n)) if (1..=MAX_STRLEN).contains(n) => {
             config.max_strlen = u32::try_from(*n).unwrap_or(1024);
+            true
+        }
+        ("max_cat_bytes", ast::ExprKind::Int(n)) => {
+            config.max_cat_bytes = *n;
             true
         }
         ("print_maps_on_exit", ast::ExprKind::Bool(b)) => {
@@ -296,4 +332,17 @@ fn missing_probes(word: &[u8], config: &mut Config) -> bool {
         _ => return false,
     };
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_all_settings_leaves_none_out() {
+        assert_eq!(Settings::default().all().count(), SHOWN_SETTINGS.len());
+        for known in KNOWN_SETTINGS {
+            assert!(SHOWN_SETTINGS.contains(known), "{known}");
+        }
+    }
 }

@@ -51,6 +51,7 @@ impl Checker<'_> {
                 };
                 let id = self.declare_var(&var.name, ty, var.span);
                 self.vars[id].declared = declared;
+                self.vars[id].written = Some(self.written_type(&value));
                 if value.ty == Ty::Error {
                     return;
                 }
@@ -594,6 +595,7 @@ impl Checker<'_> {
                     return (value.ty != Ty::Error).then_some(StmtKind::SetVar { var: id, value });
                 }
                 let ty = super::unify::storable(&value.ty);
+                let written = self.written_type(&value);
                 let id = match self.lookup_var(name) {
                     None => self.declare_var(name, ty, target.span),
                     Some(id) => match unify(&self.vars[id].ty, &ty) {
@@ -614,6 +616,11 @@ impl Checker<'_> {
                             return None;
                         }
                     },
+                };
+                let var = &mut self.vars[id];
+                var.written = match &var.written {
+                    Some(old) => unify(old, &written),
+                    None => Some(written),
                 };
                 Some(StmtKind::SetVar { var: id, value })
             }
@@ -637,8 +644,11 @@ impl Checker<'_> {
                 }
                 match op {
                     None => {
+                        let outer = self.assigning.replace(id);
                         let value = self.value(value);
+                        self.assigning = outer;
                         self.map_value(id, MapValueTy::Plain(value.ty.clone()), value.span);
+                        self.written_to_map(id, &value);
                         (value.ty != Ty::Error).then_some(StmtKind::SetMap { map: id, key, value })
                     }
                     Some(op @ (BinaryOp::Add | BinaryOp::Sub)) => {
@@ -651,8 +661,8 @@ impl Checker<'_> {
                             ));
                             return None;
                         }
-                        self.map_value(id, MapValueTy::Plain(value.ty.clone()), value.span);
-                        let ty = value.ty.clone();
+                        let ty = if op == BinaryOp::Sub { Ty::I64 } else { value.ty.clone() };
+                        self.map_value(id, MapValueTy::Plain(ty.clone()), value.span);
                         let span = value.span;
                         let value = if op == BinaryOp::Sub {
                             Expr {

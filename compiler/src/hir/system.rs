@@ -489,7 +489,6 @@ impl Checker<'_> {
             None => Self::make(ExprKind::Int(0), Ty::Bool, span),
             Some(arg) => self.expr(&arg.value),
         };
-        self.parameter(&name, args.get(1).map(|_| &default), args.get(2));
         let refuse = |cx: &mut Self, text: &str, expected: &str| {
             let message = format!("`--{name}` is {expected}, found `{text}`");
             cx.error(Diagnostic::error("param-type", span, message));

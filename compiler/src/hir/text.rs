@@ -240,6 +240,7 @@ impl Printer<'_> {
             ExprKind::ReadStr { ptr, cap, space } => format!("str {} {cap} {space:?}", self.expr(ptr)),
             ExprKind::ReadBuf { ptr, len, cap, space } => format!("buf {} {} {cap} {space:?}", self.expr(ptr), self.expr(len)),
             ExprKind::ReadArray { place, size } => format!("array {} {size}", self.expr(place)),
+            ExprKind::Memcmp { left, right, n } => format!("memcmp {} {} {n}", self.expr(left), self.expr(right)),
             ExprKind::Strncmp { left, right, n } => format!("strncmp {} {} {n}", self.expr(left), self.expr(right)),
             ExprKind::Strcontains { text, part, index } => {
                 let word = if *index { "strstr" } else { "strcontains" };

@@ -241,6 +241,7 @@ pub fn children(e: &Expr, f: &mut dyn FnMut(&Expr)) {
             base: left, index: right, ..
         }
         | ExprKind::ReadBuf { ptr: left, len: right, .. }
+        | ExprKind::Memcmp { left, right, .. }
         | ExprKind::Strncmp { left, right, .. }
         | ExprKind::Concat { left, right }
         | ExprKind::Strcontains {

@@ -215,7 +215,7 @@ functions! {
     "strstr" FunctionKind::Strstr, 2..=2, Hooks::ALL, "strstr(text, part)", "where a text has another of at most 63 bytes, -1 where it has not";
     "strcap" FunctionKind::Strcap, 1..=1, Hooks::ALL, "strcap(text)", "room of a string in bytes";
     "str_concat" FunctionKind::StrConcat, 2..=2, Hooks::ALL, "str_concat(a, b)", "two strings, one behind the other";
-    "memcmp" FunctionKind::Memcmp, 3..=3, Hooks::ALL, "memcmp(a, b, n)", "0 when the first n bytes of two arrays, strings or places in memory agree";
+    "memcmp" FunctionKind::Memcmp, 3..=3, Hooks::ALL, "memcmp(a, b, n)", "0 when the first n bytes of two arrays, strings or places in memory agree, else the difference of the first two that do not";
     "default_str_length" FunctionKind::DefaultStrLength, 0..=0, Hooks::ALL, "default_str_length()", "the setting `max_strlen`";
     "find" FunctionKind::Find, 3..=3, Hooks::ALL, "find(@map, key, $value)", "whether the map has the key; if so, the variable gets its value";
     "container_of" FunctionKind::ContainerOf, 3..=3, Hooks::ALL, "container_of(pointer, struct x, member)", "the struct whose member a pointer points to";

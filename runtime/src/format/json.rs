@@ -80,7 +80,8 @@ pub fn value(ty: &Type, data: &[u8], ctx: &Context, out: &mut Vec<u8>) {
                 value(elem, slice(data, i * elem.size(), elem.size()), ctx, out)
             });
         }
-        // Addresses, names, stacks, times: their text.
+        Type::Ptr { .. } => integer(super::uint(data).into(), out),
+        // Names, stacks, times: their text.
         _ => {
             let mut text = Vec::new();
             value::text(ty, data, ctx, &mut text);

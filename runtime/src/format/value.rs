@@ -77,6 +77,8 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
             }
         }
         Type::Ptr { .. } => put!(out, "0x{:x}", uint(bytes)),
+        // As bpftrace shows an address of none.
+        Type::USym | Type::KSym if uint(slice(bytes, 0, 8)) == 0 => out.push(b'0'),
         Type::USym => {
             let pid = uint(slice(bytes, 8, 4)) as u32;
             out.extend_from_slice(ctx.symbols.usym(pid, uint(slice(bytes, 0, 8)), StackMode::Raw).as_bytes());
@@ -311,7 +313,7 @@ fn stack(bytes: &[u8], depth: u32, mode: StackMode, kernel: bool, ctx: &Context,
     }
     for addr in ctx.symbols.stack(id, depth).unwrap_or_default() {
         match (mode, kernel) {
-            (StackMode::Raw | StackMode::BuildId, _) => put!(out, "    {addr:x}\n"),
+            (StackMode::Raw | StackMode::BuildId, _) => put!(out, "{addr:x}\n"),
             (StackMode::Bpftrace, true) => put!(out, "    {}\n", ctx.symbols.ksym(addr, true)),
             (StackMode::Perf, true) => put!(out, "\t{addr:x} {}\n", ctx.symbols.ksym(addr, true)),
             (StackMode::Bpftrace, false) => put!(out, "    {}\n", ctx.symbols.usym(pid, addr, mode)),

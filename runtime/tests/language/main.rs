@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod functions;
+mod parity;
 mod types;
 
 use common::{Capture, root};

@@ -81,7 +81,8 @@ fn whole_structs_are_printed_and_kept() {
         "{out}"
     );
     let out = json("begin { print(curtask->tasks); }");
-    assert!(out.contains(r#""data": {"next": "0x"#), "{out}");
+    // Addresses are numbers there, and as text when a double cannot hold them.
+    assert!(out.contains(r#""data": {"next": "18446"#), "{out}");
     // A nested one, with an array.
     // The counter in it changes from run to run.
     let out = run_one(

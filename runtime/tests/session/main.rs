@@ -100,8 +100,8 @@ fn begin_and_end_alone_end_by_themselves() {
     assert_eq!(session.run().unwrap().reason, Reason::Nothing);
     assert_eq!(
         capture.text(),
-        "{\"type\": \"printf\", \"data\": \"begin\\n\"}\n\
-         {\"type\": \"attached_probes\", \"count\": 2, \"data\": {\"probes\": 2}}\n\
+        "{\"type\": \"attached_probes\", \"count\": 2, \"data\": {\"probes\": 2}}\n\
+         {\"type\": \"printf\", \"data\": \"begin\\n\"}\n\
          {\"type\": \"printf\", \"data\": \"end\\n\"}\n\
          {\"type\": \"map\", \"data\": {\"@n\": 2}}\n"
     );

@@ -41,7 +41,7 @@ fn values() -> Result<()> {
          {\"type\": \"value\", \"data\": [1,\"abc\"]}\n\
          {\"type\": \"value\", \"data\": {\"a\": 1, \"b\": \"x\"}}\n\
          {\"type\": \"value\", \"data\": true}\n\
-         {\"type\": \"value\", \"data\": \"0xff\"}\n\
+         {\"type\": \"value\", \"data\": 255}\n\
          {\"type\": \"value\", \"data\": \"18446744073709551615\"}\n\
          {\"type\": \"value\", \"data\": [1,[2,\"s\"]]}\n",
     )

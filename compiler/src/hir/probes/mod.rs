@@ -7,7 +7,7 @@ mod perf;
 mod tracing;
 mod user;
 
-pub(super) use native::{native_instance, native_parameters};
+pub(super) use native::native_instance;
 pub use tracing::{iterators, raw_parameters};
 
 use super::SiteNames;
@@ -68,10 +68,21 @@ impl Site {
     /// An attach point that needs no more than its words.
     fn new(hook: Hook, span: Span, parts: &[String], point: AttachPoint) -> Self {
         let provider = parts.first().and_then(|first| tables::provider(first));
-        let probe_type = provider.map_or(hook.name(), |p| p.name);
+        let probe_type = match point {
+            AttachPoint::Begin | AttachPoint::End | AttachPoint::Signal { .. } => "special",
+            _ => provider.map_or(hook.name(), |p| p.name),
+        };
         let rest = parts.get(1..).unwrap_or_default().iter().map(String::as_str);
         let mut words: Vec<&str> = vec![provider.map_or(parts[0].as_str(), |p| p.name)];
         words.extend(rest);
+        // A time alone is told in microseconds, as in bpftrace.
+        let micros = match (&point, parts) {
+            (AttachPoint::Interval { period } | AttachPoint::Profile { period }, [_, _]) => Some(period.as_micros().to_string()),
+            _ => None,
+        };
+        if let Some(micros) = &micros {
+            words.splice(1.., ["us", micros]);
+        }
         Self {
             hook,
             attach: Attach { point, span },
@@ -305,28 +316,6 @@ pub(super) fn attach_defaults(program: &ast::Program) -> HashMap<String, String>
     for (_, param) in probes.flatten().flat_map(|point| in_attach_point(&point.text)) {
         if let Default::Int(text) | Default::Text(text) = param.default {
             out.entry(param.name).or_insert(text);
-        }
-    }
-    out
-}
-
-/// The parameters that attach points name, each once.
-pub(super) fn attach_parameters(program: &ast::Program) -> Vec<super::NamedParam> {
-    let probes = program.items.iter().filter_map(|item| match item {
-        ast::Item::Probe(probe) => Some(&probe.attach_points),
-        _ => None,
-    });
-    let mut out: Vec<super::NamedParam> = Vec::new();
-    for (_, param) in probes.flatten().flat_map(|point| in_attach_point(&point.text)) {
-        if out.iter().all(|p| p.name != param.name) {
-            out.push(super::NamedParam {
-                name: param.name,
-                default: match param.default {
-                    Default::Int(text) | Default::Text(text) => Some(text),
-                    Default::Switch | Default::Required => None,
-                },
-                description: param.doc,
-            });
         }
     }
     out

@@ -1,7 +1,6 @@
 //! Natives: `use NAME(…) as ALIAS;` and blocks on their events.
 
 use super::Site;
-use crate::hir::NamedParam;
 use crate::hir::check::{Checker, Options, nearest_name};
 use crate::object::{AttachPoint, NativeInstance};
 use crate::tables::{self, Hook};
@@ -269,36 +268,6 @@ fn named(args: &[ast::Arg], options: &Options) -> Option<String> {
         (None, None) => Some("false".to_owned()),
         _ => None,
     }
-}
-
-/// The named parameters of the script that natives take their own from.
-pub(in crate::hir) fn native_parameters(program: &ast::Program) -> Vec<NamedParam> {
-    fn calls(value: &ast::Expr, out: &mut Vec<NamedParam>) {
-        let ast::ExprKind::Call { name, args } = &value.kind else { return };
-        if name.name != "getopt" {
-            return args.iter().for_each(|a| calls(&a.value, out));
-        }
-        let Some(ast::ExprKind::Str(name)) = args.first().map(|a| &a.value.kind) else {
-            return;
-        };
-        let name = String::from_utf8_lossy(name).into_owned();
-        if out.iter().all(|p| p.name != name) {
-            out.push(NamedParam {
-                name,
-                default: args.get(1).and_then(|_| named(args, &Options::default())),
-                description: args.get(2).and_then(crate::hir::locate::described).unwrap_or_default(),
-            });
-        }
-    }
-    let mut out = Vec::new();
-    for item in &program.items {
-        if let ast::Item::Use(item) = item {
-            for (_, value) in &item.params {
-                calls(value, &mut out);
-            }
-        }
-    }
-    out
 }
 
 /// A port, or `LOW-HIGH`, which the parser takes for a difference where it is no element of a set.
