@@ -35,6 +35,7 @@ pub struct Options {
 /// Checks a whole script.
 pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options) -> (Program, Vec<Diagnostic>) {
     let mut natives = Vec::new();
+    let mut failed_uses = Vec::new();
     let mut parameters = super::probes::native_parameters(program);
     merge(&mut parameters, super::probes::attach_parameters(program));
     let mut early = Vec::new();
@@ -45,6 +46,8 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             ast::Item::Use(item) => {
                 if let Some(instance) = super::probes::native_instance(item, &natives, options, &mut early) {
                     natives.push(instance);
+                } else {
+                    failed_uses.push(item.alias.as_ref().unwrap_or(&item.native).name.clone());
                 }
             }
             ast::Item::Define(define) => {
@@ -92,6 +95,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             &initial,
             maps.clone(),
         );
+        cx.failed_uses = &failed_uses;
         // Where the probes are depends on no type: the kernel is asked once, however many rounds there are.
         let sites = sites.get_or_insert_with(|| probes.iter().map(|probe| cx.resolve(probe)).collect());
         for (probe, sites) in probes.iter().zip(sites.iter()) {
@@ -224,6 +228,8 @@ pub(super) struct Checker<'a> {
     pub kernel: &'a dyn KernelInfo,
     pub options: &'a Options,
     pub natives: &'a [NativeInstance],
+    /// What `use` would have named, had it been right: nobody needs to hear that it is unknown.
+    pub failed_uses: &'a [String],
     pub defines: &'a HashMap<String, ast::Expr>,
     pub macros: &'a super::macros::Macros<'a>,
     pub types: &'a super::script_types::ScriptTypes,
@@ -235,6 +241,10 @@ pub(super) struct Checker<'a> {
     pub macro_depth: usize,
     /// Number of macro uses so far.
     pub expansions: usize,
+    /// Pieces of code that macros, functions and `#define`s have come to so far.
+    pub written_out: usize,
+    /// What that was before the probe being checked; each of its places is as much again, and no fault of the author.
+    written_before: usize,
     /// Number of `limit` statements so far.
     pub limits: u32,
     pub config: &'a Config,
@@ -293,6 +303,7 @@ impl<'a> Checker<'a> {
             kernel,
             options,
             natives,
+            failed_uses: &[],
             defines,
             macros,
             types,
@@ -301,6 +312,8 @@ impl<'a> Checker<'a> {
             inside: Vec::new(),
             macro_depth: 0,
             expansions: 0,
+            written_out: 0,
+            written_before: 0,
             limits: 0,
             config: &settings.config,
             settings,
@@ -344,6 +357,7 @@ impl<'a> Checker<'a> {
     /// Checks one probe: once for each group of attach points that can share code.
     fn probe(&mut self, probe: &ast::Probe, sites: &[super::probes::Site]) {
         let mut rest: VecDeque<super::probes::Site> = sites.iter().cloned().collect();
+        self.written_before = self.written_out;
         while let Some(first) = rest.pop_front() {
             let errors = self.diagnostics.len();
             let (mut block, dependent) = self.block(probe, &first);
@@ -386,6 +400,7 @@ impl<'a> Checker<'a> {
 
     fn block_once(&mut self, probe: &ast::Probe, site: &super::probes::Site) -> (Block, bool) {
         self.var_grew = false;
+        self.written_out = self.written_before;
         self.hook = site.hook;
         self.native = site.native.map(|(instance, _)| instance);
         self.event = site.native.map_or(0, |(_, event)| event);
