@@ -216,12 +216,21 @@ pub(super) fn nearest<'n>(diagnostic: Diagnostic, name: &str, candidates: impl I
 pub fn nearest_name<'n>(name: &str, candidates: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let mut best: Option<(&str, f64)> = None;
     for candidate in candidates {
-        let score = strsim::jaro_winkler(name, candidate);
+        let score = if are_swapped(name, candidate) {
+            1.0
+        } else {
+            strsim::jaro_winkler(name, candidate)
+        };
         if score > 0.8 && best.is_none_or(|(_, s)| score > s) {
             best = Some((candidate, score));
         }
     }
     best.map(|(name, _)| name)
+}
+
+/// Whether two neighbouring letters have changed places, and nothing else: in a short word that is little alike, and easily typed.
+fn are_swapped(a: &str, b: &str) -> bool {
+    strsim::osa_distance(a, b) == 1 && strsim::levenshtein(a, b) == 2
 }
 
 pub(super) struct Checker<'a> {
@@ -473,5 +482,20 @@ impl<'a> Checker<'a> {
 
     pub fn stmt(kind: StmtKind, span: Span) -> Stmt {
         Stmt { kind, span }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest_name;
+
+    #[test]
+    fn letters_that_changed_places_are_near_and_other_letters_are_not() {
+        let near = |name| nearest_name(name, ["web", "batch", "db"].into_iter());
+        assert_eq!(near("wbe"), Some("web"));
+        assert_eq!(near("bd"), Some("db"));
+        assert_eq!(near("bacth"), Some("batch"));
+        assert_eq!(near("xyz"), None);
+        assert_eq!(near("d"), None);
     }
 }
