@@ -100,7 +100,7 @@ pub struct Run {
     #[arg(long = "no-warnings")]
     pub no_warnings: bool,
     /// End after this time: 30s, 5m, 1h30m, or seconds
-    #[arg(long = "timeout", visible_alias = "for", value_name = "DURATION", value_parser = duration)]
+    #[arg(long = "timeout", visible_alias = "for", value_name = "DURATION", value_parser = duration, allow_negative_numbers = true)]
     pub timeout: Option<Duration>,
     /// Compile and load, but attach nothing
     #[arg(long = "dry-run")]
@@ -109,7 +109,7 @@ pub struct Run {
     #[arg(short = 'c', long = "cmd", value_name = "CMD", conflicts_with = "pid")]
     pub command: Option<String>,
     /// Trace this process, where the probe can tell, and end when it ends
-    #[arg(short = 'p', long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short = 'p', long = "pid", value_name = "PID", value_parser = pid, allow_negative_numbers = true)]
     pub pid: Option<u32>,
     /// Say what this kernel can do
     #[arg(long = "info")]
@@ -413,7 +413,28 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, clap::Erro
         Some("stop") => sub(&args).map(Command::Stop),
         Some("reload") => sub(&args).map(Command::Reload),
         Some("demo") => sub(&args).map(Command::Demo),
-        _ => Run::try_parse_from(args).map(|run| Command::Run(Box::new(run))),
+        _ => Run::try_parse_from(&args).map(|run| Command::Run(Box::new(run))),
+    }
+    .map_err(|error| which_bytes(error, &args))
+}
+
+/// Says which argument is no text; clap only says that one is not.
+fn which_bytes(error: clap::Error, args: &[OsString]) -> clap::Error {
+    let Some(bad) = args.iter().find(|a| a.to_str().is_none()) else {
+        return error;
+    };
+    if error.kind() != clap::error::ErrorKind::InvalidUtf8 {
+        return error;
+    }
+    let message = format!("the argument {bad:?} is not UTF-8 text\n");
+    clap::Error::raw(clap::error::ErrorKind::InvalidUtf8, message)
+}
+
+/// Reads the number of a process.
+fn pid(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(pid) if i32::try_from(pid).is_ok_and(|pid| pid > 0) => Ok(pid),
+        _ => Err("`-p` takes a process id, such as 1234".to_owned()),
     }
 }
 
@@ -724,6 +745,20 @@ mod tests {
         );
         assert!(parse_words(&["--before", "1", "--after", "2", "x"]).is_err());
         assert!(parse_words(&["--priority", "0", "x"]).is_err());
+    }
+
+    #[test]
+    fn wrong_arguments_are_named_with_what_is_wanted() {
+        use std::os::unix::ffi::OsStringExt;
+        let said = |words: &[&str]| parse_words(words).unwrap_err().to_string();
+        for words in [["-p", "abc"], ["-p", "-1"], ["-p", "0"], ["-p", "4294967295"]] {
+            assert!(said(&words).contains("`-p` takes a process id"), "{words:?}: {}", said(&words));
+        }
+        assert!(said(&["--timeout", "-5"]).contains("write a number with"));
+        assert!(said(&["maps", "x", "--top", "-1"]).contains("`--top` takes a number"));
+        let bytes = OsString::from_vec(b"a\xffb".to_vec());
+        let error = parse(["weir".into(), "-e".into(), bytes].into_iter()).unwrap_err();
+        assert_eq!(error.to_string(), "error: the argument \"a\\xFFb\" is not UTF-8 text\n");
     }
 
     #[test]

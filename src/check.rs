@@ -20,6 +20,28 @@ struct Checked {
     problems: Vec<Problem>,
 }
 
+impl Checked {
+    /// Who reads JSON is told in JSON.
+    fn unreadable(file: String, failure: Failure) -> Self {
+        let problem = Problem {
+            severity: "error",
+            code: "cannot-read".to_owned(),
+            message: failure.message,
+            file: file.clone(),
+            line: 1,
+            column: 1,
+            end_line: 1,
+            end_column: 1,
+            help: failure.help.into_iter().collect(),
+        };
+        Self {
+            file,
+            ok: false,
+            problems: vec![problem],
+        }
+    }
+}
+
 /// One message in JSON. Lines and columns count from 1, columns in characters.
 #[derive(Debug, Serialize)]
 struct Problem {
@@ -36,9 +58,10 @@ struct Problem {
 }
 
 impl Problem {
-    fn of(diagnostic: &Diagnostic, sources: &[&Source]) -> Self {
+    fn of(diagnostic: &Diagnostic, sources: &[(&Source, LineIndex<'_>)]) -> Self {
         let source = sources.get(diagnostic.span.source.0 as usize).or_else(|| sources.first());
-        let lines = LineIndex::new(source.map_or("", |s| &s.text));
+        let nothing = LineIndex::new("");
+        let lines = source.map_or(&nothing, |(_, lines)| lines);
         let (line, column) = lines.line_col(diagnostic.span.start);
         let (end_line, end_column) = lines.line_col(diagnostic.span.end);
         Self {
@@ -49,7 +72,7 @@ impl Problem {
             },
             code: diagnostic.code.to_owned(),
             message: diagnostic.message.clone(),
-            file: source.map(|s| s.name.clone()).unwrap_or_default(),
+            file: source.map(|(s, _)| s.name.clone()).unwrap_or_default(),
             line,
             column,
             end_line,
@@ -72,7 +95,14 @@ pub fn main(args: &Check) -> Result<ExitCode, Failure> {
     let renderer = Renderer::for_stderr();
     let mut all = Vec::new();
     for file in &args.files {
-        let source = source::read(None, Some(file))?;
+        let source = match source::read(None, Some(file)) {
+            Ok(source) => source,
+            Err(failure) if args.json => {
+                all.push(Checked::unreadable(file.display().to_string(), failure));
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
         let job = Job {
             source: &source,
             kernel: &kernel,
@@ -104,7 +134,8 @@ fn check(job: &Job<'_>, source: &Source, as_json: bool, renderer: &Renderer) -> 
         };
     }
     let output = job.output(true, &[]);
-    let sources: Vec<&Source> = std::iter::once(source).chain(&output.imports).collect();
+    let sources = std::iter::once(source).chain(&output.imports);
+    let sources: Vec<_> = sources.map(|s| (s, LineIndex::new(&s.text))).collect();
     let shown = output.diagnostics.iter().filter(|d| d.is_error() || job.warnings);
     let problems = shown.map(|d| Problem::of(d, &sources)).collect();
     if let Some((stage, message)) = &output.internal {

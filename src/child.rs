@@ -29,6 +29,9 @@ impl Child {
     /// # Errors
     /// It cannot be understood, found, or started.
     pub fn start(command: &str) -> Result<Self, Failure> {
+        if command.trim().is_empty() {
+            return Err(Failure::new("`-c` takes a command, found nothing").help("`-c \"sleep 1\"`"));
+        }
         let words = shlex::split(command).filter(|w| !w.is_empty());
         let words =
             words.ok_or_else(|| Failure::new(format!("`{command}` is no command")).help("quotes must be closed: `-c \"sleep 1\"`"))?;

@@ -174,6 +174,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn natives_have_their_events_in_their_entries() {
+        for native in NATIVES {
+            let text = entry(native.name).unwrap();
+            assert!(text.contains(native.summary), "{text}");
+            for event in native.events {
+                assert!(text.contains(&format!("NAME:{}\n", event.name)), "{}: {text}", event.name);
+            }
+        }
+    }
+
+    #[test]
     fn every_name_in_the_index_has_an_entry() {
         let names = NATIVES
             .iter()

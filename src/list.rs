@@ -17,7 +17,7 @@ use weir_stdlib::{NATIVES, Native, type_word};
 pub fn main(args: &Run, kernel: &Kernel) -> Result<ExitCode, Failure> {
     let (search, _) = split_rest(args.program.as_deref(), &args.rest).map_err(Failure::new)?;
     let is_file = search.is_some_and(|s| s == "-" || std::path::Path::new(s).is_file());
-    let mut instances: Vec<Instance> = NATIVES.iter().map(|n| (n.name.to_owned(), *n)).collect();
+    let mut instances = all_natives();
     let patterns: Vec<String> = if args.program.is_some() || is_file {
         let source = source::read(args.program.as_deref(), search)?;
         let parsed = weir_parser::parse(SourceId(0), &source.text);
@@ -66,6 +66,11 @@ fn attach_points(program: &ast::Program) -> Vec<String> {
 
 /// A name that events are known by, and the native whose events they are.
 type Instance = (String, &'static Native);
+
+/// Where there is no script: all of them, by their own names.
+fn all_natives() -> Vec<Instance> {
+    NATIVES.iter().map(|n| (n.name.to_owned(), *n)).collect()
+}
 
 /// The natives that a script uses, by their names in it.
 fn natives(program: &ast::Program) -> Vec<Instance> {
@@ -458,6 +463,29 @@ mod tests {
         assert_eq!(list("*:drop", script, false), "bl:drop\nblocklist:drop\n");
         assert_eq!(list("bl:drop", script, true), "bl:drop\n    prefix bl.prefix\n");
         assert_eq!(list("blocked:*", script, false), "");
+    }
+
+    #[test]
+    fn events_of_every_native_are_listed_by_its_name_and_by_an_alias() {
+        for native in NATIVES {
+            let parsed = weir_parser::parse(SourceId(0), native.example);
+            let used = natives(&parsed.program);
+            let [(alias, _)] = used.as_slice() else {
+                panic!("the example of {} uses {used:?}", native.name)
+            };
+            assert_ne!(alias, native.name);
+            for (name, instances) in [(alias.as_str(), used.clone()), (native.name, all_natives())] {
+                let mut text = String::new();
+                list_events(&format!("{name}:*"), &instances, false, &mut text);
+                let expected: String = native.events.iter().map(|e| format!("{name}:{}\n", e.name)).collect();
+                assert!(text == expected && !text.is_empty(), "{name}: {text}");
+                let mut verbose = String::new();
+                list_events(&format!("{name}:*"), &instances, true, &mut verbose);
+                for var in native.events.iter().flat_map(|e| e.vars) {
+                    assert!(verbose.contains(&format!(" {name}.{}\n", var.name)), "{}: {verbose}", var.name);
+                }
+            }
+        }
     }
 
     #[test]

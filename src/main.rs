@@ -28,6 +28,7 @@ mod source;
 
 use args::Command;
 use std::ffi::OsStr;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -40,9 +41,16 @@ fn main() -> ExitCode {
     let command = match args::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => {
-            // Help and version go to standard output and are no failure. A closed pipe is nobody's problem.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            // Help and version go to standard output and are no failure. A closed pipe is nobody's problem, a full disk is.
+            let told = error.print().and_then(|()| std::io::stdout().flush());
+            return match told {
+                _ if error.use_stderr() => ExitCode::FAILURE,
+                Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+                    out::stderr(&format!("error: cannot write to standard output: {e}\n"));
+                    ExitCode::FAILURE
+                }
+                _ => ExitCode::SUCCESS,
+            };
         }
     };
     let result = match command {

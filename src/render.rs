@@ -95,6 +95,9 @@ impl<'a> From<&'a Diagnostic> for Message<'a> {
     }
 }
 
+/// Messages of one script that are shown: who has made more mistakes has made one of them very often.
+const MAX_SHOWN: usize = 50;
+
 #[derive(Clone, Debug)]
 pub struct Renderer {
     inner: annotate_snippets::Renderer,
@@ -125,11 +128,23 @@ impl Renderer {
         let mut list: Vec<&Diagnostic> = list.iter().collect();
         list.sort_by_key(|d| Kind::from(d.severity));
         let mut out = String::new();
+        let rest = list.split_off(list.len().min(MAX_SHOWN));
         for (i, diagnostic) in list.into_iter().enumerate() {
             if i > 0 {
                 out.push('\n');
             }
             out.push_str(&self.message(sources, &diagnostic.into()));
+        }
+        if !rest.is_empty() {
+            let counts = [(Severity::Error, "error"), (Severity::Warning, "warning"), (Severity::Lint, "lint")];
+            let counts = counts.map(|(severity, word)| (rest.iter().filter(|d| d.severity == severity).count(), word));
+            let words: Vec<String> = counts
+                .iter()
+                .filter(|(n, _)| *n > 0)
+                .map(|(n, word)| format!("{n} more {word}{}", if *n == 1 { "" } else { "s" }))
+                .collect();
+            // Writing to a `String` cannot fail.
+            let _ = writeln!(out, "\n… and {}", words.join(", "));
         }
         out
     }
@@ -184,9 +199,15 @@ impl Renderer {
             if here.peek().is_none() {
                 continue;
             }
-            let snippet = Snippet::source(source.text.as_str()).path(source.name.as_str());
-            group = group.element(snippet.annotations(here.map(|mark| {
-                let annotation = mark.kind.span(range(&source.text, mark.span));
+            // Only the lines that are shown: the renderer reads all that it gets, once for each message.
+            let (lines, before) = lines_of(&source.text, here.clone().map(|mark| range(&source.text, mark.span)));
+            let snippet = Snippet::source(&source.text[lines.clone()])
+                .line_start(before + 1)
+                .path(source.name.as_str());
+            let first = lines.start;
+            group = group.element(snippet.annotations(here.map(move |mark| {
+                let range = range(&source.text, mark.span);
+                let annotation = mark.kind.span(range.start - first..range.end - first);
                 if mark.label.is_empty() {
                     annotation
                 } else {
@@ -228,6 +249,14 @@ fn range(text: &str, span: Span) -> Range<usize> {
     let start = text.floor_char_boundary(span.start as usize);
     let end = text.ceil_char_boundary((span.end as usize).min(text.len()));
     start..end.max(start)
+}
+
+/// Returns the whole lines that the ranges touch, and how many lines are before them.
+fn lines_of(text: &str, ranges: impl Iterator<Item = Range<usize>>) -> (Range<usize>, usize) {
+    let (start, end) = ranges.fold((text.len(), 0), |(start, end), r| (start.min(r.start), end.max(r.end)));
+    let start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+    let end = text[end..].find('\n').map_or(text.len(), |at| end + at + 1);
+    (start..end, text[..start].bytes().filter(|b| *b == b'\n').count())
 }
 
 fn use_colour(bpftrace: Option<&str>, no_color: Option<&str>, is_terminal: bool) -> bool {
@@ -384,6 +413,22 @@ mod tests {
                   |
                   = help: close the block with `}`
             "#]],
+        );
+    }
+
+    #[test]
+    fn of_many_errors_the_first_are_shown_and_the_others_counted() {
+        let text = "begin { nosuch; }\n".repeat(MAX_SHOWN + 3);
+        let at = |i: usize| span(18 * i + 8, 18 * i + 14);
+        let mut list: Vec<Diagnostic> = (0..MAX_SHOWN + 2).map(|i| Diagnostic::error("e", at(i), "an error")).collect();
+        list.insert(0, Diagnostic::warning("w", at(0), "a warning"));
+        let shown = plain().diagnostics(&source(&text), &list);
+        assert_eq!(shown.matches("error[e]").count(), MAX_SHOWN);
+        assert!(shown.ends_with("\n\n… and 2 more errors, 1 more warning\n"), "{shown}");
+        // Lines are numbered from the start of the text, not from what the renderer was given.
+        assert!(
+            shown.contains("--> stdin:50:9\n   |\n50 | begin { nosuch; }\n   |         ^^^^^^\n"),
+            "{shown}"
         );
     }
 

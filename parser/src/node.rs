@@ -106,6 +106,9 @@ fn is_sized_name(name: &str) -> bool {
     matches!(name, "string" | "buffer" | "inet")
 }
 
+/// The depth of an expression that stands for one that was too deep.
+const TOO_DEEP: u16 = MAX_DEPTH + 1;
+
 /// Where the actions of the grammar leave their diagnostics.
 #[derive(Debug)]
 pub struct Context {
@@ -130,9 +133,14 @@ impl Context {
     }
 
     /// The depth of a node above children of this depth; reports once the tree becomes too deep.
+    ///
+    /// Around an expression for which that was said ([`TOO_DEEP`]) it is not said again.
     fn deeper(&mut self, span: Span, below: u16) -> Option<u16> {
         if below < MAX_DEPTH {
             return Some(below + 1);
+        }
+        if below > MAX_DEPTH {
+            return None;
         }
         self.report(
             Diagnostic::error("too-deep", span, format!("this is nested more than {MAX_DEPTH} levels deep"))
@@ -158,7 +166,7 @@ impl Context {
                     kind: ExprKind::Error,
                     span,
                 },
-                1,
+                TOO_DEEP,
             ),
         }
     }

@@ -266,3 +266,11 @@ fn incomplete() {
         assert!(!incomplete(text), "{text}");
     }
 }
+
+#[test]
+fn an_expression_that_is_too_deep_is_said_once() {
+    let text = format!("begin {{ $x = {}pid; $y = {}1; @ = ; }}", "pid + ".repeat(5000), "!".repeat(600));
+    let parsed = weir_parser::parse(SourceId(0), &text);
+    let codes: Vec<&str> = parsed.diagnostics.iter().map(|d| d.code).collect();
+    assert_eq!(codes.iter().filter(|c| **c == "too-deep").count(), 2, "{codes:?}");
+}

@@ -274,6 +274,14 @@ impl Error {
     }
 }
 
+impl Error {
+    /// What it says, what stays as it was, and what to do: for whoever hears of it while a run goes on.
+    pub(crate) fn while_running(&self, what_stays: &str) -> String {
+        let parts = [self.to_string(), what_stays.to_owned()].into_iter().chain(self.help());
+        parts.collect::<Vec<_>>().join("; ")
+    }
+}
+
 /// Something a person should hear while a run goes on. Rendered by the binary, on stderr.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {

@@ -145,6 +145,19 @@ fn steps(seconds: u64, kprobes: bool, policy: Option<&Path>) -> Vec<Step> {
             after: |_| "one packet in fifty was dropped; what is small is the share of all that was sent".to_owned(),
         },
         Step {
+            question: "Which flows were the largest, whose are they, and how far away is the other side?",
+            about: "`flows` adds up packets in the kernel, by connection and direction; what it knows of sockets it asks the kernel.",
+            script: "use flows(iface=\"veth0\") as fl;".to_owned(),
+            ends: false,
+            flood: false,
+            after: |c| {
+                format!(
+                    "the largest is the backup to port 8443; {} requests of the web are flows of their own",
+                    c.web_answers
+                )
+            },
+        },
+        Step {
             question: "A SYN flood from rotating networks: block the networks, see the hits.",
             about: "`blocklist` is another native, an XDP program; a block of the script hangs on its `drop` event.",
             script: "use blocklist(iface=\"veth0\", prefixes=(198.51.100.0/24, 203.0.113.0/24)) as bl; bl:drop { @dropped = count(); } \

@@ -64,7 +64,7 @@ pub struct Maps {
     #[arg(value_name = "ID | NAME | PIN")]
     pub map: Option<String>,
     /// Only the N entries with the largest values
-    #[arg(long, value_name = "N", requires = "map")]
+    #[arg(long, value_name = "N", requires = "map", value_parser = how_many, allow_negative_numbers = true)]
     pub top: Option<usize>,
     /// Sort by this field of the value, largest first
     #[arg(long, value_name = "FIELD", requires = "map")]
@@ -99,6 +99,11 @@ fn handle(text: &str) -> Result<u32, String> {
         None => text.parse(),
     };
     parsed.map_err(|_| "write a number: `1` or `0x1`".to_owned())
+}
+
+/// Reads how many are wanted.
+fn how_many(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "`--top` takes a number from 0 on, such as 10".to_owned())
 }
 
 #[cfg(test)]

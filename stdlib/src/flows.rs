@@ -29,7 +29,10 @@ A flow ends when it was `idle` for so long, soon after a FIN or a reset, or when
 Of connections whose sender is on this host, pods included, the kernel's socket tells retransmits and round-trip time, and the process is known \
 if it lived for a moment. Retransmits of forwarded flows are an estimate by sequence numbers: packets that overtook each other are among them.
 
-On the host's side of a pod's interface, ingress is what the pod sends (from_pod), and egress what it gets (to_pod).",
+On the host's side of a pod's interface, ingress is what the pod sends (from_pod), and egress what it gets (to_pod).
+
+It decides nothing, so there is no `dry_run`, no `duration` and no `pin` as natives have that do, and no audit log: `--timeout 5m`, or \
+`interval:m:5 { exit(); }`, ends the run.",
     example: "\
 use flows(iface=\"veth0\") as fl;
 fl:new /fl.dport == 443/ { @new[fl.src] = count(); }

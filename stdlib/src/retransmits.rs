@@ -25,7 +25,11 @@ SYNs to nobody, the ratio is 100%.
 The process is the one that has connected, or that has the socket open; until that is known, of an accepted connection, the one that \
 listens. Who runs when a segment is sent again is a bystander. Connections older than weir count from its start.
 
-All network namespaces are counted, containers' too; the addresses are as each of them sees them. `netns` narrows it to one.",
+All network namespaces are counted, containers' too; the addresses are as each of them sees them. `netns` narrows it to one; \
+when that is gone, weir says so, and what was counted stays.
+
+It decides nothing, so there is no `dry_run`, no `duration` and no `pin` as natives have that do, and no audit log: `--timeout 5m`, or \
+`interval:m:5 { exit(); }`, ends the run.",
     example: "\
 use retransmits() as re;
 re:retransmit { @[re.dst, re.kind] = sum(re.segs); }

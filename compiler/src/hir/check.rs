@@ -36,6 +36,7 @@ pub struct Options {
 /// Checks a whole script.
 pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options) -> (Program, Vec<Diagnostic>) {
     let mut natives = Vec::new();
+    let mut failed_uses = Vec::new();
     let mut early = Vec::new();
     let mut defines = HashMap::new();
     let mut settings = Settings::default();
@@ -44,6 +45,8 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             ast::Item::Use(item) => {
                 if let Some(instance) = super::probes::native_instance(item, &natives, options, &mut early) {
                     natives.push(instance);
+                } else {
+                    failed_uses.push(item.alias.as_ref().unwrap_or(&item.native).name.clone());
                 }
             }
             ast::Item::Define(define) => {
@@ -93,6 +96,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             maps.clone(),
         );
         cx.self_assigned = self_assigned;
+        cx.failed_uses = &failed_uses;
         // Where the probes are depends on no type: the kernel is asked once, however many rounds there are.
         let sites = sites.get_or_insert_with(|| probes.iter().map(|probe| cx.resolve(probe)).collect());
         for (probe, sites) in probes.iter().zip(sites.iter()) {
@@ -222,7 +226,11 @@ pub fn interface_help(name: &str, interfaces: &[String]) -> String {
 pub fn nearest_name<'n>(name: &str, candidates: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let mut best: Option<(&str, f64)> = None;
     for candidate in candidates {
-        let score = strsim::jaro_winkler(name, candidate);
+        let score = if are_swapped(name, candidate) {
+            1.0
+        } else {
+            strsim::jaro_winkler(name, candidate)
+        };
         if score > 0.8 && best.is_none_or(|(_, s)| score > s) {
             best = Some((candidate, score));
         }
@@ -230,10 +238,17 @@ pub fn nearest_name<'n>(name: &str, candidates: impl Iterator<Item = &'n str>) -
     best.map(|(name, _)| name)
 }
 
+/// Whether two neighbouring letters have changed places, and nothing else: in a short word that is little alike, and easily typed.
+fn are_swapped(a: &str, b: &str) -> bool {
+    strsim::osa_distance(a, b) == 1 && strsim::levenshtein(a, b) == 2
+}
+
 pub(super) struct Checker<'a> {
     pub kernel: &'a dyn KernelInfo,
     pub options: &'a Options,
     pub natives: &'a [NativeInstance],
+    /// What `use` would have named, had it been right: nobody needs to hear that it is unknown.
+    pub failed_uses: &'a [String],
     pub defines: &'a HashMap<String, ast::Expr>,
     pub macros: &'a super::macros::Macros<'a>,
     pub types: &'a super::script_types::ScriptTypes,
@@ -245,6 +260,10 @@ pub(super) struct Checker<'a> {
     pub macro_depth: usize,
     /// Number of macro uses so far.
     pub expansions: usize,
+    /// Pieces of code that macros, functions and `#define`s have come to so far.
+    pub written_out: usize,
+    /// What that was before the probe being checked; each of its places is as much again, and no fault of the author.
+    written_before: usize,
     /// Number of `limit` statements so far.
     pub limits: u32,
     pub config: &'a Config,
@@ -305,6 +324,7 @@ impl<'a> Checker<'a> {
             kernel,
             options,
             natives,
+            failed_uses: &[],
             defines,
             macros,
             types,
@@ -313,6 +333,8 @@ impl<'a> Checker<'a> {
             inside: Vec::new(),
             macro_depth: 0,
             expansions: 0,
+            written_out: 0,
+            written_before: 0,
             limits: 0,
             config: &settings.config,
             settings,
@@ -357,6 +379,7 @@ impl<'a> Checker<'a> {
     /// Checks one probe: once for each group of attach points that can share code.
     fn probe(&mut self, probe: &ast::Probe, sites: &[super::probes::Site]) {
         let mut rest: VecDeque<super::probes::Site> = sites.iter().cloned().collect();
+        self.written_before = self.written_out;
         while let Some(first) = rest.pop_front() {
             let errors = self.diagnostics.len();
             let (mut block, dependent) = self.block(probe, &first);
@@ -399,6 +422,7 @@ impl<'a> Checker<'a> {
 
     fn block_once(&mut self, probe: &ast::Probe, site: &super::probes::Site) -> (Block, bool) {
         self.var_grew = false;
+        self.written_out = self.written_before;
         self.hook = site.hook;
         self.native = site.native.map(|(instance, _)| instance);
         self.event = site.native.map_or(0, |(_, event)| event);
@@ -472,5 +496,20 @@ impl<'a> Checker<'a> {
 
     pub fn stmt(kind: StmtKind, span: Span) -> Stmt {
         Stmt { kind, span }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest_name;
+
+    #[test]
+    fn letters_that_changed_places_are_near_and_other_letters_are_not() {
+        let near = |name| nearest_name(name, ["web", "batch", "db"].into_iter());
+        assert_eq!(near("wbe"), Some("web"));
+        assert_eq!(near("bd"), Some("db"));
+        assert_eq!(near("bacth"), Some("batch"));
+        assert_eq!(near("xyz"), None);
+        assert_eq!(near("d"), None);
     }
 }

@@ -109,6 +109,9 @@ impl Checker<'_> {
 
     pub(super) fn expr(&mut self, expr: &ast::Expr) -> Expr {
         let span = expr.span;
+        if !self.may_write_out(1, span) {
+            return self.failed(span);
+        }
         match &expr.kind {
             ast::ExprKind::Int(n) => {
                 let ty = if i64::try_from(*n).is_ok() { Ty::I64 } else { Ty::U64 };

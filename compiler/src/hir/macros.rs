@@ -12,6 +12,9 @@ use weir_parser::{Diagnostic, Span};
 /// Macros inside of macros, before it is a recursion.
 const MAX_DEPTH: usize = 32;
 
+/// Pieces of code that all macros, functions and `#define`s of a script may come to: each use may double what is inside of it.
+const MAX_WRITTEN_OUT: usize = 100_000;
+
 /// Macros by name; several of one name differ in their parameters.
 pub(super) type Macros<'a> = HashMap<String, Vec<&'a ast::Macro>>;
 
@@ -56,15 +59,35 @@ fn fits(param: &MacroParam, arg: &ast::Expr) -> Option<u32> {
 
 /// Writes arguments into a macro's body.
 struct Expansion<'a> {
-    exprs: HashMap<&'a str, &'a ast::Expr>,
+    exprs: HashMap<&'a str, (&'a ast::Expr, usize)>,
     vars: HashMap<&'a str, String>,
     maps: HashMap<&'a str, String>,
     number: usize,
     /// Maps that are no parameters.
     foreign: Vec<(String, Span)>,
+    /// Pieces that the body has, those of the arguments among them.
+    size: usize,
 }
 
-impl Expansion<'_> {
+impl<'a> Expansion<'a> {
+    fn new(number: usize) -> Self {
+        Self {
+            exprs: HashMap::new(),
+            vars: HashMap::new(),
+            maps: HashMap::new(),
+            number,
+            foreign: Vec::new(),
+            size: 0,
+        }
+    }
+
+    /// Returns the argument that a word stands for, unless there is too much of it by now.
+    fn argument(&mut self, name: &str) -> Option<&'a ast::Expr> {
+        let (theirs, size) = *self.exprs.get(name)?;
+        self.size = self.size.saturating_add(size);
+        (self.size <= MAX_WRITTEN_OUT).then_some(theirs)
+    }
+
     fn block(&mut self, block: &mut ast::Block) {
         block.stmts.iter_mut().for_each(|s| self.stmt(s));
         if let Some(value) = &mut block.value {
@@ -131,9 +154,9 @@ impl Expansion<'_> {
             ast::SizeOfArg::Type(ty) => {
                 // A bare parameter looks like a type.
                 if let ast::TypeExprKind::Name(name) = &ty.kind
-                    && let Some(theirs) = self.exprs.get(name.as_str())
+                    && let Some(theirs) = self.argument(name)
                 {
-                    *arg = ast::SizeOfArg::Expr(Box::new((*theirs).clone()));
+                    *arg = ast::SizeOfArg::Expr(Box::new(theirs.clone()));
                 } else {
                     self.ty(ty);
                 }
@@ -144,10 +167,11 @@ impl Expansion<'_> {
 
     fn expr(&mut self, e: &mut ast::Expr) {
         use ast::ExprKind as E;
+        self.size = self.size.saturating_add(1);
         match &mut e.kind {
             E::Name(name) => {
-                if let Some(theirs) = self.exprs.get(name.as_str()) {
-                    *e = (*theirs).clone();
+                if let Some(theirs) = self.argument(name) {
+                    *e = theirs.clone();
                 }
             }
             E::Var(name) => self.var(name),
@@ -208,7 +232,32 @@ impl Expansion<'_> {
     }
 }
 
+/// How many pieces an expression has.
+fn size(expr: &ast::Expr) -> usize {
+    let mut counted = Expansion::new(0);
+    counted.expr(&mut expr.clone());
+    counted.size
+}
+
 impl Checker<'_> {
+    /// Counts what is written out for a macro, a function or a `#define`. Returns false once it is too much, and says it the first time.
+    pub(super) fn may_write_out(&mut self, pieces: usize, span: Span) -> bool {
+        if self.macro_depth == 0 && self.inside.is_empty() && self.expanding.is_empty() && pieces <= MAX_WRITTEN_OUT {
+            return true;
+        }
+        let before = self.written_out;
+        self.written_out = before.saturating_add(pieces);
+        if self.written_out <= MAX_WRITTEN_OUT {
+            return true;
+        }
+        if before <= MAX_WRITTEN_OUT {
+            let message = format!("macros, functions and `#define`s come to more than {MAX_WRITTEN_OUT} pieces of code here");
+            let d = Diagnostic::error("too-long", span, message);
+            self.error(d.help("each use is written out where it stands: compute a value once, keep it in a variable, use that"));
+        }
+        false
+    }
+
     /// Whether a word names a macro of the script.
     pub(super) fn is_macro(&self, name: &str) -> bool {
         self.macros.contains_key(name)
@@ -216,6 +265,9 @@ impl Checker<'_> {
 
     /// Writes out one use of a macro.
     fn expand(&mut self, name: &ast::Ident, args: &[ast::Arg], span: Span) -> Option<ast::Block> {
+        if self.written_out > MAX_WRITTEN_OUT {
+            return None;
+        }
         let all = self.macros.get(&name.name)?;
         let score = |m: &ast::Macro| -> Option<u32> {
             (m.params.len() == args.len()).then_some(())?;
@@ -249,16 +301,10 @@ impl Checker<'_> {
             return None;
         }
         self.expansions += 1;
-        let mut expansion = Expansion {
-            exprs: HashMap::new(),
-            vars: HashMap::new(),
-            maps: HashMap::new(),
-            number: self.expansions,
-            foreign: Vec::new(),
-        };
+        let mut expansion = Expansion::new(self.expansions);
         for (param, arg) in found.params.iter().zip(args) {
             match (param, &arg.value.kind) {
-                (MacroParam::Expr(i), _) => drop(expansion.exprs.insert(&i.name, &arg.value)),
+                (MacroParam::Expr(i), _) => drop(expansion.exprs.insert(&i.name, (&arg.value, size(&arg.value)))),
                 (MacroParam::Var(i), ast::ExprKind::Var(theirs)) => drop(expansion.vars.insert(&i.name, theirs.clone())),
                 (MacroParam::Map(i), ast::ExprKind::Map { name, .. }) => drop(expansion.maps.insert(&i.name, name.clone())),
                 _ => {}
@@ -266,6 +312,10 @@ impl Checker<'_> {
         }
         let mut body = found.body.clone();
         expansion.block(&mut body);
+        // The pieces of the body count once more where they are checked; what counts here is that they are held in memory.
+        if !self.may_write_out(expansion.size, span) {
+            return None;
+        }
         let foreign = std::mem::take(&mut expansion.foreign);
         for (map, at) in &foreign {
             let params: Vec<&str> = found

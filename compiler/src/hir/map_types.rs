@@ -236,6 +236,11 @@ impl MapState {
     }
 }
 
+/// Whether a value has no bytes: the kernel has no maps for such.
+fn is_nothing(ty: &Ty) -> bool {
+    ty.stored().is_some_and(|ty| ty.size() == 0)
+}
+
 impl Checker<'_> {
     /// Returns the map's number, made at its first mention.
     pub fn map(&mut self, name: &str, span: Span) -> MapId {
@@ -279,6 +284,11 @@ impl Checker<'_> {
         {
             let message = format!("a value of type `{ty}` cannot be a map key");
             self.error(Diagnostic::error("bad-key", span, message));
+            return;
+        }
+        if key.is_some_and(is_nothing) {
+            let d = Diagnostic::error("bad-key", span, "the empty tuple `()` cannot be a map key");
+            self.error(d.help("leave the brackets out where there is only one value"));
             return;
         }
         let state = &self.maps[id];
@@ -337,6 +347,11 @@ impl Checker<'_> {
                 format!("a value of type `{ty}` cannot be kept in a map")
             };
             self.error(Diagnostic::error("bad-value", span, message));
+            return;
+        }
+        if matches!(&value, MapValueTy::Plain(ty) if is_nothing(ty)) {
+            let d = Diagnostic::error("bad-value", span, "the empty tuple `()` cannot be kept in a map");
+            self.error(d.help("keep `1` where only the key matters"));
             return;
         }
         let state = &self.maps[id];

@@ -4,6 +4,7 @@ use super::check::Checker;
 use super::{Event, Expr, ExprKind, Ty};
 use crate::object::{FormatPart, FormatSpec, TextKind};
 use crate::types::Type;
+use std::ops::Range;
 use weir_parser::ast;
 use weir_parser::{Diagnostic, Span};
 
@@ -18,8 +19,18 @@ impl Checker<'_> {
         let values: Vec<Expr> = args[1..].iter().map(|a| self.value(&a.value)).collect();
         let mut parts = match parse_format(&String::from_utf8_lossy(format)) {
             Ok(parts) => parts,
-            Err(message) => {
-                self.error(Diagnostic::error("bad-format", format_span, message));
+            Err(wrong) => {
+                // The literal as written has two quotes more, unless there are escapes, whose places nobody knows any more.
+                let plain = (format_span.end - format_span.start) as usize == format.len() + 2;
+                for (at, message) in wrong {
+                    let start = format_span.start + 1;
+                    let span = if plain {
+                        Span::new(format_span.source, start + at.start as u32, start + at.end as u32)
+                    } else {
+                        format_span
+                    };
+                    self.error(Diagnostic::error("bad-format", span, message));
+                }
                 return None;
             }
         };
@@ -88,6 +99,9 @@ impl Checker<'_> {
     }
 }
 
+/// Wrong conversions that are told of one format.
+const MAX_WRONG: usize = 10;
+
 /// What an argument behind the format is for.
 enum Use<'a> {
     Value(&'a mut FormatSpec),
@@ -139,9 +153,10 @@ fn suggestion(ty: &Ty) -> Option<&'static str> {
     }
 }
 
-/// Takes a format apart.
-pub(super) fn parse_format(format: &str) -> Result<Vec<FormatPart>, String> {
+/// Takes a format apart, or says what is wrong and where.
+pub(super) fn parse_format(format: &str) -> Result<Vec<FormatPart>, Vec<(Range<usize>, String)>> {
     let mut parts = Vec::new();
+    let mut wrong = Vec::new();
     let mut text = String::new();
     let mut chars = format.chars().peekable();
     while let Some(c) = chars.next() {
@@ -166,77 +181,96 @@ pub(super) fn parse_format(format: &str) -> Result<Vec<FormatPart>, String> {
             }
             Some(_) => {}
         }
-        let mut spec = FormatSpec::default();
         let mut written = String::from("%");
-        while let Some(&flag) = chars.peek() {
-            match flag {
-                '-' => spec.minus = true,
-                '+' => spec.plus = true,
-                ' ' => spec.space = true,
-                '#' => spec.alt = true,
-                '0' => spec.zero = true,
-                _ => break,
+        match conversion(&mut chars, &mut written) {
+            Ok(spec) => {
+                if !text.is_empty() {
+                    parts.push(FormatPart::Text(std::mem::take(&mut text)));
+                }
+                parts.push(FormatPart::Arg(spec));
             }
-            written.push(flag);
-            chars.next();
-        }
-        spec.width_arg = star(&mut chars, &mut written);
-        if !spec.width_arg {
-            spec.width = number(&mut chars, &mut written)?;
-        }
-        if chars.peek() == Some(&'.') {
-            chars.next();
-            written.push('.');
-            spec.precision_arg = star(&mut chars, &mut written);
-            if !spec.precision_arg {
-                spec.precision = Some(number(&mut chars, &mut written)?.unwrap_or(0));
-            }
-        }
-        while let Some(&length) = chars.peek() {
-            if !matches!(length, 'h' | 'l' | 'L' | 'j' | 'z' | 't') {
-                break;
-            }
-            spec.bits = Some(match (length, spec.bits) {
-                ('h', Some(16)) => 8,
-                ('h', _) => 16,
-                _ => 64,
-            });
-            written.push(length);
-            chars.next();
-        }
-        let Some(conv) = chars.next() else {
-            return Err(format!(
-                "`{written}` at the end of the format is no conversion; `%%` prints a percent sign"
-            ));
-        };
-        written.push(conv);
-        spec.conv = conv;
-        match conv {
-            'd' | 'i' | 'u' | 'o' | 'x' | 'X' | 'c' | 's' | 'p' => {}
-            'g' if chars.peek() == Some(&'r') => {
-                spec.conv2 = chars.next();
-            }
-            'r' => {
-                if let Some(second @ ('x' | 'h')) = chars.peek().copied() {
-                    spec.conv2 = Some(second);
-                    chars.next();
+            Err(message) => {
+                let end = format.len() - chars.clone().map(char::len_utf8).sum::<usize>();
+                wrong.push((end - written.len()..end, message));
+                if wrong.len() == MAX_WRONG {
+                    break;
                 }
             }
-            _ => {
-                return Err(format!(
-                    "`{written}` is no conversion; there are `%d %i %u %o %x %X %c %s %p %r %rx %rh %gr`, and `%%` for a percent sign"
-                ));
-            }
         }
-        if !text.is_empty() {
-            parts.push(FormatPart::Text(std::mem::take(&mut text)));
-        }
-        parts.push(FormatPart::Arg(spec));
+    }
+    if !wrong.is_empty() {
+        return Err(wrong);
     }
     if !text.is_empty() {
         parts.push(FormatPart::Text(text));
     }
     Ok(parts)
+}
+
+/// Reads one conversion, the percent sign of which is in `written` already.
+fn conversion(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, written: &mut String) -> Result<FormatSpec, String> {
+    let mut spec = FormatSpec::default();
+    while let Some(&flag) = chars.peek() {
+        match flag {
+            '-' => spec.minus = true,
+            '+' => spec.plus = true,
+            ' ' => spec.space = true,
+            '#' => spec.alt = true,
+            '0' => spec.zero = true,
+            _ => break,
+        }
+        written.push(flag);
+        chars.next();
+    }
+    spec.width_arg = star(chars, written);
+    if !spec.width_arg {
+        spec.width = number(chars, written)?;
+    }
+    if chars.peek() == Some(&'.') {
+        chars.next();
+        written.push('.');
+        spec.precision_arg = star(chars, written);
+        if !spec.precision_arg {
+            spec.precision = Some(number(chars, written)?.unwrap_or(0));
+        }
+    }
+    while let Some(&length) = chars.peek() {
+        if !matches!(length, 'h' | 'l' | 'L' | 'j' | 'z' | 't') {
+            break;
+        }
+        spec.bits = Some(match (length, spec.bits) {
+            ('h', Some(16)) => 8,
+            ('h', _) => 16,
+            _ => 64,
+        });
+        written.push(length);
+        chars.next();
+    }
+    let Some(conv) = chars.next() else {
+        return Err(format!(
+            "`{written}` at the end of the format is no conversion; `%%` prints a percent sign"
+        ));
+    };
+    written.push(conv);
+    spec.conv = conv;
+    match conv {
+        'd' | 'i' | 'u' | 'o' | 'x' | 'X' | 'c' | 's' | 'p' => {}
+        'g' if chars.peek() == Some(&'r') => {
+            spec.conv2 = chars.next();
+        }
+        'r' => {
+            if let Some(second @ ('x' | 'h')) = chars.peek().copied() {
+                spec.conv2 = Some(second);
+                chars.next();
+            }
+        }
+        _ => {
+            return Err(format!(
+                "`{written}` is no conversion; there are `%d %i %u %o %x %X %c %s %p %r %rx %rh %gr`, and `%%` for a percent sign"
+            ));
+        }
+    }
+    Ok(spec)
 }
 
 fn star(chars: &mut std::iter::Peekable<std::str::Chars<'_>>, written: &mut String) -> bool {
@@ -309,8 +343,11 @@ mod tests {
         for text in ["100%", "100%\n", "50%!"] {
             assert_eq!(parse_format(text), Ok(vec![FormatPart::Text(text.to_owned())]));
         }
-        assert!(parse_format("100%-").unwrap_err().contains("`%%` prints a percent sign"));
-        assert!(parse_format("%y").unwrap_err().starts_with("`%y` is no conversion"));
-        assert!(parse_format("%99999d").unwrap_err().contains("4096"));
+        let wrong = parse_format("ä %y %d %99999d 100%-").unwrap_err();
+        let places: Vec<_> = wrong.iter().map(|(at, _)| at.clone()).collect();
+        assert_eq!(places, [3..5, 9..15, 20..22]);
+        assert!(wrong[0].1.starts_with("`%y` is no conversion"));
+        assert!(wrong[1].1.contains("4096"));
+        assert!(wrong[2].1.contains("`%%` prints a percent sign"));
     }
 }

@@ -243,9 +243,11 @@ impl Builder<'_> {
             }
         }
         let size = size.next_multiple_of(u64::from(align));
-        let Ok(size) = u32::try_from(size) else {
+        let Some(size) = u32::try_from(size).ok().filter(|size| size.checked_mul(8).is_some()) else {
             self.out
-                .push(Diagnostic::error("type-too-large", def.span, "this type is larger than 4 GiB"));
+                .push(Diagnostic::error("type-too-large", def.span, "this type is larger than 512 MiB"));
+            // It is known, so nothing else is wrong with it.
+            self.types.types[(id & !SCRIPT_BIT) as usize].size = Some(0);
             return;
         };
         let ty = &mut self.types.types[(id & !SCRIPT_BIT) as usize];
@@ -260,7 +262,7 @@ impl Builder<'_> {
                 for inner in self.types.fields(*id).to_vec() {
                     self.named(
                         Field {
-                            bit_offset: bit_offset + inner.bit_offset,
+                            bit_offset: bit_offset.saturating_add(inner.bit_offset),
                             ..inner
                         },
                         field.span,
@@ -308,6 +310,15 @@ impl Builder<'_> {
         let size = size_of(&ty, self.kernel, &self.types);
         let align = align_of(&ty, self.kernel, &self.types);
         let Some(size) = size else {
+            let mut elem = &ty;
+            while let CTy::Array { elem: inner, .. } = elem {
+                elem = inner;
+            }
+            if !std::ptr::eq(elem, &raw const ty) && size_of(elem, self.kernel, &self.types).is_some() {
+                let d = Diagnostic::error("type-too-large", field.span, "this type is larger than 512 MiB");
+                self.out.push(d.help("make the array shorter"));
+                return None;
+            }
             let d = Diagnostic::error("incomplete-type", field.span, format!("the size of `{ty}` is not known here"));
             self.out.push(d.help("define it before, or use a pointer"));
             return None;

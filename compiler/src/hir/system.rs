@@ -478,6 +478,12 @@ impl Checker<'_> {
     /// `getopt("name", default)`: the type is the default's, a switch without one.
     fn getopt(&mut self, function: &Function, args: &[ast::Arg], span: Span) -> Option<Expr> {
         let name = self.literal(&args[0], function)?;
+        if name.is_empty() || name.starts_with('-') || name.contains(|c: char| c.is_whitespace() || c == '=') {
+            let message = format!("`{name}` cannot be the name of a parameter: nobody can give it as `--NAME=VALUE`");
+            let d = Diagnostic::error("bad-name", args[0].value.span, message);
+            self.error(d.help("use letters, digits, `-` and `_`: `getopt(\"max-size\", 1)`"));
+            return None;
+        }
         let given = self
             .options
             .named

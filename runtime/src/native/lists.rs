@@ -60,6 +60,8 @@ pub(super) struct Lists {
     over: bool,
     /// A list has been said to be nearly full.
     warned: bool,
+    /// `.hits` has been said to be full.
+    warned_of_hits: bool,
     notices: Vec<Notice>,
     span: Span,
 }
@@ -115,6 +117,7 @@ impl Lists {
             ends: plan.duration.map(|d| now.saturating_add(d)),
             over: false,
             warned: false,
+            warned_of_hits: false,
             notices: plan.notices,
             span: plan.span,
         };
@@ -188,11 +191,6 @@ impl Lists {
         }
     }
 
-    /// Whether [`Self::tick`] has something to look after.
-    pub fn wants_ticks(&self) -> bool {
-        self.ends.is_some() && !self.over || [&self.block, &self.allow].iter().any(|l| l.v4.ends() || l.v6.ends())
-    }
-
     /// Number of entries: IPv4, IPv6, allowed IPv4, allowed IPv6.
     pub fn sizes(&self) -> [usize; 4] {
         [self.block.v4.len(), self.block.v6.len(), self.allow.v4.len(), self.allow.v6.len()]
@@ -228,7 +226,7 @@ impl Lists {
             });
             let result = new.and_then(|new| self.put(allow, &new, maps));
             if let Err(error) = result {
-                self.say(true, format!("{error}; the list in force stays as it is"));
+                self.say(true, error.while_running("the list in force stays as it is"));
             }
         }
     }
@@ -291,8 +289,28 @@ impl Lists {
         self.warned = high;
     }
 
+    /// Says once that packets were dropped for prefixes that have no counter of their own.
+    pub fn check_hits(&mut self, maps: &Maps) {
+        let (Some(stats), Some(hits)) = (maps.get(object::STATS_MAP), maps.get(object::HITS4)) else {
+            return;
+        };
+        if self.warned_of_hits || super::stat(stats, object::STAT_UNCOUNTED).is_ok_and(|packets| packets == 0) {
+            return;
+        }
+        self.warned_of_hits = true;
+        let max = hits.max_entries;
+        self.say(
+            true,
+            format!(
+                "`.hits` is full with {max} prefixes: hits of others are in `.stats` alone, as `uncounted`; give it more with `max_hits={}`",
+                u64::from(max) * 4
+            ),
+        );
+    }
+
     /// Ends entries whose time is over, and enforcement when its own is.
     pub fn tick(&mut self, maps: &Maps) {
+        self.check_hits(maps);
         let now = now();
         if !self.over && self.ends.is_some_and(|ends| ends <= now) {
             self.over = true;

@@ -448,7 +448,7 @@ impl Instance {
 
     /// Whether the native wants [`Self::tick`] about once a second.
     pub(crate) fn wants_ticks(&self) -> bool {
-        self.engine.is_some() || self.pin.is_some() || self.has_copies() || self.lists().is_some_and(|lists| lists.wants_ticks())
+        self.engine.is_some() || self.lists.is_some() || self.pin.is_some() || self.has_copies()
     }
 
     /// Lets time pass.
@@ -463,6 +463,9 @@ impl Instance {
 
     /// Everything is detached, and printed.
     pub(crate) fn ended(&self) {
+        if let Some(mut lists) = self.lists() {
+            lists.check_hits(&self.maps);
+        }
         if let Some(mut engine) = self.engine() {
             engine.ended(&self.maps);
         }
@@ -676,6 +679,11 @@ fn prefix_key(key: &[u8]) -> Vec<u8> {
     out.extend_from_slice(addr);
     out.resize(24, 0);
     out
+}
+
+/// One number of a native's `STATS`.
+fn stat(stats: &Map, index: u32) -> Result<u64, Error> {
+    Ok(uint(&sum_words(&stats.lookup(&index.to_ne_bytes())?.unwrap_or_default(), 1)))
 }
 
 /// Adds up the `words` counters of every CPU.

@@ -18,6 +18,7 @@ use weir_compiler::btf::Btf;
 use weir_compiler::kernel::KernelInfo;
 use weir_ebpf_builtins::abi::net::{Flow, Inet};
 use weir_ebpf_builtins::retransmits::{self as object, ClosedKey, Conn, Dest, KINDS};
+use weir_parser::Span;
 use weir_stdlib::retransmits::{KEEP_DEFAULT, MAX_DEFAULT, MAX_DESTINATIONS_DEFAULT};
 
 /// So often, in ticks, sockets are asked whose they are.
@@ -50,8 +51,9 @@ pub(super) fn setup(params: &Params<'_>, event_used: &dyn Fn(&str) -> bool, kern
     let (cb, _) = place(btf, "sk_buff", "cb").ok_or_else(|| missing("sk_buff", "cb"))?;
     let (segs, _) = place(btf, "tcp_skb_cb", "tcp_gso_segs").ok_or_else(|| missing("tcp_skb_cb", "tcp_gso_segs"))?;
     elf.set_rodata(object::RODATA_SKB_SEGS, cb + segs)?;
+    let mut only = None;
     if let (Some(name), Some((_, span))) = (params.text("netns"), params.get("netns")) {
-        let (_, number) = netns::identity(name).ok_or_else(|| {
+        let namespace = netns::identity(name).ok_or_else(|| {
             let names = netns::named();
             let help = if names.is_empty() {
                 "`ip netns` has no names; a pid or a path will do, such as `/proc/123/ns/net`".to_owned()
@@ -60,7 +62,13 @@ pub(super) fn setup(params: &Params<'_>, event_used: &dyn Fn(&str) -> bool, kern
             };
             refuse(format!("there is no network namespace `{name}`"), Some(help), span)
         })?;
-        elf.set_rodata(object::RODATA_NETNS, u32::try_from(number).unwrap_or(u32::MAX))?;
+        elf.set_rodata(object::RODATA_NETNS, u32::try_from(namespace.1).unwrap_or(u32::MAX))?;
+        only = Some(Only {
+            alias: params.0.alias.clone(),
+            name: name.to_owned(),
+            namespace,
+            span,
+        });
     }
     for (event, symbol) in params.0.native.events.iter().zip(object::RODATA_EVENTS) {
         elf.set_rodata(symbol, u32::from(event_used(event.name)))?;
@@ -78,9 +86,10 @@ pub(super) fn setup(params: &Params<'_>, event_used: &dyn Fn(&str) -> bool, kern
         skip: Vec::new(),
         keep: &[],
         lists: None,
-        engine: Some(Box::new(Retransmits::new(
-            usize::try_from(size("keep", KEEP_DEFAULT)).unwrap_or(usize::MAX),
-        ))),
+        engine: Some(Box::new(Retransmits {
+            only,
+            ..Retransmits::new(usize::try_from(size("keep", KEEP_DEFAULT)).unwrap_or(usize::MAX))
+        })),
     })
 }
 
@@ -203,9 +212,35 @@ struct Retransmits {
     forgotten: HashMap<ClosedKey, Counts>,
     forgotten_dests: HashMap<Inet, Dest>,
     forgotten_stats: Vec<u64>,
+    /// Until its namespace is gone.
+    only: Option<Only>,
+    notices: Vec<Notice>,
+}
+
+/// The namespace that is counted, where it is one.
+#[derive(Debug)]
+struct Only {
+    alias: String,
+    name: String,
+    /// As [`netns::identity`] tells it.
+    namespace: (u64, u64),
+    span: Span,
 }
 
 impl Retransmits {
+    /// Says once that the namespace is gone. Nothing keeps it alive here, and one of the same name that comes later is another.
+    fn check_namespace(&mut self) {
+        let is_gone = |only: &Only| netns::identity(&only.name) != Some(only.namespace) && netns::find(only.namespace).is_none();
+        if let Some(Only { alias, name, span, .. }) = self.only.take_if(|only| is_gone(only)) {
+            self.notices.push(Notice::Native {
+                alias,
+                message: format!("network namespace `{name}` is gone: what was counted stays; a new start counts in one that comes"),
+                warning: true,
+                span: Some(span),
+            });
+        }
+    }
+
     fn new(keep: usize) -> Self {
         Self { keep, ..Self::default() }
     }
@@ -343,10 +378,11 @@ impl Engine for Retransmits {
             let _ = self.ask_sockets();
         }
         let _ = self.take_ended(maps);
+        self.check_namespace();
     }
 
     fn notices(&mut self) -> Vec<Notice> {
-        Vec::new()
+        std::mem::take(&mut self.notices)
     }
 
     fn rows(&mut self, table: &str, _: usize, _: &Maps) -> Result<Rows, Error> {

@@ -70,11 +70,6 @@ impl<K: Key> Table<K> {
         }
     }
 
-    /// Whether any entry ends by itself.
-    pub fn ends(&self) -> bool {
-        self.held.iter().any(|h| h.ends != NEVER)
-    }
-
     /// Lists the entries whose time is over.
     pub fn ended(&self, now: u64) -> Vec<K> {
         self.held.iter().filter(|h| h.ends <= now).map(|h| h.key).collect()
@@ -178,8 +173,6 @@ mod tests {
         ];
         let forever = Table::new().change(&entries, None, 0).table;
         assert_eq!(forever.ended(u64::MAX - 1), [host(2)]);
-        assert!(forever.ends());
-        assert!(!table([1], None, 0).ends());
         let listed = Table::new().change(&entries, Some(100 * SECOND), 0).table;
         assert_eq!(listed.ended(2 * SECOND), [host(2)]);
     }

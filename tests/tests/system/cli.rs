@@ -180,6 +180,10 @@ fn output() -> Result<()> {
         1,
         &["cannot write to `standard output`", "No space left"],
     )?;
+    for switch in ["--help", "-h", "-V"] {
+        let written = shell(&format!("\"$WEIR\" {switch} > /dev/full"))?;
+        says(&written, 1, &["cannot write to standard output", "No space left"])?;
+    }
     says(
         &weir(&["-o", "/no/such/folder/f", "-e", script])?,
         1,

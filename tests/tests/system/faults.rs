@@ -86,9 +86,9 @@ fn policy_file() -> Result<()> {
     let unknown = format!("{good}[[rule]]\nfrom = \"wbe\"\nverdict = \"allow\"\n");
     let many = policy(&group.path(), &[1, 2, 3, 4]);
     let faults = [
-        (unknown.as_str(), &["no identity `wbe`"][..]),
+        (unknown.as_str(), &["no identity `wbe`; did you mean `web`?"][..]),
         (half, &["policy.toml:"]),
-        (many.as_str(), &["the policy takes 4 rows", "`max` is 3"]),
+        (many.as_str(), &["the policy takes 4 rows", "`max` is 3", "add `max=4`"]),
     ];
     let mut said = 0;
     let mut complaint = |weir: &mut Running, words: &[&str]| {
@@ -237,10 +237,13 @@ fn foreign_xdp() -> Result<()> {
 fn full_hits() -> Result<()> {
     let lab = Lab::new()?;
     let script = r#"use blocklist(iface="veth0", audit="off", prefixes=(198.51.100.1, 198.51.100.2, 198.51.100.3), max_hits=2) as bl;"#;
-    let weir = Weir::script(script).at(&lab).start()?;
+    let mut weir = Weir::script(script).at(&lab).start()?;
     for host in 1..=3 {
         ensure!(arrive(&lab, Ipv4Addr::new(198, 51, 100, host), 4)? == 0, "host {host} passes");
     }
+    weir.wait_stderr("word of it", |text| {
+        text.contains("`.hits` is full with 2 prefixes") && text.contains("give it more with `max_hits=8`")
+    })?;
     let done = weir.stop()?.clean()?;
     let hits = done.map("@bl.hits");
     ensure!(hits.len() == 2 && hits.values().all(|v| v.contains(".packets = 4,")), "{done}");

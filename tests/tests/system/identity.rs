@@ -9,11 +9,12 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 use weir_tests::cgroup::Cgroup;
+use weir_tests::frame::Frame;
 use weir_tests::harness::Test;
 use weir_tests::kernel::KernelState;
-use weir_tests::net::Lab;
+use weir_tests::net::{Lab, PEER_IF};
 use weir_tests::output::map;
-use weir_tests::traffic::{listen_udp, received, send_udp};
+use weir_tests::traffic::{listen_udp, received, send_frames_from, send_udp};
 use weir_tests::weir::{Finished, Running, Weir};
 use weir_tests::{patience, wait_for};
 
@@ -21,6 +22,9 @@ pub const TESTS: &[Test] = &[
     Test::new("identity_decides_what_a_pod_sends", sends),
     Test::new("identity_decides_what_is_sent_to_a_pod", receives),
     Test::new("identity_marks_sockets_and_keeps_others_from_it", marks),
+    Test::new("identity_marks_what_is_accepted", accepted),
+    Test::new("identity_of_connections_older_than_weir", older_connections),
+    Test::new("identity_says_when_denied_is_nearly_full", denied_limit),
     Test::new("identity_policy_is_read_again", reload),
     Test::new("identity_follows_pods_that_come", pods),
     Test::new("identity_between_two_pods", between_pods),
@@ -284,6 +288,96 @@ fn marks() -> Result<()> {
     let done = weir.stop()?.clean()?;
     let stats = stats(&done);
     ensure!(stats.get("stamped") == Some(&3) && stats.get("refused") == Some(&1), "{stats:?}");
+    Ok(())
+}
+
+/// What is accepted has the mark of who listens, and can be given no other.
+fn accepted() -> Result<()> {
+    let (lab, group) = (Lab::new()?, Cgroup::new()?);
+    lab.dir.write("policy.toml", &policy(&group, ""))?;
+    let at = SocketAddr::new(lab.node4().into(), 8080);
+    let weir = Weir::script(&script("", "end { print(@id.stats); }")).at(&lab).start()?;
+    let refused = group.run(&lab.node, move || {
+        let listener = TcpListener::bind(at)?;
+        let client = TcpStream::connect(at)?;
+        let (accepted, _) = listener.accept()?;
+        is(mark_of(&client)?, 7)?;
+        is(mark_of(&accepted)?, 7)?;
+        set_mark(&accepted, 8)
+    })?;
+    ensure!(
+        matches!(&refused, Err(e) if e.raw_os_error() == Some(libc::EPERM)),
+        "another mark is refused: {refused:?}"
+    );
+    let done = weir.stop()?.clean()?;
+    let stats = stats(&done);
+    // The one that listens and the one that connects.
+    ensure!(stats.get("stamped") == Some(&2) && stats.get("refused") == Some(&1), "{stats:?}");
+    Ok(())
+}
+
+/// Nobody saw it begin, and the rules would deny it: `unknown` decides. What was dropped is sent again, and arrives when weir is gone.
+fn older_connections() -> Result<()> {
+    let (lab, group) = (Lab::new()?, Cgroup::new()?);
+    let _pod = group.resident(&lab.peer)?;
+    lab.dir.write("policy.toml", &policy(&group, ""))?;
+    let at = SocketAddr::new(lab.node4().into(), 8080);
+    let listener = lab.node.run(|| TcpListener::bind(at).context("cannot listen"))?;
+    let mut pod = lab
+        .peer
+        .run(|| TcpStream::connect_timeout(&at, patience()).context("cannot connect"))?;
+    let (mut node, _) = listener.accept()?;
+    node.set_read_timeout(Some(patience()))?;
+    for unknown in ["deny", "allow"] {
+        let mut weir = Weir::script(&script(&format!(", unknown=\"{unknown}\""), "interval:ms:50 { print(@id.stats); }"))
+            .at(&lab)
+            .start()?;
+        pod.write_all(b"x")?;
+        weir.wait_stdout("a packet of the connection", |text| {
+            map(text, "@id.stats").get("undecided").is_some_and(|n| n != "0")
+        })?;
+        let mut byte = [0];
+        if unknown == "deny" {
+            node.set_nonblocking(true)?;
+            let seen = node.read(&mut byte);
+            node.set_nonblocking(false)?;
+            ensure!(
+                matches!(&seen, Err(e) if e.kind() == io::ErrorKind::WouldBlock),
+                "what nobody knows came through: {seen:?}"
+            );
+        } else {
+            node.read_exact(&mut byte).context("what nobody knows did not come through")?;
+        }
+        let done = weir.stop()?.clean()?;
+        ensure!(stats(&done).get("denied") == Some(&0), "{unknown}: {done}");
+        if unknown == "deny" {
+            node.read_exact(&mut byte).context("the gate stayed shut")?;
+        }
+    }
+    Ok(())
+}
+
+/// More is denied than `.denied` has room for: weir says so, and everything is counted all the same.
+fn denied_limit() -> Result<()> {
+    const SENT: u16 = 17_000;
+    let (lab, group) = (Lab::new()?, Cgroup::new()?);
+    let _pod = group.resident(&lab.peer)?;
+    lab.dir.write("policy.toml", &policy(&group, ""))?;
+    let mut weir = Weir::script(&script("", "end { print(@id.stats); }")).at(&lab).start()?;
+    let frames: Vec<_> = (1000..1000 + SENT)
+        .map(|port| (1, Frame::udp(lab.peer4(), lab.node4(), port)))
+        .collect();
+    send_frames_from(&lab.peer, PEER_IF, &frames)?;
+    weir.wait_stderr("word of it", |text| {
+        text.contains("`.denied` has ") && text.contains(" entries of at most 16384")
+    })?;
+    let done = weir.stop()?.clean()?;
+    let stats = stats(&done);
+    ensure!(
+        stats.get("denied") == Some(&u64::from(SENT)) && stats.get("uncounted") == Some(&0),
+        "{stats:?}"
+    );
+    ensure!(done.stderr.matches("`.denied` has ").count() == 1, "said more than once: {done}");
     Ok(())
 }
 

@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     Test::new("retransmits_are_what_the_kernel_counts", sums),
     Test::new("retransmits_are_what_the_kernel_counts_with_netem", netem).needs(&[Has(Feature::Netem)]),
     Test::new("retransmits_of_ipv6_and_of_older_connections", older),
+    Test::new("retransmits_of_a_namespace_that_goes_stay", namespace_gone).alone(),
     Test::new("retransmits_to_nobody_are_all_of_them", nobody),
     Test::new("retransmits_without_room_are_counted_all_the_same", full),
     Test::new("retransmits_know_resets", resets),
@@ -246,6 +247,28 @@ fn older() -> Result<()> {
     // It was opened before anybody looked at who does it: the name is the process's.
     let comm = std::fs::read_to_string("/proc/self/comm")?;
     ensure!(done.map("@re.processes").contains_key(comm.trim()), "{done}");
+    Ok(())
+}
+
+/// The namespace that is counted goes: weir has not kept it, says so, goes on, and still has what was counted.
+fn namespace_gone() -> Result<()> {
+    let lab = Lab::new()?;
+    let script = format!(r#"use retransmits(netns="{}") as re; end {PRINT}"#, lab.node.name());
+    let mut weir = Weir::script(&script).start()?;
+    let mut connection = pair(&lab, lab.peer4(), PORT)?;
+    connection.lose(&lab, 2)?;
+    let kernel = lab.node.snmp("Tcp", "RetransSegs")?;
+    let (to, name) = (lab.peer4().to_string(), lab.node.name().to_owned());
+    close(connection)?;
+    drop(lab);
+    weir.wait_stderr("word of the namespace", |text| {
+        text.contains(&format!("network namespace `{name}` is gone: what was counted stays"))
+    })?;
+    let done = weir.stop()?.clean()?;
+    let rows = done.map("@re.destinations");
+    let row = rows.get(&to).with_context(|| done.to_string())?;
+    ensure!(number(row, "retransmits")? == kernel, "{row}: {kernel}");
+    ensure!(done.stderr.matches("is gone").count() == 1, "said more than once: {done}");
     Ok(())
 }
 

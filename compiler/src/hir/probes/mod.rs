@@ -178,6 +178,9 @@ impl Checker<'_> {
             if let Some(instance) = self.alias(first) {
                 return self.native_site(point, instance, &parts, out);
             }
+            if self.failed_uses.contains(first) {
+                return;
+            }
             let d = Diagnostic::error("unknown-provider", first_span, format!("unknown probe type `{first}`"));
             let names = tables::PROVIDERS.iter().map(|p| p.name);
             let aliases: Vec<&str> = self.natives.iter().map(|n| n.alias.as_str()).collect();

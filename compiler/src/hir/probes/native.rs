@@ -65,14 +65,16 @@ pub(in crate::hir) fn native_instance(
         return None;
     };
     let alias = item.alias.as_ref().unwrap_or(&item.native);
-    let errors = out.len();
+    let mut usable = true;
     if tables::provider(&alias.name).is_some() || tables::is_header_word(&alias.name) || alias.name == "args" {
+        usable = false;
         out.push(
             Diagnostic::error("bad-alias", alias.span, format!("`{}` already has a meaning", alias.name))
                 .help(format!("`as {}`, or another name of your own", &native.name[..2])),
         );
     }
     if let Some(other) = earlier.iter().find(|n| n.alias == alias.name) {
+        usable = false;
         out.push(
             Diagnostic::error("bad-alias", alias.span, format!("`{}` names another instance", alias.name))
                 .with(other.span, "taken here")
@@ -123,10 +125,8 @@ pub(in crate::hir) fn native_instance(
             );
         }
     }
-    if out[errors..].iter().any(Diagnostic::is_error) {
-        return None;
-    }
-    Some(NativeInstance {
+    // With wrong parameters nothing runs, but the name stands for what the author means.
+    usable.then(|| NativeInstance {
         native,
         alias: alias.name.clone(),
         params,
@@ -158,17 +158,15 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
             .and_then(|i| options.positional.get(i))
             .cloned()
     };
+    let missing = |n: u32| {
+        let d = Diagnostic::error("param-missing", value.span, format!("the parameter `${n}` is not given"));
+        Box::new(d.help("it stands behind the script on the command line"))
+    };
     let text = match &value.kind {
         E::Str(s) => Some(String::from_utf8_lossy(s).into_owned()),
-        E::Param(n) => Some(positional(*n).ok_or_else(|| {
-            Box::new(Diagnostic::error(
-                "param-missing",
-                value.span,
-                format!("the parameter `${n}` is not given"),
-            ))
-        })?),
+        E::Param(n) => Some(positional(*n).ok_or_else(|| missing(*n))?),
         E::Call { name, args } if name.name == "str" => match args.first().map(|a| &a.value.kind) {
-            Some(E::Param(n)) => positional(*n),
+            Some(E::Param(n)) => Some(positional(*n).ok_or_else(|| missing(*n))?),
             _ => None,
         },
         E::Call { name, args } if name.name == "getopt" => Some(named(args, options).ok_or_else(wrong)?),
@@ -205,7 +203,7 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
         (ParamType::Prefixes | ParamType::File, E::Call { name, args }, None) if name.name == "file" => match args.as_slice() {
             [ast::Arg { name: None, value: path }] => match &path.kind {
                 E::Str(path) => Ok(ParamValue::File(String::from_utf8_lossy(path).into_owned())),
-                E::Param(n) => positional(*n).map(ParamValue::File).ok_or_else(wrong),
+                E::Param(n) => positional(*n).map(ParamValue::File).ok_or_else(|| missing(*n)),
                 E::Call { name, args } if name.name == "getopt" => named(args, options).map(ParamValue::File).ok_or_else(wrong),
                 _ => Err(wrong()),
             },

@@ -523,9 +523,7 @@ impl Engine for Flows {
         self.ask_again = None;
         self.ask_sockets(maps)?;
         let stats = map(maps, object::STATS_MAP)?;
-        self.stats = (0..object::STATS)
-            .map(|i| Ok(uint(&super::sum_words(&stats.lookup(&i.to_ne_bytes())?.unwrap_or_default(), 1))))
-            .collect::<Result<_, Error>>()?;
+        self.stats = (0..object::STATS).map(|i| super::stat(stats, i)).collect::<Result<_, Error>>()?;
         Ok(())
     }
 

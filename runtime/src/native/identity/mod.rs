@@ -143,6 +143,8 @@ pub(super) struct Enforcer {
     over: bool,
     /// What has been complained about already.
     told: Vec<String>,
+    /// How many packets must have been denied before `.denied` can be nearly full; nothing when that has been said.
+    denied_due: Option<u64>,
 }
 
 /// Sets one element.
@@ -192,6 +194,7 @@ impl Enforcer {
             slots: BTreeMap::new(),
             over: false,
             told: Vec::new(),
+            denied_due: Some(0),
             policy,
             everybody,
             watch,
@@ -345,7 +348,7 @@ impl Enforcer {
             self.put(new, everybody, maps)
         });
         if let Err(error) = result {
-            self.say(true, format!("{error}; the policy in force stays as it is"));
+            self.say(true, error.while_running("the policy in force stays as it is"));
             return;
         }
         let changed = |a: &Policy, b: &Policy| a.rules.iter().filter(|r| !b.rules.contains(r)).count();
@@ -466,6 +469,29 @@ impl Enforcer {
         self.tell_who();
     }
 
+    /// Says once that `.denied` is nearly full. Its entries are counted only when so many more packets were denied that it can be.
+    fn check_denied(&mut self, maps: &Maps) -> Result<(), Error> {
+        let (stats, denied) = (map(maps, object::STATS_MAP)?, map(maps, object::DENIED)?);
+        let numbers = [object::STAT_DENIED, object::STAT_UNKNOWN, object::STAT_UNDECIDED].map(|i| super::stat(stats, i));
+        let packets = numbers.into_iter().sum::<Result<u64, Error>>()?;
+        if self.denied_due.is_none_or(|due| packets < due) {
+            return Ok(());
+        }
+        let (entries, max) = (denied.len()? as u64, u64::from(denied.max_entries));
+        let high = max * 4 / 5;
+        self.denied_due = (entries < high).then_some(packets + (high - entries.min(high)));
+        if self.denied_due.is_none() {
+            self.say(
+                true,
+                format!(
+                    "`.denied` has {entries} entries of at most {max}: those that were not seen for longest make room; `.stats` and rules \
+                     count on, and `clear` makes room"
+                ),
+            );
+        }
+        Ok(())
+    }
+
     /// Rules with the elements of `VERDICTS` that count for them, in the order of the file.
     fn rules(&self) -> Vec<(String, u32)> {
         let mut rules: Vec<(String, u32)> = Vec::new();
@@ -521,6 +547,8 @@ impl Engine for Enforcer {
     fn tick(&mut self, maps: &Maps) {
         // Without it everything passes: the safe side.
         let _ = beat(maps);
+        // Whoever looks at the map hears why it cannot be read.
+        let _ = self.check_denied(maps);
         if !self.over {
             self.catch_up(maps);
         }
