@@ -218,6 +218,10 @@ pub trait KernelInfo {
     }
     /// Number of possible CPUs.
     fn cpus(&self) -> u32;
+    /// Bytes of memory of the machine that the script is to run on, where that is known.
+    fn memory(&self) -> Option<u64> {
+        None
+    }
     /// Reads a file that the script names with `file("…")`.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use crate::backend::{self, Isa};
 use crate::elf;
 use crate::kernel::{Feature, KernelInfo, Support};
-use crate::object::{MapRole, Object};
+use crate::object::{MapRole, MapSpec, Object};
 use crate::{clif, hir, plan};
 use std::time::{Duration, Instant};
 use weir_parser::params::{Param, Params};
@@ -122,6 +122,12 @@ impl Clock {
 pub fn compile(source: &Source, kernel: &dyn KernelInfo, options: &Options) -> Output {
     let mut out = Output::default();
     if let Some(front) = front(source, kernel, options, &mut out) {
+        if let Some(memory) = kernel.memory() {
+            out.diagnostics.extend(too_much_memory(&front.plan.maps, kernel.cpus(), memory));
+        }
+        if out.failed() {
+            return out;
+        }
         back(source, kernel, options, front, &mut out);
     }
     out
@@ -305,6 +311,52 @@ fn back(source: &Source, kernel: &dyn KernelInfo, options: &Options, front: Fron
         }
         Err(error) => out.internal = Some(("elf", error.to_string())),
     }
+}
+
+/// What the kernel adds to each entry of a hash (`struct htab_elem`).
+const ENTRY_BYTES: u64 = 48;
+
+/// Bytes of one entry of a map of the script, where room for all entries is made at the start.
+fn entry_bytes(map: &MapSpec, cpus: u32) -> Option<u64> {
+    let preallocated = matches!(map.role, MapRole::User { .. }) && map.flags & plan::NO_PREALLOC == 0;
+    let copies = if map.kind.is_per_cpu() { u64::from(cpus) } else { 1 };
+    let value = u64::from(map.value_size.next_multiple_of(8)) * copies;
+    preallocated.then(|| ENTRY_BYTES + u64::from(map.key_size.next_multiple_of(8)) + value)
+}
+
+/// Maps that the machine has no room for: the kernel would look for it for minutes before it says so, and others would be killed for it.
+fn too_much_memory(maps: &[MapSpec], cpus: u32, memory: u64) -> Option<Diagnostic> {
+    let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
+    let sizes = maps
+        .iter()
+        .filter_map(|map| Some((map, entry_bytes(map, cpus)?)))
+        .map(|(map, entry)| (map, entry, entry.saturating_mul(map.max_entries.into())));
+    let total = sizes.clone().fold(0u64, |sum, (_, _, bytes)| sum.saturating_add(bytes));
+    let (map, entry, bytes) = sizes.max_by_key(|(_, _, bytes)| *bytes)?;
+    let MapRole::User { name, span, .. } = &map.role else { return None };
+    if total <= memory / 4 {
+        return None;
+    }
+    let others = if total > bytes {
+        format!(", all maps together {}", gib(total))
+    } else {
+        String::new()
+    };
+    let message = format!(
+        "`{name}` has room for {} keys, which takes {} of memory{others}; this machine has {}",
+        map.max_entries,
+        gib(bytes),
+        gib(memory)
+    );
+    let d = if total > memory {
+        Diagnostic::error("map-memory", *span, message)
+    } else {
+        Diagnostic::warning("map-memory", *span, message)
+    };
+    let fit = (memory / 4 / entry).max(1);
+    Some(d.help(format!(
+        "lower `max_map_keys` in the `config` block, or declare the map with less room, as in `let {name} = hash(N);`: {fit} keys take a quarter of the memory"
+    )))
 }
 
 /// Maps that one program may use (`MAX_USED_MAPS` of the kernel).

@@ -534,6 +534,10 @@ impl KernelInfo for Kernel {
         proc::possible_cpus()
     }
 
+    fn memory(&self) -> Option<u64> {
+        proc::memory()
+    }
+
     fn read_file(&self, path: &str) -> io::Result<Vec<u8>> {
         std::fs::read(path)
     }

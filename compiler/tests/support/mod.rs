@@ -241,6 +241,10 @@ impl KernelInfo for FixtureKernel {
         2
     }
 
+    fn memory(&self) -> Option<u64> {
+        Some(16 << 30)
+    }
+
     fn read_file(&self, path: &str) -> std::io::Result<Vec<u8>> {
         Err(std::io::Error::new(std::io::ErrorKind::NotFound, path.to_owned()))
     }

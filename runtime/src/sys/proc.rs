@@ -65,6 +65,16 @@ pub fn possible_cpus() -> u32 {
     })
 }
 
+/// Returns how many bytes of memory the machine has.
+#[must_use]
+pub fn memory() -> Option<u64> {
+    // SAFETY: sysinfo is plain integers.
+    let mut info: libc::sysinfo = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel fills a sysinfo.
+    let ret = unsafe { libc::sysinfo(&raw mut info) };
+    (ret == 0).then(|| info.totalram.saturating_mul(u64::from(info.mem_unit)))
+}
+
 /// Reads a clock in nanoseconds; `clock` is `CLOCK_MONOTONIC`, `CLOCK_BOOTTIME`, `CLOCK_REALTIME`, …
 #[must_use]
 pub fn clock_ns(clock: libc::clockid_t) -> u64 {
