@@ -32,8 +32,9 @@ const KERNELS: &[(&str, &str)] = &[("6.1", "kprobe,netem,fentry"), ("6.12", "kpr
 /// elsewhere. All but `system`, which needs weir itself, run with the crates on this kernel.
 const KERNEL_FOLDERS: &[&str] = &["tests", "runtime", "ebpf-builtins"];
 const KERNEL_TESTS: &[&str] = &["system", "differential", "backend_hazards"];
-/// They count milliseconds and processors, of which an emulated machine has too many and too few; or they ask no kernel anything.
-const HOST_ONLY: &[&str] = &["language", "session", "tshark", "object"];
+/// They count milliseconds and processors, of which an emulated machine has too many and too few; or they ask no kernel anything; or
+/// compile so much that emulation takes many minutes.
+const HOST_ONLY: &[&str] = &["language", "session", "tshark", "object", "matrix"];
 
 /// Random programs in each of the generated tests on an emulated processor, where each takes ten times as long.
 const VM_RANDOM_COUNT: &str = "20";
