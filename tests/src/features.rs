@@ -17,6 +17,8 @@ pub enum Feature {
     Netem,
     /// Interfaces that a program feeds.
     Tun,
+    /// Interfaces on a VLAN of another one.
+    Vlan,
     /// `fentry` and `fexit` programs.
     Fentry,
     /// Probes that decide what a function returns.
@@ -32,11 +34,12 @@ pub enum Answer {
 }
 
 impl Feature {
-    pub const ALL: [Feature; 7] = [
+    pub const ALL: [Feature; 8] = [
         Feature::Kprobe,
         Feature::Tcx,
         Feature::Netem,
         Feature::Tun,
+        Feature::Vlan,
         Feature::Fentry,
         Feature::Override,
         Feature::Watchpoint,
@@ -48,6 +51,7 @@ impl Feature {
             Feature::Tcx => "tcx",
             Feature::Netem => "netem",
             Feature::Tun => "tun",
+            Feature::Vlan => "vlan",
             Feature::Fentry => "fentry",
             Feature::Override => "override",
             Feature::Watchpoint => "watchpoint",
@@ -58,7 +62,9 @@ impl Feature {
     fn since(self) -> Option<(u32, u32)> {
         match self {
             Feature::Tcx => Some((6, 6)),
-            Feature::Kprobe | Feature::Netem | Feature::Tun | Feature::Fentry | Feature::Override | Feature::Watchpoint => None,
+            Feature::Kprobe | Feature::Netem | Feature::Tun | Feature::Vlan | Feature::Fentry | Feature::Override | Feature::Watchpoint => {
+                None
+            }
         }
     }
 
@@ -106,6 +112,18 @@ impl Feature {
                 }
                 Err(e) => Answer::CannotTell(format!("opening a breakpoint: {e}")),
             },
+            Feature::Vlan => match try_vlan() {
+                Ok(()) => Answer::Yes,
+                Err(e) => {
+                    let text = format!("{e:#}");
+                    // What `ip` says when the kernel has neither the type nor a module for it.
+                    if text.contains("Unknown device type") || text.contains("Operation not supported") {
+                        Answer::No("this kernel has no VLAN interfaces".to_owned())
+                    } else {
+                        Answer::CannotTell(text)
+                    }
+                }
+            },
             Feature::Netem => match try_netem() {
                 Ok(()) => Answer::Yes,
                 Err(e) => {
@@ -140,6 +158,14 @@ fn try_netem() -> Result<()> {
     let lab = net::Lab::new()?;
     lab.node
         .tc(&["qdisc", "add", "dev", net::NODE_IF, "root", "netem", "loss", "0%"])
+        .map(drop)
+}
+
+fn try_vlan() -> Result<()> {
+    let lab = net::Lab::new()?;
+    let vlan = ["type", "vlan", "id", "7"];
+    lab.node
+        .ip(&[&["link", "add", "link", net::NODE_IF, "name", "try7"][..], &vlan].concat())
         .map(drop)
 }
 

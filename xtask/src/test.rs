@@ -26,14 +26,15 @@ pub struct Args {
 }
 
 /// The kernels to boot and what they must have: a probe that says "no" there is a failure, not a reason to skip.
-const KERNELS: &[(&str, &str)] = &[("6.1", "kprobe,netem,fentry"), ("6.12", "kprobe,netem,tcx,fentry")];
+const KERNELS: &[(&str, &str)] = &[("6.1", "kprobe,netem,vlan,fentry"), ("6.12", "kprobe,netem,vlan,tcx,fentry")];
 
 /// The folders whose integration tests all ask the kernel something, so that each kernel must answer, and single such tests
 /// elsewhere. All but `system`, which needs weir itself, run with the crates on this kernel.
 const KERNEL_FOLDERS: &[&str] = &["tests", "runtime", "ebpf-builtins"];
 const KERNEL_TESTS: &[&str] = &["system", "differential", "backend_hazards"];
-/// They count milliseconds and processors, of which an emulated machine has too many and too few; or they ask no kernel anything.
-const HOST_ONLY: &[&str] = &["language", "session", "tshark", "object"];
+/// They count milliseconds and processors, of which an emulated machine has too many and too few; or they ask no kernel anything; or
+/// compile so much that emulation takes many minutes.
+const HOST_ONLY: &[&str] = &["language", "session", "tshark", "object", "matrix"];
 
 /// Random programs in each of the generated tests on an emulated processor, where each takes ten times as long.
 const VM_RANDOM_COUNT: &str = "20";

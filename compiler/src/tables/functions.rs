@@ -220,7 +220,7 @@ functions! {
     "find" FunctionKind::Find, 3..=3, Hooks::ALL, "find(@map, key, $value)", "whether the map has the key; if so, the variable gets its value";
     "container_of" FunctionKind::ContainerOf, 3..=3, Hooks::ALL, "container_of(pointer, struct x, member)", "the struct whose member a pointer points to";
     "percpu_kaddr" FunctionKind::PercpuKaddr, 1..=2, Hooks::ALL, "percpu_kaddr(\"symbol\"[, cpu])", "address of a per-CPU variable of the kernel";
-    "write_user" FunctionKind::WriteUser, 2..=2, Hooks::PROCESS, "write_user(pointer, value)", "writes a value into the current process's memory (`--unsafe`)";
+    "write_user" FunctionKind::WriteUser, 2..=2, Hooks::STACK, "write_user(pointer, value)", "writes a value into the current process's memory (`--unsafe`)";
     "debugf" FunctionKind::Debugf, 1..=4, Hooks::ALL, "debugf(format, ...)", "prints to the kernel's trace pipe";
     "assert" FunctionKind::Assert, 2..=2, Hooks::ALL, "assert(condition, \"message\")", "ends the script with an error unless the condition holds";
     "static_assert" FunctionKind::StaticAssert, 2..=2, Hooks::ALL, "static_assert(condition, \"message\")", "an error of the compiler unless the condition holds";

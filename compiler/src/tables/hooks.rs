@@ -219,7 +219,7 @@ impl Hooks {
         Hook::CgroupSock,
     ]);
 
-    /// Hooks in which stacks can be taken: the kernel has no helper for it in the rest.
+    /// Hooks in which stacks can be taken and memory of processes written: the kernel has no helpers for it in the rest.
     pub const STACK: Hooks = Hooks::of(&[
         Hook::RunOnce,
         Hook::PerfEvent,

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use weir_tests::cgroup::Cgroup;
+use weir_tests::features::Feature;
 use weir_tests::frame::{Frame, Payload};
+use weir_tests::harness::Need::Has;
 use weir_tests::harness::Test;
 use weir_tests::net::{Lab, NODE_IF, PEER_IF};
 use weir_tests::traffic::{self, Connection};
@@ -13,6 +15,7 @@ use weir_tests::weir::Weir;
 
 pub const TESTS: &[Test] = &[
     Test::new("buffers_with_a_stripped_vlan_tag_have_it_at_tc", stripped_tag),
+    Test::new("buffers_of_vlan_interfaces_have_their_tags_on_both_ways", vlan_interfaces).needs(&[Has(Feature::Vlan)]),
     Test::new("buffers_in_pieces_are_read_and_written_whole", in_pieces),
     Test::new("buffers_larger_than_a_page_are_whole_at_xdp", large_at_xdp),
     Test::new("buffers_with_many_segments_count_as_on_the_wire", segments),
@@ -41,6 +44,54 @@ fn stripped_tag() -> Result<()> {
         let lengths: u32 = done.map("@len").values().filter_map(|v| v.parse::<u32>().ok()).sum();
         ensure!(lengths == 9, "{hook}: {done}");
     }
+    Ok(())
+}
+
+/// Two interfaces on top of each other tag what is sent: the inner tag is in the frame, the outer one beside it, going out and coming in.
+fn vlan_interfaces() -> Result<()> {
+    let lab = Lab::new()?;
+    let (from, to) = (Ipv4Addr::new(10, 79, 0, 1), Ipv4Addr::new(10, 79, 0, 2));
+    let sides = [
+        (&lab.node, NODE_IF, (from, "10.79.0.1/24"), (to, "02:00:00:00:00:02")),
+        (&lab.peer, PEER_IF, (to, "10.79.0.2/24"), (from, "02:00:00:00:00:01")),
+    ];
+    for (ns, iface, (_, address), (other, mac)) in sides {
+        for (below, name, id) in [(iface, "v7", "7"), ("v7", "v79", "9")] {
+            ns.ip(&["link", "add", "link", below, "name", name, "type", "vlan", "id", id])?;
+            ns.ip(&["link", "set", name, "addrgenmode", "none", "arp", "off"])?;
+            ns.ip(&["link", "set", name, "up"])?;
+        }
+        ns.ip(&["addr", "add", address, "dev", "v79"])?;
+        ns.ip(&[
+            "neigh",
+            "replace",
+            &other.to_string(),
+            "lladdr",
+            mac,
+            "dev",
+            "v79",
+            "nud",
+            "permanent",
+        ])?;
+    }
+    let socket = traffic::listen_udp(&lab.peer, (to, 5001).into())?;
+    let tags = "vlan.id, vlan[1].id, eth.type, pkt.u8[16]";
+    // The checksum is the kernel's to finish here; both fields are behind two tags, of which one is not in the frame.
+    let script = format!(
+        "tc:{NODE_IF}:egress /udp.dport == 5000/ {{ @out[{tags}] = count(); udp.dport = 5001; ip.ttl = 9; }}
+        tc:{PEER_IF}@{}:ingress /udp.dport == 5001/ {{ @in[{tags}, ip.ttl] = count(); }}",
+        lab.peer.name()
+    );
+    let weir = Weir::script(&script).at(&lab).start()?;
+    traffic::send_udp(&lab.node, from.into(), (to, 5000).into(), 6)?;
+    let mut arrived = 0;
+    weir_tests::wait_for("the datagrams at the rewritten port", || {
+        arrived += traffic::received(&socket)?;
+        Ok((arrived == 6).then_some(()))
+    })?;
+    let done = weir.stop()?.clean()?;
+    done.expect_map("@out", [("7, 9, 2048, 8", 6)])?;
+    done.expect_map("@in", [("7, 9, 2048, 8, 9", 6)])?;
     Ok(())
 }
 
