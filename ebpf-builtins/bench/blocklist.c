@@ -51,8 +51,8 @@ struct hits {
 
 MAP(BLOCK4, LPM_TRIE, struct lpm4, struct lpm4, 1 << 20, NO_PREALLOC);
 MAP(BLOCK6, LPM_TRIE, struct lpm6, struct lpm6, 1 << 20, NO_PREALLOC);
-MAP(HITS4, HASH_PERCPU, struct lpm4, struct hits, 1 << 16, NO_PREALLOC);
-MAP(HITS6, HASH_PERCPU, struct lpm6, struct hits, 1 << 16, NO_PREALLOC);
+MAP(HITS4, HASH_PERCPU, struct lpm4, struct hits, 1 << 20, NO_PREALLOC);
+MAP(HITS6, HASH_PERCPU, struct lpm6, struct hits, 1 << 20, NO_PREALLOC);
 MAP(STATS, ARRAY_PERCPU, u32, u64, STATS_LEN, 0);
 
 inline_ void count(u32 stat)

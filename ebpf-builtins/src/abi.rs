@@ -68,7 +68,8 @@ pub struct Lpm6 {
     pub addr: [u8; 16],
 }
 
-/// Element of `RECORDS4`, 16 bytes: an entry of the exact tables. The key is that of its hits.
+/// Element of `RECORDS4`, 32 bytes: an entry of the exact tables, with its hits: what is counted lies where the entry is, and costs no more
+/// than the entry does.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record4 {
@@ -77,17 +78,20 @@ pub struct Record4 {
     pub key: Lpm4,
     /// The bits of the address that count, network order.
     pub mask: u32,
+    /// Of all CPUs: added to atomically.
+    pub hits: PacketsBytes,
 }
 
-/// Element of `RECORDS6`, 24 bytes.
+/// Element of `RECORDS6`, 40 bytes.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record6 {
     pub next: u32,
     pub key: Lpm6,
+    pub hits: PacketsBytes,
 }
 
-/// Per-CPU value of `HITS4` and `HITS6`, 16 bytes.
+/// Per-CPU value of `HITS4` and `HITS6`, value of `PAST4` and `PAST6`, 16 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PacketsBytes {

@@ -7,10 +7,15 @@
 //!
 //! Whoever looks up at the same time finds an entry or not, nothing in between: what is new is written before the one word is
 //! stored that leads to it, and what has been taken out is used again only after [`Tables::reclaim`], which wants a grace period of RCU before it.
+//!
+//! Records carry the hits of their entries. One that is taken out may still be counted in until then; what it has goes to the entry's record of
+//! now, or is [`Tables::gone`] where the entry itself has been taken out. So nothing that was counted is lost.
 
 use crate::abi::blocklist::{NODE, NODE_BYTE_SHIFT, NODE_INDEX, NODE_SLOTS, SIBLINGS};
+use crate::abi::{PacketsBytes, Record4, Record6};
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::mem::offset_of;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Nodes of one set that are always there: one for each value of the first byte.
 const ROOT: u32 = 256;
@@ -36,22 +41,33 @@ impl Family {
     #[must_use]
     pub const fn record_words(self) -> usize {
         match self {
-            Family::V4 => 4,
-            Family::V6 => 6,
+            Family::V4 => size_of::<Record4>() / 4,
+            Family::V6 => size_of::<Record6>() / 4,
+        }
+    }
+
+    /// Where its hits are, in words.
+    const fn hits_at(self) -> usize {
+        match self {
+            Family::V4 => offset_of!(Record4, hits) / 4,
+            Family::V6 => offset_of!(Record6, hits) / 4,
         }
     }
 }
+
+/// An entry with its hits.
+pub type Counted = (Bits, PacketsBytes);
 
 /// There is no room for one more entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
 
-/// Memory of a map, or our own until there is a map.
+/// Memory of a map, or our own until there is a map. Counters are 64 bits wide, all else is words of 32.
 pub enum Memory {
-    Own(Vec<AtomicU32>),
-    /// Words that stay where they are as long as their owner.
+    Own(Vec<AtomicU64>),
+    /// Memory that stays where it is as long as its owner.
     Lent {
-        words: &'static [AtomicU32],
+        memory: &'static [AtomicU64],
         owner: Box<dyn std::any::Any + Send + Sync>,
     },
 }
@@ -64,18 +80,25 @@ impl std::fmt::Debug for Memory {
 
 impl Memory {
     #[inline]
-    fn words(&self) -> &[AtomicU32] {
+    fn counters(&self) -> &[AtomicU64] {
         match self {
-            Memory::Own(words) => words,
-            Memory::Lent { words, .. } => words,
+            Memory::Own(all) => all,
+            Memory::Lent { memory, .. } => memory,
         }
+    }
+
+    #[inline]
+    fn words(&self) -> &[AtomicU32] {
+        let all = self.counters();
+        // SAFETY: the same memory, borrowed as long, in halves of the alignment that these need.
+        unsafe { std::slice::from_raw_parts(all.as_ptr().cast(), all.len() * 2) }
     }
 
     /// Makes room for an element; `false` where memory is of a fixed size.
     fn grow(&mut self, words: usize) -> bool {
         match self {
             Memory::Own(all) => {
-                all.resize_with(all.len() + words, || AtomicU32::new(0));
+                all.resize_with(all.len() + words / 2, || AtomicU64::new(0));
                 true
             }
             Memory::Lent { .. } => false,
@@ -114,7 +137,7 @@ impl Pool {
     fn has(&self, count: usize) -> bool {
         let never_used = match &self.memory {
             Memory::Own(_) => self.most,
-            Memory::Lent { words, .. } => words.len() / self.size,
+            Memory::Lent { .. } => self.memory.words().len() / self.size,
         } - self.next as usize;
         self.free.len() + never_used >= count
     }
@@ -180,8 +203,11 @@ pub struct Tables {
     nodes: Pool,
     records: Pool,
     meta: Vec<Meta>,
+    sets: u32,
     /// Programs may be looking.
     live: bool,
+    /// Hits of entries that have been taken out.
+    gone: Vec<Counted>,
 }
 
 /// Which bits count in a prefix of this length.
@@ -215,7 +241,9 @@ impl Tables {
             // Index 0 is none.
             records: Pool::new(family.record_words(), 1, 1 << 31),
             meta,
+            sets,
             live: false,
+            gone: Vec::new(),
         }
     }
 
@@ -272,21 +300,113 @@ impl Tables {
 
     /// Uses again what was taken out. After a grace period of RCU: nobody must be looking at it.
     pub fn reclaim(&mut self) {
-        for pool in [&mut self.nodes, &mut self.records] {
-            let limbo = std::mem::take(&mut pool.limbo);
-            pool.free.extend(limbo);
+        let nodes = std::mem::take(&mut self.nodes.limbo);
+        self.nodes.free.extend(nodes);
+        let records = std::mem::take(&mut self.records.limbo);
+        self.free_records(records);
+    }
+
+    /// Uses records again that nobody looks at; their hits stay with their entries.
+    fn free_records(&mut self, records: impl IntoIterator<Item = u32>) {
+        for record in records {
+            let hits = self.take_hits(record);
+            if hits != PacketsBytes::default() {
+                let key = self.key(record);
+                if !self.add_hits(key, hits) {
+                    self.gone.push((key, hits));
+                }
+            }
+            self.records.free.push(record);
         }
     }
 
-    /// Looks an address up, as the programs do. Returns the length of the longest entry.
-    #[must_use]
-    pub fn find(&self, set: u32, addr: u128) -> Option<u32> {
+    /// Gives the hits of entries that have been taken out, once.
+    pub fn gone(&mut self) -> Vec<Counted> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// Lists the entries that were hit; an entry may come more than once, and all of it counts.
+    pub fn hits(&self) -> impl Iterator<Item = Counted> {
+        let counted = (1..self.records.next).map(|record| {
+            let [packets, bytes] = self.counters(record).map(|counter| counter.load(Ordering::Relaxed));
+            (record, PacketsBytes { packets, bytes })
+        });
+        counted
+            .filter(|(_, hits)| hits.packets != 0)
+            .map(|(record, hits)| (self.key(record), hits))
+    }
+
+    /// Forgets all hits. Returns what they were.
+    pub fn clear_hits(&mut self) -> Vec<Counted> {
+        let records = (1..self.records.next).map(|record| (record, self.take_hits(record)));
+        let mut all: Vec<Counted> = records
+            .filter(|(_, hits)| hits.packets != 0)
+            .map(|(record, hits)| (self.key(record), hits))
+            .collect();
+        all.append(&mut self.gone);
+        all
+    }
+
+    /// Forgets the hits of one entry.
+    pub fn forget_hits(&mut self, key: Bits) {
+        for set in 0..self.sets {
+            if let Some(record) = self.record_of(set, key) {
+                self.take_hits(record);
+            }
+        }
+    }
+
+    /// Adds hits to an entry; `false` if it is not there.
+    pub fn add_hits(&mut self, key: Bits, hits: PacketsBytes) -> bool {
+        let Some(record) = (0..self.sets).find_map(|set| self.record_of(set, key)) else {
+            return false;
+        };
+        let [packets, bytes] = self.counters(record);
+        packets.fetch_add(hits.packets, Ordering::Relaxed);
+        bytes.fetch_add(hits.bytes, Ordering::Relaxed);
+        true
+    }
+
+    fn counters(&self, record: u32) -> [&AtomicU64; 2] {
+        let at = (self.at(record) + self.family.hits_at()) / 2;
+        let all = self.records.memory.counters();
+        [&all[at], &all[at + 1]]
+    }
+
+    fn take_hits(&self, record: u32) -> PacketsBytes {
+        // Most have none, and writing to them would cost.
+        let take = |counter: &AtomicU64| match counter.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => counter.swap(0, Ordering::Relaxed),
+        };
+        let [packets, bytes] = self.counters(record).map(take);
+        PacketsBytes { packets, bytes }
+    }
+
+    /// Finds the record of an entry.
+    fn record_of(&self, set: u32, key: Bits) -> Option<u32> {
+        let mut word = self.leaf(set, key.0);
+        while word != 0 && self.key(word) != key {
+            word = self.next(word);
+        }
+        (word != 0).then_some(word)
+    }
+
+    /// Follows nodes to the records that an address is to be compared with.
+    fn leaf(&self, set: u32, addr: u128) -> u32 {
         let mut word = self.nodes.word(Self::slot(set * ROOT + byte_of(addr, 0), byte_of(addr, 1)));
         while word & NODE != 0 {
             word = self
                 .nodes
                 .word(Self::slot(word & NODE_INDEX, byte_of(addr, word >> NODE_BYTE_SHIFT & 0x7f)));
         }
+        word
+    }
+
+    /// Looks an address up, as the programs do. Returns the length of the longest entry.
+    #[must_use]
+    pub fn find(&self, set: u32, addr: u128) -> Option<u32> {
+        let mut word = self.leaf(set, addr);
         while word != 0 {
             let (bits, len) = self.key(word);
             if (bits ^ addr) & mask(len) == 0 {
@@ -680,7 +800,7 @@ impl Tables {
         self.nodes
             .free
             .extend(nodes.into_iter().filter(|node| meta[*node as usize].byte != 1));
-        self.records.free.extend(records);
+        self.free_records(records);
     }
 }
 
@@ -761,7 +881,7 @@ mod tests {
             let mut list = BTreeSet::new();
             for step in 0..400 {
                 if step == 150 {
-                    let memory = || Memory::Own((0..1 << 20).map(|_| AtomicU32::new(0)).collect());
+                    let memory = || Memory::Own((0..1 << 19).map(|_| AtomicU64::new(0)).collect());
                     tables.move_to(memory(), memory()).unwrap();
                 }
                 let key = prefix(&mut random, width);
@@ -793,6 +913,54 @@ mod tests {
     }
 
     #[test]
+    fn hits_stay_with_their_entries() {
+        for (family, width) in [(Family::V4, 32), (Family::V6, 128)] {
+            let mut random = Random(11);
+            let mut tables = Tables::new(family, 2);
+            let memory = || Memory::Own((0..1 << 18).map(|_| AtomicU64::new(0)).collect());
+            tables.move_to(memory(), memory()).unwrap();
+            let (mut list, mut expected) = (BTreeSet::new(), std::collections::BTreeMap::<Bits, u64>::new());
+            let mut gone = std::collections::BTreeMap::<Bits, u64>::new();
+            for step in 0..1000_u64 {
+                let key = prefix(&mut random, width);
+                let set = random.below(2);
+                if random.below(2) == 0 {
+                    tables.insert(set, key).unwrap();
+                    list.insert((set, key));
+                } else if let Some((set, key)) = list.iter().nth(random.below(list.len().max(1) as u32) as usize).copied() {
+                    tables.remove(set, key);
+                    list.remove(&(set, key));
+                }
+                // Counted as programs do, some of it in records that are being taken out.
+                let record = 1 + random.below(tables.records.next.max(2) - 1);
+                if tables.records.next > 1 && !tables.records.free.contains(&record) {
+                    tables.counters(record)[0].fetch_add(step + 1, Ordering::Relaxed);
+                    tables.counters(record)[1].fetch_add(2 * (step + 1), Ordering::Relaxed);
+                    *expected.entry(tables.key(record)).or_default() += step + 1;
+                }
+                if step % 50 == 49 {
+                    tables.reclaim();
+                    for (key, hits) in tables.gone() {
+                        assert!(!list.contains(&(0, key)) && !list.contains(&(1, key)), "{key:x?}");
+                        *gone.entry(key).or_default() += hits.packets;
+                    }
+                }
+            }
+            let mut counted = gone;
+            for (key, hits) in tables.hits() {
+                assert_eq!(hits.bytes, 2 * hits.packets);
+                *counted.entry(key).or_default() += hits.packets;
+            }
+            assert_eq!(counted, expected);
+            // Cleared sets: all of it is gone, none of it lost.
+            (0..2).for_each(|set| tables.clear(set));
+            tables.reclaim();
+            let sum: u64 = tables.gone().iter().map(|(_, hits)| hits.packets).sum();
+            assert!(sum > 0 && tables.hits().next().is_none());
+        }
+    }
+
+    #[test]
     fn two_sets_do_not_disturb_each_other() {
         let mut random = Random(7);
         let mut tables = Tables::new(Family::V4, 2);
@@ -814,16 +982,16 @@ mod tests {
     #[test]
     fn no_room_changes_nothing() {
         let mut tables = Tables::new(Family::V4, 1);
-        let memory = |words: usize| Memory::Own((0..words).map(|_| AtomicU32::new(0)).collect());
+        let memory = |words: usize| Memory::Own((0..words / 2).map(|_| AtomicU64::new(0)).collect());
         assert_eq!(tables.move_to(memory(NODE_SLOTS), memory(64)), Err(NoRoom));
         let lend = |words: usize| {
-            let words: &'static [AtomicU32] = Vec::leak((0..words).map(|_| AtomicU32::new(0)).collect());
+            let memory: &'static [AtomicU64] = Vec::leak((0..words / 2).map(|_| AtomicU64::new(0)).collect());
             Memory::Lent {
-                words,
+                memory,
                 owner: Box::new(()),
             }
         };
-        tables.move_to(lend(NODE_SLOTS * 300), lend(4 * 40)).unwrap();
+        tables.move_to(lend(NODE_SLOTS * 300), lend(8 * 40)).unwrap();
         let key = |i: u32| (u128::from(0x0a00_0000 + i) << 96, 32);
         let added = (0..100).take_while(|i| tables.insert(0, key(*i)) == Ok(true)).count();
         assert!((20..40).contains(&added), "{added}");

@@ -66,11 +66,16 @@ pub mod blocklist {
     pub const ALLOW4: &str = "ALLOW4";
     /// LPM trie [`Lpm6`](crate::Lpm6) → [`Lpm6`](crate::Lpm6): the allow list.
     pub const ALLOW6: &str = "ALLOW6";
-    /// Per-CPU hash [`Lpm4`](crate::Lpm4) → [`PacketsBytes`](crate::PacketsBytes): hits per listed prefix, made on
-    /// the first hit.
+    /// Per-CPU hash [`Lpm4`](crate::Lpm4) → [`PacketsBytes`](crate::PacketsBytes): hits per prefix that is listed in a trie, made on
+    /// the first hit. Those of the exact tables are in their records.
     pub const HITS4: &str = "HITS4";
     /// Per-CPU hash [`Lpm6`](crate::Lpm6) → [`PacketsBytes`](crate::PacketsBytes).
     pub const HITS6: &str = "HITS6";
+    /// Hash [`Lpm4`](crate::Lpm4) → [`PacketsBytes`](crate::PacketsBytes): hits of entries that are no longer where they were counted. User
+    /// space alone writes it; it is here to be kept and pinned with the rest.
+    pub const PAST4: &str = "PAST4";
+    /// As `PAST4`, for IPv6.
+    pub const PAST6: &str = "PAST6";
     /// Per-CPU array `u32` → `u64`, indexed by the `STAT_*` constants.
     pub const STATS_MAP: &str = "STATS";
     pub use crate::{CHAIN, EVENT, EVENTS};
@@ -101,8 +106,8 @@ pub mod blocklist {
 
     /// Every map of the object.
     pub const MAPS: &[&str] = &[
-        BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, STATS_MAP, EVENT,
-        EVENTS, CHAIN,
+        BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, PAST4, PAST6,
+        STATS_MAP, EVENT, EVENTS, CHAIN,
     ];
     /// Every setting of the object.
     pub const RODATA: &[&str] = &[

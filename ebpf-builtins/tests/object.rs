@@ -27,9 +27,11 @@ fn records_lie_as_documented() {
     );
     assert_eq!(
         (size_of::<Record4>(), offset_of!(Record4, key), offset_of!(Record4, mask)),
-        (16, 4, 12)
+        (32, 4, 12)
     );
-    assert_eq!((size_of::<Record6>(), offset_of!(Record6, key)), (24, 4));
+    assert_eq!((size_of::<Record6>(), offset_of!(Record6, key)), (40, 4));
+    // Counters are added to atomically, so they are aligned.
+    assert_eq!((offset_of!(Record4, hits), offset_of!(Record6, hits)), (16, 24));
     assert_eq!((size_of::<Lpm4>(), size_of::<Lpm6>(), size_of::<PacketsBytes>()), (8, 20, 16));
 }
 
@@ -65,13 +67,15 @@ fn blocklist_has_its_maps() {
         (bl::STATE, BPF_MAP_TYPE_ARRAY, 4, 8, 1, 0),
         (bl::NODES4, BPF_MAP_TYPE_ARRAY, 4, 1024, 1, BPF_F_MMAPABLE),
         (bl::NODES6, BPF_MAP_TYPE_ARRAY, 4, 1024, 1, BPF_F_MMAPABLE),
-        (bl::RECORDS4, BPF_MAP_TYPE_ARRAY, 4, 16, 1, BPF_F_MMAPABLE),
-        (bl::RECORDS6, BPF_MAP_TYPE_ARRAY, 4, 24, 1, BPF_F_MMAPABLE),
+        (bl::RECORDS4, BPF_MAP_TYPE_ARRAY, 4, 32, 1, BPF_F_MMAPABLE),
+        (bl::RECORDS6, BPF_MAP_TYPE_ARRAY, 4, 40, 1, BPF_F_MMAPABLE),
         (bl::PORTS, BPF_MAP_TYPE_ARRAY, 4, 8 * bl::PORT_WORDS as u32, 1, 0),
         (bl::ALLOW4, BPF_MAP_TYPE_LPM_TRIE, lpm4, lpm4, 1 << 20, BPF_F_NO_PREALLOC),
         (bl::ALLOW6, BPF_MAP_TYPE_LPM_TRIE, lpm6, lpm6, 1 << 20, BPF_F_NO_PREALLOC),
         (bl::HITS4, BPF_MAP_TYPE_PERCPU_HASH, lpm4, hits, 1 << 16, BPF_F_NO_PREALLOC),
         (bl::HITS6, BPF_MAP_TYPE_PERCPU_HASH, lpm6, hits, 1 << 16, BPF_F_NO_PREALLOC),
+        (bl::PAST4, BPF_MAP_TYPE_HASH, lpm4, hits, 1 << 16, BPF_F_NO_PREALLOC),
+        (bl::PAST6, BPF_MAP_TYPE_HASH, lpm6, hits, 1 << 16, BPF_F_NO_PREALLOC),
         (bl::STATS_MAP, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, bl::STATS, 0),
         (bl::EVENT, BPF_MAP_TYPE_PERCPU_ARRAY, 4, record, 1, 0),
         (bl::EVENTS, BPF_MAP_TYPE_PROG_ARRAY, 4, 4, bl::SLOT_ALLOW + 1, 0),

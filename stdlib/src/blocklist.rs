@@ -31,7 +31,9 @@ With `ports` or `proto`, a listed address's other packets pass and count as `pas
 the first have none and pass with `ports`: without their first fragment they are worth nothing to the receiver.
 
 `.hits` has an entry for a prefix from its first hit on; at most `max_hits` for each family. What came after it was full is \
-dropped all the same and counted in `.stats` as `uncounted`.
+dropped all the same and counted in `.stats` as `uncounted`. A list of 512 entries of a family, or more, counts beside its entries: each of \
+them, whatever `max_hits` says. What an entry has counted stays when it is taken out of the list, for as many as `max_hits`; \
+packets of further ones are `uncounted` then.
 
 The program is detached when weir ends, and the list with it, unless it has a name: `pin=\"NAME\"`. Then it stays in force, on the \
 interfaces that are there; without weir nothing ends by its `ttl`, and files are read again only by `weir reload NAME`. The next start \
@@ -171,18 +173,20 @@ static PARAMS: &[ParamDecl] = &[
         ty: ParamType::Int { min: 1, max: 1 << 24 },
         required: false,
         default: "65536",
-        doc: "how many prefixes of each family `.hits` can count; memory is taken on a prefix's first hit",
+        doc: "how many prefixes of each family `.hits` can count beside those that count in a long list; memory is taken on a prefix's first hit",
     },
 ];
 
 /// Names of the counters of `.stats`, in the order of the `STAT_*` constants.
-pub const STATS: &[&str] = &["passed", "dropped", "allowed", "malformed", "non_ip", "neighbour", "uncounted"];
+pub const STATS: &[&str] = &["passed", "dropped", "allowed", "malformed", "non_ip", "neighbour", UNCOUNTED];
+/// The counter that user space adds to as well.
+pub const UNCOUNTED: &str = "uncounted";
 const _: () = assert!(STATS.len() == object::STATS as usize);
 
 static MAPS: &[MapDecl] = &[
     MapDecl {
         name: "hits",
-        symbols: &[object::HITS4, object::HITS6],
+        symbols: &[object::HITS4, object::HITS6, object::PAST4, object::PAST6],
         shape: MapShape::ByPrefix(ValueShape::PacketsBytes),
         writable: Writable::Entries,
         room: Room::Param("max_hits", 2),

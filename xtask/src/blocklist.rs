@@ -3,7 +3,7 @@
 //! Both run in the kernel by `BPF_PROG_TEST_RUN`, by turns, each packet with another source: `xtask/bench/draw.bpf.c` draws it and jumps. A
 //! benchmark with one source hides more than ten times the cost. Input: the program to measure. Output: a table on standard output.
 
-use crate::packets::{Pins, bpftool, one, xdp_id};
+use crate::packets::{Pins, bpftool, repeated, xdp_id};
 use crate::{apt, proc};
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write;
@@ -22,6 +22,13 @@ pub const SPREAD: u32 = 2_654_435_769;
 const SPREAD64: u64 = 11_400_714_819_323_198_485;
 /// The lists: what `draw.bpf.c` calls them, and how many entries they have of each family.
 const LISTS: &[(&str, u32)] = &[("1k", 1 << 10), ("128k", 1 << 17), ("1m", 1 << 20)];
+
+/// Packets of a run, at least.
+const FEWEST: u32 = 200_000;
+
+fn least(times: &[f64]) -> f64 {
+    times.iter().copied().fold(f64::INFINITY, f64::min)
+}
 
 /// A listed address, and the length of its prefix: half are hosts, the rest networks as lists have them.
 pub fn entry4(number: u32) -> (Ipv4Addr, u32) {
@@ -136,8 +143,11 @@ pub fn run(weir: &Path, runs: usize) -> Result<ExitCode> {
                 let draw = pins.program("draw", &format!("{family_name}_{drawn}"));
                 let draw = ["pinned", draw.to_str().context("a path that is no text")?];
                 let (mut nothing, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
-                // The first round fills the caches and the hit counters, and is not counted.
+                // As many packets as there are sources. A round before that, of four times as many, meets nearly all of them, makes the C's
+                // hit counters, and is not measured: what a list costs under attack is not what the first packet of each source costs.
+                let packets = (*count).max(FEWEST);
                 for round in 0..=runs {
+                    let repeat = if round == 0 { packets * 4 } else { packets }.to_string();
                     for (program, times) in [
                         (None, &mut nothing),
                         (Some(["id", &id]), &mut ours),
@@ -149,7 +159,7 @@ pub fn run(weir: &Path, runs: usize) -> Result<ExitCode> {
                             Some(program) => bpftool(&[&["map", "update"], &map[..], &slot, &["value"], &program].concat())?,
                             None => bpftool(&[&["map", "delete"], &map[..], &slot].concat()).unwrap_or_default(),
                         };
-                        let (said, ns) = one(&draw, frame)?;
+                        let (said, ns) = repeated(&draw, frame, &repeat)?;
                         // A drawn address may be listed by chance; in a small list it hardly is.
                         let expected = if program.is_none() { XDP_PASS } else { verdict };
                         ensure!(
@@ -161,12 +171,11 @@ pub fn run(weir: &Path, runs: usize) -> Result<ExitCode> {
                         }
                     }
                 }
-                let ratio = crate::bench::median(theirs.iter().zip(&ours).map(|(a, b)| a / b).collect());
+                let (ours, theirs) = (least(&ours), least(&theirs));
                 println!(
-                    "| {count} {entries} | {sources} | {:.0} ns | {:.0} ns | {:.0} ns | {ratio:.1} |",
-                    crate::bench::median(nothing),
-                    crate::bench::median(ours),
-                    crate::bench::median(theirs),
+                    "| {count} {entries} | {sources} | {:.0} ns | {ours:.0} ns | {theirs:.0} ns | {:.1} |",
+                    least(&nothing),
+                    theirs / ours,
                 );
             }
         }

@@ -348,7 +348,7 @@ impl Toolchain {
             .env("CARGO_TARGET_DIR", &target_dir)
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         // These use inline assembly for BPF, which a stable compiler lets only named crates do.
-        cargo.env("RUSTC_BOOTSTRAP", "aya_ebpf,flows");
+        cargo.env("RUSTC_BOOTSTRAP", "aya_ebpf,blocklist,flows");
         proc::check(&mut cargo)?;
 
         let mut objects = BTreeMap::new();

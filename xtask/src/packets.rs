@@ -49,8 +49,13 @@ pub fn bpftool(args: &[&str]) -> Result<Value> {
 
 /// Runs a program and returns its verdict and nanoseconds a packet.
 pub fn one(program: &[&str], frame: &Path) -> Result<(u64, f64)> {
+    repeated(program, frame, REPEAT)
+}
+
+/// The same, as often as is wanted.
+pub fn repeated(program: &[&str], frame: &Path, repeat: &str) -> Result<(u64, f64)> {
     let frame = frame.to_str().context("a path that is no text")?;
-    let args = [&["prog", "run"], program, &["data_in", frame, "repeat", REPEAT]].concat();
+    let args = [&["prog", "run"], program, &["data_in", frame, "repeat", repeat]].concat();
     let result = bpftool(&args)?;
     let number = |key: &str| result[key].as_u64().with_context(|| format!("no `{key}` in {result}"));
     Ok((number("retval")?, number("duration")? as f64))

@@ -100,12 +100,11 @@ impl<'h> Generator<'_, 'h> {
                 let value = self.expr(inner);
                 if let (Ty::Prefix, Repr::Words(words)) = (&e.ty, &value.repr) {
                     let mut words = words.clone();
-                    // A trie's key counts the bits of the family, a prefix does not; an address is all of its bits.
-                    let (head, bits) = match inner.ty {
-                        Ty::Prefix => (words[0], 0),
-                        _ => (self.b.ins().ishl_imm_s(words[0], 32), 128),
+                    // A trie's key counts the bits of the family, a prefix does not.
+                    words[0] = match inner.ty {
+                        Ty::Prefix => self.b.ins().iadd_imm_s(words[0], lpm_head(0, 0)),
+                        _ => self.address_head(words[0]),
                     };
-                    words[0] = self.b.ins().iadd_imm_s(head, lpm_head(0, bits));
                     return Val {
                         repr: Repr::Words(words),
                         present: value.present,

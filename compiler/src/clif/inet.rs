@@ -156,6 +156,17 @@ impl<'h> Generator<'_, 'h> {
         }
     }
 
+    /// Makes the first word of a trie's key of an address's family: the address is all of its bits. A shorter entry would be found with any
+    /// length, but deleted is the one that has just this.
+    pub fn address_head(&mut self, family: Value) -> Value {
+        // Without a branch: the line through (2, 32) and (10, 128).
+        let (v4, v6) = (lpm_head(2, 32), lpm_head(AF_INET6, 128));
+        let slope = (v6 - v4) / (AF_INET6 - 2);
+        let slope = self.int(slope);
+        let scaled = self.b.ins().imul(family, slope);
+        self.b.ins().iadd_imm_s(scaled, v4 - 2 * ((v6 - v4) / (AF_INET6 - 2)))
+    }
+
     fn low_half(&mut self, n: Value) -> Value {
         let n = self.b.ins().ireduce(I32, n);
         self.b.ins().uextend(I64, n)

@@ -143,6 +143,9 @@ impl Checker<'_> {
             _ => {}
         }
         let value = self.value(key);
+        if let ExprKind::Inet { bytes, v6 } = value.kind {
+            return prefix(bytes, if v6 { 128 } else { 32 }, v6);
+        }
         match value.ty {
             Ty::Inet | Ty::Prefix => Some(Self::make(ExprKind::Convert(Box::new(value)), Ty::Prefix, span)),
             Ty::Error => None,

@@ -1,9 +1,8 @@
 //! The blocklist: drops packets from, or to, listed prefixes.
 //!
 //! Input: an XDP frame, two tries for each address family (block, allow), exact tables in the place of the first for a long
-//! list (`exact`), settings in `.rodata`. Output: `XDP_PASS`
-//! or `XDP_DROP`, counters, and a tail call for each event that a script listens to. Names, layouts and what the
-//! settings mean: `weir_ebpf_builtins::{abi, blocklist}`.
+//! list (`exact`), settings in `.rodata`. Output: `XDP_PASS` or `XDP_DROP`, counters, and a tail call for each event that a script
+//! listens to. Names, layouts and what the settings mean: `weir_ebpf_builtins::{abi, blocklist}`.
 //!
 //! The order: find the IP header, allow list, block list; only for what the block list matched: neighbour discovery, protocol and
 //! ports; counters, tail calls. Unless there are ports to compare, only fixed headers are read: addresses are in every fragment, so
@@ -11,24 +10,31 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 #[path = "../../src/abi.rs"]
 #[allow(dead_code, reason = "shared by all natives")]
 mod abi;
+#[path = "common/atomic.rs"]
+#[allow(dead_code, reason = "shared with flows")]
+mod atomic;
 #[allow(dead_code, reason = "shared by all natives")]
 mod common;
 mod exact;
 
 use abi::blocklist::*;
 use abi::{EventRecord, FAMILY_IPV4, FAMILY_IPV6, Lpm4, Lpm6, PacketsBytes, Prefix, Record4, Record6};
+use atomic::add64;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::bpf_tail_call;
-use common::headers::{AUTHENTICATION, DESTINATION_OPTIONS, Extension, FRAGMENT, HOP_BY_HOP, ICMPV6, Ipv4, Ports, ROUTING, SCTP, TCP, UDP};
-use common::map::{Array, LpmTrie, PerCpuArray, PerCpuHash, ProgArray, SharedArray};
+use common::headers::{ICMPV6, Ipv4, Ports, SCTP, TCP, UDP};
+use common::ipv6::skip_extensions;
+use common::map::{Array, Hash, LpmTrie, PerCpuArray, PerCpuHash, ProgArray, SharedArray};
 use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Truncated, context, length, network_header};
 use common::{setting, settings};
 use core::mem::offset_of;
+use core::ptr::NonNull;
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]
@@ -82,6 +88,12 @@ static HITS4: PerCpuHash<Lpm4, PacketsBytes, HITS> = PerCpuHash::new();
 static HITS6: PerCpuHash<Lpm6, PacketsBytes, HITS> = PerCpuHash::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
+static PAST4: Hash<Lpm4, PacketsBytes, HITS> = Hash::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static PAST6: Hash<Lpm6, PacketsBytes, HITS> = Hash::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
 static STATS: PerCpuArray<u64, { abi::blocklist::STATS as usize }> = PerCpuArray::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
@@ -123,6 +135,7 @@ macro_rules! either {
         entry
     }};
 }
+
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "xdp.frags")]
 fn blocklist(ctx: &xdp_md) -> u32 {
@@ -133,8 +146,17 @@ fn blocklist(ctx: &xdp_md) -> u32 {
         Err(Truncated) if length(ctx) > linear.len() as u64 => classify(ctx, &Anywhere(ctx)).unwrap_or(STAT_MALFORMED),
         Err(Truncated) => STAT_MALFORMED,
     };
-    count(outcome);
+    let verdict = conclude(ctx, outcome);
+    if verdict == XDP_PASS && setting!(CHAIN_NEXT) != 0 {
+        tail_call(ctx, &CHAIN, 0);
+    }
+    verdict
+}
 
+/// Counts the packet, and goes on to the event that it is; returns what becomes of it.
+#[inline(always)]
+fn conclude(ctx: &xdp_md, outcome: u32) -> u32 {
+    count(outcome);
     // Everything is released: a tail call does not return, unless the slot is empty. Each setting is read where it
     // matters only: reading it costs, although the branch behind it does not.
     match outcome {
@@ -148,9 +170,6 @@ fn blocklist(ctx: &xdp_md) -> u32 {
         }
         STAT_ALLOWED if setting!(EVENT_ALLOW) != 0 => tail_call(ctx, &EVENTS, SLOT_ALLOW),
         _ => {}
-    }
-    if setting!(CHAIN_NEXT) != 0 {
-        tail_call(ctx, &CHAIN, 0);
     }
     XDP_PASS
 }
@@ -170,6 +189,20 @@ fn classify<R: Reader>(ctx: &xdp_md, packet: &R) -> Result<u32, Truncated> {
         ETH_P_IP => ipv4(ctx, packet, offset),
         ETH_P_IPV6 => ipv6(ctx, packet, offset),
         _ => Ok(STAT_NON_IP),
+    }
+}
+
+/// The entry that matched, and its counters if it has its own.
+#[derive(Clone, Copy)]
+pub struct Match<K: 'static> {
+    key: &'static K,
+    hits: Option<NonNull<PacketsBytes>>,
+}
+
+impl<K> Match<K> {
+    #[inline(always)]
+    fn of_trie(key: &'static K) -> Self {
+        Self { key, hits: None }
     }
 }
 
@@ -210,7 +243,7 @@ fn ipv4<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Trunc
         }
         hit(ctx, &HITS4, entry);
         if setting!(EVENT_DROP) != 0 {
-            record(drop_verdict(), SLOT_DROP, prefix4(entry));
+            record(drop_verdict(), SLOT_DROP, prefix4(entry.key));
         }
         return Ok(STAT_DROPPED);
     }
@@ -218,22 +251,22 @@ fn ipv4<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Trunc
 }
 
 #[inline(always)]
-fn blocked4(header: &Ipv4) -> Option<&'static Lpm4> {
+fn blocked4(header: &Ipv4) -> Option<Match<Lpm4>> {
     let state = State::now();
     if setting!(EXACT) & IPV4 == 0 {
-        return either!(header.src, header.dst, |addr| listed4(state, addr));
+        return either!(header.src, header.dst, |addr| listed4(state, addr)).map(Match::of_trie);
     }
     either!(header.src, header.dst, |addr| exact4(state, addr))
 }
 
 #[inline(always)]
-fn exact4(state: State, addr: u32) -> Option<&'static Lpm4> {
+fn exact4(state: State, addr: u32) -> Option<Match<Lpm4>> {
     let exact = exact::find4(state.second, addr);
     if !state.spilled {
         return exact;
     }
-    match (exact, listed4(state, addr)) {
-        (Some(exact), Some(other)) if exact.len_bits > other.len_bits => Some(exact),
+    match (exact, listed4(state, addr).map(Match::of_trie)) {
+        (Some(exact), Some(other)) if exact.key.len_bits > other.key.len_bits => Some(exact),
         (exact, other) => other.or(exact),
     }
 }
@@ -307,15 +340,16 @@ fn ipv6<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Trunc
     if setting!(FAMILIES) & IPV6 != 0
         && let Some(entry) = blocked6(header)
     {
-        if is_neighbour_discovery(ctx, header.next_header, offset + size_of::<Ipv6>()) {
+        let (upper, fragmented) = upper6(ctx, header.next_header, offset + size_of::<Ipv6>());
+        if !fragmented && is_neighbour_discovery(ctx, &upper) {
             return Ok(STAT_NEIGHBOUR);
         }
-        if narrowed() && !wanted(ctx, &upper6(ctx, header.next_header, offset + size_of::<Ipv6>())) {
+        if narrowed() && !wanted(ctx, &upper) {
             return Ok(STAT_PASSED);
         }
         hit(ctx, &HITS6, entry);
         if setting!(EVENT_DROP) != 0 {
-            record(drop_verdict(), SLOT_DROP, prefix6(entry));
+            record(drop_verdict(), SLOT_DROP, prefix6(entry.key));
         }
         return Ok(STAT_DROPPED);
     }
@@ -348,22 +382,22 @@ impl Ipv6 {
 }
 
 #[inline(always)]
-fn blocked6(header: &Ipv6) -> Option<&'static Lpm6> {
+fn blocked6(header: &Ipv6) -> Option<Match<Lpm6>> {
     let state = State::now();
     if setting!(EXACT) & IPV6 == 0 {
-        return either!(header.src(), header.dst(), |addr| listed6(state, addr));
+        return either!(header.src(), header.dst(), |addr| listed6(state, addr)).map(Match::of_trie);
     }
     either!(header.src(), header.dst(), |addr| exact6(state, addr))
 }
 
 #[inline(always)]
-fn exact6(state: State, addr: Halves) -> Option<&'static Lpm6> {
+fn exact6(state: State, addr: Halves) -> Option<Match<Lpm6>> {
     let exact = exact::find6(state.second, addr);
     if !state.spilled {
         return exact;
     }
-    match (exact, listed6(state, addr)) {
-        (Some(exact), Some(other)) if exact.len_bits > other.len_bits => Some(exact),
+    match (exact, listed6(state, addr).map(Match::of_trie)) {
+        (Some(exact), Some(other)) if exact.key.len_bits > other.key.len_bits => Some(exact),
         (exact, other) => other.or(exact),
     }
 }
@@ -397,39 +431,22 @@ fn prefix6(entry: &Lpm6) -> Prefix {
     }
 }
 
-/// Extension headers that are followed; a longer chain is not neighbour discovery.
-const EXTENSIONS: u32 = 8;
-
 /// Tells whether an IPv6 payload is neighbour discovery (RFC 4861: ICMPv6 types 133 to 137).
 ///
-/// A fragment header ends the search: neighbour discovery in fragments, even in a single one, is to be ignored by
+/// Behind a fragment header it is none: neighbour discovery in fragments, even in a single one, is to be ignored by
 /// its receiver (RFC 6980, section 5), so there is nothing to let through.
 #[inline(always)]
-fn is_neighbour_discovery(ctx: &xdp_md, mut next_header: u8, mut offset: usize) -> bool {
-    let packet = Anywhere(ctx);
-    for _ in 0..=EXTENSIONS {
-        let is_extension = matches!(next_header, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION);
-        if !is_extension && next_header != ICMPV6 {
-            return false;
-        }
-        // Of an extension header: the type of the next, and its own length. Of ICMPv6: type and code.
-        let mut room = Room::new();
-        let Ok(&[first, second]) = packet.header::<[u8; 2]>(offset, &mut room) else {
-            return false;
-        };
-        if !is_extension {
-            return matches!(first, 133..=137);
-        }
-        // In units of 8 bytes without the first, but of 4 without the first two for authentication.
-        let len = second as usize;
-        offset += if next_header == AUTHENTICATION {
-            (len + 2) << 2
-        } else {
-            (len + 1) << 3
-        };
-        next_header = first;
-    }
-    false
+fn is_neighbour_discovery(ctx: &xdp_md, upper: &Upper) -> bool {
+    let Upper {
+        proto: ICMPV6,
+        offset: Some(offset),
+    } = *upper
+    else {
+        return false;
+    };
+    let mut room = Room::new();
+    let kind = Anywhere(ctx).header::<[u8; 2]>(offset, &mut room).map(|&[kind, _]| kind);
+    matches!(kind, Ok(133..=137))
 }
 
 /// Where the block list is.
@@ -472,6 +489,7 @@ fn narrowed() -> bool {
 }
 
 /// What comes behind the IP headers.
+#[derive(Clone, Copy)]
 struct Upper {
     proto: u8,
     /// Where its header starts; `None` in a fragment behind the first.
@@ -507,40 +525,13 @@ fn wanted(ctx: &xdp_md, upper: &Upper) -> bool {
         .is_some_and(|words| (unsafe { words.as_ref() }[port >> 6] >> (port & 63)) & 1 != 0)
 }
 
-/// Walks along the extension headers.
+/// Walks along the extension headers; tells as well whether the packet is a fragment. What is cut off there carries nothing.
 #[inline(always)]
-fn upper6(ctx: &xdp_md, mut next_header: u8, mut offset: usize) -> Upper {
-    let packet = Anywhere(ctx);
-    let mut first_fragment = true;
-    for _ in 0..EXTENSIONS {
-        if !matches!(next_header, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION | FRAGMENT) {
-            break;
-        }
-        let mut room = Room::new();
-        let Ok(extension) = packet.header::<Extension>(offset, &mut room) else {
-            break;
-        };
-        let len = extension.len as usize;
-        offset += match next_header {
-            FRAGMENT => {
-                if extension.fragment & 0xfff8_u16.to_be() != 0 {
-                    first_fragment = false;
-                }
-                8
-            }
-            AUTHENTICATION => (len + 2) << 2,
-            _ => (len + 1) << 3,
-        };
-        next_header = extension.next_header;
-        // Behind it comes the middle of something.
-        if !first_fragment {
-            break;
-        }
-    }
-    Upper {
-        proto: next_header,
-        offset: first_fragment.then_some(offset),
-    }
+fn upper6(ctx: &xdp_md, mut proto: u8, mut offset: usize) -> (Upper, bool) {
+    let mut fragmented = false;
+    let carries = skip_extensions(&Anywhere(ctx), &mut proto, &mut offset, &mut fragmented).unwrap_or(false);
+    let offset = carries.then_some(offset);
+    (Upper { proto, offset }, fragmented)
 }
 
 #[inline(always)]
@@ -558,16 +549,23 @@ fn record(verdict: u32, slot: u32, prefix: Prefix) {
     }
 }
 
-/// Counts a packet for the entry that matched it; the entry is the key of its own counters.
+/// Counts a packet for the entry that matched it.
 #[inline(always)]
-fn hit<K, const MAX: usize>(ctx: &xdp_md, hits: &PerCpuHash<K, PacketsBytes, MAX>, entry: &K) {
-    let bytes = length(ctx);
-    if let Some(counters) = hits.get(entry) {
-        // SAFETY: this CPU's counters; XDP programs do not interrupt each other.
+fn hit<K, const MAX: usize>(ctx: &xdp_md, hits: &PerCpuHash<K, PacketsBytes, MAX>, entry: Match<K>) {
+    let (packets, bytes) = (1, length(ctx));
+    if let Some(own) = entry.hits {
+        let own = own.as_ptr();
+        // SAFETY: the counters of a record; nobody uses it again before this program has ended.
+        unsafe {
+            add64(&raw mut (*own).packets, packets);
+            add64(&raw mut (*own).bytes, bytes);
+        }
+    } else if let Some(counters) = hits.get(entry.key) {
+        // SAFETY: this CPU's counters; programs of one hook do not interrupt each other.
         let counters = unsafe { &mut *counters.as_ptr() };
-        counters.packets += 1;
+        counters.packets += packets;
         counters.bytes += bytes;
-    } else if !hits.set(entry, &PacketsBytes { packets: 1, bytes }) {
+    } else if !hits.set(entry.key, &PacketsBytes { packets, bytes }) {
         // No race with another CPU that made the element in the meantime: this sets only our own, untouched counters.
         count(STAT_UNCOUNTED);
     }

@@ -6,7 +6,7 @@
 use crate::abi::blocklist::{NODE, NODE_BYTE_SHIFT, NODE_INDEX, NODE_SLOTS, SIBLINGS};
 use crate::abi::{Lpm4, Lpm6, Record4, Record6};
 use crate::common::map::SharedArray;
-use crate::{Halves, NODES4, NODES6, RECORDS4, RECORDS6};
+use crate::{Halves, Match, NODES4, NODES6, RECORDS4, RECORDS6};
 use core::mem::offset_of;
 use core::ptr::NonNull;
 
@@ -47,7 +47,7 @@ fn descend<const MAX: usize, const LEVELS: u32>(
 
 /// Finds the longest entry that covers an address, which is in network order.
 #[inline(always)]
-pub fn find4(second: bool, addr: u32) -> Option<&'static Lpm4> {
+pub fn find4(second: bool, addr: u32) -> Option<Match<Lpm4>> {
     let bits = u32::from_be(addr);
     let mut record = descend::<_, 2>(&NODES4, second, bits >> 16, |number| bits >> ((number & 3 ^ 3) * 8) & 0xff)?;
     // Those of the slot, then one that covers it for each shorter length.
@@ -58,8 +58,13 @@ pub fn find4(second: bool, addr: u32) -> Option<&'static Lpm4> {
         let at = RECORDS4.get(&record)?;
         let (key, mask) = (offset_of!(Record4, key), offset_of!(Record4, mask));
         if (load(at, key + offset_of!(Lpm4, addr)) ^ addr) & load(at, mask) == 0 {
-            // SAFETY: the entry of a record never changes as long as programs may see it.
-            return Some(unsafe { at.cast::<Lpm4>().byte_add(key).as_ref() });
+            // SAFETY: in the element. The entry of a record never changes as long as programs may see it.
+            return Some(unsafe {
+                Match {
+                    key: at.cast::<Lpm4>().byte_add(key).as_ref(),
+                    hits: Some(at.cast().byte_add(offset_of!(Record4, hits))),
+                }
+            });
         }
         record = load(at, offset_of!(Record4, next));
     }
@@ -68,7 +73,7 @@ pub fn find4(second: bool, addr: u32) -> Option<&'static Lpm4> {
 
 /// Finds the longest entry that covers an address.
 #[inline(always)]
-pub fn find6(second: bool, addr: Halves) -> Option<&'static Lpm6> {
+pub fn find6(second: bool, addr: Halves) -> Option<Match<Lpm6>> {
     let (high, low) = (u64::from_be(addr.high), u64::from_be(addr.low));
     let byte = |number: u32| {
         // Without a branch, which would become a table of the two.
@@ -94,7 +99,12 @@ pub fn find6(second: bool, addr: Halves) -> Option<&'static Lpm6> {
         };
         if matches {
             // SAFETY: as above.
-            return Some(unsafe { at.cast::<Lpm6>().byte_add(key).as_ref() });
+            return Some(unsafe {
+                Match {
+                    key: at.cast::<Lpm6>().byte_add(key).as_ref(),
+                    hits: Some(at.cast().byte_add(offset_of!(Record6, hits))),
+                }
+            });
         }
         record = load(at, offset_of!(Record6, next));
     }

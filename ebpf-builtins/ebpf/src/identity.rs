@@ -24,9 +24,8 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns, bpf_loop, bpf_setsockopt, bpf_sk_fullsock,
     bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_tail_call,
 };
-use common::headers::{
-    AUTHENTICATION, DESTINATION_OPTIONS, Extension, FRAGMENT, HOP_BY_HOP, ICMPV6, Ipv4, Ipv6, Ports, ROUTING, SCTP, TCP, UDP,
-};
+use common::headers::{ICMPV6, Ipv4, Ipv6, Ports, SCTP, TCP, UDP};
+use common::ipv6::skip_extensions;
 use common::map::{Array, Hash, LruHash, LruPerCpuHash, PerCpuArray, ProgArray};
 use common::packet::{ETH_P_IP, ETH_P_IPV6, Reader, Room, Skb, Truncated, network_header};
 use common::{setting, settings};
@@ -648,8 +647,6 @@ struct TcpRest {
     flags: u8,
 }
 
-const EXTENSIONS: u32 = 8;
-
 /// Fills in what there is to know. Returns a counter for packets that nothing is asked of.
 #[inline(always)]
 fn parse(ctx: &__sk_buff, packet: &mut Packet) -> Result<Option<u32>, Truncated> {
@@ -688,24 +685,8 @@ fn parse(ctx: &__sk_buff, packet: &mut Packet) -> Result<Option<u32>, Truncated>
             packet.dst = header.dst;
             packet.proto = header.next_header;
             offset = network + size_of::<Ipv6>();
-            for _ in 0..EXTENSIONS {
-                if !matches!(packet.proto, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS) {
-                    break;
-                }
-                let mut room = Room::new();
-                let extension: &Extension = skb.header(offset, &mut room)?;
-                let len = extension.len as usize;
-                offset += match packet.proto {
-                    FRAGMENT => {
-                        if extension.fragment & 0xfff8_u16.to_be() != 0 {
-                            return Ok(Some(STAT_FRAGMENTS));
-                        }
-                        8
-                    }
-                    AUTHENTICATION => (len + 2) << 2,
-                    _ => (len + 1) << 3,
-                };
-                packet.proto = extension.next_header;
+            if !skip_extensions(&skb, &mut packet.proto, &mut offset, &mut false)? {
+                return Ok(Some(STAT_FRAGMENTS));
             }
         }
         _ => return Ok(Some(STAT_NON_IP)),

@@ -7,7 +7,7 @@ use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
 use weir_ebpf_builtins::blocklist as bl;
 use weir_ebpf_builtins::exact::{Family, Memory, Tables};
 use weir_ebpf_builtins::{Record4, Record6};
@@ -193,6 +193,17 @@ impl Rig {
             let address: [u8; 16] = key[4..].try_into().unwrap();
             counters.hits.insert((address.into(), key[0]), sum(&values));
         }
+        for (family, tables) in self.tables.iter().enumerate() {
+            for ((bits, len), hits) in tables.iter().flat_map(Tables::hits) {
+                let address = match family {
+                    0 => IpAddr::from(((bits >> 96) as u32).to_be_bytes()),
+                    _ => IpAddr::from(bits.to_be_bytes()),
+                };
+                let [packets, total] = counters.hits.entry((address, len as u8)).or_default();
+                *packets += hits.packets;
+                *total += hits.bytes;
+            }
+        }
         counters
     }
 
@@ -230,7 +241,7 @@ fn memory(ebpf: &Ebpf, name: &str, element: usize) -> Memory {
     };
     let len = ROOM as usize * element;
     // SAFETY: a new mapping of a map that is that large (`load` says so); words of it are only used as atomics.
-    let words: &'static [AtomicU32] = unsafe {
+    let memory: &'static [AtomicU64] = unsafe {
         let fd = data.fd().as_fd().as_raw_fd();
         let at = libc::mmap(
             std::ptr::null_mut(),
@@ -241,10 +252,10 @@ fn memory(ebpf: &Ebpf, name: &str, element: usize) -> Memory {
             0,
         );
         assert_ne!(at, libc::MAP_FAILED, "{name}");
-        std::slice::from_raw_parts(at.cast(), len / 4)
+        std::slice::from_raw_parts(at.cast(), len / 8)
     };
     Memory::Lent {
-        words,
+        memory,
         owner: Box::new(()),
     }
 }

@@ -107,6 +107,9 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
     let mut notices = Vec::new();
     let audit = Audit::of(params, AUDIT_DEFAULT, &mut notices);
     let [(nodes4, records4), (nodes6, records6)] = exact.each_ref().map(|exact| exact.as_ref().map_or((1, 1), Exact::room));
+    let pinned = params.get("pin").is_some();
+    let counted_in_records = exact.each_ref().map(Option::is_some);
+    let past = |family: usize| if pinned || counted_in_records[family] { max_hits } else { 1 };
     let lists = Lists::new(Plan {
         alias: params.0.alias.clone(),
         span: params.0.span,
@@ -135,10 +138,12 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
             (object::ALLOW6, room),
             (object::HITS4, max_hits),
             (object::HITS6, max_hits),
+            (object::PAST4, past(0)),
+            (object::PAST6, past(1)),
         ],
         fill,
         skip: Vec::new(),
-        keep: &[object::HITS4, object::HITS6, object::STATS_MAP],
+        keep: &[object::HITS4, object::HITS6, object::PAST4, object::PAST6, object::STATS_MAP],
         lists: Some(lists),
         engine: None,
     })

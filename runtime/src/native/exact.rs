@@ -9,9 +9,10 @@ use crate::maps::Map;
 use crate::sys::SysError;
 use crate::sys::mmap::Mmap;
 use std::os::fd::AsFd;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
+use weir_ebpf_builtins::PacketsBytes;
 use weir_ebpf_builtins::blocklist::NODE_SLOTS;
-use weir_ebpf_builtins::exact::{Bits, Family, Memory, NoRoom, Tables};
+use weir_ebpf_builtins::exact::{Bits, Counted, Family, Memory, NoRoom, Tables};
 
 /// Shorter lists stay in the tries: they are as fast there, and cost less memory.
 pub(super) const FROM: usize = 512;
@@ -26,9 +27,14 @@ pub(super) struct Exact {
     sets: u32,
 }
 
-fn bits<K: Key>(key: &K) -> Bits {
+pub(super) fn bits<K: Key>(key: &K) -> Bits {
     let (bits, len) = key.order();
     (bits << (128 - K::WIDTH), len)
+}
+
+/// An entry as the key of a map.
+pub(super) fn key<K: Key>((bits, len): Bits) -> K {
+    K::new(bits >> (128 - K::WIDTH), len)
 }
 
 impl Exact {
@@ -96,6 +102,31 @@ impl Exact {
         self.tables.clear(u32::from(set == 1));
     }
 
+    /// The entries that were hit; one may come more than once.
+    pub fn hits(&self) -> impl Iterator<Item = Counted> {
+        self.tables.hits()
+    }
+
+    /// Forgets all hits; gives what they were.
+    pub fn clear_hits(&mut self) -> Vec<Counted> {
+        self.tables.clear_hits()
+    }
+
+    /// Forgets the hits of one entry.
+    pub fn forget_hits(&mut self, key: Bits) {
+        self.tables.forget_hits(key);
+    }
+
+    /// Adds hits to an entry; `false` if it is not there.
+    pub fn add_hits<K: Key>(&mut self, key: &K, hits: PacketsBytes) -> bool {
+        self.tables.add_hits(bits(key), hits)
+    }
+
+    /// Gives the hits of entries that have been taken out, once.
+    pub fn gone(&mut self) -> Vec<Counted> {
+        self.tables.gone()
+    }
+
     /// Whether something waits for a grace period.
     pub fn has_limbo(&self) -> bool {
         self.tables.has_limbo()
@@ -114,10 +145,10 @@ fn memory(map: &Map, element: usize) -> Result<Memory, Error> {
     let mapping = Mmap::new(map.fd.as_fd(), len.next_multiple_of(PAGE), 0, true, false)
         .map_err(|e| Error::Sys(SysError::new("map", map.symbol.clone(), e)))?;
     // SAFETY: `len` bytes are mapped, aligned to a page, until `mapping` is dropped, which goes along as the owner; the programs only
-    // load words of it, and this process only uses atomics.
-    let words: &'static [AtomicU32] = unsafe { std::slice::from_raw_parts(mapping.as_ptr().cast(), len / 4) };
+    // load words of it and add to counters, and this process only uses atomics.
+    let memory: &'static [AtomicU64] = unsafe { std::slice::from_raw_parts(mapping.as_ptr().cast(), len / 8) };
     Ok(Memory::Lent {
-        words,
+        memory,
         owner: Box::new(mapping),
     })
 }

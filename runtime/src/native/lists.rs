@@ -4,18 +4,22 @@
 //! The kernel's maps always hold what the tables here say, except while a change is on its way: new entries come before old ones go.
 
 use super::audit::{Audit, Record, listed};
-use super::exact::Exact;
+use super::exact::{self, Exact, key};
 use super::prefixes::{self, Key, Prefixes, bytes};
 use super::protect::{Guard, Protected};
 use super::table::{Change, Table};
 use crate::error::{Error, Notice};
-use crate::maps::Map;
+use crate::format::uint;
+use crate::maps::{Contents, Map};
 use crate::sys::{Result as SysResult, bpf, proc};
 use std::collections::{BTreeSet, HashMap};
+use std::mem::offset_of;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use weir_ebpf_builtins::{Lpm4, Lpm6, blocklist as object};
+use weir_compiler::object::MapKind;
+use weir_ebpf_builtins::exact::Counted;
+use weir_ebpf_builtins::{Lpm4, Lpm6, PacketsBytes, Record4, Record6, blocklist as object};
 use weir_parser::Span;
 
 /// Where a list is from.
@@ -38,6 +42,10 @@ struct List {
     v6: Table<Lpm6>,
     /// Two sets of tries, one of them in force.
     sets: [[&'static str; 2]; 2],
+    /// Hits of entries that are no longer where they were counted.
+    past: [&'static str; 2],
+    /// Packets among those that there was no room for.
+    uncounted: u64,
     /// Which set is in force, where there are two.
     active: Option<usize>,
     /// IPv4, IPv6: where the entries are instead.
@@ -64,6 +72,8 @@ pub(super) struct Lists {
     warned_of_hits: bool,
     notices: Vec<Notice>,
     span: Span,
+    /// Records of the instance that this one takes the place of.
+    before: [Option<Map>; 2],
 }
 
 /// What [`Lists::new`] is made from.
@@ -92,6 +102,7 @@ fn now() -> u64 {
 
 const BLOCK: [[&str; 2]; 2] = [[object::BLOCK4, object::BLOCK6], [object::SWAP4, object::SWAP6]];
 const TABLES: [[&str; 2]; 2] = [[object::NODES4, object::RECORDS4], [object::NODES6, object::RECORDS6]];
+const PAST: [&str; 2] = [object::PAST4, object::PAST6];
 const ALLOW: [[&str; 2]; 2] = [[object::ALLOW4, object::ALLOW6]; 2];
 
 impl Lists {
@@ -104,6 +115,8 @@ impl Lists {
             origin,
             sets,
             active,
+            past: PAST,
+            uncounted: 0,
             exact,
             spilled: false,
         };
@@ -120,6 +133,7 @@ impl Lists {
             warned_of_hits: false,
             notices: plan.notices,
             span: plan.span,
+            before: [None, None],
         };
         lists.check_pressure();
         lists
@@ -131,6 +145,78 @@ impl Lists {
         for (exact, [nodes, records]) in self.block.exact.iter_mut().zip(TABLES) {
             if let Some(exact) = exact {
                 exact.move_to(map(nodes)?, map(records)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the records of the instance whose place this one takes: what was counted there goes on here, once nothing is counted there any
+    /// more ([`Self::started`]).
+    pub fn take_over(&mut self, open: impl Fn(&str) -> Option<OwnedFd>) {
+        self.before = TABLES.map(|[_, symbol]| {
+            let fd = open(symbol)?;
+            let info = bpf::map_info(fd.as_fd()).ok()?;
+            Some(Map {
+                fd,
+                kind: MapKind::Array,
+                symbol: symbol.to_owned(),
+                key_size: info.key_size,
+                value_size: info.value_size,
+                max_entries: info.max_entries,
+            })
+        });
+    }
+
+    fn fetch_before(&mut self, maps: &Maps) -> Result<(), Error> {
+        let [v4, v6] = std::mem::take(&mut self.before);
+        // Of one entry: the list was short.
+        let [v4, v6] = [v4, v6].map(|map| map.filter(|map| map.max_entries > 1));
+        if v4.is_none() && v6.is_none() {
+            return Ok(());
+        }
+        grace_period();
+        if let Some(map) = v4.filter(|map| map.value_size as usize == size_of::<Record4>()) {
+            let hits = counted::<Lpm4>(&map, offset_of!(Record4, key), offset_of!(Record4, hits))?;
+            self.block.add_hits(0, &hits, maps)?;
+        }
+        if let Some(map) = v6.filter(|map| map.value_size as usize == size_of::<Record6>()) {
+            let hits = counted::<Lpm6>(&map, offset_of!(Record6, key), offset_of!(Record6, hits))?;
+            self.block.add_hits(1, &hits, maps)?;
+        }
+        Ok(())
+    }
+
+    /// Lists what was counted in the exact tables: keys of the tries, with hits. One may come more than once.
+    pub fn hits(&self) -> Vec<(Vec<u8>, PacketsBytes)> {
+        let [v4, v6] = &self.block.exact;
+        let v4 = v4
+            .iter()
+            .flat_map(Exact::hits)
+            .map(|(bits, hits)| (bytes([&key::<Lpm4>(bits)]), hits));
+        let v6 = v6
+            .iter()
+            .flat_map(Exact::hits)
+            .map(|(bits, hits)| (bytes([&key::<Lpm6>(bits)]), hits));
+        v4.chain(v6).collect()
+    }
+
+    /// Forgets what was counted there for one entry, by its key in the tries.
+    pub fn forget_hits(&mut self, key: &[u8]) {
+        let family = usize::from(key.len() != size_of::<Lpm4>());
+        if let (Some(exact), Some((len, addr))) = (&mut self.block.exact[family], key.split_first_chunk::<4>()) {
+            let addr = addr.iter().fold(0, |addr: u128, byte| addr << 8 | u128::from(*byte));
+            exact.forget_hits((addr << (128 - 8 * (key.len() - 4)), u32::from_ne_bytes(*len)));
+        }
+    }
+
+    /// Forgets what was counted there. With `keep`, entries that were hit stay known.
+    pub fn clear_hits(&mut self, keep: bool, maps: &Maps) -> Result<(), Error> {
+        for family in 0..2 {
+            let Some(exact) = &mut self.block.exact[family] else { continue };
+            let hit = exact.clear_hits();
+            if keep {
+                let zeros: Vec<Counted> = hit.into_iter().map(|(bits, _)| (bits, PacketsBytes::default())).collect();
+                self.block.add_past(family, &zeros, maps)?;
             }
         }
         Ok(())
@@ -151,13 +237,15 @@ impl Lists {
     }
 
     /// Says in the audit log that the lists are in force.
-    pub fn started(&mut self) {
+    pub fn started(&mut self, maps: &Maps) -> Result<(), Error> {
+        self.fetch_before(maps)?;
         for allow in [false, true] {
             let entries = self.list(allow).len();
             if entries > 0 || !allow {
                 self.record(allow, "start", entries, (Vec::new(), Vec::new()), 0);
             }
         }
+        Ok(())
     }
 
     fn list(&self, allow: bool) -> &List {
@@ -189,6 +277,11 @@ impl Lists {
                 format!("the audit log `{path}` cannot be written ({error}); what follows is not logged"),
             );
         }
+    }
+
+    /// Packets whose entries are gone, and that there was no room for any more.
+    pub fn uncounted(&self) -> u64 {
+        self.block.uncounted
     }
 
     /// Number of entries: IPv4, IPv6, allowed IPv4, allowed IPv6.
@@ -333,7 +426,10 @@ impl Lists {
                 self.say(true, format!("entries whose time is over cannot be removed: {error}"));
                 continue;
             }
-            list.settle();
+            if let Err(error) = list.settle(maps) {
+                self.say(true, format!("hits of entries whose time is over are lost: {error}"));
+            }
+            let list = self.list_mut(allow);
             list.v4.forget_ended(now);
             list.v6.forget_ended(now);
             let names = [listed(&v4, show), listed(&v6, show)].concat();
@@ -439,13 +535,12 @@ impl List {
                 // As it was: what could be added is taken out again.
                 let _ = self.remove(0, 0, v4.add.iter(), maps);
                 let _ = self.remove(1, 0, v6.add.iter(), maps);
-                self.settle();
+                let _ = self.settle(maps);
                 return Err(error);
             }
             self.remove(0, 0, v4.remove.iter(), maps)?;
             self.remove(1, 0, v6.remove.iter(), maps)?;
-            self.settle();
-            return Ok(());
+            return self.settle(maps);
         };
         let other = 1 - active;
         let filled = self
@@ -464,7 +559,8 @@ impl List {
             std::mem::replace(&mut self.v6, Table::new()),
         );
         self.empty(0, active, old4.keys(), maps)?;
-        self.empty(1, active, old6.keys(), maps)
+        self.empty(1, active, old6.keys(), maps)?;
+        self.settle(maps)
     }
 
     /// Adds entries to a set, whether programs look into it or not.
@@ -503,12 +599,51 @@ impl List {
         Ok(remove_keys(self.trie(family, set, maps)?, keys)?)
     }
 
-    /// Makes what was taken out of the exact tables usable again.
-    fn settle(&mut self) {
+    /// Makes what was taken out of the exact tables usable again, and puts the hits of entries that are gone where they stay.
+    fn settle(&mut self, maps: &Maps) -> Result<(), Error> {
         if self.exact.iter().flatten().any(Exact::has_limbo) {
             grace_period();
             self.exact.iter_mut().flatten().for_each(Exact::reclaim);
         }
+        for family in 0..2 {
+            let gone = self.exact[family].as_mut().map(Exact::gone).unwrap_or_default();
+            self.add_past(family, &gone, maps)?;
+        }
+        Ok(())
+    }
+
+    /// Adds hits to entries, there or not.
+    fn add_hits<K: Key>(&mut self, family: usize, hits: &[(K, PacketsBytes)], maps: &Maps) -> Result<(), Error> {
+        let mut gone = Vec::new();
+        for (key, hits) in hits {
+            let added = self.exact[family].as_mut().is_some_and(|exact| exact.add_hits(key, *hits));
+            if !added {
+                gone.push((exact::bits(key), *hits));
+            }
+        }
+        self.add_past(family, &gone, maps)
+    }
+
+    /// Adds hits to what user space alone counts on. For what there is no room, only the sum stays.
+    fn add_past(&mut self, family: usize, counted: &[Counted], maps: &Maps) -> Result<(), Error> {
+        let symbol = self.past[family];
+        let map = maps.get(symbol).ok_or_else(|| Error::Object(format!("no map `{symbol}`")))?;
+        for (bits, hits) in counted {
+            let key = if family == 0 {
+                bytes([&key::<Lpm4>(*bits)])
+            } else {
+                bytes([&key::<Lpm6>(*bits)])
+            };
+            let before = map.lookup(&key)?.unwrap_or_default();
+            let word = |at: usize| before.get(at..at + 8).map_or(0, uint);
+            let sums = [word(0) + hits.packets, word(8) + hits.bytes];
+            let value: Vec<u8> = sums.iter().flat_map(|sum| sum.to_ne_bytes()).collect();
+            match map.put(&key, &value, 0) {
+                Err(e) if e.errno() == libc::E2BIG => self.uncounted = self.uncounted.saturating_add(hits.packets),
+                result => result?,
+            }
+        }
+        Ok(())
     }
 
     /// Tells the programs which set is in force, and whether to look into the tries as well.
@@ -533,9 +668,25 @@ impl List {
         );
         self.remove(0, self.in_force(), v4.keys(), maps)?;
         self.remove(1, self.in_force(), v6.keys(), maps)?;
-        self.settle();
+        self.settle(maps)?;
         Ok(removed)
     }
+}
+
+/// Reads what was counted in records that nobody counts in any more.
+fn counted<K: Key>(records: &Map, key_at: usize, hits_at: usize) -> Result<Vec<(K, PacketsBytes)>, Error> {
+    let elements = records.elements()?;
+    let counted = elements.iter().filter_map(|(_, record)| {
+        let (packets, bytes) = (
+            uint(record.get(hits_at..hits_at + 8)?),
+            uint(record.get(hits_at + 8..hits_at + 16)?),
+        );
+        let addr = record.get(key_at + 4..key_at + 4 + K::WIDTH as usize / 8)?;
+        let addr = addr.iter().fold(0, |addr: u128, byte| addr << 8 | u128::from(*byte));
+        let len = u32::try_from(uint(record.get(key_at..key_at + 4)?)).ok()?;
+        (packets != 0).then(|| (K::new(addr, len), PacketsBytes { packets, bytes }))
+    });
+    Ok(counted.collect())
 }
 
 fn fill<'a, K: Key + 'a>(trie: &Map, keys: impl Iterator<Item = &'a K>) -> SysResult<()> {

@@ -44,6 +44,9 @@ use weir_compiler::types::{MapValue, Type};
 use weir_parser::Span;
 use weir_stdlib::{Attach, MapDecl, MapShape, ParamValue, ProgramDecl, ValueShape};
 
+/// Packets and bytes by keys as [`Type::Prefix`].
+type Counted = Vec<(Vec<u8>, [u64; 2])>;
+
 /// A native in the kernel.
 #[derive(Debug)]
 pub struct Instance {
@@ -187,6 +190,7 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
     }
     if let Some(lists) = &mut setup.lists {
         lists.move_in(&maps)?;
+        lists.take_over(|symbol| pin.as_deref()?.map(symbol));
     }
     if let Some(engine) = &mut setup.engine {
         engine.move_in(&maps)?;
@@ -379,7 +383,7 @@ impl Instance {
         }
         self.settle()?;
         if let Some(mut lists) = self.lists() {
-            lists.started();
+            lists.started(&self.maps)?;
         }
         if let Some(mut engine) = self.engine() {
             engine.started(&self.maps, iterators)?;
@@ -513,9 +517,18 @@ impl Instance {
 
     /// The numbers of `.entries`, in the order of the declaration.
     fn known(&self) -> Result<Vec<u64>, Error> {
-        use weir_ebpf_builtins::blocklist::{BLOCK4, HITS4, HITS6};
+        use weir_ebpf_builtins::blocklist::{BLOCK4, HITS4};
         let map = |symbol: &str| self.maps.get(symbol).ok_or_else(|| Error::Object(format!("no map `{symbol}`")));
-        let hits = map(HITS4)?.len()? + map(HITS6)?.len()?;
+        let of_prefixes = |m: &&MapDecl| matches!(m.shape, MapShape::ByPrefix(_));
+        let hits = self
+            .spec
+            .native
+            .maps
+            .iter()
+            .find(of_prefixes)
+            .map(|m| self.by_prefix(m))
+            .transpose()?;
+        let hits = hits.map_or(0, |rows| rows.len());
         let sizes = self.lists().map(|l| l.sizes()).unwrap_or_default();
         let mut numbers: Vec<u64> = sizes.iter().map(|n| *n as u64).collect();
         // The tries have room for twice as much: see `lists`.
@@ -567,19 +580,13 @@ impl Instance {
         let maps = decl.symbols.iter().filter_map(|s| self.maps.get(*s));
         match decl.shape {
             MapShape::ByPrefix(ValueShape::PacketsBytes) => {
-                let mut rows = Vec::new();
-                for map in maps {
-                    for (key, value) in map.elements()?.iter() {
-                        rows.push(Row {
-                            key: prefix_key(key),
-                            value: Cell::Plain(sum_words(value, 2)),
-                        });
-                    }
-                }
-                rows.sort_by_key(|r| match &r.value {
-                    Cell::Plain(bytes) => (uint(&bytes[..8]), r.key.clone()),
-                    _ => (0, Vec::new()),
+                let mut counted = self.by_prefix(decl)?;
+                counted.sort_by(|(key, [packets, _]), (other, [than, _])| (packets, key).cmp(&(than, other)));
+                let rows = counted.into_iter().map(|(key, sums)| Row {
+                    key,
+                    value: Cell::Plain(sums.iter().flat_map(|sum| sum.to_le_bytes()).collect()),
                 });
+                let rows = rows.collect();
                 Ok(Snapshot {
                     name,
                     key: Some(native_maps::key_type(decl.shape)),
@@ -595,6 +602,11 @@ impl Instance {
                         numbers.push(uint(&sum_words(&raw, 1)));
                     }
                 }
+                // What user space alone knows: writing to the program's counters would lose what it counts meanwhile.
+                let uncounted = names.iter().position(|name| *name == weir_stdlib::blocklist::UNCOUNTED);
+                if let (Some(number), Some(lists)) = (uncounted.and_then(|at| numbers.get_mut(at)), self.lists()) {
+                    *number += lists.uncounted();
+                }
                 Ok(named_numbers(name, names, &numbers))
             }
             MapShape::Known(names) => match self.engine() {
@@ -609,6 +621,32 @@ impl Instance {
                 Ok(engine::snapshot(name, decl.shape, rows.unwrap_or_default()))
             }
         }
+    }
+
+    /// Reads what is counted by prefix, wherever it is: keys as [`Type::Prefix`], each once, in their order.
+    fn by_prefix(&self, decl: &MapDecl) -> Result<Counted, Error> {
+        let mut counted = Vec::new();
+        // As long as it is held, nothing goes from one place to another.
+        let lists = self.lists();
+        for map in decl.symbols.iter().filter_map(|s| self.maps.get(*s)) {
+            for (key, value) in map.elements()?.iter() {
+                let sums = sum_words(value, 2);
+                counted.push((prefix_key(key), [uint(&sums[..8]), uint(&sums[8..])]));
+            }
+        }
+        for (key, hits) in lists.iter().flat_map(|lists| lists.hits()) {
+            counted.push((prefix_key(&key), [hits.packets, hits.bytes]));
+        }
+        counted.sort_unstable();
+        counted.dedup_by(|(key, [packets, bytes]), (first, sums)| {
+            let same = key == first;
+            if same {
+                sums[0] = sums[0].wrapping_add(*packets);
+                sums[1] = sums[1].wrapping_add(*bytes);
+            }
+            same
+        });
+        Ok(counted)
     }
 
     /// Reads the entry of one key (24 bytes, a prefix).
@@ -632,6 +670,9 @@ impl Instance {
         for map in maps.filter(|map| map.key_size as usize == key.len()) {
             bpf::map_delete(map.fd.as_fd(), &key, &map.symbol)?;
         }
+        if let Some(mut lists) = self.lists() {
+            lists.forget_hits(&key);
+        }
         Ok(())
     }
 
@@ -651,6 +692,9 @@ impl Instance {
         }
         for map in decl.symbols.iter().filter_map(|s| self.maps.get(*s)) {
             if zero { map.zero()? } else { map.clear()? }
+        }
+        if let Some(mut lists) = self.lists() {
+            lists.clear_hits(zero, &self.maps)?;
         }
         Ok(())
     }

@@ -15,6 +15,8 @@ pub trait Key: Copy + Eq + Send + std::fmt::Debug {
     const WIDTH: u32;
     /// Lists are in this order: neighbours in the trie are inserted one after the other.
     fn order(&self) -> (u128, u32);
+    /// From what [`Self::order`] gives.
+    fn new(addr: u128, len_bits: u32) -> Self;
     /// Adds the element as the kernel wants it: its key, which is its value, too.
     fn write(&self, out: &mut Vec<u8>);
     fn prefix(&self) -> (IpAddr, u32);
@@ -24,6 +26,10 @@ impl Key for Lpm4 {
     const WIDTH: u32 = 32;
     fn order(&self) -> (u128, u32) {
         (u128::from(u32::from_be_bytes(self.addr)), self.len_bits)
+    }
+    fn new(addr: u128, len_bits: u32) -> Self {
+        let addr = (addr as u32).to_be_bytes();
+        Self { len_bits, addr }
     }
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.len_bits.to_ne_bytes());
@@ -38,6 +44,10 @@ impl Key for Lpm6 {
     const WIDTH: u32 = 128;
     fn order(&self) -> (u128, u32) {
         (u128::from_be_bytes(self.addr), self.len_bits)
+    }
+    fn new(addr: u128, len_bits: u32) -> Self {
+        let addr = addr.to_be_bytes();
+        Self { len_bits, addr }
     }
     fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.len_bits.to_ne_bytes());

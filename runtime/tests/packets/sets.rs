@@ -65,6 +65,34 @@ fn maps_keyed_by_prefix_find_the_longest() {
     assert_eq!(r.verdicts, [XDP_PASS; 4]);
 }
 
+/// An address is the prefix of all its bits, in either family, written out or of a packet.
+#[test]
+fn addresses_are_keys_of_all_their_bits() {
+    if !allowed() {
+        return;
+    }
+    let frames = [tcp4(22), tcp6(80)];
+    let script = |body: &str| format!("let @p = lpm(100); xdp:lo {{ {body} }}");
+    let r = run(&script("@p[ip.src] = 1; @p[192.0.2.1] = 2; @p[\"2001:db8::9\"] = 3;"), &frames);
+    assert_eq!(
+        r.maps,
+        "@p[10.0.0.1/32]: 1 @p[2001:db8::1/128]: 1 @p[192.0.2.1/32]: 2 @p[2001:db8::9/128]: 3"
+    );
+    let fill = "@p[10.0.0.1/32] = 1; @p[\"2001:db8::1/128\"] = 2; @p[10.0.0.0/24] = 3; @p[192.0.2.1/32] = 4;";
+    for delete in [
+        "delete(@p, ip.src);",
+        "delete(@p[ip.src]);",
+        "delete(@p, 10.0.0.1); delete(@p, \"2001:db8::1\");",
+    ] {
+        let r = run(&script(&format!("{fill} {delete} delete(@p, 192.0.2.1);")), &frames[..1]);
+        let left = if delete.contains("2001") { "" } else { "@p[2001:db8::1/128]: 2 " };
+        assert_eq!(r.maps, format!("{left}@p[10.0.0.0/24]: 3"), "{delete}");
+        let r = run(&script(&format!("{fill} {delete} delete(@p, 192.0.2.1);")), &frames[1..]);
+        let left = if delete.contains("2001") { "" } else { "@p[10.0.0.1/32]: 1 " };
+        assert_eq!(r.maps, format!("{left}@p[10.0.0.0/24]: 3"), "{delete}");
+    }
+}
+
 #[test]
 fn long_sets_take_ranges_of_addresses() {
     if !allowed() {

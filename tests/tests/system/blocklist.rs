@@ -16,6 +16,9 @@ pub const TESTS: &[Test] = &[
     Test::new("blocklist_killed_under_flood_and_reload_opens_the_gate", killed).alone(),
     Test::new("blocklist_that_outgrows_its_tables_stays_exact", outgrown),
     Test::new("blocklist_atomic_that_outgrows_its_tables_stays_exact", outgrown_atomic),
+    Test::new("blocklist_hits_of_a_long_list_stay_with_their_entries", long_list),
+    Test::new("blocklist_hits_of_a_long_list_are_zeroed_and_overflow", zeroed),
+    Test::new("blocklist_atomic_hits_of_a_long_list_stay_with_their_entries", long_list_atomic),
     Test::new("blocklist_second_on_one_interface_is_refused", second),
     Test::new("blocklist_outlives_its_interface", interface_gone),
     Test::new("blocklist_file_cut_off_in_the_middle_changes_nothing", cut_off),
@@ -119,6 +122,85 @@ fn outgrown_with(extra: &str) -> Result<()> {
     ensure!(dropped.len() == sources.len() + 3, "{dropped:?}");
     done.expect_entry("@", &BAD.to_string(), 5)?;
     done.expect_entry("@", &of(17, 90).to_string(), 1)
+}
+
+fn long_list() -> Result<()> {
+    long_list_with("")
+}
+
+fn long_list_atomic() -> Result<()> {
+    long_list_with(", atomic=true")
+}
+
+/// Entries of a long list that stay, that move because others come beside them, that go, and that come back: each keeps what it has counted.
+fn long_list_with(extra: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    replace(&lab, &hosts(172, 16, 600))?;
+    let script = format!(
+        r#"
+use blocklist(iface="veth0", audit="off", protect=false, prefixes=file("bad.txt"){extra}) as bl;
+self:signal:SIGUSR1 {{ delete(@bl.hits, 172.16.1.1); printf("deleted\n"); }}
+end {{ for ($kv : @bl.hits) {{ @walked[$kv.0] = $kv.1.packets; }} @dropped = @bl.stats["dropped"]; }}
+"#
+    );
+    let mut weir = Weir::script(&script).at(&lab).start()?;
+    let (stays, goes) = (Ipv4Addr::new(172, 16, 0, 7), Ipv4Addr::new(172, 16, 2, 80));
+    let deleted = Ipv4Addr::new(172, 16, 1, 1);
+    ensure!(arrive(&lab, &[BAD, stays, goes, deleted], 3)? == 0, "the list is not in force");
+    // Neighbours of the first, so that its chain becomes a node; the last hundred are gone.
+    let beside: String = (2..40).map(|i| format!("198.51.100.{i}\n")).collect();
+    replace(&lab, &(hosts(172, 16, 500) + &beside))?;
+    weir.wait_stderr("word of the reload", |text| text.contains("38 added, 100 removed, 539 in force"))?;
+    ensure!(
+        arrive(&lab, &[BAD, stays, Ipv4Addr::new(198, 51, 100, 20)], 2)? == 0,
+        "the new list is not in force"
+    );
+    ensure!(arrive(&lab, &[goes], 1)? == 1, "what has gone is still in force");
+    weir.signal(Signal::SIGUSR1)?;
+    weir.wait_stdout("word of the deletion", |text| text.contains("deleted"))?;
+    replace(&lab, &hosts(172, 16, 600))?;
+    weir.wait_stderr("word of the second reload", |text| {
+        text.contains("100 added, 38 removed, 601 in force")
+    })?;
+    ensure!(arrive(&lab, &[BAD, goes, deleted], 1)? == 0, "the last list is not in force");
+    let done = weir.stop()?.clean()?;
+    done.expect_map(
+        "@walked",
+        [(BAD, 6), (stays, 5), (goes, 4), (deleted, 1), (Ipv4Addr::new(198, 51, 100, 20), 2)].map(|(ip, n)| (format!("{ip}/32"), n)),
+    )?;
+    ensure!(done.stdout.lines().any(|line| line == "@dropped: 21"), "{done}");
+    Ok(())
+}
+
+/// Zeroed entries are still there and count on. Of entries that go, `max_hits` keep what they have counted; the packets of others are `uncounted`.
+fn zeroed() -> Result<()> {
+    let lab = Lab::new()?;
+    replace(&lab, &hosts(172, 16, 600))?;
+    let script = r#"
+use blocklist(iface="veth0", audit="off", protect=false, prefixes=file("bad.txt"), max_hits=2) as bl;
+self:signal:SIGUSR1 { zero(@bl.hits); printf("zeroed\n"); }
+end {
+  for ($kv : @bl.hits) { @walked[$kv.0] = $kv.1.packets; }
+  @uncounted = @bl.stats["uncounted"]; @dropped = @bl.stats["dropped"];
+}
+"#;
+    let mut weir = Weir::script(script).at(&lab).start()?;
+    let [stays, goes, late] = [(0, 7), (2, 80), (2, 81)].map(|(third, fourth)| Ipv4Addr::new(172, 16, third, fourth));
+    ensure!(arrive(&lab, &[stays, goes], 3)? == 0, "the list is not in force");
+    weir.signal(Signal::SIGUSR1)?;
+    weir.wait_stdout("word of the zeroing", |text| text.contains("zeroed"))?;
+    ensure!(
+        arrive(&lab, &[late], 5)? + arrive(&lab, &[goes], 2)? == 0,
+        "the list is not in force"
+    );
+    replace(&lab, &hosts(172, 16, 560))?;
+    weir.wait_stderr("word of the reload", |text| text.contains("40 removed, 561 in force"))?;
+    let done = weir.stop()?.clean()?;
+    done.expect_map("@walked", [(stays, 0), (goes, 2)].map(|(ip, n)| (format!("{ip}/32"), n)))?;
+    for line in ["@uncounted: 5", "@dropped: 13"] {
+        ensure!(done.stdout.lines().any(|l| l == line), "{line}: {done}");
+    }
+    Ok(())
 }
 
 /// The second weir is told who is there; the first one's list stays in force.

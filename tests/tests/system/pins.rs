@@ -20,6 +20,7 @@ use weir_tests::weir::{Finished, Running, Weir};
 
 pub const TESTS: &[Test] = &[
     Test::new("pin_outlives_kill_under_flood_and_is_taken_over", flood).alone(),
+    Test::new("pin_keeps_the_hits_of_a_long_list", long_list).alone(),
     Test::new("pin_of_identity_outlives_kill_and_keeps_its_replies", identity).alone(),
     Test::new("pin_outlives_the_heartbeat_of_filters", heartbeat)
         .needs(&[Lacks(Feature::Tcx)])
@@ -87,6 +88,31 @@ fn arrive(lab: &Lab, source: Ipv4Addr, count: u32) -> Result<u32> {
     traffic::send_frames(lab, &[(count, Frame::udp(source, lab.node4(), PORT))])?;
     traffic::settle(lab)?;
     traffic::received(&socket)
+}
+
+/// Hits of a long list lie beside its entries: they go on when weir is killed and another list takes over, and of what is no longer listed
+/// they stay.
+fn long_list() -> Result<()> {
+    let lab = Lab::new()?;
+    let name = Name::new("long");
+    let hosts = |second: u8| -> String { (0..700u32).map(|i| format!("172.{second}.{}.{}\n", i >> 8, i & 255)).collect() };
+    let gone = Ipv4Addr::new(172, 16, 0, 9);
+    lab.dir.write("bad.txt", &format!("{BAD}\n{}", hosts(16)))?;
+    let first = started(&lab, &name, "prefixes=file(\"bad.txt\")")?;
+    ensure!(arrive(&lab, BAD, 5)? + arrive(&lab, gone, 3)? == 0, "not in force");
+    first.end_with(Signal::SIGKILL)?;
+    ensure!(arrive(&lab, BAD, 4)? == 0, "not in force without weir");
+    lab.dir.write("bad.txt", &format!("{BAD}\n{}", hosts(17)))?;
+    let walk = "end { for ($kv : @bl.hits) { @walked[$kv.0] = $kv.1.packets; } }";
+    let script = format!("{}{walk}", script(&name, "prefixes=file(\"bad.txt\")"));
+    let second = Weir::script(&script).at(&lab).start()?;
+    ensure!(
+        arrive(&lab, BAD, 2)? == 0 && arrive(&lab, gone, 1)? == 1,
+        "the second list is not in force"
+    );
+    let done = second.stop()?;
+    done.expect_map("@walked", [(format!("{BAD}/32"), 11), (format!("{gone}/32"), 3)])?;
+    name.stop()
 }
 
 /// Killed while it runs, killed while it starts, ended by Ctrl-C, with lists short and long: of a listed source nothing ever passes, and
