@@ -650,7 +650,12 @@ pub mod capture {
     pub const IFINDEX: u32 = 24;
     /// `u64`: nanoseconds of the monotonic clock.
     pub const TIME: u32 = 32;
-    pub const HEADER_BYTES: u32 = 40;
+    /// `u32`: whether a VLAN tag lies beside the packet, as the kernel keeps one that a driver took out or will put in.
+    pub const TAGGED: u32 = 40;
+    /// `u32`: that tag, and its EtherType in network order.
+    pub const TAG: u32 = 44;
+    pub const TAG_TYPE: u32 = 48;
+    pub const HEADER_BYTES: u32 = 56;
 }
 
 /// What becomes of formatted text.

@@ -49,6 +49,9 @@ const ARPHRD_NONE: u16 = 65534;
 /// Headers as `capture()` takes them say nothing of a snap length; 0 means there is none.
 const NO_SNAP_LENGTH: u32 = 0;
 
+/// Both addresses of an Ethernet header.
+const ADDRESSES: usize = 12;
+
 impl CaptureFile {
     /// Makes the file and writes its header.
     ///
@@ -104,11 +107,22 @@ impl CaptureFile {
         let Some(data) = record.get(start..start + captured as usize) else {
             return Ok(());
         };
+        let interface = self.interface(program, word(capture::IFINDEX) as u32)?;
+        // On the wire a tag that lies beside the packet stands behind the addresses.
+        let mut tagged = Vec::new();
+        let (data, length) = match data.split_at_checked(ADDRESSES) {
+            Some((addresses, rest)) if word(capture::TAGGED) as u32 != 0 => {
+                let tag_type = (word(capture::TAG_TYPE) as u16).to_le_bytes();
+                let tag = (word(capture::TAG) as u16).to_be_bytes();
+                tagged.extend_from_slice(&[addresses, &tag_type, &tag, rest].concat());
+                (tagged.as_slice(), length + 4)
+            }
+            _ => (data, length),
+        };
         let time_ns = match word(capture::TIME) {
             time if self.packet_time => time,
             time => wall_clock(time),
         };
-        let interface = self.interface(program, word(capture::IFINDEX) as u32)?;
         let way = program.attach.first().map(|a| match &a.point {
             AttachPoint::Tc {
                 direction: Direction::Egress,

@@ -3,6 +3,7 @@
 //! A `capture` only notes how many bytes are wanted. The record is made at the program's exit, which every verdict passes,
 //! so it holds what the packet has become and what happens to it, however many blocks asked for it.
 
+use super::packet::skb;
 use super::{Generator, plain};
 use crate::hir::visit;
 use crate::object::{CounterSpec, EventAction, EventSpec, MapKind, MapRole, MapSpec, capture};
@@ -32,7 +33,6 @@ enum Place {
 /// Offsets in `struct xdp_md` and `struct __sk_buff`.
 const XDP_IFINDEX: i32 = 12;
 const SKB_LEN: i32 = 0;
-const SKB_IFINDEX: i32 = 40;
 
 fn at(offset: u32) -> i32 {
     i32::try_from(offset).unwrap_or(0)
@@ -137,10 +137,20 @@ impl Generator<'_, '_> {
         self.b.ins().store(plain(), length, record, at(capture::LENGTH));
         let captured = self.b.ins().ireduce(I32, n);
         self.b.ins().store(plain(), captured, record, at(capture::CAPTURED));
-        let ifindex = self.load(self.ctx, if tc { SKB_IFINDEX } else { XDP_IFINDEX }, 4);
+        let ifindex = self.load(self.ctx, if tc { skb::IFINDEX } else { XDP_IFINDEX }, 4);
         self.b.ins().store(plain(), ifindex, record, at(capture::IFINDEX));
         let now = self.helper(helper::KTIME_GET_NS, &[]);
         self.b.ins().store(plain(), now, record, at(capture::TIME));
+        let tag = [
+            (skb::VLAN_PRESENT, capture::TAGGED),
+            (skb::VLAN_TCI, capture::TAG),
+            (skb::VLAN_PROTO, capture::TAG_TYPE),
+        ];
+        for (from, to) in tag {
+            let value = if tc { self.load(self.ctx, from, 4) } else { self.int(0) };
+            let value = self.b.ins().ireduce(I32, value);
+            self.b.ins().store(plain(), value, record, at(to));
+        }
         let bytes = self.b.ins().iadd_imm_s(record, i64::from(capture::HEADER_BYTES));
         let load = if tc { helper::SKB_LOAD_BYTES } else { helper::XDP_LOAD_BYTES };
         // Before Linux 6.8 the verifier learns nothing about the least value from `n != 0`.

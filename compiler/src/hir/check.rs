@@ -510,6 +510,6 @@ mod tests {
         assert_eq!(near("bd"), Some("db"));
         assert_eq!(near("bacth"), Some("batch"));
         assert_eq!(near("xyz"), None);
-        assert_eq!(near("d"), None);
+        assert_eq!(near("q"), None);
     }
 }

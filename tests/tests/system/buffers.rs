@@ -10,6 +10,7 @@ use weir_tests::frame::{Frame, Payload};
 use weir_tests::harness::Need::Has;
 use weir_tests::harness::Test;
 use weir_tests::net::{Lab, NODE_IF, PEER_IF};
+use weir_tests::pcapng;
 use weir_tests::traffic::{self, Connection};
 use weir_tests::weir::Weir;
 
@@ -28,8 +29,11 @@ fn stripped_tag() -> Result<()> {
     let from = Ipv4Addr::new(192, 0, 2, 9);
     let body = "/udp.dport == 5000/ { @tag[vlan.id, vlan.prio, eth.type, udp.dport] = count(); @inner[vlan[1].id] = count(); \
                 @mac[eth.src] = count(); @len[pkt.len] = count(); if (!has(vlan)) { @plain = count(); } }";
+    let file = lab.dir.path().join("tags.pcapng");
     for hook in ["tc:veth0:ingress", "xdp:veth0", "xdp:veth0:generic"] {
-        let weir = Weir::script(&format!("{hook} {body}")).at(&lab).start()?;
+        let script = format!("{hook} {body} {hook} {{ capture(22); }}");
+        let words = ["--pcap".into(), file.as_os_str().to_owned(), "-e".into(), script.into()];
+        let weir = Weir::new(words).at(&lab).start()?;
         let frame = Frame::udp(from, lab.node4(), 5000);
         // Priority 3 of tag 7, two tags, none.
         let tagged = frame.clone().vlan(0x6007);
@@ -43,6 +47,17 @@ fn stripped_tag() -> Result<()> {
         done.expect_map("@mac", [("02:00:00:00:00:02", 9)]).context(hook)?;
         let lengths: u32 = done.map("@len").values().filter_map(|v| v.parse::<u32>().ok()).sum();
         ensure!(lengths == 9, "{hook}: {done}");
+        // As on the wire, wherever the kernel keeps the tag.
+        let heads: [(usize, &[u8]); 3] = [
+            (3, &[0x81, 0, 0x60, 7, 8, 0, 0x45]),
+            (4, &[0x81, 0, 0, 5, 0x81, 0, 0, 6, 8, 0]),
+            (2, &[8, 0, 0x45]),
+        ];
+        let packets = pcapng::read(&std::fs::read(&file)?)?;
+        for (n, head) in heads {
+            let found = packets.iter().filter(|p| p.data[12..].starts_with(head)).count();
+            ensure!(found == n, "{hook}: {found} of {n} with {head:x?}: {packets:#?}");
+        }
     }
     Ok(())
 }
@@ -78,11 +93,13 @@ fn vlan_interfaces() -> Result<()> {
     let tags = "vlan.id, vlan[1].id, eth.type, pkt.u8[16]";
     // The checksum is the kernel's to finish here; both fields are behind two tags, of which one is not in the frame.
     let script = format!(
-        "tc:{NODE_IF}:egress /udp.dport == 5000/ {{ @out[{tags}] = count(); udp.dport = 5001; ip.ttl = 9; }}
+        "tc:{NODE_IF}:egress /udp.dport == 5000/ {{ @out[{tags}] = count(); capture(60); udp.dport = 5001; ip.ttl = 9; }}
         tc:{PEER_IF}@{}:ingress /udp.dport == 5001/ {{ @in[{tags}, ip.ttl] = count(); }}",
         lab.peer.name()
     );
-    let weir = Weir::script(&script).at(&lab).start()?;
+    let file = lab.dir.path().join("tags.pcapng");
+    let words = ["--pcap".into(), file.as_os_str().to_owned(), "-e".into(), script.into()];
+    let weir = Weir::new(words).at(&lab).start()?;
     traffic::send_udp(&lab.node, from.into(), (to, 5000).into(), 6)?;
     let mut arrived = 0;
     weir_tests::wait_for("the datagrams at the rewritten port", || {
@@ -92,6 +109,12 @@ fn vlan_interfaces() -> Result<()> {
     let done = weir.stop()?.clean()?;
     done.expect_map("@out", [("7, 9, 2048, 8", 6)])?;
     done.expect_map("@in", [("7, 9, 2048, 8, 9", 6)])?;
+    let packets = pcapng::read(&std::fs::read(&file)?)?;
+    let head = [0x81, 0, 0, 7, 0x81, 0, 0, 9, 8, 0, 0x45];
+    ensure!(
+        packets.len() == 6 && packets.iter().all(|p| p.data.get(12..23) == Some(&head[..])),
+        "{packets:#?}"
+    );
     Ok(())
 }
 

@@ -35,7 +35,7 @@ pub(super) const META_MAGIC: i64 = 0x7765_6972;
 pub(super) const META_BYTES: i64 = 8;
 
 /// Offsets in `struct __sk_buff` (include/uapi/linux/bpf.h, Linux 6.18; nothing moves).
-mod skb {
+pub(super) mod skb {
     pub const QUEUE: i32 = 12;
     pub const VLAN_PRESENT: i32 = 20;
     pub const VLAN_TCI: i32 = 24;
