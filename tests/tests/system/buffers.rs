@@ -31,7 +31,7 @@ fn stripped_tag() -> Result<()> {
                 @mac[eth.src] = count(); @len[pkt.len] = count(); if (!has(vlan)) { @plain = count(); } }";
     let file = lab.dir.path().join("tags.pcapng");
     for hook in ["tc:veth0:ingress", "xdp:veth0", "xdp:veth0:generic"] {
-        let script = format!("{hook} {body} {hook} {{ capture(22); }}");
+        let script = format!("{hook} {body} {hook} /udp.dport == 5000/ {{ capture(22); }}");
         let words = ["--pcap".into(), file.as_os_str().to_owned(), "-e".into(), script.into()];
         let weir = Weir::new(words).at(&lab).start()?;
         let frame = Frame::udp(from, lab.node4(), 5000);
