@@ -58,7 +58,7 @@ pub enum Error {
     #[error("the driver of `{iface}` does not take a native XDP program ({reason})")]
     NoNativeXdp { iface: String, span: Span, reason: String },
     #[error(
-        "XDP cannot be offloaded to the card of `{iface}`: a card has neither the per-CPU maps nor the ring buffer that results come through"
+        "weir does not offload XDP to the card of `{iface}`: results come through per-CPU maps and a ring buffer, which cards do not have"
     )]
     NoOffload { iface: String, span: Span },
     /// `--before` or `--after`.

@@ -66,12 +66,17 @@ pub(in crate::hir) fn native_instance(
     };
     let alias = item.alias.as_ref().unwrap_or(&item.native);
     let mut usable = true;
-    if tables::provider(&alias.name).is_some() || tables::is_header_word(&alias.name) || alias.name == "args" {
+    let meaning = match tables::provider(&alias.name) {
+        Some(provider) if provider.name != alias.name => Some(format!("is short for the probe `{}`", provider.name)),
+        Some(_) => Some("is a kind of probe".to_owned()),
+        None if tables::is_header_word(&alias.name) => Some("is a header of packets".to_owned()),
+        None => (alias.name == "args").then(|| "are the arguments of a probe".to_owned()),
+    };
+    if let Some(meaning) = meaning {
         usable = false;
-        out.push(
-            Diagnostic::error("bad-alias", alias.span, format!("`{}` already has a meaning", alias.name))
-                .help(format!("`as {}`, or another name of your own", &native.name[..2])),
-        );
+        let message = format!("`{}` {meaning}", alias.name);
+        let help = format!("`as {}`, or another name of your own", &native.name[..2]);
+        out.push(Diagnostic::error("bad-alias", alias.span, message).help(help));
     }
     if let Some(other) = earlier.iter().find(|n| n.alias == alias.name) {
         usable = false;

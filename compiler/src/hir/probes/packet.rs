@@ -17,7 +17,7 @@ impl Checker<'_> {
                     let d = Diagnostic::error(
                         "no-offload",
                         point.span,
-                        "XDP cannot be offloaded to the card: it has neither the per-CPU maps nor the ring buffer that results come through",
+                        "weir does not offload XDP to a card: results come through per-CPU maps and a ring buffer, which cards do not have",
                     );
                     return self.error(d.help(format!("write `xdp:{iface}:native`")));
                 }
