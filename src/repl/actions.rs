@@ -1,6 +1,6 @@
 //! What the commands of the REPL do. Their names, arguments and documentation are in the table in `commands`.
 
-use super::entry::Entry;
+use super::entry::{Entry, is_map_name};
 use super::jobs::Job;
 use super::{INTERRUPTED, Repl, age, bytes, commands, told, watch};
 use crate::render::Failure;
@@ -66,6 +66,47 @@ impl Repl {
         Ok(())
     }
 
+    /// The maps of natives in running jobs: `@bl.hits`.
+    fn of_natives(&self) -> Vec<String> {
+        let maps = self.jobs.iter().filter_map(|j| j.maps.as_ref());
+        maps.flat_map(|m| m.of_natives()).collect()
+    }
+
+    /// What is to be printed, each as `@MAP TOP`, if the entry is `@NATIVE`, `print(@NATIVE, TOP)` or `print(@NATIVE.MAP, TOP)` and
+    /// the native is another job's.
+    pub(super) fn native_prints(&self, text: &str) -> Option<Vec<String>> {
+        let text = text.trim_end_matches(';').trim_end();
+        let inside = text.strip_prefix("print(").and_then(|t| t.strip_suffix(')')).unwrap_or(text);
+        let (name, top) = inside.split_once(',').unwrap_or((inside, ""));
+        let (name, top) = (name.trim(), top.trim());
+        if !is_map_name(name) || !top.chars().all(|c| c.is_ascii_digit()) {
+            return None;
+        }
+        let is_part = |map: &String| map.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        let parts: Vec<String> = self.of_natives().into_iter().filter(is_part).collect();
+        (!parts.is_empty()).then(|| parts.iter().map(|map| format!("{map} {top}")).collect())
+    }
+
+    /// Refuses a block on an event of another job's native.
+    pub(super) fn event_of_another_job(&self, text: &str) -> Result<(), Failure> {
+        let Some((alias, _)) = text.split_once(':') else { return Ok(()) };
+        let job = self.jobs.iter().find(|j| {
+            let maps = j.maps.as_ref().map(|m| m.of_natives()).unwrap_or_default();
+            maps.iter().any(|map| {
+                map.strip_prefix('@')
+                    .and_then(|m| m.split_once('.'))
+                    .is_some_and(|(a, _)| a == alias)
+            })
+        });
+        match job {
+            None => Ok(()),
+            Some(job) => Err(Failure::new(format!("`{alias}` runs already, in job {}", job.number)).help(format!(
+                "blocks on its events stand in one entry with it: `:stop {}`, then `use … as {alias}; {text}`",
+                job.number
+            ))),
+        }
+    }
+
     /// A name as typed, checked against the maps that there are.
     pub(super) fn map_name(&self, text: &str) -> Result<String, Failure> {
         let name = if text.starts_with('@') {
@@ -73,12 +114,7 @@ impl Repl {
         } else {
             format!("@{text}")
         };
-        let natives: Vec<String> = self
-            .jobs
-            .iter()
-            .filter_map(|j| j.maps.as_ref())
-            .flat_map(|m| m.of_natives())
-            .collect();
+        let natives = self.of_natives();
         if self.workspace.has(&name) || natives.contains(&name) {
             return Ok(name);
         }
@@ -179,12 +215,7 @@ impl Repl {
 
     pub(super) fn maps(&mut self, _: &str) -> Result<(), Failure> {
         let fills = self.workspace.fills();
-        let natives: Vec<String> = self
-            .jobs
-            .iter()
-            .filter_map(|j| j.maps.as_ref())
-            .flat_map(|m| m.of_natives())
-            .collect();
+        let natives = self.of_natives();
         if fills.is_empty() && natives.is_empty() {
             self.screen.print("no maps yet\n");
             return Ok(());

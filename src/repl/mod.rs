@@ -188,10 +188,12 @@ impl Repl {
         } else if let Some(command) = text.strip_prefix(':') {
             let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
             commands::find(name).and_then(|c| (c.run)(self, rest.trim()))
+        } else if let Some(maps) = self.native_prints(text) {
+            maps.iter().try_for_each(|map| self.print(map))
         } else if is_map_name(text) {
             self.print(text)
         } else {
-            self.entry(text, None, &[])
+            self.event_of_another_job(text).and_then(|()| self.entry(text, None, &[]))
         };
         if let Err(failure) = result {
             self.failed = true;

@@ -392,6 +392,14 @@ fn pipe() -> Result<()> {
     );
     let (text, good) = piped("nonsense(\n")?;
     ensure!(text.contains("entry 1:1:") && !good, "an error in a pipe is a failure: {text}");
+    // A native that runs is printed by later entries, as a whole, too; blocks on its events must come with it.
+    let (text, good) =
+        piped("use retransmits() as re;\n@re.stats\nprint(@re.stats);\nprint(@re, 3)\n@re\nre:retransmit { @x = count(); }\n")?;
+    ensure!(
+        text.matches("@re.stats[rto]: 0\n").count() >= 3 && text.contains("error: `re` runs already, in job 1\n"),
+        "{text}"
+    );
+    ensure!(text.contains("`:stop 1`, then `use … as re; re:retransmit {") && !good, "{text}");
     // What cannot be read is left out, and said.
     let (text, good) = piped(b"1 + 1\n\xff\xfe\n2 + 2\n")?;
     ensure!(
