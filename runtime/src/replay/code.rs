@@ -53,6 +53,8 @@ struct Interval {
     next: u64,
 }
 
+const WHAT_RUNS: &str = "a replay runs `xdp:`, `tc:`, `interval`, `begin` and `end`";
+
 /// Says what of a script cannot be replayed.
 fn refuse(attach: &Attach) -> Option<Error> {
     let what = match &attach.point {
@@ -68,7 +70,7 @@ fn refuse(attach: &Attach) -> Option<Error> {
     };
     Some(Error::Replay {
         message: format!("{what} cannot be replayed: a capture has packets only"),
-        help: Some("a replay runs `xdp:`, `tc:`, `interval`, `begin` and `end`".to_owned()),
+        help: Some(WHAT_RUNS.to_owned()),
         span: Some(attach.span),
     })
 }
@@ -82,7 +84,10 @@ impl Engine {
         if let Some(native) = object.natives.first() {
             return Err(Error::Replay {
                 message: format!("`{}` cannot be replayed: natives run in the kernel only", native.native.name),
-                help: Some("put its addresses into a set: `ip.src in (10.0.0.0/8, …)`, or into an `lpm` map".to_owned()),
+                help: Some(match native.native.name {
+                    "blocklist" => "put its addresses into a set: `ip.src in (10.0.0.0/8, …)`, or into an `lpm` map".to_owned(),
+                    _ => WHAT_RUNS.to_owned(),
+                }),
                 span: Some(native.span),
             });
         }
