@@ -262,7 +262,8 @@ fn memory() -> Result<()> {
     let peak = peak.with_context(|| status.clone())? << 10;
     run.stop()?.clean()?;
     let mut ends = Vec::new();
-    for percent in [200, 90, 60] {
+    // What is set aside for threads counts, too, though little of it is ever used.
+    for percent in [200, 90, 60, 30, 15] {
         let done = Weir::script(&(script.clone() + SOON))
             .at(&stage.lab)
             .max_memory(peak / 100 * percent)
