@@ -263,6 +263,7 @@ impl Interfaces {
             return refuse(message, "give both the same mode");
         }
         if let Some(pin) = &target.pin {
+            pin.clear_away();
             let message = format!("`{}` would end with weir: on `{iface}` it comes behind `{alias}`", pin.name());
             return refuse(
                 message,

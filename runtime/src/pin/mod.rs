@@ -194,6 +194,8 @@ pub struct Pin {
     used: Mutex<BTreeSet<LinkName>>,
     /// From now on it outlives us.
     kept: AtomicBool,
+    /// Cleared away: the name may be somebody else's by now.
+    cleared: AtomicBool,
     /// Somebody has ended it.
     stopped: AtomicBool,
     /// The last request to read its files again.
@@ -241,6 +243,7 @@ impl Pin {
             before,
             used: Mutex::default(),
             kept: AtomicBool::new(false),
+            cleared: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             asked: Mutex::default(),
         })
@@ -400,12 +403,19 @@ impl Pin {
     }
 }
 
-impl Drop for Pin {
-    fn drop(&mut self) {
-        if self.stopped.load(Ordering::Relaxed) || (!self.kept.load(Ordering::Relaxed) && self.before.is_none()) {
-            // A start that failed, or one that was ended: nothing of it stays. Nobody is left to hear of failures.
+impl Pin {
+    /// After a start that failed, or when somebody has ended it: nothing of it stays. Nobody is left to hear of failures.
+    pub(crate) fn clear_away(&self) {
+        let over = self.stopped.load(Ordering::Relaxed) || (!self.kept.load(Ordering::Relaxed) && self.before.is_none());
+        if over && !self.cleared.swap(true, Ordering::Relaxed) {
             let _ = admin::remove(&self.name, &self.dir);
         }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.clear_away();
     }
 }
 

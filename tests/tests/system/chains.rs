@@ -172,6 +172,11 @@ fn refused() -> Result<()> {
     .at(&lab)
     .run()?
     .refused(&["error[chain]", "would end with weir", "it comes behind `a`", "put its `use` first"])?
-    .nothing_left()
-    .map(drop)
+    .nothing_left()?;
+    let status = Weir::new(["status", &name]).run()?;
+    ensure!(
+        !status.stdout.contains(&name),
+        "the name of what was refused is still there: {status}"
+    );
+    Ok(())
 }
