@@ -63,6 +63,8 @@ pub enum Command {
     Resume(oneshot::Sender<()>),
     /// Print the rest, the maps if wanted, and end.
     Finish { print_maps: bool, done: oneshot::Sender<()> },
+    /// The start has failed: print what there is, and end.
+    Abandon(oneshot::Sender<()>),
 }
 
 /// To the control loop.
@@ -232,6 +234,13 @@ impl Worker {
                         let _ = done.send(());
                         return;
                     }
+                    Ok(Command::Abandon(done)) => {
+                        self.drain(usize::MAX);
+                        self.write(|sink, _| sink.release().and_then(|()| sink.flush()));
+                        self.write_capture(CaptureFile::flush);
+                        let _ = done.send(());
+                        return;
+                    }
                     Err(std::sync::mpsc::TryRecvError::Empty) => break,
                     // The session is gone.
                     Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
@@ -350,10 +359,9 @@ impl Worker {
             }
             EventAction::Clear(map) | EventAction::Zero(map) => {
                 let zero = matches!(event.action, EventAction::Zero(_));
-                let was_there = shared.snapshot(*map, true).is_ok_and(|s| !s.rows.is_empty());
                 if !zero {
                     self.zeroed.retain(|zeroed| zeroed != map);
-                } else if was_there && !self.zeroed.contains(map) {
+                } else if !self.zeroed.contains(map) && shared.is_scalar_in_use(*map) {
                     self.zeroed.push(*map);
                 }
                 if let Err(e) = shared.clear(*map, zero) {
@@ -670,6 +678,15 @@ impl Shared {
             }
             MapRef::Native { instance, map } => self.native(instance)?.snapshot(map),
         }
+    }
+
+    /// Whether it is a map without keys that something was assigned to.
+    fn is_scalar_in_use(&self, map: MapRef) -> bool {
+        let MapRef::Own(i) = map else { return false };
+        let scalar = self
+            .own(i)
+            .is_ok_and(|(spec, _)| matches!(spec.role, MapRole::User { key: None, .. }));
+        scalar && self.snapshot(map, true).is_ok_and(|s| !s.rows.is_empty())
     }
 
     /// Reads a map for whoever shows the `top` most important entries only (0: all).

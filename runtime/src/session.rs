@@ -416,9 +416,16 @@ impl Session {
         for (i, native) in session.shared.natives.iter().enumerate() {
             native.keep_copies(i, &session.shared.object, &session.shared.loaded)?;
         }
-        session.begin()?;
-        session.attach(kernel)?;
-        Ok(session)
+        match session.begin().and_then(|()| session.attach(kernel)) {
+            Ok(()) => Ok(session),
+            Err(error) => {
+                // The printing thread may be the last to let go of all this, after the process has ended.
+                let said = session.printer.ask(Command::Abandon);
+                session.or_signal(said);
+                session.shared.natives.iter().for_each(native::Instance::give_up);
+                Err(error)
+            }
+        }
     }
 
     fn begin(&mut self) -> Result<(), Error> {

@@ -56,6 +56,10 @@ pub trait Sink: Send {
     fn is_structured(&self) -> bool;
     /// Holds back what comes until [`Sink::attached`], where the output tells that first: `begin` runs before.
     fn hold(&mut self) {}
+    /// Lets go of what was held back, also when nothing could be attached.
+    fn release(&mut self) -> io::Result<()> {
+        Ok(())
+    }
     fn attached(&mut self, probes: usize) -> io::Result<()>;
     fn lost_events(&mut self, count: u64) -> io::Result<()>;
     /// Something went wrong; only where the output is structured.
@@ -217,14 +221,6 @@ impl<W: Write> JsonSink<W> {
         }
     }
 
-    /// Lets go of what was held back.
-    fn release(&mut self) -> io::Result<()> {
-        match self.held.take() {
-            Some(held) => self.out.put(&held),
-            None => Ok(()),
-        }
-    }
-
     /// Writes `{"type": "KIND", "data": …}`.
     fn line(&mut self, kind: &str, data: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         self.buf.clear();
@@ -258,6 +254,13 @@ impl<W: Write + Send> Sink for JsonSink<W> {
 
     fn is_structured(&self) -> bool {
         true
+    }
+
+    fn release(&mut self) -> io::Result<()> {
+        match self.held.take() {
+            Some(held) => self.out.put(&held),
+            None => Ok(()),
+        }
     }
 
     fn hold(&mut self) {
@@ -311,15 +314,6 @@ impl<W: Write + Send> Sink for JsonSink<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.writer.flush()
-    }
-}
-
-impl<W: Write> Drop for JsonSink<W> {
-    fn drop(&mut self) {
-        if let Some(held) = self.held.take() {
-            // When nothing could be attached; the reader may be gone, too.
-            let _ = self.out.put(&held);
-        }
     }
 }
 
@@ -434,7 +428,7 @@ mod tests {
         let mut sink = JsonSink::new(out.clone(), Buffering::None);
         sink.hold();
         sink.printf(b"alone").unwrap();
-        drop(sink);
+        sink.release().unwrap();
         assert_eq!(out.text(), "{\"type\": \"printf\", \"data\": \"alone\"}\n");
     }
 

@@ -90,7 +90,7 @@ impl Checker<'_> {
             },
             FunctionKind::Bswap => {
                 let value = self.expr(&args[0].value);
-                match super::expr::written_type(&value) {
+                match super::sizes::written_type(&value) {
                     Ty::Int { bits: 8, .. } => value,
                     Ty::Int { bits, .. } => Self::make(
                         ExprKind::Bswap {

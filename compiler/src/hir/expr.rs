@@ -1,7 +1,6 @@
 //! Expressions.
 
 use super::check::{Checker, nearest, nearest_name};
-use super::settings::Value;
 use super::unify::unify;
 use super::{CTy, Expr, ExprKind, MapValueTy, Space, Ty};
 use crate::constants::constant;
@@ -241,32 +240,7 @@ impl Checker<'_> {
                 self.tuple(parts, ty, span)
             }
             ast::ExprKind::In { value, set } => self.in_set(value, set, span),
-            ast::ExprKind::SizeOf(arg) => {
-                let size = match arg {
-                    ast::SizeOfArg::Type(ast::TypeExpr {
-                        kind: ast::TypeExprKind::Sized(_, cap @ 1..),
-                        ..
-                    }) => u32::try_from(*cap).ok(),
-                    ast::SizeOfArg::Type(ty) => match self.type_expr_c(ty) {
-                        Some(c) => self.c_size(&c),
-                        None => return self.failed(span),
-                    },
-                    ast::SizeOfArg::Expr(e) => {
-                        let value = self.expr(e);
-                        match self.written_type(&value) {
-                            Ty::Error => return self.failed(span),
-                            ty => self.layout(&ty).map(|(size, _)| size),
-                        }
-                    }
-                };
-                match size {
-                    Some(size) => Self::make(ExprKind::Int(i64::from(size)), Ty::U64, span),
-                    None => {
-                        self.error(Diagnostic::error("no-size", span, "the size of this is not known"));
-                        self.failed(span)
-                    }
-                }
-            }
+            ast::ExprKind::SizeOf(arg) => self.size_of(arg, span),
             ast::ExprKind::Record(fields) => self.record(fields, span),
             ast::ExprKind::Block(block) => self.block_value(block, span),
             ast::ExprKind::OffsetOf { of, fields } => self.offset_of(of, fields, span),
@@ -585,41 +559,6 @@ impl Checker<'_> {
         }
     }
 
-    fn setting_value(value: Value, span: Span) -> Expr {
-        match value {
-            Value::Int(n) => Self::make(ExprKind::Int(n.cast_signed()), Ty::U64, span),
-            Value::Bool(b) => Self::make(ExprKind::Int(i64::from(b)), Ty::Bool, span),
-            Value::Text(text) => {
-                let cap = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
-                Self::make(ExprKind::Str(text.into_bytes()), Ty::Str { cap }, span)
-            }
-        }
-    }
-
-    /// `config`: a record of all settings.
-    fn whole_config(&mut self, span: Span) -> Expr {
-        let all: Vec<(&str, Value)> = self.settings.all().collect();
-        let (mut types, mut parts) = (Vec::new(), Vec::new());
-        for (name, value) in all {
-            let value = Self::setting_value(value, span);
-            types.push((name.to_owned(), value.ty.clone()));
-            parts.push(value);
-        }
-        Self::make(ExprKind::Tuple(parts), Ty::Record(types), span)
-    }
-
-    /// `config.max_strlen`: what a setting is.
-    fn setting(&mut self, name: &ast::Ident, span: Span) -> Expr {
-        match self.settings.read(&name.name) {
-            Some(value) => Self::setting_value(value, span),
-            None => {
-                let d = super::settings::unknown(&name.name, name.span);
-                self.error(d);
-                self.failed(span)
-            }
-        }
-    }
-
     fn field(&mut self, whole: &ast::Expr, base: &ast::Expr, name: &ast::Ident) -> Expr {
         let span = whole.span;
         if let Some(path) = Self::dotted(whole) {
@@ -750,50 +689,6 @@ impl Checker<'_> {
                 self.failed(span)
             }
         }
-    }
-
-    /// The type of an expression as it is written: a constant has the least type that holds it, and so has a variable or map
-    /// that it is assigned to.
-    pub(super) fn written_type(&self, value: &Expr) -> Ty {
-        match (&value.kind, &value.ty) {
-            (ExprKind::Var(id), ty) => self.vars[*id]
-                .written
-                .as_ref()
-                .filter(|_| !self.vars[*id].declared)
-                .unwrap_or(ty)
-                .clone(),
-            (ExprKind::MapGet { map, .. }, ty) => self.maps[*map].written.as_ref().unwrap_or(ty).clone(),
-            (ExprKind::Ternary { then, otherwise, .. }, ty) => {
-                let both = unify(&self.written_type(then), &self.written_type(otherwise));
-                both.unwrap_or_else(|| ty.clone())
-            }
-            (ExprKind::Tuple(parts), Ty::Record(fields)) => {
-                let types = fields
-                    .iter()
-                    .zip(parts)
-                    .map(|((name, _), part)| (name.clone(), self.written_type(part)));
-                Ty::Record(types.collect())
-            }
-            (ExprKind::Tuple(parts), Ty::Tuple(_)) => Ty::Tuple(parts.iter().map(|part| self.written_type(part)).collect()),
-            _ => written_type(value),
-        }
-    }
-
-    /// Size and alignment of a value as it is written, as C would lay it out.
-    fn layout(&self, ty: &Ty) -> Option<(u32, u32)> {
-        let mut fields: Box<dyn Iterator<Item = &Ty>> = match ty {
-            Ty::Int { bits, .. } => return Some((u32::from(*bits) / 8, u32::from(*bits) / 8)),
-            Ty::Str { cap } => return Some((*cap, 1)),
-            Ty::Obj { ty, .. } => return self.c_size(ty).map(|size| (size, 8)),
-            Ty::Tuple(fields) => Box::new(fields.iter()),
-            Ty::Record(fields) => Box::new(fields.iter().map(|(_, ty)| ty)),
-            other => return other.stored().map(|t| (t.size(), t.align())),
-        };
-        let (size, align) = fields.try_fold((0_u32, 1_u32), |(end, widest), field| {
-            let (size, align) = self.layout(field)?;
-            Some((end.next_multiple_of(align.max(1)) + size, widest.max(align)))
-        })?;
-        Some((size.next_multiple_of(align), align))
     }
 
     fn unary(&mut self, op: UnaryOp, expr: &ast::Expr, span: Span) -> Expr {
@@ -952,29 +847,4 @@ pub(super) fn parse_int(text: &str) -> Option<i64> {
     };
     let value = value.cast_signed();
     Some(if negative { value.wrapping_neg() } else { value })
-}
-
-/// The type of an expression as it is written: an integer that is a constant has the least type that holds it.
-pub(super) fn written_type(value: &Expr) -> Ty {
-    let constant = match &value.kind {
-        ExprKind::Int(n) => Some(*n),
-        ExprKind::Neg(inner) => match inner.kind {
-            ExprKind::Int(n) => Some(n.wrapping_neg()),
-            _ => None,
-        },
-        _ => None,
-    };
-    match (&value.ty, constant) {
-        (Ty::Int { signed, .. }, Some(n)) => {
-            let bits = match n {
-                n if !*signed && n < 0 => 64,
-                n if i8::try_from(n).is_ok() => 8,
-                n if i16::try_from(n).is_ok() => 16,
-                n if i32::try_from(n).is_ok() => 32,
-                _ => 64,
-            };
-            Ty::Int { bits, signed: *signed }
-        }
-        (ty, _) => ty.clone(),
-    }
 }

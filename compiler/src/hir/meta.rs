@@ -262,7 +262,7 @@ impl Checker<'_> {
     pub(super) fn type_of(&mut self, of: &ast::SizeOfArg) -> Option<Ty> {
         let ty = match of {
             ast::SizeOfArg::Type(ty) => self.type_expr(ty),
-            ast::SizeOfArg::Expr(e) => super::expr::written_type(&self.expr(e)),
+            ast::SizeOfArg::Expr(e) => super::sizes::written_type(&self.expr(e)),
         };
         (ty != Ty::Error).then_some(ty)
     }

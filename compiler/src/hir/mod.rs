@@ -24,6 +24,7 @@ mod probes;
 mod script_types;
 mod sets;
 mod settings;
+mod sizes;
 mod stmt;
 mod system;
 pub mod text;

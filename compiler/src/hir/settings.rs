@@ -1,6 +1,7 @@
 //! `config` blocks and the settings of the environment: what there is, what each takes.
 
-use super::check::nearest;
+use super::check::{Checker, nearest};
+use super::{Expr, ExprKind, Ty};
 use crate::object::{Config, MissingProbes};
 use std::collections::HashMap;
 use weir_parser::{Diagnostic, Span, ast};
@@ -50,6 +51,43 @@ impl Settings {
                 None => IGNORED_SETTINGS.iter().find(|s| s.0 == name)?.2.value(),
             },
         })
+    }
+}
+
+impl Checker<'_> {
+    fn setting_value(value: Value, span: Span) -> Expr {
+        match value {
+            Value::Int(n) => Self::make(ExprKind::Int(n.cast_signed()), Ty::U64, span),
+            Value::Bool(b) => Self::make(ExprKind::Int(i64::from(b)), Ty::Bool, span),
+            Value::Text(text) => {
+                let cap = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
+                Self::make(ExprKind::Str(text.into_bytes()), Ty::Str { cap }, span)
+            }
+        }
+    }
+
+    /// `config`: a record of all settings.
+    pub(super) fn whole_config(&mut self, span: Span) -> Expr {
+        let all: Vec<(&str, Value)> = self.settings.all().collect();
+        let (mut types, mut parts) = (Vec::new(), Vec::new());
+        for (name, value) in all {
+            let value = Self::setting_value(value, span);
+            types.push((name.to_owned(), value.ty.clone()));
+            parts.push(value);
+        }
+        Self::make(ExprKind::Tuple(parts), Ty::Record(types), span)
+    }
+
+    /// `config.max_strlen`: what a setting is.
+    pub(super) fn setting(&mut self, name: &ast::Ident, span: Span) -> Expr {
+        match self.settings.read(&name.name) {
+            Some(value) => Self::setting_value(value, span),
+            None => {
+                let d = unknown(&name.name, name.span);
+                self.error(d);
+                self.failed(span)
+            }
+        }
     }
 }
 

@@ -255,7 +255,7 @@ impl Interfaces {
         };
         let (alias, iface) = (chain.alias(), &link.name);
         if self.earlier(index, link).count() > chain::MOST {
-            let message = format!("more than {} users of the XDP hook of `{iface}`", chain::MOST);
+            let message = format!("more than {} users of the XDP hook of `{iface}`", chain::MOST + 1);
             return refuse(message, "give one instance the lists of several, or use TC for some");
         }
         if wanted.asked_for().is_some_and(|asked| asked != mode) {
@@ -263,7 +263,6 @@ impl Interfaces {
             return refuse(message, "give both the same mode");
         }
         if let Some(pin) = &target.pin {
-            pin.clear_away();
             let message = format!("`{}` would end with weir: on `{iface}` it comes behind `{alias}`", pin.name());
             return refuse(
                 message,

@@ -142,10 +142,16 @@ impl Instance {
         }
         self.look()?;
         let mut read: HashMap<usize, Snapshot> = HashMap::new();
+        // Rows that no copy has room for are counted, and not made.
+        let mut room: HashMap<usize, u32> = HashMap::new();
+        for copy in copies.iter() {
+            let most = room.entry(copy.map).or_default();
+            *most = (*most).max(u32::try_from(copy.max_entries).unwrap_or(u32::MAX));
+        }
         for copy in copies.iter_mut() {
             let snapshot = match read.entry(copy.map) {
                 Entry::Occupied(found) => found.into_mut(),
-                Entry::Vacant(place) => place.insert(self.read(copy.map, 0)?),
+                Entry::Vacant(place) => place.insert(self.read(copy.map, room[&copy.map])?),
             };
             let left_out = copy.renew(snapshot)?;
             if left_out > 0 && !copy.told {

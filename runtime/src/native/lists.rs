@@ -42,9 +42,7 @@ struct List {
     v6: Table<Lpm6>,
     /// Two sets of tries, one of them in force.
     sets: [[&'static str; 2]; 2],
-    /// Hits of entries that are no longer where they were counted.
-    past: [&'static str; 2],
-    /// Packets among those that there was no room for.
+    /// Packets whose entries have gone, and for whose hits there was no room among those of others that have.
     uncounted: u64,
     /// Which set is in force, where there are two.
     active: Option<usize>,
@@ -115,7 +113,6 @@ impl Lists {
             origin,
             sets,
             active,
-            past: PAST,
             uncounted: 0,
             exact,
             spilled: false,
@@ -387,7 +384,8 @@ impl Lists {
         let (Some(stats), Some(hits)) = (maps.get(object::STATS_MAP), maps.get(object::HITS4)) else {
             return;
         };
-        if self.warned_of_hits || super::stat(stats, object::STAT_UNCOUNTED).is_ok_and(|packets| packets == 0) {
+        let uncounted = super::stat(stats, object::STAT_UNCOUNTED).unwrap_or(0) + self.block.uncounted;
+        if self.warned_of_hits || uncounted == 0 {
             return;
         }
         self.warned_of_hits = true;
@@ -626,7 +624,7 @@ impl List {
 
     /// Adds hits to what user space alone counts on. For what there is no room, only the sum stays.
     fn add_past(&mut self, family: usize, counted: &[Counted], maps: &Maps) -> Result<(), Error> {
-        let symbol = self.past[family];
+        let symbol = PAST[family];
         let map = maps.get(symbol).ok_or_else(|| Error::Object(format!("no map `{symbol}`")))?;
         for (bits, hits) in counted {
             let key = if family == 0 {

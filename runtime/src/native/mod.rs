@@ -475,6 +475,13 @@ impl Instance {
         }
     }
 
+    /// The start has failed: nothing that it made stays.
+    pub(crate) fn give_up(&self) {
+        if let Some(pin) = &self.pin {
+            pin.clear_away();
+        }
+    }
+
     /// Gives what a person should hear of it, once.
     pub(crate) fn notices(&self) -> Vec<Notice> {
         let mut notices = std::mem::take(&mut *self.untold());
@@ -667,10 +674,12 @@ impl Instance {
         };
         let key = [prefix.get(..4).unwrap_or(&[]), prefix.get(addr).unwrap_or(&[])].concat();
         let maps = decl.symbols.iter().filter_map(|s| self.maps.get(*s));
+        // As long as they are held, nothing goes from one place to another.
+        let lists = self.lists();
         for map in maps.filter(|map| map.key_size as usize == key.len()) {
             bpf::map_delete(map.fd.as_fd(), &key, &map.symbol)?;
         }
-        if let Some(mut lists) = self.lists() {
+        if let Some(mut lists) = lists {
             lists.forget_hits(&key);
         }
         Ok(())
@@ -690,10 +699,12 @@ impl Instance {
         if let Some(mut engine) = self.engine() {
             return engine.clear(decl.name, &self.maps);
         }
+        // As in `delete_prefix`.
+        let lists = self.lists();
         for map in decl.symbols.iter().filter_map(|s| self.maps.get(*s)) {
             if zero { map.zero()? } else { map.clear()? }
         }
-        if let Some(mut lists) = self.lists() {
+        if let Some(mut lists) = lists {
             lists.clear_hits(zero, &self.maps)?;
         }
         Ok(())

@@ -82,10 +82,6 @@ impl Cgroup2 {
     /// Returns a path that leads to the directory of a cgroup.
     #[must_use]
     pub fn directory(&self, path: &str) -> PathBuf {
-        self.full(path)
-    }
-
-    fn full(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
@@ -94,7 +90,10 @@ impl Cgroup2 {
     /// # Errors
     /// `NotFound` when there is none.
     pub fn open_dir(&self, path: &str) -> io::Result<OwnedFd> {
-        let file = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(self.full(path))?;
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY)
+            .open(self.directory(path))?;
         Ok(file.into())
     }
 
@@ -103,8 +102,8 @@ impl Cgroup2 {
     /// # Errors
     /// What the kernel says.
     pub fn make(&self, path: &str) -> io::Result<File> {
-        std::fs::create_dir(self.full(path))?;
-        File::options().write(true).open(self.full(path).join("cgroup.procs"))
+        std::fs::create_dir(self.directory(path))?;
+        File::options().write(true).open(self.directory(path).join("cgroup.procs"))
     }
 
     /// Removes a cgroup without processes.
@@ -112,13 +111,13 @@ impl Cgroup2 {
     /// # Errors
     /// What the kernel says.
     pub fn remove(&self, path: &str) -> io::Result<()> {
-        std::fs::remove_dir(self.full(path))
+        std::fs::remove_dir(self.directory(path))
     }
 
     /// Returns the id of a cgroup: the inode number of its directory.
     #[must_use]
     pub fn id(&self, path: &str) -> Option<u64> {
-        let meta = std::fs::metadata(self.full(&self.normal(path))).ok()?;
+        let meta = std::fs::metadata(self.directory(&self.normal(path))).ok()?;
         meta.is_dir().then(|| meta.ino())
     }
 
@@ -139,7 +138,7 @@ impl Cgroup2 {
             }
             let literal = !is_glob(part);
             for path in &found {
-                visit(&self.full(path));
+                visit(&self.directory(path));
             }
             found = found
                 .into_iter()
@@ -150,14 +149,14 @@ impl Cgroup2 {
                         .filter(|name| literal || glob_match(part, name))
                         .map(move |name| format!("{path}/{name}"))
                 })
-                .filter(|path| self.full(path).is_dir())
+                .filter(|path| self.directory(path).is_dir())
                 .collect();
         }
         found.into_iter().map(|p| if p.is_empty() { "/".to_owned() } else { p }).collect()
     }
 
     fn children(&self, path: &str) -> Vec<String> {
-        let entries = std::fs::read_dir(self.full(path)).into_iter().flatten().flatten();
+        let entries = std::fs::read_dir(self.directory(path)).into_iter().flatten().flatten();
         let mut names: Vec<String> = entries
             .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
             .map(|e| e.file_name().to_string_lossy().into_owned())
@@ -171,7 +170,7 @@ impl Cgroup2 {
     pub fn processes(&self, path: &str) -> Vec<u32> {
         let mut pids = Vec::new();
         self.walk(path, &mut |path, _| {
-            let text = std::fs::read_to_string(self.full(path).join("cgroup.procs")).unwrap_or_default();
+            let text = std::fs::read_to_string(self.directory(path).join("cgroup.procs")).unwrap_or_default();
             pids.extend(text.lines().filter_map(|l| l.parse::<u32>().ok()).filter(|pid| *pid != 0));
         });
         pids
@@ -179,7 +178,9 @@ impl Cgroup2 {
 
     /// Visits a cgroup and all below it, with their ids.
     pub fn walk(&self, path: &str, visit: &mut dyn FnMut(&str, u64)) {
-        let Ok(meta) = std::fs::metadata(self.full(path)) else { return };
+        let Ok(meta) = std::fs::metadata(self.directory(path)) else {
+            return;
+        };
         visit(path, meta.ino());
         let above = path.trim_end_matches('/');
         for name in self.children(path) {

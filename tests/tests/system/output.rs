@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use weir_tests::harness::Test;
+use weir_tests::net::Lab;
 use weir_tests::victim;
 use weir_tests::weir::{Finished, Weir};
 
@@ -17,6 +18,7 @@ pub const TESTS: &[Test] = &[
     Test::new("failed_helpers_are_told_with_k", helpers),
     Test::new("lost_events_are_counted_in_both_forms", lost),
     Test::new("other_kinds_of_json_objects", other_objects),
+    Test::new("what_begin_prints_is_out_before_a_refusal_to_attach", refused_to_attach),
 ];
 
 /// Runs `begin { BODY }` and compares all of its output.
@@ -231,5 +233,17 @@ fn other_objects() -> Result<()> {
     }
     let done = Weir::new(["--unsafe", "-e", script]).run()?.clean()?;
     ensure!(done.stdout == "%\nLinux\na b\n\n\n", "{done}");
+    Ok(())
+}
+
+/// In JSON it would follow the number of probes, which never comes then.
+fn refused_to_attach() -> Result<()> {
+    let lab = Lab::new()?;
+    let script = r#"begin { printf("first\n"); } xdp:lo:native { @ = count(); }"#;
+    for (format, text) in [("text", "first\n"), ("json", "{\"type\": \"printf\", \"data\": \"first\\n\"}\n")] {
+        let done = Weir::new(["-f", format, "-e", script]).at(&lab).run()?;
+        ensure!(done.stdout == text && done.status.code() == Some(1), "{format}: {done}");
+        ensure!(done.stderr.contains("error[no-native-xdp]"), "{format}: {done}");
+    }
     Ok(())
 }

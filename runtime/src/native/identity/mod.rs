@@ -471,10 +471,11 @@ impl Enforcer {
 
     /// Says once that `.denied` is nearly full. Its entries are counted only when so many more packets were denied that it can be.
     fn check_denied(&mut self, maps: &Maps) -> Result<(), Error> {
+        let Some(due) = self.denied_due else { return Ok(()) };
         let (stats, denied) = (map(maps, object::STATS_MAP)?, map(maps, object::DENIED)?);
         let numbers = [object::STAT_DENIED, object::STAT_UNKNOWN, object::STAT_UNDECIDED].map(|i| super::stat(stats, i));
         let packets = numbers.into_iter().sum::<Result<u64, Error>>()?;
-        if self.denied_due.is_none_or(|due| packets < due) {
+        if packets < due {
             return Ok(());
         }
         let (entries, max) = (denied.len()? as u64, u64::from(denied.max_entries));

@@ -12,10 +12,15 @@
 //! now, or is [`Tables::gone`] where the entry itself has been taken out. So nothing that was counted is lost.
 
 use crate::abi::blocklist::{NODE, NODE_BYTE_SHIFT, NODE_INDEX, NODE_SLOTS, SIBLINGS};
-use crate::abi::{PacketsBytes, Record4, Record6};
+use crate::abi::{Record4, Record6};
 use std::collections::HashSet;
-use std::mem::offset_of;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+mod hits;
+mod memory;
+
+pub use hits::Counted;
+pub use memory::Memory;
+use memory::Pool;
 
 /// Nodes of one set that are always there: one for each value of the first byte.
 const ROOT: u32 = 256;
@@ -45,125 +50,11 @@ impl Family {
             Family::V6 => size_of::<Record6>() / 4,
         }
     }
-
-    /// Where its hits are, in words.
-    const fn hits_at(self) -> usize {
-        match self {
-            Family::V4 => offset_of!(Record4, hits) / 4,
-            Family::V6 => offset_of!(Record6, hits) / 4,
-        }
-    }
 }
-
-/// An entry with its hits.
-pub type Counted = (Bits, PacketsBytes);
 
 /// There is no room for one more entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
-
-/// Memory of a map, or our own until there is a map. Counters are 64 bits wide, all else is words of 32.
-pub enum Memory {
-    Own(Vec<AtomicU64>),
-    /// Memory that stays where it is as long as its owner.
-    Lent {
-        memory: &'static [AtomicU64],
-        owner: Box<dyn std::any::Any + Send + Sync>,
-    },
-}
-
-impl std::fmt::Debug for Memory {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} words", self.words().len())
-    }
-}
-
-impl Memory {
-    #[inline]
-    fn counters(&self) -> &[AtomicU64] {
-        match self {
-            Memory::Own(all) => all,
-            Memory::Lent { memory, .. } => memory,
-        }
-    }
-
-    #[inline]
-    fn words(&self) -> &[AtomicU32] {
-        let all = self.counters();
-        // SAFETY: the same memory, borrowed as long, in halves of the alignment that these need.
-        unsafe { std::slice::from_raw_parts(all.as_ptr().cast(), all.len() * 2) }
-    }
-
-    /// Makes room for an element; `false` where memory is of a fixed size.
-    fn grow(&mut self, words: usize) -> bool {
-        match self {
-            Memory::Own(all) => {
-                all.resize_with(all.len() + words / 2, || AtomicU64::new(0));
-                true
-            }
-            Memory::Lent { .. } => false,
-        }
-    }
-}
-
-/// Elements of one size in memory: which are in use, and which may be soon.
-#[derive(Debug)]
-struct Pool {
-    memory: Memory,
-    /// Words of an element.
-    size: usize,
-    /// Elements from here on have never been used.
-    next: u32,
-    free: Vec<u32>,
-    /// Taken out, but somebody may still look.
-    limbo: Vec<u32>,
-    most: usize,
-}
-
-impl Pool {
-    fn new(size: usize, used: u32, most: usize) -> Self {
-        let mut memory = Memory::Own(Vec::new());
-        memory.grow(size * used as usize);
-        Self {
-            memory,
-            size,
-            next: used,
-            free: Vec::new(),
-            limbo: Vec::new(),
-            most,
-        }
-    }
-
-    fn has(&self, count: usize) -> bool {
-        let never_used = match &self.memory {
-            Memory::Own(_) => self.most,
-            Memory::Lent { .. } => self.memory.words().len() / self.size,
-        } - self.next as usize;
-        self.free.len() + never_used >= count
-    }
-
-    /// Takes an element; its words are whatever they were. The caller has asked [`Self::has`].
-    fn take(&mut self) -> u32 {
-        self.free.pop().unwrap_or_else(|| {
-            let index = self.next;
-            self.next += 1;
-            if (self.next as usize) * self.size > self.memory.words().len() {
-                self.memory.grow(self.size);
-            }
-            index
-        })
-    }
-
-    #[inline]
-    fn word(&self, at: usize) -> u32 {
-        self.memory.words()[at].load(Ordering::Relaxed)
-    }
-
-    #[inline]
-    fn set(&self, at: usize, word: u32) {
-        self.memory.words()[at].store(word, Ordering::Release);
-    }
-}
 
 /// A word that leads on: a slot of a node, or `next` of a record.
 #[derive(Clone, Copy, Debug)]
@@ -258,14 +149,8 @@ impl Tables {
     /// # Errors
     /// When it is too small for what there is.
     pub fn move_to(&mut self, nodes: Memory, records: Memory) -> Result<(), NoRoom> {
-        for (pool, memory) in [(&mut self.nodes, nodes), (&mut self.records, records)] {
-            let old = &pool.memory.words()[..pool.next as usize * pool.size];
-            let new = memory.words().get(..old.len()).ok_or(NoRoom)?;
-            for (old, new) in old.iter().zip(new) {
-                new.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
-            }
-            pool.memory = memory;
-        }
+        self.nodes.move_to(nodes)?;
+        self.records.move_to(records)?;
         self.live = true;
         Ok(())
     }
@@ -304,83 +189,6 @@ impl Tables {
         self.nodes.free.extend(nodes);
         let records = std::mem::take(&mut self.records.limbo);
         self.free_records(records);
-    }
-
-    /// Uses records again that nobody looks at; their hits stay with their entries.
-    fn free_records(&mut self, records: impl IntoIterator<Item = u32>) {
-        for record in records {
-            let hits = self.take_hits(record);
-            if hits != PacketsBytes::default() {
-                let key = self.key(record);
-                if !self.add_hits(key, hits) {
-                    self.gone.push((key, hits));
-                }
-            }
-            self.records.free.push(record);
-        }
-    }
-
-    /// Gives the hits of entries that have been taken out, once.
-    pub fn gone(&mut self) -> Vec<Counted> {
-        std::mem::take(&mut self.gone)
-    }
-
-    /// Lists the entries that were hit; an entry may come more than once, and all of it counts.
-    pub fn hits(&self) -> impl Iterator<Item = Counted> {
-        let counted = (1..self.records.next).map(|record| {
-            let [packets, bytes] = self.counters(record).map(|counter| counter.load(Ordering::Relaxed));
-            (record, PacketsBytes { packets, bytes })
-        });
-        counted
-            .filter(|(_, hits)| hits.packets != 0)
-            .map(|(record, hits)| (self.key(record), hits))
-    }
-
-    /// Forgets all hits. Returns what they were.
-    pub fn clear_hits(&mut self) -> Vec<Counted> {
-        let records = (1..self.records.next).map(|record| (record, self.take_hits(record)));
-        let mut all: Vec<Counted> = records
-            .filter(|(_, hits)| hits.packets != 0)
-            .map(|(record, hits)| (self.key(record), hits))
-            .collect();
-        all.append(&mut self.gone);
-        all
-    }
-
-    /// Forgets the hits of one entry.
-    pub fn forget_hits(&mut self, key: Bits) {
-        for set in 0..self.sets {
-            if let Some(record) = self.record_of(set, key) {
-                self.take_hits(record);
-            }
-        }
-    }
-
-    /// Adds hits to an entry; `false` if it is not there.
-    pub fn add_hits(&mut self, key: Bits, hits: PacketsBytes) -> bool {
-        let Some(record) = (0..self.sets).find_map(|set| self.record_of(set, key)) else {
-            return false;
-        };
-        let [packets, bytes] = self.counters(record);
-        packets.fetch_add(hits.packets, Ordering::Relaxed);
-        bytes.fetch_add(hits.bytes, Ordering::Relaxed);
-        true
-    }
-
-    fn counters(&self, record: u32) -> [&AtomicU64; 2] {
-        let at = (self.at(record) + self.family.hits_at()) / 2;
-        let all = self.records.memory.counters();
-        [&all[at], &all[at + 1]]
-    }
-
-    fn take_hits(&self, record: u32) -> PacketsBytes {
-        // Most have none, and writing to them would cost.
-        let take = |counter: &AtomicU64| match counter.load(Ordering::Relaxed) {
-            0 => 0,
-            _ => counter.swap(0, Ordering::Relaxed),
-        };
-        let [packets, bytes] = self.counters(record).map(take);
-        PacketsBytes { packets, bytes }
     }
 
     /// Finds the record of an entry.
@@ -806,201 +614,4 @@ impl Tables {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed test may panic")]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-
-    /// xorshift64*: the same on every run.
-    struct Random(u64);
-
-    impl Random {
-        fn next(&mut self) -> u64 {
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-        }
-
-        fn below(&mut self, end: u32) -> u32 {
-            (self.next() >> 33) as u32 % end
-        }
-
-        fn address(&mut self) -> u128 {
-            u128::from(self.next()) << 64 | u128::from(self.next())
-        }
-    }
-
-    fn longest(list: &BTreeSet<Bits>, addr: u128) -> Option<u32> {
-        list.iter()
-            .filter(|(bits, len)| (bits ^ addr) & mask(*len) == 0)
-            .map(|(_, len)| *len)
-            .max()
-    }
-
-    /// Prefixes that lie close together, so that they nest, share bytes, fill chains.
-    fn prefix(random: &mut Random, width: u32) -> Bits {
-        let len = match random.below(4) {
-            0 => random.below(width + 1),
-            1 => width,
-            2 => width - random.below(10),
-            _ => 8 * random.below(width / 8 + 1),
-        };
-        let mut bits = 0x2001_0db8_0000_0000_u128 << 64;
-        for _ in 0..random.below(4) {
-            // One of a few values in a byte.
-            bits ^= u128::from(random.below(5)) << (128 - width + 8 * random.below(width / 8));
-        }
-        if random.below(3) == 0 {
-            bits ^= random.address() >> random.below(width) & mask(width);
-        }
-        (bits & mask(len), len)
-    }
-
-    fn agree(tables: &Tables, set: u32, list: &BTreeSet<Bits>, random: &mut Random, width: u32) {
-        let mut addresses: Vec<u128> = (0..60)
-            .map(|_| prefix(random, width).0 | random.address() >> width.min(120))
-            .collect();
-        for (bits, len) in list {
-            // Both ends, and beyond.
-            let last = bits | !mask(*len) & mask(width);
-            let one = 1_u128 << (128 - width);
-            addresses.extend([*bits, last, bits.wrapping_sub(one), last.wrapping_add(one)]);
-        }
-        for addr in addresses {
-            let addr = addr & mask(width);
-            assert_eq!(tables.find(set, addr), longest(list, addr), "{addr:032x}");
-        }
-    }
-
-    #[test]
-    fn random_changes_agree_with_a_linear_search() {
-        for seed in 1..=30_u64 {
-            let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-            let (family, width) = if seed % 2 == 0 { (Family::V4, 32) } else { (Family::V6, 128) };
-            let mut tables = Tables::new(family, 1);
-            let mut list = BTreeSet::new();
-            for step in 0..400 {
-                if step == 150 {
-                    let memory = || Memory::Own((0..1 << 19).map(|_| AtomicU64::new(0)).collect());
-                    tables.move_to(memory(), memory()).unwrap();
-                }
-                let key = prefix(&mut random, width);
-                if random.below(3) > 0 {
-                    assert_eq!(tables.insert(0, key), Ok(list.insert(key)), "{key:x?}");
-                }
-                let gone = match random.below(4) {
-                    0 => list.iter().nth(random.below(list.len().max(1) as u32) as usize).copied(),
-                    1 => Some(prefix(&mut random, width)),
-                    _ => None,
-                };
-                if let Some(gone) = gone {
-                    assert_eq!(tables.remove(0, gone), list.remove(&gone), "{gone:x?}");
-                }
-                if step % 40 == 39 {
-                    agree(&tables, 0, &list, &mut random, width);
-                    tables.reclaim();
-                }
-            }
-            for key in std::mem::take(&mut list) {
-                assert!(tables.remove(0, key));
-            }
-            agree(&tables, 0, &list, &mut random, width);
-            // Nothing is lost: no node but the first, no record.
-            tables.reclaim();
-            assert_eq!(tables.nodes.next as usize - tables.nodes.free.len(), ROOT as usize, "seed {seed}");
-            assert_eq!(tables.records.next as usize - tables.records.free.len(), 1, "seed {seed}");
-        }
-    }
-
-    #[test]
-    fn hits_stay_with_their_entries() {
-        for (family, width) in [(Family::V4, 32), (Family::V6, 128)] {
-            let mut random = Random(11);
-            let mut tables = Tables::new(family, 2);
-            let memory = || Memory::Own((0..1 << 18).map(|_| AtomicU64::new(0)).collect());
-            tables.move_to(memory(), memory()).unwrap();
-            let (mut list, mut expected) = (BTreeSet::new(), std::collections::BTreeMap::<Bits, u64>::new());
-            let mut gone = std::collections::BTreeMap::<Bits, u64>::new();
-            for step in 0..1000_u64 {
-                let key = prefix(&mut random, width);
-                let set = random.below(2);
-                if random.below(2) == 0 {
-                    tables.insert(set, key).unwrap();
-                    list.insert((set, key));
-                } else if let Some((set, key)) = list.iter().nth(random.below(list.len().max(1) as u32) as usize).copied() {
-                    tables.remove(set, key);
-                    list.remove(&(set, key));
-                }
-                // Counted as programs do, some of it in records that are being taken out.
-                let record = 1 + random.below(tables.records.next.max(2) - 1);
-                if tables.records.next > 1 && !tables.records.free.contains(&record) {
-                    tables.counters(record)[0].fetch_add(step + 1, Ordering::Relaxed);
-                    tables.counters(record)[1].fetch_add(2 * (step + 1), Ordering::Relaxed);
-                    *expected.entry(tables.key(record)).or_default() += step + 1;
-                }
-                if step % 50 == 49 {
-                    tables.reclaim();
-                    for (key, hits) in tables.gone() {
-                        assert!(!list.contains(&(0, key)) && !list.contains(&(1, key)), "{key:x?}");
-                        *gone.entry(key).or_default() += hits.packets;
-                    }
-                }
-            }
-            let mut counted = gone;
-            for (key, hits) in tables.hits() {
-                assert_eq!(hits.bytes, 2 * hits.packets);
-                *counted.entry(key).or_default() += hits.packets;
-            }
-            assert_eq!(counted, expected);
-            // Cleared sets: all of it is gone, none of it lost.
-            (0..2).for_each(|set| tables.clear(set));
-            tables.reclaim();
-            let sum: u64 = tables.gone().iter().map(|(_, hits)| hits.packets).sum();
-            assert!(sum > 0 && tables.hits().next().is_none());
-        }
-    }
-
-    #[test]
-    fn two_sets_do_not_disturb_each_other() {
-        let mut random = Random(7);
-        let mut tables = Tables::new(Family::V4, 2);
-        let lists: [BTreeSet<Bits>; 2] = std::array::from_fn(|_| (0..600).map(|_| prefix(&mut random, 32)).collect());
-        for (set, list) in (0..).zip(&lists) {
-            for key in list {
-                assert_eq!(tables.insert(set, *key), Ok(true));
-            }
-        }
-        (0..).zip(&lists).for_each(|(set, list)| agree(&tables, set, list, &mut random, 32));
-        tables.clear(0);
-        agree(&tables, 0, &BTreeSet::new(), &mut random, 32);
-        agree(&tables, 1, &lists[1], &mut random, 32);
-        tables.clear(1);
-        assert_eq!(tables.nodes.next as usize - tables.nodes.free.len(), 2 * ROOT as usize);
-        assert_eq!(tables.records.next as usize - tables.records.free.len(), 1);
-    }
-
-    #[test]
-    fn no_room_changes_nothing() {
-        let mut tables = Tables::new(Family::V4, 1);
-        let memory = |words: usize| Memory::Own((0..words / 2).map(|_| AtomicU64::new(0)).collect());
-        assert_eq!(tables.move_to(memory(NODE_SLOTS), memory(64)), Err(NoRoom));
-        let lend = |words: usize| {
-            let memory: &'static [AtomicU64] = Vec::leak((0..words / 2).map(|_| AtomicU64::new(0)).collect());
-            Memory::Lent {
-                memory,
-                owner: Box::new(()),
-            }
-        };
-        tables.move_to(lend(NODE_SLOTS * 300), lend(8 * 40)).unwrap();
-        let key = |i: u32| (u128::from(0x0a00_0000 + i) << 96, 32);
-        let added = (0..100).take_while(|i| tables.insert(0, key(*i)) == Ok(true)).count();
-        assert!((20..40).contains(&added), "{added}");
-        let found = (0..100).filter(|i| tables.find(0, key(*i).0) == Some(32)).count();
-        assert_eq!(found, added);
-        // What goes makes room, once nobody can be looking at it.
-        (0..15).for_each(|i| assert!(tables.remove(0, key(i))));
-        assert_eq!(tables.insert(0, key(90)), Err(NoRoom));
-        tables.reclaim();
-        assert_eq!(tables.insert(0, key(90)), Ok(true));
-    }
-}
+mod tests;
