@@ -20,6 +20,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -332,8 +333,10 @@ impl WorkDir {
     fn new() -> Result<Self> {
         let temp = std::env::temp_dir();
         remove_stale(&temp);
-        let path = temp.join(format!("weir-vm.{}", std::process::id()));
-        fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        let path = temp.join(format!("weir-vm.{}.{run}", std::process::id()));
+        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
         Ok(Self(path))
     }
 
@@ -357,7 +360,7 @@ impl Drop for WorkDir {
 fn remove_stale(temp: &Path) {
     for entry in fs::read_dir(temp).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let owner = name.to_str().and_then(|n| n.strip_prefix("weir-vm."));
+        let owner = name.to_str().and_then(|n| n.strip_prefix("weir-vm.")?.split('.').next());
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -402,5 +405,21 @@ fn copy_live(mut from: UnixStream, to: &mut impl Write) -> std::io::Result<()> {
             Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return Ok(()),
             Err(e) => return Err(e),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_of_one_process_do_not_meet() {
+        let (one, other) = (WorkDir::new().unwrap(), WorkDir::new().unwrap());
+        let (_one, _other) = (one.listen("console").unwrap(), other.listen("console").unwrap());
+        let path = other.0.clone();
+        remove_stale(path.parent().unwrap());
+        assert!(path.exists(), "the folder of a process that lives is not stale");
+        drop(other);
+        assert!(!path.exists() && one.0.exists());
     }
 }
