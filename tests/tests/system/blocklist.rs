@@ -137,7 +137,7 @@ fn long_list_atomic() -> Result<()> {
 fn long_list_with(extra: &str) -> Result<()> {
     const MORE: u32 = 33_000;
     let lab = Lab::new()?;
-    let more: String = (0..MORE).map(|i| format!("10.{}.{}.0/24\n", i >> 8, i & 255)).collect();
+    let more: String = (0..MORE).map(|i| format!("100.{}.{}.0/24\n", i >> 8, i & 255)).collect();
     let list = |count: u32, beside: &str| replace(&lab, &(hosts(172, 16, count) + &more + beside));
     let in_force = |count: u32| format!("{} in force", count + MORE);
     list(600, "")?;
