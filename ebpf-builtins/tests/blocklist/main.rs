@@ -94,7 +94,7 @@ fn random_packets() {
         assert_eq!(rig.counters(), expected, "seed {seed}");
     }
     // A generator that misses a case would make this test worthless.
-    for (stat, seen) in outcomes.iter().enumerate().filter(|(stat, _)| *stat != bl::STAT_UNCOUNTED as usize) {
+    for (stat, seen) in outcomes.iter().enumerate().take(bl::STAT_UNCOUNTED as usize) {
         let enough = if in_guest() { 10 } else { 100 };
         assert!(*seen >= enough, "only {seen} packets with outcome {stat}");
     }
