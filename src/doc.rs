@@ -63,6 +63,9 @@ fn section(out: &mut String, title: &str, rows: impl Iterator<Item = (String, &'
 /// Everything that is called `name`; a header word is all of its fields.
 pub fn entry(name: &str) -> Option<String> {
     let mut parts = Vec::new();
+    if name == "use" {
+        parts.push(use_text());
+    }
     parts.extend(weir_stdlib::native(name).map(weir_stdlib::doc));
     parts.extend(provider(name).map(probe_text));
     parts.extend(statement(name).map(statement_text));
@@ -89,6 +92,22 @@ pub fn entry(name: &str) -> Option<String> {
             .map(|(n, v)| format!("{n}: constant\n    {v}\n")),
     );
     (!parts.is_empty()).then(|| parts.join("\n"))
+}
+
+/// The statement that starts a native, and which there are.
+fn use_text() -> String {
+    let example = NATIVES.first().map_or("", |n| n.example);
+    let mut text = String::from(
+        "use: statement, outside blocks\n    use NAME(PARAMETER=VALUE, …) [as ALIAS];\n    \
+         starts a native, a ready-made program: its maps are `@ALIAS.map`, its events are probes `ALIAS:event`,\n    \
+         `print(@ALIAS)` shows it on one screen; `weir doc NAME` has its parameters, maps and events\n\n",
+    );
+    for line in example.lines() {
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(text, "    {line}");
+    }
+    section(&mut text, "natives", NATIVES.iter().map(|n| (n.name.to_owned(), n.summary)));
+    text
 }
 
 fn probe_text(probe: &Provider) -> String {

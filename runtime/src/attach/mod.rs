@@ -3,6 +3,7 @@
 //! Links are owned by descriptors: dropping [`Attached`] (or dying) detaches. The one exception is the clsact
 //! qdisc of kernels without tcx, see [`tc`] and [`reaper`].
 
+mod attachments;
 pub mod cgroup;
 pub mod chain;
 pub mod iface;
