@@ -95,9 +95,9 @@ pub struct Record6 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PacketsBytes {
-    /// XDP runs once per received frame, so one each.
+    /// On the wire: at TC, a packet that is yet to be cut into segments, or is put together of several, is as many as those.
     pub packets: u64,
-    /// From the Ethernet header on, all fragments of the buffer; no frame check sequence.
+    /// From the Ethernet header on, all fragments of the buffer, the headers of all segments; no frame check sequence.
     pub bytes: u64,
 }
 
@@ -120,8 +120,11 @@ pub mod blocklist {
     /// Index in `STATS`: dropped packets missing in `HITS4`/`HITS6`, because those were full or the kernel was out
     /// of memory at the first hit.
     pub const STAT_UNCOUNTED: u32 = 6;
+    /// Index in `STATS`: dropped packets of entries that are gone, for which there was no room in `PAST4`/`PAST6`. User space alone counts these;
+    /// they are here to be kept and pinned with the rest.
+    pub const STAT_UNCOUNTED_PAST: u32 = 7;
     /// Elements of `STATS`.
-    pub const STATS: u32 = 7;
+    pub const STATS: u32 = 8;
 
     /// Slot in `EVENTS`: a listed packet.
     pub const SLOT_DROP: u32 = 0;

@@ -29,7 +29,10 @@ pub const EVENTS: &str = "EVENTS";
 /// Program array with one slot: the next program on the hook, in natives at XDP.
 pub const CHAIN: &str = "CHAIN";
 
-/// The blocklist: drops packets from (or to) listed prefixes. XDP.
+/// Array with one `u64`, in natives that decide at TC: when user space last showed itself, by the boot clock.
+pub const HEARTBEAT: &str = "HEARTBEAT";
+
+/// The blocklist: drops packets from (or to) listed prefixes. XDP or TC.
 pub mod blocklist {
     pub use crate::abi::blocklist::*;
 
@@ -38,6 +41,8 @@ pub mod blocklist {
 
     /// The program's symbol, in section `xdp.frags`.
     pub const PROGRAM: &str = "blocklist";
+    /// The same at TC, for either direction, in section `classifier`. Load one of the two: a program array takes programs of one type.
+    pub const TC: &str = "blocklist_tc";
 
     /// LPM trie [`Lpm4`](crate::Lpm4) → [`Lpm4`](crate::Lpm4): the list. **The value of an entry is its key** (the
     /// program gets the matched prefix from it). Same for the three tries below.
@@ -81,7 +86,7 @@ pub mod blocklist {
     pub const PAST6: &str = "PAST6";
     /// Per-CPU array `u32` → `u64`, indexed by the `STAT_*` constants.
     pub const STATS_MAP: &str = "STATS";
-    pub use crate::{CHAIN, EVENT, EVENTS};
+    pub use crate::{CHAIN, EVENT, EVENTS, HEARTBEAT};
 
     /// `.rodata` `u32`: [`MATCH_SRC`], [`MATCH_DST`] or both; default source.
     pub const RODATA_MATCH: &str = "MATCH";
@@ -108,11 +113,18 @@ pub mod blocklist {
     pub const RODATA_EVENT_ALLOW: &str = "EVENT_ALLOW";
     /// `.rodata` `u32`: 1 = tail-call `CHAIN` slot 0 instead of returning `XDP_PASS`; default 0.
     pub const RODATA_CHAIN_NEXT: &str = "CHAIN_NEXT";
+    /// `.rodata` `u32`: 1 = let everything pass at TC when `HEARTBEAT` is older than ten seconds; default 0.
+    pub const RODATA_NEEDS_HEARTBEAT: &str = "NEEDS_HEARTBEAT";
 
     /// Every map of the object.
     pub const MAPS: &[&str] = &[
+<<<<<<< HEAD
+        BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, PAST4, PAST6,
+        STATS_MAP, EVENT, EVENTS, CHAIN, HEARTBEAT,
+=======
         BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, SIEVE4, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, PAST4, PAST6,
         STATS_MAP, EVENT, EVENTS, CHAIN,
+>>>>>>> b2
     ];
     /// Every setting of the object.
     pub const RODATA: &[&str] = &[
@@ -128,6 +140,7 @@ pub mod blocklist {
         RODATA_EVENT_DROP,
         RODATA_EVENT_ALLOW,
         RODATA_CHAIN_NEXT,
+        RODATA_NEEDS_HEARTBEAT,
     ];
 }
 

@@ -41,8 +41,9 @@ fn blocklist_has_its_program() {
     let object = Object::parse(&bl::OBJECT).unwrap();
     assert_eq!(object.license.to_bytes(), b"GPL");
     assert!(object.btf.is_some() && object.btf_ext.is_some(), "BTF was stripped");
-    let programs: Vec<&String> = object.programs.keys().collect();
-    assert_eq!(programs, [bl::PROGRAM]);
+    let programs: BTreeSet<&str> = object.programs.keys().map(String::as_str).collect();
+    assert_eq!(programs, BTreeSet::from([bl::PROGRAM, bl::TC]));
+    assert!(matches!(object.programs[bl::TC].section, ProgramSection::SchedClassifier));
     let section = &object.programs[bl::PROGRAM].section;
     assert!(matches!(section, ProgramSection::Xdp { frags: true, .. }), "{section:?}");
 }

@@ -139,7 +139,8 @@ fn steps(seconds: u64, kprobes: bool, policy: Option<&Path>) -> Vec<Step> {
         Step {
             question: "The same loss, and the whole answer: who retransmits to whom, and how much of what they send?",
             about: "`retransmits` is a native: ready-made programs that scripts give parameters, and whose events they use.",
-            script: "use retransmits() as re; xdp:veth0 /tcp.dport == 8443 && rand % 50 == 0/ { drop(); }".to_owned(),
+            script: "use retransmits(netns=\"/proc/self/ns/net\") as re; xdp:veth0 /tcp.dport == 8443 && rand % 50 == 0/ { drop(); }"
+                .to_owned(),
             ends: false,
             flood: false,
             after: |_| "one packet in fifty was dropped; what is small is the share of all that was sent".to_owned(),

@@ -1,8 +1,8 @@
 //! The declaration of `retransmits`.
 
 use crate::decl::{
-    Attach, Column, EventDecl, EventVar, EventVarType, Hook, KeyShape, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl, Room,
-    Writable,
+    Attach, Column, EventDecl, EventVar, EventVarType, Hook, KeyShape, MapDecl, MapShape, Native, ONLY_WATCHES, ParamDecl, ParamType,
+    ProgramDecl, Room, Writable,
 };
 use std::mem::{offset_of, size_of};
 use weir_ebpf_builtins::retransmits::{self as object, Event};
@@ -47,6 +47,7 @@ interval:s:1 { print(@re); }
     maps: MAPS,
     events: EVENTS,
     event_size: size_of::<Event>() as u32,
+    without: ONLY_WATCHES,
 };
 
 const fn program(symbol: &'static str, attach: Attach) -> ProgramDecl {

@@ -650,7 +650,7 @@ impl Checker<'_> {
 
     pub(super) fn map_get(&mut self, whole: &ast::Expr, name: &str, keys: Option<&[ast::Expr]>) -> Expr {
         let span = whole.span;
-        if keys.is_none() && self.alias(name).is_some() {
+        if self.alias(name).is_some() {
             let _ = self.map_argument(whole, "this");
             return self.failed(span);
         }

@@ -10,7 +10,7 @@ mod rig;
 
 use oracle::{Counters, Entry, Lists, Settings, judge};
 use packet::{Body, Extension, Generator, Packet, Upper};
-use rig::{Rig, XDP_DROP, XDP_PASS, XDP_TX, insn};
+use rig::{Rig, TC_ACT_SHOT, TC_ACT_UNSPEC, XDP_DROP, XDP_PASS, XDP_TX, insn};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use weir_ebpf_builtins::blocklist as bl;
@@ -95,10 +95,55 @@ fn random_packets() {
         assert_eq!(rig.counters(), expected, "seed {seed}");
     }
     // A generator that misses a case would make this test worthless.
-    for (stat, seen) in outcomes.iter().enumerate().filter(|(stat, _)| *stat != bl::STAT_UNCOUNTED as usize) {
+    for (stat, seen) in outcomes.iter().enumerate().take(bl::STAT_UNCOUNTED as usize) {
         let enough = if in_guest() { 10 } else { 100 };
         assert!(*seen >= enough, "only {seen} packets with outcome {stat}");
     }
+}
+
+/// The same program at TC: random packets, in the tries and in the exact tables, with the same outcomes and counters.
+#[test]
+fn random_packets_at_tc() {
+    let mut dropped = 0;
+    for seed in 101..=104 {
+        let mut generator = Generator::new(seed);
+        let settings = Settings {
+            fields: bl::MATCH_SRC | bl::MATCH_DST,
+            families: BOTH,
+            allow_families: BOTH,
+            proto: if seed == 102 { 17 } else { 0 },
+            ports: (seed == 103).then_some((0x101, 0x5a5a)),
+            exact: if seed % 2 == 0 { BOTH } else { 0 },
+            ..Settings::default()
+        };
+        let Some(mut rig) = Rig::load_tc(&settings, MAX_HITS) else { return };
+        let mut list = |max| -> Vec<Entry> {
+            let len = 1 + generator.random.below(max);
+            (0..len).map(|_| generator.prefix()).collect()
+        };
+        let lists = Lists {
+            block: list(300),
+            allow: list(30),
+        };
+        rig.set(&lists);
+        let mut expected = Counters::default();
+        for _ in 0..if in_guest() { 250 } else { 1500 } {
+            let packet = generator.packet();
+            let outcome = judge(&packet, &settings, &lists);
+            let bytes = packet.bytes();
+            // Less than a header of Ethernet and one of IP, or more than a page, the kernel does not take there.
+            if !(14 + 40..=3500).contains(&bytes.len()) {
+                continue;
+            }
+            let drops = outcome.stat == bl::STAT_DROPPED;
+            let verdict = if drops { TC_ACT_SHOT } else { TC_ACT_UNSPEC };
+            assert_eq!(rig.run_tc(&bytes), verdict, "seed {seed}: {packet:?} {outcome:?} {settings:?}");
+            expected.add(outcome, bytes.len());
+            dropped += u32::from(drops);
+        }
+        assert_eq!(rig.counters(), expected, "seed {seed}");
+    }
+    assert!(dropped > 100, "{dropped}");
 }
 
 /// Thousands of nested prefixes in the exact tables, which then lose half of them: verdicts and hits at both ends of each, and beyond.
@@ -578,7 +623,7 @@ fn events_get_their_record() {
         }
         assert_eq!(rig::read_array::<5>(&seen[0])[0], 2);
         assert_eq!(rig::read_array::<5>(&seen[1])[0], 2);
-        assert_eq!(rig.counters().stats, [1, 2, 2, 0, 1, 1, 0]);
+        assert_eq!(rig.counters().stats, [1, 2, 2, 0, 1, 1, 0, 0]);
     }
 }
 
@@ -638,10 +683,28 @@ fn every_combination_of_settings_loads() {
                     exact: if on(2) != on(1) { families } else { 0 },
                     ..Settings::default()
                 };
-                if Rig::load(&settings, MAX_HITS).is_none() {
+                if Rig::load(&settings, MAX_HITS).is_none() || Rig::load_tc(&settings, MAX_HITS).is_none() {
                     return;
                 }
             }
+        }
+    }
+    // With everything that scripts can ask for, in either direction.
+    for fields in 1..=3 {
+        let settings = Settings {
+            fields,
+            families: BOTH,
+            allow_families: BOTH,
+            proto: 17,
+            ports: Some((1, 2)),
+            event_drop: true,
+            event_allow: true,
+            exact: if fields == 2 { BOTH } else { 0 },
+            second_set: fields == 2,
+            ..Settings::default()
+        };
+        if Rig::load(&settings, MAX_HITS).is_none() || Rig::load_tc(&settings, MAX_HITS).is_none() {
+            return;
         }
     }
 }

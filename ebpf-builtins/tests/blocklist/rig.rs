@@ -3,7 +3,7 @@
 use crate::oracle::{Counters, Entry, Lists, Settings};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, MapData, PerCpuArray, PerCpuHashMap};
-use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -15,6 +15,9 @@ use weir_ebpf_builtins::{Record4, Record6};
 pub const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;
 pub const XDP_TX: u32 = 3;
+pub const TC_ACT_SHOT: u32 = 2;
+/// Whoever comes next decides.
+pub const TC_ACT_UNSPEC: u32 = u32::MAX;
 
 pub struct Rig {
     pub ebpf: Ebpf,
@@ -27,6 +30,15 @@ pub struct Rig {
 impl Rig {
     /// Loads the object. `None`, with a word on standard error, when this user may not load BPF programs.
     pub fn load(settings: &Settings, max_hits: u32) -> Option<Self> {
+        Self::load_at(settings, max_hits, false)
+    }
+
+    /// The same with the program at TC: only one of the two, for their program arrays take one type of programs.
+    pub fn load_tc(settings: &Settings, max_hits: u32) -> Option<Self> {
+        Self::load_at(settings, max_hits, true)
+    }
+
+    fn load_at(settings: &Settings, max_hits: u32, tc: bool) -> Option<Self> {
         // SAFETY: no arguments, no failure.
         if unsafe { libc::geteuid() } != 0 {
             eprintln!("skipped: loading BPF programs needs root");
@@ -62,8 +74,13 @@ impl Rig {
             loader.override_global(name, value, true);
         }
         let mut ebpf = loader.load(&bl::OBJECT).unwrap();
-        let program: &mut Xdp = ebpf.program_mut(bl::PROGRAM).unwrap().try_into().unwrap();
-        program.load().unwrap();
+        if tc {
+            let program: &mut SchedClassifier = ebpf.program_mut(bl::TC).unwrap().try_into().unwrap();
+            program.load().unwrap();
+        } else {
+            let program: &mut Xdp = ebpf.program_mut(bl::PROGRAM).unwrap().try_into().unwrap();
+            program.load().unwrap();
+        }
         let second_set = settings.second_set;
         let mut state: Array<&mut MapData, [u32; bl::STATE_WORDS]> = ebpf.map_mut(bl::STATE).unwrap().try_into().unwrap();
         let mut words = [0; bl::STATE_WORDS];
@@ -107,6 +124,16 @@ impl Rig {
             spill_every: settings.spill_every,
             tables,
         })
+    }
+
+    /// Runs one packet at TC and returns the verdict.
+    pub fn run_tc(&self, packet: &[u8]) -> u32 {
+        let program: &SchedClassifier = self.ebpf.program(bl::TC).unwrap().try_into().unwrap();
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            ..TestRunOptions::default()
+        };
+        program.test_run(options).unwrap().return_value
     }
 
     /// Takes an entry of the block list out of the exact tables.

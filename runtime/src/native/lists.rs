@@ -5,6 +5,7 @@
 
 use super::audit::{Audit, Record, listed};
 use super::exact::{self, Exact, key};
+use super::heartbeat;
 use super::prefixes::{self, Key, Prefixes, bytes};
 use super::protect::{Guard, Protected};
 use super::table::{Change, Table};
@@ -42,8 +43,6 @@ struct List {
     v6: Table<Lpm6>,
     /// Two sets of tries, one of them in force.
     sets: [[&'static str; 2]; 2],
-    /// Packets whose entries have gone, and for whose hits there was no room among those of others that have.
-    uncounted: u64,
     /// Which set is in force, where there are two.
     active: Option<usize>,
     /// IPv4, IPv6: where the entries are instead.
@@ -72,6 +71,8 @@ pub(super) struct Lists {
     span: Span,
     /// Records of the instance that this one takes the place of.
     before: [Option<Map>; 2],
+    /// Programs pass everything unless they see that we are there.
+    beats: bool,
 }
 
 /// What [`Lists::new`] is made from.
@@ -89,6 +90,7 @@ pub(super) struct Plan {
     /// Nanoseconds from now.
     pub duration: Option<u64>,
     pub notices: Vec<Notice>,
+    pub beats: bool,
 }
 
 type Maps = HashMap<String, Map>;
@@ -113,7 +115,6 @@ impl Lists {
             origin,
             sets,
             active,
-            uncounted: 0,
             exact,
             spilled: false,
         };
@@ -131,6 +132,7 @@ impl Lists {
             notices: plan.notices,
             span: plan.span,
             before: [None, None],
+            beats: plan.beats,
         };
         lists.check_pressure();
         lists
@@ -143,6 +145,9 @@ impl Lists {
             if let Some(exact) = exact {
                 exact.move_to(map(nodes)?, map(records)?, || map(object::SIEVE4))?;
             }
+        }
+        if self.beats {
+            heartbeat::beat(maps)?;
         }
         Ok(())
     }
@@ -276,11 +281,6 @@ impl Lists {
         }
     }
 
-    /// Packets whose entries are gone, and that there was no room for any more.
-    pub fn uncounted(&self) -> u64 {
-        self.block.uncounted
-    }
-
     /// Number of entries: IPv4, IPv6, allowed IPv4, allowed IPv6.
     pub fn sizes(&self) -> [usize; 4] {
         [self.block.v4.len(), self.block.v6.len(), self.allow.v4.len(), self.allow.v6.len()]
@@ -384,7 +384,7 @@ impl Lists {
         let (Some(stats), Some(hits)) = (maps.get(object::STATS_MAP), maps.get(object::HITS4)) else {
             return;
         };
-        let uncounted = super::stat(stats, object::STAT_UNCOUNTED).unwrap_or(0) + self.block.uncounted;
+        let uncounted = uncounted(stats).unwrap_or(0);
         if self.warned_of_hits || uncounted == 0 {
             return;
         }
@@ -401,6 +401,10 @@ impl Lists {
 
     /// Ends entries whose time is over, and enforcement when its own is.
     pub fn tick(&mut self, maps: &Maps) {
+        if self.beats {
+            // Without it everything passes: the safe side.
+            let _ = heartbeat::beat(maps);
+        }
         self.check_hits(maps);
         let now = now();
         if !self.over && self.ends.is_some_and(|ends| ends <= now) {
@@ -626,6 +630,7 @@ impl List {
     fn add_past(&mut self, family: usize, counted: &[Counted], maps: &Maps) -> Result<(), Error> {
         let symbol = PAST[family];
         let map = maps.get(symbol).ok_or_else(|| Error::Object(format!("no map `{symbol}`")))?;
+        let mut no_room = 0u64;
         for (bits, hits) in counted {
             let key = if family == 0 {
                 bytes([&key::<Lpm4>(*bits)])
@@ -637,9 +642,19 @@ impl List {
             let sums = [word(0) + hits.packets, word(8) + hits.bytes];
             let value: Vec<u8> = sums.iter().flat_map(|sum| sum.to_ne_bytes()).collect();
             match map.put(&key, &value, 0) {
-                Err(e) if e.errno() == libc::E2BIG => self.uncounted = self.uncounted.saturating_add(hits.packets),
+                Err(e) if e.errno() == libc::E2BIG => no_room = no_room.saturating_add(hits.packets),
                 result => result?,
             }
+        }
+        if no_room > 0 {
+            let stats = maps.get(object::STATS_MAP);
+            let stats = stats.ok_or_else(|| Error::Object(format!("no map `{}`", object::STATS_MAP)))?;
+            let sum = super::stat(stats, object::STAT_UNCOUNTED_PAST)? + no_room;
+            // Of all processors the first has it: no program writes there.
+            let mut value = sum.to_ne_bytes().to_vec();
+            value.resize(stats.lookup_size(), 0);
+            let key = object::STAT_UNCOUNTED_PAST.to_ne_bytes();
+            bpf::map_update(stats.fd.as_fd(), &key, &value, 0, &stats.symbol)?;
         }
         Ok(())
     }
@@ -669,6 +684,11 @@ impl List {
         self.settle(maps)?;
         Ok(removed)
     }
+}
+
+/// Packets that `.hits` has no prefix for: those that the programs had no room for, and those of entries that are gone.
+pub(super) fn uncounted(stats: &Map) -> Result<u64, Error> {
+    Ok(super::stat(stats, object::STAT_UNCOUNTED)? + super::stat(stats, object::STAT_UNCOUNTED_PAST)?)
 }
 
 /// Reads what was counted in records that nobody counts in any more.

@@ -5,6 +5,7 @@
 mod absent;
 mod bad_input;
 mod blocklist;
+mod blocklist_tc;
 mod buffers;
 mod capture;
 mod cgroups;
@@ -63,6 +64,7 @@ fn main() {
         tracing::TESTS,
         kprobes::TESTS,
         natives::TESTS,
+        blocklist_tc::TESTS,
         native_maps::TESTS,
         flows::TESTS,
         identity::TESTS,
@@ -82,6 +84,7 @@ fn main() {
         lists.extend([
             bad_input::TESTS,
             blocklist::TESTS,
+            blocklist_tc::ONCE,
             hooks::ONCE,
             check::TESTS,
             metrics::TESTS,

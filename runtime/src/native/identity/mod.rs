@@ -10,7 +10,7 @@ mod who;
 use super::audit::{Audit, Record};
 use super::engine::{Engine, Maps, Rows, Value, text_bytes};
 use super::lists::grace_period;
-use super::{Params, Setup};
+use super::{Params, Setup, heartbeat};
 use crate::attach::tracing::Iterator as KernelIterator;
 use crate::error::{Error, Notice};
 use crate::format::uint;
@@ -26,7 +26,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use watch::Watch;
-use weir_compiler::kernel::{Feature, KernelInfo, Support};
 use weir_compiler::object::MapKind;
 use weir_ebpf_builtins::identity::{self as object, NAME_WORDS, RULE_WORDS, Rule as Row};
 use weir_parser::Span;
@@ -65,8 +64,6 @@ pub(super) fn setup(
         _ => object::ENFORCE_FROM_POD,
     };
     let deny_unknown = params.text("unknown") == Some("deny");
-    // A tcx link goes with its owner; a filter in clsact may outlive it, and is meant to with a pin.
-    let is_tied = pin.is_some() || matches!(kernel.feature(Feature::Tcx), Support::Yes);
     for (symbol, value) in [
         (object::RODATA_ENFORCE, enforce),
         (object::RODATA_MASK, mask),
@@ -76,7 +73,7 @@ pub(super) fn setup(
         (object::RODATA_ON_DENY, u32::from(event_used("deny"))),
         (object::RODATA_ON_ALLOW, u32::from(event_used("allow"))),
         (object::RODATA_ON_UNKNOWN, u32::from(event_used("unknown"))),
-        (object::RODATA_NEEDS_HEARTBEAT, u32::from(!is_tied)),
+        (object::RODATA_NEEDS_HEARTBEAT, u32::from(heartbeat::is_needed(kernel, pin))),
     ] {
         elf.set_rodata(symbol, value)?;
     }
@@ -534,7 +531,7 @@ impl Enforcer {
 
 impl Engine for Enforcer {
     fn started(&mut self, maps: &Maps, _: Vec<KernelIterator>) -> Result<(), Error> {
-        beat(maps)?;
+        heartbeat::beat(maps)?;
         self.record("start", self.policy.rules.len(), 0);
         Ok(())
     }
@@ -547,7 +544,7 @@ impl Engine for Enforcer {
 
     fn tick(&mut self, maps: &Maps) {
         // Without it everything passes: the safe side.
-        let _ = beat(maps);
+        let _ = heartbeat::beat(maps);
         // Whoever looks at the map hears why it cannot be read.
         let _ = self.check_denied(maps);
         if !self.over {
@@ -616,18 +613,6 @@ impl Engine for Enforcer {
         }
         Ok(())
     }
-}
-
-/// Shows the programs that somebody is there.
-fn beat(maps: &Maps) -> Result<(), Error> {
-    let heartbeat = map(maps, object::HEARTBEAT)?;
-    Ok(bpf::map_update(
-        heartbeat.fd.as_fd(),
-        &word(0),
-        &word64(now()),
-        0,
-        &heartbeat.symbol,
-    )?)
 }
 
 /// Packets and bytes of all CPUs.
