@@ -105,6 +105,8 @@ pub mod blocklist {
     pub const RODATA_EXACT: &str = "EXACT";
     /// `.rodata` `u32`: [`IPV4`], if `SIEVE4` is asked before the exact tables; default 0.
     pub const RODATA_SIEVE: &str = "SIEVE";
+    /// `.rodata` `u32`: [`IPV4`], if its exact tables are flat ([`FLAT_NODES`]); default 0.
+    pub const RODATA_FLAT: &str = "FLAT";
     /// `.rodata` `u32`: 1 = count, report, call the event, but let everything pass; default 0.
     pub const RODATA_DRY_RUN: &str = "DRY_RUN";
     /// `.rodata` `u32`: 1 = fill `EVENT` and tail-call [`SLOT_DROP`]; default 0.
@@ -118,13 +120,8 @@ pub mod blocklist {
 
     /// Every map of the object.
     pub const MAPS: &[&str] = &[
-<<<<<<< HEAD
-        BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, PAST4, PAST6,
-        STATS_MAP, EVENT, EVENTS, CHAIN, HEARTBEAT,
-=======
         BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, SIEVE4, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, PAST4, PAST6,
-        STATS_MAP, EVENT, EVENTS, CHAIN,
->>>>>>> b2
+        STATS_MAP, EVENT, EVENTS, CHAIN, HEARTBEAT,
     ];
     /// Every setting of the object.
     pub const RODATA: &[&str] = &[
@@ -136,6 +133,7 @@ pub mod blocklist {
         RODATA_ATOMIC,
         RODATA_EXACT,
         RODATA_SIEVE,
+        RODATA_FLAT,
         RODATA_DRY_RUN,
         RODATA_EVENT_DROP,
         RODATA_EVENT_ALLOW,

@@ -105,7 +105,10 @@ fn blocklist_has_its_settings() {
         words.sort_unstable();
         words
     };
-    assert_eq!(words(&object), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, bl::MATCH_SRC, bl::IPV4 | bl::IPV6]);
+    assert_eq!(
+        words(&object),
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, bl::MATCH_SRC, bl::IPV4 | bl::IPV6]
+    );
     let values: Vec<[u8; 4]> = (0..bl::RODATA.len() as u32).map(|i| (100 + i).to_le_bytes()).collect();
     let globals: HashMap<&str, (&[u8], bool)> = bl::RODATA
         .iter()
@@ -115,7 +118,7 @@ fn blocklist_has_its_settings() {
     object.patch_map_data(globals).unwrap();
     assert_eq!(
         words(&object),
-        [100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110, 111],
+        [100, 101, 102, 103, 104, 105, 106, 107, 108, 109, 110, 111, 112, 113],
         "two settings at one place, or one missing"
     );
 }

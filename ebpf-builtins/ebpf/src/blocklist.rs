@@ -123,6 +123,7 @@ settings! {
     ATOMIC = 0;
     EXACT = 0;
     SIEVE = 0;
+    FLAT = 0;
     DRY_RUN = 0;
     EVENT_DROP = 0;
     EVENT_ALLOW = 0;

@@ -15,6 +15,7 @@ use crate::abi::blocklist::{NODE, NODE_BYTE_SHIFT, NODE_INDEX, NODE_SLOTS, SIBLI
 use crate::abi::{Record4, Record6};
 use std::collections::HashSet;
 
+mod flat;
 mod hits;
 mod memory;
 mod sieve;
@@ -97,6 +98,8 @@ pub struct Tables {
     meta: Vec<Meta>,
     /// A bit for each /24 of each set.
     sieve: Option<Memory>,
+    /// Nodes before this one are always there.
+    fixed: u32,
     sets: u32,
     /// Programs may be looking.
     live: bool,
@@ -136,6 +139,7 @@ impl Tables {
             records: Pool::new(family.record_words(), 1, 1 << 31),
             meta,
             sieve: None,
+            fixed: root,
             sets,
             live: false,
             gone: Vec::new(),
@@ -561,7 +565,7 @@ impl Tables {
         }
         path.iter().for_each(|(node, _)| self.meta[*node as usize].entries -= 1);
         let small = path.iter().find_map(|(node, slot)| {
-            slot.filter(|_| self.meta[*node as usize].entries <= COLLAPSE)
+            slot.filter(|_| *node >= self.fixed && self.meta[*node as usize].entries <= COLLAPSE)
                 .map(|slot| (*node, slot))
         });
         if let Some((node, (slot, end))) = small
@@ -616,20 +620,26 @@ impl Tables {
             self.gather(root, 0, &mut nodes, &mut records);
             for slot in 0..NODE_SLOTS as u32 {
                 // Of no bits: it covers everything.
-                let word = self.nodes.word(Self::slot(root, slot));
-                let everything = self.cover(word, 0);
+                let everything = self.cover(self.nodes.word(Self::slot(root, slot)), 0);
                 if everything != 0 {
                     records.insert(everything);
                 }
-                self.nodes.set(Self::slot(root, slot), 0);
             }
-            self.meta[root as usize].entries = 0;
         }
         self.unmark_all(set);
-        let meta = &self.meta;
-        self.nodes
-            .free
-            .extend(nodes.into_iter().filter(|node| meta[*node as usize].byte != 1));
+        for node in nodes {
+            if node >= self.fixed {
+                self.nodes.free.push(node);
+                continue;
+            }
+            self.meta[node as usize].entries = 0;
+            for slot in 0..NODE_SLOTS as u32 {
+                let at = Self::slot(node, slot);
+                if !self.leads_to_fixed(self.nodes.word(at)) {
+                    self.nodes.set(at, 0);
+                }
+            }
+        }
         self.free_records(records);
     }
 }

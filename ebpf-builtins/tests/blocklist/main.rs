@@ -149,10 +149,11 @@ fn random_packets_at_tc() {
 /// Thousands of nested prefixes in the exact tables, which then lose half of them: verdicts and hits at both ends of each, and beyond.
 #[test]
 fn exact_tables_agree_with_the_oracle() {
-    for (second_set, sieve, spill_every) in [(false, true, 0), (true, false, 5)] {
+    for (second_set, long, spill_every) in [(false, true, 0), (true, false, 5)] {
         let settings = Settings {
             exact: BOTH,
-            sieve,
+            sieve: long,
+            flat: long,
             second_set,
             spill_every,
             ..Settings::default()
@@ -245,6 +246,41 @@ fn exact_tables_agree_with_the_oracle() {
         check(&rig, &left, 2);
         let [passed, dropped, ..] = expected.stats;
         assert!((second_set || passed > 100) && dropped > 1000, "{passed} {dropped}");
+    }
+}
+
+/// Both sets of flat tables, which begin at places of their own.
+#[test]
+fn flat_tables_of_either_set() {
+    let block = prefixes(&["192.0.2.0/24", "192.0.2.128/25", "192.0.0.0/12", "0.0.0.1/32", "255.255.255.255/32"]);
+    let lists = Lists { block, allow: vec![] };
+    for second_set in [false, true] {
+        let settings = Settings {
+            exact: bl::IPV4,
+            flat: true,
+            second_set,
+            ..Settings::default()
+        };
+        let Some(mut rig) = Rig::load(&settings, MAX_HITS) else { return };
+        rig.set(&lists);
+        let mut expected = Counters::default();
+        for source in [
+            "192.0.2.1",
+            "192.0.2.200",
+            "192.15.0.1",
+            "192.16.0.1",
+            "0.0.0.1",
+            "0.0.0.2",
+            "255.255.255.255",
+        ] {
+            let packet = v4(source);
+            let outcome = judge(&packet, &settings, &lists);
+            let bytes = packet.bytes();
+            assert_eq!(rig.run(&bytes), verdict(outcome, &settings), "{source} {outcome:?}");
+            expected.add(outcome, bytes.len());
+        }
+        assert_eq!(rig.counters(), expected);
+        assert_eq!(expected.stats[bl::STAT_DROPPED as usize], 5);
     }
 }
 

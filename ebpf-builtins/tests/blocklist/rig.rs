@@ -52,18 +52,24 @@ impl Rig {
             (bl::RODATA_ONLY_PORTS, settings.ports.is_some().into()),
             (bl::RODATA_ATOMIC, settings.second_set.into()),
             (bl::RODATA_EXACT, settings.exact),
+            (bl::RODATA_FLAT, if settings.flat { settings.exact & bl::IPV4 } else { 0 }),
             (bl::RODATA_SIEVE, if settings.sieve { settings.exact & bl::IPV4 } else { 0 }),
             (bl::RODATA_DRY_RUN, settings.dry_run.into()),
             (bl::RODATA_EVENT_DROP, settings.event_drop.into()),
             (bl::RODATA_EVENT_ALLOW, settings.event_allow.into()),
             (bl::RODATA_CHAIN_NEXT, settings.chain_next.into()),
         ];
+        let nodes4 = match (settings.flat, settings.second_set) {
+            (false, _) => ROOM,
+            (true, false) => ROOM + bl::FLAT_NODES,
+            (true, true) => ROOM + 2 * bl::FLAT_NODES,
+        };
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
             .map_max_entries(bl::HITS4, max_hits)
             .map_max_entries(bl::HITS6, max_hits)
-            .map_max_entries(bl::NODES4, if settings.exact & bl::IPV4 != 0 { ROOM } else { 1 })
+            .map_max_entries(bl::NODES4, if settings.exact & bl::IPV4 != 0 { nodes4 } else { 1 })
             .map_max_entries(bl::RECORDS4, if settings.exact & bl::IPV4 != 0 { ROOM } else { 1 })
             .map_max_entries(bl::NODES6, if settings.exact & bl::IPV6 != 0 { ROOM } else { 1 })
             .map_max_entries(bl::RECORDS6, if settings.exact & bl::IPV6 != 0 { ROOM } else { 1 })
@@ -96,9 +102,14 @@ impl Rig {
             (settings.exact & flag != 0).then(|| {
                 let mut tables = Tables::new(family, sets);
                 let room = ROOM as usize;
+                let mut room_of_nodes = room;
+                if settings.flat && family == Family::V4 {
+                    tables = tables.flat();
+                    room_of_nodes = nodes4 as usize;
+                }
                 tables
                     .move_to(
-                        memory(&ebpf, nodes, room * bl::NODE_SLOTS * 4),
+                        memory(&ebpf, nodes, room_of_nodes * bl::NODE_SLOTS * 4),
                         memory(&ebpf, records, room * record),
                     )
                     .unwrap();

@@ -167,9 +167,11 @@ pub(super) fn setup(
     let exact = [Exact::build(&block.v4, sets), Exact::build(&block.v6, sets)];
     let in_tables = (if exact[0].is_some() { object::IPV4 } else { 0 }) | (if exact[1].is_some() { object::IPV6 } else { 0 });
     let sieve = exact[0].as_ref().and_then(Exact::sieve_room);
+    let flat = exact[0].as_ref().is_some_and(Exact::is_flat);
     for (symbol, value) in [
         (object::RODATA_EXACT, in_tables),
         (object::RODATA_SIEVE, if sieve.is_some() { object::IPV4 } else { 0 }),
+        (object::RODATA_FLAT, if flat { object::IPV4 } else { 0 }),
         (object::RODATA_MATCH, way.matched),
         (object::RODATA_FAMILIES, families(&block, &block_from)),
         (object::RODATA_ALLOW_FAMILIES, families(&allow, &allow_from)),

@@ -18,6 +18,8 @@ use weir_ebpf_builtins::exact::{Bits, Counted, Family, Memory, NoRoom, Tables};
 pub(super) const FROM: usize = 512;
 /// Shorter lists have no sieve: their nodes are few, and in the cache.
 const SIEVE_FROM: usize = 1 << 15;
+/// Lists so long have a node for nearly each /16 anyway.
+const FLAT_FROM: usize = 1 << 18;
 /// Nodes and records to spare, whatever the list is.
 const SPARE_NODES: u32 = 1024;
 const SPARE_RECORDS: u32 = 4096;
@@ -50,6 +52,9 @@ impl Exact {
         if family == Family::V4 && list.len() >= SIEVE_FROM {
             tables = tables.with_sieve();
         }
+        if family == Family::V4 && list.len() >= FLAT_FROM {
+            tables = tables.flat();
+        }
         for entry in list {
             // A list that these cannot take (gigabytes of nodes) is the tries'.
             tables.insert(0, bits(&entry.key)).ok()?;
@@ -60,12 +65,16 @@ impl Exact {
     /// How many nodes and records the maps are to hold: a list that is exchanged for another of its kind fits beside it.
     pub fn room(&self) -> (u32, u32) {
         let (nodes, records) = self.tables.used();
-        let more = nodes.saturating_sub(256 * self.sets);
+        let more = nodes.saturating_sub(self.tables.fixed());
         let more = if self.sets == 1 { more / 2 } else { more + more / 4 };
         (
             nodes.saturating_add(more).saturating_add(SPARE_NODES),
             records.saturating_mul(2).saturating_add(records / 2).saturating_add(SPARE_RECORDS),
         )
+    }
+
+    pub fn is_flat(&self) -> bool {
+        self.tables.is_flat()
     }
 
     /// How many words the map of the sieve is to hold, if there is one.
