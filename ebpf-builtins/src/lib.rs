@@ -118,13 +118,8 @@ pub mod blocklist {
 
     /// Every map of the object.
     pub const MAPS: &[&str] = &[
-<<<<<<< HEAD
-        BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, PAST4, PAST6,
-        STATS_MAP, EVENT, EVENTS, CHAIN, HEARTBEAT,
-=======
         BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, SIEVE4, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, PAST4, PAST6,
-        STATS_MAP, EVENT, EVENTS, CHAIN,
->>>>>>> b2
+        STATS_MAP, EVENT, EVENTS, CHAIN, HEARTBEAT,
     ];
     /// Every setting of the object.
     pub const RODATA: &[&str] = &[
