@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     Test::new("blocklist_hits_of_a_long_list_stay_with_their_entries", long_list),
     Test::new("blocklist_hits_of_a_long_list_are_zeroed_and_overflow", zeroed),
     Test::new("blocklist_atomic_hits_of_a_long_list_stay_with_their_entries", long_list_atomic),
+    Test::new("blocklist_hits_that_are_nearly_full_are_said", pressure),
     Test::new("blocklist_second_on_one_interface_is_refused", second),
     Test::new("blocklist_outlives_its_interface", interface_gone),
     Test::new("blocklist_file_cut_off_in_the_middle_changes_nothing", cut_off),
@@ -200,6 +201,19 @@ end {
     for line in ["@uncounted: 5", "@dropped: 13"] {
         ensure!(done.stdout.lines().any(|l| l == line), "{line}: {done}");
     }
+    Ok(())
+}
+
+/// Four fifths of `max_hits` are taken: that is said while there is room.
+fn pressure() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut weir = started(&lab, "prefixes=198.51.100.0/24, max_hits=1")?;
+    ensure!(arrive(&lab, &[BAD], 1)? == 0, "the list is not in force");
+    weir.wait_stderr("a warning", |text| {
+        text.contains("`.hits` has 1 prefixes of a family, of at most 1: give it more with `max_hits=4`")
+    })?;
+    let done = weir.stop()?.clean()?;
+    ensure!(!done.stderr.contains("is full"), "{done}");
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod who;
 use super::audit::{Audit, Record};
 use super::engine::{Engine, Maps, Rows, Value, text_bytes};
 use super::lists::grace_period;
+use super::pressure::Pressure;
 use super::{Params, Setup, heartbeat};
 use crate::attach::tracing::Iterator as KernelIterator;
 use crate::error::{Error, Notice};
@@ -140,8 +141,8 @@ pub(super) struct Enforcer {
     over: bool,
     /// What has been complained about already.
     told: Vec<String>,
-    /// How many packets must have been denied before `.denied` can be nearly full; nothing when that has been said.
-    denied_due: Option<u64>,
+    /// How full `.denied` is.
+    denied: Pressure,
 }
 
 /// Sets one element.
@@ -191,7 +192,7 @@ impl Enforcer {
             slots: BTreeMap::new(),
             over: false,
             told: Vec::new(),
-            denied_due: Some(0),
+            denied: Pressure::new(),
             policy,
             everybody,
             watch,
@@ -466,19 +467,12 @@ impl Enforcer {
         self.tell_who();
     }
 
-    /// Says once that `.denied` is nearly full. Its entries are counted only when so many more packets were denied that it can be.
+    /// Says once that `.denied` is nearly full.
     fn check_denied(&mut self, maps: &Maps) -> Result<(), Error> {
-        let Some(due) = self.denied_due else { return Ok(()) };
         let (stats, denied) = (map(maps, object::STATS_MAP)?, map(maps, object::DENIED)?);
         let numbers = [object::STAT_DENIED, object::STAT_UNKNOWN, object::STAT_UNDECIDED].map(|i| super::stat(stats, i));
         let packets = numbers.into_iter().sum::<Result<u64, Error>>()?;
-        if packets < due {
-            return Ok(());
-        }
-        let (entries, max) = (denied.len()? as u64, u64::from(denied.max_entries));
-        let high = max * 4 / 5;
-        self.denied_due = (entries < high).then_some(packets + (high - entries.min(high)));
-        if self.denied_due.is_none() {
+        if let Some((entries, max)) = self.denied.check(packets, &[denied])? {
             self.say(
                 true,
                 format!(
