@@ -139,7 +139,7 @@ pub mod blocklist {
     /// Bit of `MATCH`: look the destination address up (after the source).
     pub const MATCH_DST: u32 = 2;
 
-    /// Bit of `FAMILIES`, `ALLOW_FAMILIES` and `EXACT`.
+    /// Bit of `FAMILIES`, `ALLOW_FAMILIES`, `EXACT` and `SIEVE`.
     pub const IPV4: u32 = 1;
     /// Bit of `FAMILIES`, `ALLOW_FAMILIES` and `EXACT`.
     pub const IPV6: u32 = 2;
@@ -166,6 +166,10 @@ pub mod blocklist {
     pub const NODE_INDEX: u32 = (1 << NODE_BYTE_SHIFT) - 1;
     /// So many records of a slot are compared before those that cover all of the slot.
     pub const SIBLINGS: u32 = 8;
+
+    /// Words of 64 bits of a set in `SIEVE4`: a bit for each /24, the lowest of a word first. Where it is 0, no entry of the exact tables
+    /// covers the /24 or lies in it. The first set's, then the second's.
+    pub const SIEVE_WORDS: u32 = 1 << 18;
 }
 
 /// The identity enforcer: records, indices, slots and flags.

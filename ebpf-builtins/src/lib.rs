@@ -70,6 +70,9 @@ pub mod blocklist {
     pub const RECORDS4: &str = "RECORDS4";
     /// Array of [`Record6`](crate::Record6), mappable; element 0 is not used.
     pub const RECORDS6: &str = "RECORDS6";
+    /// Array of words of 64 bits, mappable, [`SIEVE_WORDS`] for each set: which /24s of IPv4 have anything to do with the exact tables, with
+    /// [`RODATA_SIEVE`] only.
+    pub const SIEVE4: &str = "SIEVE4";
     /// Array with one element of [`PORT_WORDS`] words: the ports, with [`RODATA_ONLY_PORTS`].
     pub const PORTS: &str = "PORTS";
     /// LPM trie [`Lpm4`](crate::Lpm4) → [`Lpm4`](crate::Lpm4): the allow list.
@@ -105,6 +108,8 @@ pub mod blocklist {
     pub const RODATA_ATOMIC: &str = "ATOMIC";
     /// `.rodata` `u32`: [`IPV4`] and [`IPV6`], the families whose block list is in the exact tables; default none.
     pub const RODATA_EXACT: &str = "EXACT";
+    /// `.rodata` `u32`: [`IPV4`], if `SIEVE4` is asked before the exact tables; default 0.
+    pub const RODATA_SIEVE: &str = "SIEVE";
     /// `.rodata` `u32`: 1 = count, report, call the event, but let everything pass; default 0.
     pub const RODATA_DRY_RUN: &str = "DRY_RUN";
     /// `.rodata` `u32`: 1 = fill `EVENT` and tail-call [`SLOT_DROP`]; default 0.
@@ -118,7 +123,7 @@ pub mod blocklist {
 
     /// Every map of the object.
     pub const MAPS: &[&str] = &[
-        BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, PAST4, PAST6,
+        BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, SIEVE4, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, PAST4, PAST6,
         STATS_MAP, EVENT, EVENTS, EVENTS_TC, CHAIN, HEARTBEAT,
     ];
     /// Every setting of the object.
@@ -130,6 +135,7 @@ pub mod blocklist {
         RODATA_ONLY_PORTS,
         RODATA_ATOMIC,
         RODATA_EXACT,
+        RODATA_SIEVE,
         RODATA_DRY_RUN,
         RODATA_EVENT_DROP,
         RODATA_EVENT_ALLOW,

@@ -70,6 +70,7 @@ fn blocklist_has_its_maps() {
         (bl::NODES6, BPF_MAP_TYPE_ARRAY, 4, 1024, 1, BPF_F_MMAPABLE),
         (bl::RECORDS4, BPF_MAP_TYPE_ARRAY, 4, 32, 1, BPF_F_MMAPABLE),
         (bl::RECORDS6, BPF_MAP_TYPE_ARRAY, 4, 40, 1, BPF_F_MMAPABLE),
+        (bl::SIEVE4, BPF_MAP_TYPE_ARRAY, 4, 8, 1, BPF_F_MMAPABLE),
         (bl::PORTS, BPF_MAP_TYPE_ARRAY, 4, 8 * bl::PORT_WORDS as u32, 1, 0),
         (bl::ALLOW4, BPF_MAP_TYPE_LPM_TRIE, lpm4, lpm4, 1 << 20, BPF_F_NO_PREALLOC),
         (bl::ALLOW6, BPF_MAP_TYPE_LPM_TRIE, lpm6, lpm6, 1 << 20, BPF_F_NO_PREALLOC),
@@ -105,7 +106,9 @@ fn blocklist_has_its_settings() {
         words.sort_unstable();
         words
     };
-    assert_eq!(words(&object), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, bl::MATCH_SRC, bl::IPV4 | bl::IPV6]);
+    let mut defaults = vec![0; bl::RODATA.len() - 2];
+    defaults.extend([bl::MATCH_SRC, bl::IPV4 | bl::IPV6]);
+    assert_eq!(words(&object), defaults);
     let values: Vec<[u8; 4]> = (0..bl::RODATA.len() as u32).map(|i| (100 + i).to_le_bytes()).collect();
     let globals: HashMap<&str, (&[u8], bool)> = bl::RODATA
         .iter()

@@ -76,6 +76,9 @@ static RECORDS4: SharedArray<Record4, 1> = SharedArray::new();
 static RECORDS6: SharedArray<Record6, 1> = SharedArray::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
+static SIEVE4: SharedArray<u64, 1> = SharedArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
 static PORTS: Array<[u64; PORT_WORDS], 1> = Array::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
@@ -122,6 +125,7 @@ settings! {
     ONLY_PORTS = 0;
     ATOMIC = 0;
     EXACT = 0;
+    SIEVE = 0;
     DRY_RUN = 0;
     EVENT_DROP = 0;
     EVENT_ALLOW = 0;

@@ -3,10 +3,11 @@
 //! Layout: `abi::blocklist::NODE_SLOTS`. User space builds and changes them (`weir_ebpf_builtins::exact`) by stores of
 //! single words, and reuses nothing before a grace period of RCU; so every load here sees the list before or after a change.
 
-use crate::abi::blocklist::{NODE, NODE_BYTE_SHIFT, NODE_INDEX, NODE_SLOTS, SIBLINGS};
+use crate::abi::blocklist::{NODE, NODE_BYTE_SHIFT, NODE_INDEX, NODE_SLOTS, SIBLINGS, SIEVE_WORDS};
 use crate::abi::{Lpm4, Lpm6, Record4, Record6};
 use crate::common::map::SharedArray;
-use crate::{Halves, Match, NODES4, NODES6, RECORDS4, RECORDS6};
+use crate::common::setting;
+use crate::{Halves, Match, NODES4, NODES6, RECORDS4, RECORDS6, SIEVE, SIEVE4};
 use core::mem::offset_of;
 use core::ptr::NonNull;
 
@@ -45,10 +46,20 @@ fn descend<const MAX: usize, const LEVELS: u32>(
     Some(slot)
 }
 
+/// Whether an entry has anything to do with the /24 of an address, in host order.
+#[inline(always)]
+fn sieved4(second: bool, bits: u32) -> bool {
+    let word = (bits >> 14) + if second { SIEVE_WORDS } else { 0 };
+    SIEVE4.get(&word).is_some_and(|word| load64(word, 0) >> (bits >> 8 & 63) & 1 != 0)
+}
+
 /// Finds the longest entry that covers an address, which is in network order.
 #[inline(always)]
 pub fn find4(second: bool, addr: u32) -> Option<Match<Lpm4>> {
     let bits = u32::from_be(addr);
+    if setting!(SIEVE) != 0 && !sieved4(second, bits) {
+        return None;
+    }
     let mut record = descend::<_, 2>(&NODES4, second, bits >> 16, |number| bits >> ((number & 3 ^ 3) * 8) & 0xff)?;
     // Those of the slot, then one that covers it for each shorter length.
     for _ in 0..SIBLINGS + 33 {

@@ -17,6 +17,7 @@ use std::collections::HashSet;
 
 mod hits;
 mod memory;
+mod sieve;
 
 pub use hits::Counted;
 pub use memory::Memory;
@@ -94,6 +95,8 @@ pub struct Tables {
     nodes: Pool,
     records: Pool,
     meta: Vec<Meta>,
+    /// A bit for each /24 of each set.
+    sieve: Option<Memory>,
     sets: u32,
     /// Programs may be looking.
     live: bool,
@@ -132,6 +135,7 @@ impl Tables {
             // Index 0 is none.
             records: Pool::new(family.record_words(), 1, 1 << 31),
             meta,
+            sieve: None,
             sets,
             live: false,
             gone: Vec::new(),
@@ -163,6 +167,7 @@ impl Tables {
         if !self.nodes.has(NODES_AT_ONCE) || !self.records.has(RECORDS_AT_ONCE) {
             return Err(NoRoom);
         }
+        self.mark(set, key);
         let mut path = Path::default();
         let added = if key.1 < 8 {
             self.insert_wide(set, key)
@@ -214,15 +219,23 @@ impl Tables {
     /// Looks an address up, as the programs do. Returns the length of the longest entry.
     #[must_use]
     pub fn find(&self, set: u32, addr: u128) -> Option<u32> {
-        let mut word = self.leaf(set, addr);
+        if !self.sieved(set, addr) {
+            return None;
+        }
+        let record = self.longest(self.leaf(set, addr), addr, 128);
+        (record != 0).then(|| self.len(record))
+    }
+
+    /// Finds, from a slot's first record on, the longest entry of at most `most` bits that covers an address; 0: none.
+    fn longest(&self, mut word: u32, addr: u128, most: u32) -> u32 {
         while word != 0 {
             let (bits, len) = self.key(word);
-            if (bits ^ addr) & mask(len) == 0 {
-                return Some(len);
+            if len <= most && (bits ^ addr) & mask(len) == 0 {
+                break;
             }
             word = self.next(word);
         }
-        None
+        word
     }
 
     fn slot(node: u32, slot: u32) -> usize {
@@ -487,6 +500,14 @@ impl Tables {
     ///
     /// Needs no room: a node that becomes a chain again stays a node if there is none.
     pub fn remove(&mut self, set: u32, key: Bits) -> bool {
+        let removed = self.take_out(set, key);
+        if removed {
+            self.unmark(set, key);
+        }
+        removed
+    }
+
+    fn take_out(&mut self, set: u32, key: Bits) -> bool {
         if key.1 < 8 {
             let roots = range(key, 0);
             let record = self.cover(self.nodes.word(Self::slot(set * ROOT + roots.start, 0)), key.1);
@@ -604,6 +625,7 @@ impl Tables {
             }
             self.meta[root as usize].entries = 0;
         }
+        self.unmark_all(set);
         let meta = &self.meta;
         self.nodes
             .free

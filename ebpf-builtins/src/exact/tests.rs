@@ -63,6 +63,11 @@ fn agree(tables: &Tables, set: u32, list: &BTreeSet<Bits>, random: &mut Random, 
     for addr in addresses {
         let addr = addr & mask(width);
         assert_eq!(tables.find(set, addr), longest(list, addr), "{addr:032x}");
+        if tables.has_sieve() {
+            // Not a bit too many, either.
+            let near = list.iter().any(|(bits, len)| (bits ^ addr) & mask(*len).min(mask(24)) == 0);
+            assert_eq!(tables.sieved(set, addr), near, "{addr:032x}");
+        }
     }
 }
 
@@ -72,11 +77,15 @@ fn random_changes_agree_with_a_linear_search() {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let (family, width) = if seed % 2 == 0 { (Family::V4, 32) } else { (Family::V6, 128) };
         let mut tables = Tables::new(family, 1);
+        if seed % 10 == 0 {
+            tables = tables.with_sieve();
+        }
         let mut list = BTreeSet::new();
         for step in 0..400 {
             if step == 150 {
                 let memory = || Memory::Own((0..1 << 19).map(|_| AtomicU64::new(0)).collect());
                 tables.move_to(memory(), memory()).unwrap();
+                tables.move_sieve_to(memory()).unwrap();
             }
             let key = prefix(&mut random, width);
             if random.below(3) > 0 {
@@ -99,6 +108,9 @@ fn random_changes_agree_with_a_linear_search() {
             assert!(tables.remove(0, key));
         }
         agree(&tables, 0, &list, &mut random, width);
+        if let Some(sieve) = &tables.sieve {
+            assert!(sieve.counters().iter().all(|word| word.load(Ordering::Relaxed) == 0), "seed {seed}");
+        }
         // Nothing is lost: no node but the first, no record.
         tables.reclaim();
         assert_eq!(tables.nodes.next as usize - tables.nodes.free.len(), ROOT as usize, "seed {seed}");
@@ -157,7 +169,7 @@ fn hits_stay_with_their_entries() {
 #[test]
 fn two_sets_do_not_disturb_each_other() {
     let mut random = Random(7);
-    let mut tables = Tables::new(Family::V4, 2);
+    let mut tables = Tables::new(Family::V4, 2).with_sieve();
     let lists: [BTreeSet<Bits>; 2] = std::array::from_fn(|_| (0..600).map(|_| prefix(&mut random, 32)).collect());
     for (set, list) in (0..).zip(&lists) {
         for key in list {
@@ -178,6 +190,7 @@ fn no_room_changes_nothing() {
     let mut tables = Tables::new(Family::V4, 1);
     let memory = |words: usize| Memory::Own((0..words / 2).map(|_| AtomicU64::new(0)).collect());
     assert_eq!(tables.move_to(memory(NODE_SLOTS), memory(64)), Err(NoRoom));
+    assert_eq!(Tables::new(Family::V4, 2).with_sieve().move_sieve_to(memory(1 << 19)), Err(NoRoom));
     let lend = |words: usize| {
         let memory: &'static [AtomicU64] = Vec::leak((0..words / 2).map(|_| AtomicU64::new(0)).collect());
         Memory::Lent {

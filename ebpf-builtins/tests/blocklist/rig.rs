@@ -52,6 +52,7 @@ impl Rig {
             (bl::RODATA_ONLY_PORTS, settings.ports.is_some().into()),
             (bl::RODATA_ATOMIC, settings.second_set.into()),
             (bl::RODATA_EXACT, settings.exact),
+            (bl::RODATA_SIEVE, if settings.sieve { settings.exact & bl::IPV4 } else { 0 }),
             (bl::RODATA_DRY_RUN, settings.dry_run.into()),
             (bl::RODATA_EVENT_DROP, settings.event_drop.into()),
             (bl::RODATA_EVENT_ALLOW, settings.event_allow.into()),
@@ -66,6 +67,7 @@ impl Rig {
             .map_max_entries(bl::RECORDS4, if settings.exact & bl::IPV4 != 0 { ROOM } else { 1 })
             .map_max_entries(bl::NODES6, if settings.exact & bl::IPV6 != 0 { ROOM } else { 1 })
             .map_max_entries(bl::RECORDS6, if settings.exact & bl::IPV6 != 0 { ROOM } else { 1 })
+            .map_max_entries(bl::SIEVE4, SIEVE_ROOM)
             .map_max_entries(bl::SWAP4, 1 << 16)
             .map_max_entries(bl::SWAP6, 1 << 16);
         for (name, value) in &words {
@@ -93,9 +95,17 @@ impl Rig {
         .map(|(flag, family, nodes, records, record)| {
             (settings.exact & flag != 0).then(|| {
                 let mut tables = Tables::new(family, sets);
+                let room = ROOM as usize;
                 tables
-                    .move_to(memory(&ebpf, nodes, bl::NODE_SLOTS * 4), memory(&ebpf, records, record))
+                    .move_to(
+                        memory(&ebpf, nodes, room * bl::NODE_SLOTS * 4),
+                        memory(&ebpf, records, room * record),
+                    )
                     .unwrap();
+                if settings.sieve && family == Family::V4 {
+                    tables = tables.with_sieve();
+                    tables.move_sieve_to(memory(&ebpf, bl::SIEVE4, SIEVE_ROOM as usize * 8)).unwrap();
+                }
                 tables
             })
         });
@@ -265,14 +275,15 @@ impl Rig {
 
 /// Elements of the exact tables' maps.
 const ROOM: u32 = 1 << 14;
+/// Of the sieve, for two sets.
+const SIEVE_ROOM: u32 = 2 * bl::SIEVE_WORDS;
 
-/// Maps a map into memory, which stays until the process ends.
-fn memory(ebpf: &Ebpf, name: &str, element: usize) -> Memory {
+/// Maps a map of so many bytes into memory, which stays until the process ends.
+fn memory(ebpf: &Ebpf, name: &str, len: usize) -> Memory {
     use aya::maps::Map;
     let Map::Array(data) = ebpf.map(name).unwrap() else {
         panic!("{name}")
     };
-    let len = ROOM as usize * element;
     // SAFETY: a new mapping of a map that is that large (`load` says so); words of it are only used as atomics.
     let memory: &'static [AtomicU64] = unsafe {
         let fd = data.fd().as_fd().as_raw_fd();

@@ -166,8 +166,10 @@ pub(super) fn setup(
     let sets = if atomic { 2 } else { 1 };
     let exact = [Exact::build(&block.v4, sets), Exact::build(&block.v6, sets)];
     let in_tables = (if exact[0].is_some() { object::IPV4 } else { 0 }) | (if exact[1].is_some() { object::IPV6 } else { 0 });
+    let sieve = exact[0].as_ref().and_then(Exact::sieve_room);
     for (symbol, value) in [
         (object::RODATA_EXACT, in_tables),
+        (object::RODATA_SIEVE, if sieve.is_some() { object::IPV4 } else { 0 }),
         (object::RODATA_MATCH, way.matched),
         (object::RODATA_FAMILIES, families(&block, &block_from)),
         (object::RODATA_ALLOW_FAMILIES, families(&allow, &allow_from)),
@@ -234,6 +236,7 @@ pub(super) fn setup(
             (object::RECORDS4, records4),
             (object::NODES6, nodes6),
             (object::RECORDS6, records6),
+            (object::SIEVE4, sieve.unwrap_or(1)),
             (object::ALLOW4, room),
             (object::ALLOW6, room),
             (object::HITS4, max_hits),

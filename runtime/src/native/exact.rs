@@ -11,11 +11,13 @@ use crate::sys::mmap::Mmap;
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicU64;
 use weir_ebpf_builtins::PacketsBytes;
-use weir_ebpf_builtins::blocklist::NODE_SLOTS;
+use weir_ebpf_builtins::blocklist::{NODE_SLOTS, SIEVE_WORDS};
 use weir_ebpf_builtins::exact::{Bits, Counted, Family, Memory, NoRoom, Tables};
 
 /// Shorter lists stay in the tries: they are as fast there, and cost less memory.
 pub(super) const FROM: usize = 512;
+/// Shorter lists have no sieve: their nodes are few, and in the cache.
+const SIEVE_FROM: usize = 1 << 15;
 /// Nodes and records to spare, whatever the list is.
 const SPARE_NODES: u32 = 1024;
 const SPARE_RECORDS: u32 = 4096;
@@ -45,6 +47,9 @@ impl Exact {
         }
         let family = if K::WIDTH == 32 { Family::V4 } else { Family::V6 };
         let mut tables = Tables::new(family, sets);
+        if family == Family::V4 && list.len() >= SIEVE_FROM {
+            tables = tables.with_sieve();
+        }
         for entry in list {
             // A list that these cannot take (gigabytes of nodes) is the tries'.
             tables.insert(0, bits(&entry.key)).ok()?;
@@ -63,13 +68,27 @@ impl Exact {
         )
     }
 
-    /// Moves into the maps.
-    pub fn move_to(&mut self, nodes: &Map, records: &Map) -> Result<(), Error> {
-        let moved = self.tables.move_to(
-            memory(nodes, NODE_SLOTS * 4)?,
-            memory(records, records.value_size.next_multiple_of(8) as usize)?,
-        );
-        moved.map_err(|NoRoom| Error::Object(format!("`{}` is too small", nodes.symbol)))
+    /// How many words the map of the sieve is to hold, if there is one.
+    pub fn sieve_room(&self) -> Option<u32> {
+        self.tables.has_sieve().then_some(SIEVE_WORDS * self.sets)
+    }
+
+    /// Moves into the maps; `sieve` is asked for if there is one.
+    pub fn move_to<'m>(&mut self, nodes: &Map, records: &Map, sieve: impl FnOnce() -> Result<&'m Map, Error>) -> Result<(), Error> {
+        let too_small = |map: &Map| Error::Object(format!("`{}` is too small", map.symbol));
+        self.tables
+            .move_to(
+                memory(nodes, NODE_SLOTS * 4)?,
+                memory(records, records.value_size.next_multiple_of(8) as usize)?,
+            )
+            .map_err(|NoRoom| too_small(nodes))?;
+        if self.tables.has_sieve() {
+            let map = sieve()?;
+            self.tables
+                .move_sieve_to(memory(map, size_of::<u64>())?)
+                .map_err(|NoRoom| too_small(map))?;
+        }
+        Ok(())
     }
 
     /// Adds entries to a set; gives those that there is no room for. `grace` waits until programs that run now have ended.

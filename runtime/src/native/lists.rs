@@ -147,7 +147,7 @@ impl Lists {
         let map = |symbol: &str| maps.get(symbol).ok_or_else(|| Error::Object(format!("no map `{symbol}`")));
         for (exact, [nodes, records]) in self.block.exact.iter_mut().zip(TABLES) {
             if let Some(exact) = exact {
-                exact.move_to(map(nodes)?, map(records)?)?;
+                exact.move_to(map(nodes)?, map(records)?, || map(object::SIEVE4))?;
             }
         }
         if self.beats {

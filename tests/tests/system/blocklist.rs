@@ -134,9 +134,14 @@ fn long_list_atomic() -> Result<()> {
 }
 
 /// Entries of a long list that stay, that move because others come beside them, that go, and that come back: each keeps what it has counted.
+/// The list is long enough for a sieve: a /24 that loses all of its entries passes, and drops again when they are back.
 fn long_list_with(extra: &str) -> Result<()> {
+    const MORE: u32 = 33_000;
     let lab = Lab::new()?;
-    replace(&lab, &hosts(172, 16, 600))?;
+    let more: String = (0..MORE).map(|i| format!("10.{}.{}.0/24\n", i >> 8, i & 255)).collect();
+    let list = |count: u32, beside: &str| replace(&lab, &(hosts(172, 16, count) + &more + beside));
+    let in_force = |count: u32| format!("{} in force", count + MORE);
+    list(600, "")?;
     let script = format!(
         r#"
 use blocklist(iface="veth0", audit="off", protect=false, prefixes=file("bad.txt"){extra}) as bl;
@@ -150,18 +155,24 @@ end {{ for ($kv : @bl.hits) {{ @walked[$kv.0] = $kv.1.packets; }} @dropped = @bl
     ensure!(arrive(&lab, &[BAD, stays, goes, deleted], 3)? == 0, "the list is not in force");
     // Neighbours of the first, so that its chain becomes a node; the last hundred are gone.
     let beside: String = (2..40).map(|i| format!("198.51.100.{i}\n")).collect();
-    replace(&lab, &(hosts(172, 16, 500) + &beside))?;
-    weir.wait_stderr("word of the reload", |text| text.contains("38 added, 100 removed, 539 in force"))?;
+    list(500, &beside)?;
+    weir.wait_stderr("word of the reload", |text| {
+        text.contains(&format!("38 added, 100 removed, {}", in_force(539)))
+    })?;
     ensure!(
         arrive(&lab, &[BAD, stays, Ipv4Addr::new(198, 51, 100, 20)], 2)? == 0,
         "the new list is not in force"
     );
     ensure!(arrive(&lab, &[goes], 1)? == 1, "what has gone is still in force");
+    ensure!(
+        arrive(&lab, &[Ipv4Addr::new(11, 0, 0, 1)], 1)? == 1,
+        "what was never listed is dropped"
+    );
     weir.signal(Signal::SIGUSR1)?;
     weir.wait_stdout("word of the deletion", |text| text.contains("deleted"))?;
-    replace(&lab, &hosts(172, 16, 600))?;
+    list(600, "")?;
     weir.wait_stderr("word of the second reload", |text| {
-        text.contains("100 added, 38 removed, 601 in force")
+        text.contains(&format!("100 added, 38 removed, {}", in_force(601)))
     })?;
     ensure!(arrive(&lab, &[BAD, goes, deleted], 1)? == 0, "the last list is not in force");
     let done = weir.stop()?.clean()?;
