@@ -306,6 +306,8 @@ pub enum Notice {
     ScratchExhausted { count: u64 },
     /// `pkt.meta` was not written: the driver keeps nothing before a packet.
     NoMetadata { count: u64, span: Span },
+    /// Packets were sent to an interface that was gone.
+    NoDevice { device: String, count: u64, span: Span },
     /// Native XDP was refused and generic XDP taken.
     XdpGeneric { iface: String, reason: String, span: Span },
     /// XDP is attached; the mode of each interface.
@@ -425,6 +427,7 @@ impl Notice {
             | Notice::LateAttach { span, .. }
             | Notice::MissingProbe { span, .. }
             | Notice::NoMetadata { span, .. }
+            | Notice::NoDevice { span, .. }
             | Notice::Limited { span, .. }
             | Notice::Helper { span, .. }
             | Notice::Script { span, .. } => Some(*span),
@@ -494,6 +497,10 @@ impl fmt::Display for Notice {
             Notice::Helper { helper, code, .. } => with_helper(f, helper, *code),
             Notice::ScratchExhausted { count } => {
                 write!(f, "{count} program runs were skipped because their working memory was in use")
+            }
+            Notice::NoDevice { device, count, .. } => {
+                let packets = if *count == 1 { "packet was" } else { "packets were" };
+                write!(f, "{count} {packets} sent to `{device}`, which was gone, and lost")
             }
             Notice::NoMetadata { count, .. } => write!(
                 f,

@@ -635,6 +635,11 @@ impl Worker {
                 }
                 CounterSpec::Limited { span } => (self.observer)(&Notice::Limited { count: new, span: *span }),
                 CounterSpec::NoMetadata { span } => (self.observer)(&Notice::NoMetadata { count: new, span: *span }),
+                CounterSpec::NoDevice { device, span } => (self.observer)(&Notice::NoDevice {
+                    device: device.clone(),
+                    count: new,
+                    span: *span,
+                }),
                 CounterSpec::ScratchExhausted => (self.observer)(&Notice::ScratchExhausted { count: new }),
             }
         }

@@ -150,7 +150,14 @@ pub(super) fn bystander(word: &str, point: Option<&AttachPoint>, span: Span, out
             let path = format!("{category}:{name}");
             SOFTIRQ_TRACEPOINTS.iter().any(|p| glob_match(p, &path))
         }
-        Some(AttachPoint::Kprobe { function, .. }) => SOFTIRQ_FUNCTIONS.iter().any(|p| glob_match(p, function)),
+        // Without the category, which only the others need.
+        Some(AttachPoint::RawTracepoint { name }) => {
+            let mut events = SOFTIRQ_TRACEPOINTS.iter().filter_map(|p| p.split_once(':'));
+            events.any(|(_, event)| event != "*" && glob_match(event, name))
+        }
+        Some(AttachPoint::Kprobe { function, .. } | AttachPoint::Fentry { function, .. }) => {
+            SOFTIRQ_FUNCTIONS.iter().any(|p| glob_match(p, function))
+        }
         _ => false,
     };
     if in_softirq {

@@ -5,7 +5,7 @@
 
 use super::audit::{Audit, Record, listed};
 use super::exact::{self, Exact, key};
-use super::heartbeat;
+use super::heartbeat::Heart;
 use super::prefixes::{self, Key, Prefixes, bytes};
 use super::pressure::{self, Pressure};
 use super::protect::{Guard, Protected};
@@ -76,6 +76,7 @@ pub(super) struct Lists {
     before: [Option<Map>; 2],
     /// Programs pass everything unless they see that we are there.
     beats: bool,
+    heart: Option<Heart>,
 }
 
 /// What [`Lists::new`] is made from.
@@ -137,6 +138,7 @@ impl Lists {
             span: plan.span,
             before: [None, None],
             beats: plan.beats,
+            heart: None,
         };
         lists.check_pressure();
         lists
@@ -151,7 +153,7 @@ impl Lists {
             }
         }
         if self.beats {
-            heartbeat::beat(maps)?;
+            self.heart = Some(Heart::start(maps)?);
         }
         Ok(())
     }
@@ -414,10 +416,6 @@ impl Lists {
 
     /// Ends entries whose time is over, and enforcement when its own is.
     pub fn tick(&mut self, maps: &Maps) {
-        if self.beats {
-            // Without it everything passes: the safe side.
-            let _ = heartbeat::beat(maps);
-        }
         self.check_hits(maps);
         let now = now();
         if !self.over && self.ends.is_some_and(|ends| ends <= now) {

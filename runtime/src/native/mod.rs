@@ -432,7 +432,7 @@ impl Instance {
             program: crate::maps::dup(program.as_fd(), "program")?,
             pattern: pattern.clone(),
             place,
-            names: attacher.names()?,
+            names: attacher.names(pattern)?,
             pin: self.pin.clone(),
             chain,
             span,

@@ -9,9 +9,10 @@ mod who;
 
 use super::audit::{Audit, Record};
 use super::engine::{Engine, Maps, Rows, Value, text_bytes};
+use super::heartbeat::{self, Heart};
 use super::lists::grace_period;
 use super::pressure::Pressure;
-use super::{Params, Setup, heartbeat};
+use super::{Params, Setup};
 use crate::attach::tracing::Iterator as KernelIterator;
 use crate::error::{Error, Notice};
 use crate::format::uint;
@@ -65,6 +66,7 @@ pub(super) fn setup(
         _ => object::ENFORCE_FROM_POD,
     };
     let deny_unknown = params.text("unknown") == Some("deny");
+    let beats = heartbeat::is_needed(kernel, pin);
     for (symbol, value) in [
         (object::RODATA_ENFORCE, enforce),
         (object::RODATA_MASK, mask),
@@ -74,7 +76,7 @@ pub(super) fn setup(
         (object::RODATA_ON_DENY, u32::from(event_used("deny"))),
         (object::RODATA_ON_ALLOW, u32::from(event_used("allow"))),
         (object::RODATA_ON_UNKNOWN, u32::from(event_used("unknown"))),
-        (object::RODATA_NEEDS_HEARTBEAT, u32::from(heartbeat::is_needed(kernel, pin))),
+        (object::RODATA_NEEDS_HEARTBEAT, u32::from(beats)),
     ] {
         elf.set_rodata(symbol, value)?;
     }
@@ -93,6 +95,7 @@ pub(super) fn setup(
             deny_unknown,
             audit,
             notices,
+            beats,
         },
         pin,
     )?;
@@ -124,6 +127,8 @@ pub(super) struct Plan {
     pub deny_unknown: bool,
     pub audit: Audit,
     pub notices: Vec<Notice>,
+    /// Programs pass everything unless they see that we are there.
+    pub beats: bool,
 }
 
 /// An instance while it runs.
@@ -143,6 +148,7 @@ pub(super) struct Enforcer {
     told: Vec<String>,
     /// How full `.denied` is.
     denied: Pressure,
+    heart: Option<Heart>,
 }
 
 /// Sets one element.
@@ -193,6 +199,7 @@ impl Enforcer {
             over: false,
             told: Vec::new(),
             denied: Pressure::new(),
+            heart: None,
             policy,
             everybody,
             watch,
@@ -524,8 +531,14 @@ impl Enforcer {
 }
 
 impl Engine for Enforcer {
-    fn started(&mut self, maps: &Maps, _: Vec<KernelIterator>) -> Result<(), Error> {
-        heartbeat::beat(maps)?;
+    fn move_in(&mut self, maps: &Maps) -> Result<(), Error> {
+        if self.plan.beats {
+            self.heart = Some(Heart::start(maps)?);
+        }
+        Ok(())
+    }
+
+    fn started(&mut self, _: &Maps, _: Vec<KernelIterator>) -> Result<(), Error> {
         self.record("start", self.policy.rules.len(), 0);
         Ok(())
     }
@@ -537,8 +550,6 @@ impl Engine for Enforcer {
     }
 
     fn tick(&mut self, maps: &Maps) {
-        // Without it everything passes: the safe side.
-        let _ = heartbeat::beat(maps);
         // Whoever looks at the map hears why it cannot be read.
         let _ = self.check_denied(maps);
         if !self.over {
