@@ -7,7 +7,7 @@ mod engine;
 mod exact;
 mod files;
 mod flows;
-mod heartbeat;
+pub(crate) mod heartbeat;
 mod identity;
 mod lists;
 mod pinned;
