@@ -21,6 +21,7 @@ mod hooks;
 mod identity;
 mod inspect;
 mod interfaces;
+mod kernel_code;
 mod kprobes;
 mod leftovers;
 mod metrics;
@@ -61,6 +62,7 @@ fn main() {
         cgroups::TESTS,
         inspect::TESTS,
         tracing::TESTS,
+        kernel_code::TESTS,
         kprobes::TESTS,
         natives::TESTS,
         native_maps::TESTS,
