@@ -273,6 +273,8 @@ pub(super) struct Checker<'a> {
     pub attach_defaults: &'a HashMap<String, String>,
     pub initial: &'a Initial,
     pub maps: Vec<MapState>,
+    /// The script's own maps by name.
+    pub map_numbers: HashMap<String, super::MapId>,
     pub blocks: Vec<Block>,
     pub sets: Vec<super::SetMap>,
     pub diagnostics: Vec<Diagnostic>,
@@ -320,6 +322,9 @@ impl<'a> Checker<'a> {
         initial: &'a Initial,
         maps: Vec<MapState>,
     ) -> Self {
+        // Copies of natives' maps have names that no script can write.
+        let own = maps.iter().enumerate().filter(|(_, m)| m.copy.is_none());
+        let map_numbers = own.map(|(id, m)| (m.name.clone(), id)).collect();
         Self {
             kernel,
             options,
@@ -342,6 +347,7 @@ impl<'a> Checker<'a> {
             attach_defaults,
             initial,
             maps,
+            map_numbers,
             blocks: Vec::new(),
             sets: Vec::new(),
             diagnostics: Vec::new(),
