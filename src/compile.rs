@@ -25,6 +25,8 @@ pub struct Job<'a, K = Kernel> {
     pub allow_unsafe: bool,
     /// `-k`
     pub helper_errors: bool,
+    /// The object is for other kernels, too.
+    pub portable: bool,
     /// The process that `-c` has started.
     pub child: Option<u32>,
     /// Whether warnings and lints are shown.
@@ -96,6 +98,7 @@ impl<K: KernelInfo> Job<'_, K> {
             words: self.args.clone(),
             child: self.child,
             helper_errors: self.helper_errors,
+            portable: self.portable,
             config: config_from_env(),
             unsafe_functions: self.allow_unsafe,
             ..hir::Options::default()

@@ -722,7 +722,7 @@ pub struct FormatSpec {
 }
 
 /// What went wrong in the kernel, one counter each.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CounterSpec {
     /// The ring buffer was full: that many records were lost.
     LostEvents,

@@ -31,6 +31,8 @@ pub struct Options {
     pub unsafe_functions: bool,
     /// `-k`: failures of helpers are told.
     pub helper_errors: bool,
+    /// The code will run on other kernels than this one, too: what a helper tells is not read from the kernel's structs.
+    pub portable: bool,
     /// Maps that are there already, of earlier entries of the same session; their types stand.
     pub maps: Vec<Map>,
 }
@@ -139,7 +141,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
         never_assigned(&cx.maps, &mut diagnostics);
         let blocks = cx.blocks;
         too_long(&blocks, &mut diagnostics);
-        let sets = cx.sets;
+        let (sets, comm_offset) = (cx.sets, cx.comm_offset);
         let declared = |name: &str| {
             let existing = options.maps.iter().find(|m| m.name == name);
             decls.get(name).copied().or_else(|| existing.and_then(|m| m.declared))
@@ -153,6 +155,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
                 natives,
                 config: settings.config,
                 cpus: kernel.cpus(),
+                comm_offset,
                 sets,
                 helper_errors: options.helper_errors,
             },
@@ -287,6 +290,10 @@ pub(super) struct Checker<'a> {
     pub attach_defaults: &'a HashMap<String, String>,
     pub initial: &'a Initial,
     pub maps: Vec<MapState>,
+    /// See [`Program::comm_offset`].
+    pub comm_offset: Option<u32>,
+    /// The script's own maps by name.
+    pub map_numbers: HashMap<String, super::MapId>,
     pub blocks: Vec<Block>,
     pub sets: Vec<super::SetMap>,
     pub diagnostics: Vec<Diagnostic>,
@@ -334,6 +341,9 @@ impl<'a> Checker<'a> {
         initial: &'a Initial,
         maps: Vec<MapState>,
     ) -> Self {
+        // Copies of natives' maps have names that no script can write.
+        let own = maps.iter().enumerate().filter(|(_, m)| m.copy.is_none());
+        let map_numbers = own.map(|(id, m)| (m.name.clone(), id)).collect();
         Self {
             kernel,
             options,
@@ -356,6 +366,8 @@ impl<'a> Checker<'a> {
             attach_defaults,
             initial,
             maps,
+            map_numbers,
+            comm_offset: None,
             blocks: Vec::new(),
             sets: Vec::new(),
             diagnostics: Vec::new(),

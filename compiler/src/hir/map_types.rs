@@ -246,9 +246,10 @@ impl Checker<'_> {
     /// Returns the map's number, made at its first mention.
     pub fn map(&mut self, name: &str, span: Span) -> MapId {
         let name = format!("@{name}");
-        if let Some(id) = self.maps.iter().position(|m| m.name == name) {
+        if let Some(&id) = self.map_numbers.get(&name) {
             return id;
         }
+        self.map_numbers.insert(name.clone(), self.maps.len());
         let filled = self.initial.contains_key(&name);
         self.maps.push(MapState {
             name,

@@ -54,6 +54,8 @@ pub struct Program {
     pub config: Config,
     /// Number of possible CPUs.
     pub cpus: u32,
+    /// Where in the current `struct task_struct` programs read `comm`, in bytes; `None` where they call the helper.
+    pub comm_offset: Option<u32>,
     pub sets: Vec<SetMap>,
     /// `-k`: failures of helpers are told.
     pub helper_errors: bool,

@@ -77,6 +77,23 @@ fn entries_are_found() {
     );
 }
 
+/// A name that was longer before: what a key holds behind its end must be zeros, whichever way the program reads it.
+#[test]
+fn a_shorter_name_of_a_task_is_a_key_of_its_own() {
+    if !root() {
+        return;
+    }
+    for name in [c"fifteen-letters", c"ab"] {
+        nix::sys::prctl::set_name(name).unwrap();
+    }
+    prints(
+        r#"@[comm] = 7; @two[comm, 1] = count(); printf("%d %d %d", @["ab"], has_key(@two, ("ab", 1)), comm == "ab");"#,
+        "7 1 1",
+    );
+    nix::sys::prctl::set_name(c"fifteen-letters").unwrap();
+    prints(r#"@[comm] = 7; printf("%d %s", @["fifteen-letters"], comm);"#, "7 fifteen-letters");
+}
+
 #[test]
 fn the_task_and_its_namespaces() {
     if !root() || Kernel::new().btf().is_none() {
