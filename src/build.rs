@@ -22,6 +22,7 @@ pub fn main(args: &Build) -> Result<ExitCode, Failure> {
         helper_errors: false,
         child: None,
         times: args.verbose,
+        judged_only: false,
         warnings: !args.quiet,
     };
     let (Some(object), _) = job.compile(&renderer, true, &[]) else {

@@ -28,6 +28,7 @@ pub fn main(args: &Replay) -> Result<ExitCode, Failure> {
         child: None,
         helper_errors: false,
         times: false,
+        judged_only: false,
         allow_unsafe: args.allow_unsafe,
         warnings: !args.quiet && !args.no_warnings,
     };

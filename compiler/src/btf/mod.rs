@@ -17,6 +17,7 @@ mod decode;
 mod find;
 mod name;
 mod scan;
+mod tracepoint;
 
 pub use decode::{ArrayInfo, BtfType, Composite, EnumInfo, FuncProtoInfo, IntInfo, Linkage};
 pub use decode::{DataSecInfo, Enumerator, Enumerators, Member, Members, Param, Params, Variable, Variables};

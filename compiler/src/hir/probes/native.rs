@@ -167,6 +167,34 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
         let d = Diagnostic::error("param-missing", value.span, format!("the parameter `${n}` is not given"));
         Box::new(d.help("it stands behind the script on the command line"))
     };
+    // What `--name` says, or the default. What has to be named, and is not, is nothing where the script is only judged.
+    let given_text = |call: &ast::Expr, ty: ParamType| -> Result<Option<String>, Box<Diagnostic>> {
+        let E::Call { args, .. } = &call.kind else { return Err(wrong()) };
+        let text = named(args, options).ok_or_else(wrong)?;
+        let must_be_named = match ty {
+            ParamType::Bool | ParamType::Text => false,
+            _ => text.is_empty() || args.len() == 1,
+        };
+        match args.first().map(|a| &a.value.kind) {
+            Some(E::Str(name)) if must_be_named && !is_given(name, options) => {
+                let name = String::from_utf8_lossy(name);
+                let d = Diagnostic::error("param-missing", value.span, format!("the parameter `--{name}` is not given"));
+                let help = format!("write `--{name}=VALUE` behind the script, or give it a default: `getopt(\"{name}\", \"DEFAULT\")`");
+                if options.judged_only {
+                    Ok(None)
+                } else {
+                    Err(Box::new(d.help(help)))
+                }
+            }
+            _ => Ok(Some(text)),
+        }
+    };
+    if options.judged_only
+        && let Some(n) = parameter(value)
+        && positional(n).is_none()
+    {
+        return Ok(stand_in(decl.ty));
+    }
     let text = match &value.kind {
         E::Str(s) => Some(String::from_utf8_lossy(s).into_owned()),
         E::Param(n) => Some(positional(*n).ok_or_else(|| missing(*n))?),
@@ -174,7 +202,10 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
             Some(E::Param(n)) => Some(positional(*n).ok_or_else(|| missing(*n))?),
             _ => None,
         },
-        E::Call { name, args } if name.name == "getopt" => Some(named(args, options).ok_or_else(wrong)?),
+        E::Call { name, .. } if name.name == "getopt" => match given_text(value, decl.ty)? {
+            Some(text) => Some(text),
+            None => return Ok(stand_in(decl.ty)),
+        },
         _ => None,
     };
     match (decl.ty, &value.kind, text) {
@@ -209,7 +240,9 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
             [ast::Arg { name: None, value: path }] => match &path.kind {
                 E::Str(path) => Ok(ParamValue::File(String::from_utf8_lossy(path).into_owned())),
                 E::Param(n) => positional(*n).map(ParamValue::File).ok_or_else(|| missing(*n)),
-                E::Call { name, args } if name.name == "getopt" => named(args, options).map(ParamValue::File).ok_or_else(wrong),
+                E::Call { name, .. } if name.name == "getopt" => {
+                    given_text(path, decl.ty).map(|text| text.map_or_else(|| stand_in(decl.ty), ParamValue::File))
+                }
                 _ => Err(wrong()),
             },
             _ => Err(wrong()),
@@ -227,6 +260,33 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
             Err(_) => Err(wrong()),
         },
         _ => Err(wrong()),
+    }
+}
+
+fn is_given(name: &[u8], options: &Options) -> bool {
+    options.named.iter().any(|(n, _)| n.as_bytes() == name)
+}
+
+/// N, where a value is `$N`, `str($N)` or `file($N)`.
+fn parameter(value: &ast::Expr) -> Option<u32> {
+    match &value.kind {
+        ast::ExprKind::Param(n) => Some(*n),
+        ast::ExprKind::Call { name, args } if matches!(name.name.as_str(), "str" | "file") => parameter(&args.first()?.value),
+        _ => None,
+    }
+}
+
+/// A value that fits, for a parameter that nobody has given.
+fn stand_in(ty: ParamType) -> ParamValue {
+    match ty {
+        ParamType::Iface | ParamType::Text | ParamType::Name => ParamValue::Str("any".to_owned()),
+        ParamType::Prefixes => ParamValue::List(Vec::new()),
+        ParamType::File => ParamValue::File("any".to_owned()),
+        ParamType::Ports => ParamValue::Ports(vec![(1, 1)]),
+        ParamType::Duration { min_ns } => ParamValue::Duration(min_ns),
+        ParamType::Choice(words) => ParamValue::Str(words.first().copied().unwrap_or_default().to_owned()),
+        ParamType::Bool => ParamValue::Bool(false),
+        ParamType::Int { min, .. } => ParamValue::Int(min),
     }
 }
 
