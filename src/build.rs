@@ -23,6 +23,7 @@ pub fn main(args: &Build) -> Result<ExitCode, Failure> {
         portable: true,
         child: None,
         times: args.verbose,
+        judged_only: false,
         warnings: !args.quiet,
     };
     let (Some(object), _) = job.compile(&renderer, true, &[]) else {

@@ -1,9 +1,10 @@
-//! `weir check`: is a script right, here or on another kernel? Nothing is loaded. Also `weir completions`.
+//! `weir check`: is a script right, here or on another kernel? Nothing is loaded, and parameters that are not given stand for values
+//! that fit. Also `weir completions`.
 
 use crate::args::{Check, Completions, whole};
 use crate::compile::Job;
 use crate::render::{Failure, Renderer};
-use crate::{out, report, source};
+use crate::{out, report, runbook, source};
 use serde::Serialize;
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,10 +23,10 @@ struct Checked {
 
 impl Checked {
     /// Who reads JSON is told in JSON.
-    fn unreadable(file: String, failure: Failure) -> Self {
+    fn refused(file: String, code: &str, failure: Failure) -> Self {
         let problem = Problem {
             severity: "error",
-            code: "cannot-read".to_owned(),
+            code: code.to_owned(),
             message: failure.message,
             file: file.clone(),
             line: 1,
@@ -85,7 +86,7 @@ impl Problem {
 pub fn main(args: &Check) -> Result<ExitCode, Failure> {
     let kernel = match &args.btf {
         Some(file) => other_kernel(file)?,
-        None => Kernel::new(),
+        None => Kernel::for_judging(),
     };
     let script_args = args.args.iter().map(|a| {
         let text = a.to_str().map(str::to_owned);
@@ -98,7 +99,19 @@ pub fn main(args: &Check) -> Result<ExitCode, Failure> {
         let source = match source::read(None, Some(file)) {
             Ok(source) => source,
             Err(failure) if args.json => {
-                all.push(Checked::unreadable(file.display().to_string(), failure));
+                all.push(Checked::refused(file.display().to_string(), "cannot-read", failure));
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
+        let given = match runbook::some_arguments(&source, script_args.clone()) {
+            Ok(runbook::Call::Run(given)) => given,
+            Ok(runbook::Call::Help(text)) => {
+                out::stdout(&text)?;
+                continue;
+            }
+            Err(failure) if args.json => {
+                all.push(Checked::refused(source.name.clone(), "bad-argument", failure));
                 continue;
             }
             Err(failure) => return Err(failure),
@@ -106,7 +119,7 @@ pub fn main(args: &Check) -> Result<ExitCode, Failure> {
         let job = Job {
             source: &source,
             kernel: &kernel,
-            args: script_args.clone(),
+            args: given,
             // Checking runs nothing.
             allow_unsafe: true,
             helper_errors: false,
@@ -114,6 +127,7 @@ pub fn main(args: &Check) -> Result<ExitCode, Failure> {
             child: None,
             warnings: !args.quiet,
             times: false,
+            judged_only: true,
         };
         all.push(check(&job, &source, args.json, &renderer));
     }
@@ -167,7 +181,30 @@ fn other_kernel(file: &Path) -> Result<Kernel, Failure> {
 
 pub fn completions(args: &Completions) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut whole(), "weir", &mut script);
-    out::stdout(&String::from_utf8_lossy(&script))?;
+    let zsh = args.shell == clap_complete::Shell::Zsh;
+    let mut command = if zsh { words_are_commands(&whole()) } else { whole() };
+    clap_complete::generate(args.shell, &mut command, "weir", &mut script);
+    let mut text = String::from_utf8_lossy(&script).into_owned();
+    if zsh {
+        // The first word may be a script, too.
+        let commands = "_describe -t commands 'weir commands' commands \"$@\"\n";
+        text = text.replace(commands, &format!("{commands}    _files\n"));
+    }
+    out::stdout(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The commands without what else could stand in their place: `clap_complete` makes zsh take the first word for a script's name, and
+/// expects commands behind it.
+fn words_are_commands(command: &clap::Command) -> clap::Command {
+    if !command.has_subcommands() {
+        return command.clone();
+    }
+    let switches = command.get_arguments().filter(|arg| !arg.is_positional());
+    // clap wants names that live for ever.
+    let name: &'static str = command.get_name().to_owned().leak();
+    clap::Command::new(name)
+        .about(command.get_about().cloned().unwrap_or_default())
+        .args(switches.cloned())
+        .subcommands(command.get_subcommands().map(words_are_commands))
 }

@@ -33,6 +33,8 @@ pub struct Job<'a, K = Kernel> {
     pub warnings: bool,
     /// `-v`: how long the compiler took is said.
     pub times: bool,
+    /// Nothing will run: what is not given, and interfaces that are not here, stand for some that fit.
+    pub judged_only: bool,
 }
 
 impl<K: KernelInfo> Job<'_, K> {
@@ -101,6 +103,7 @@ impl<K: KernelInfo> Job<'_, K> {
             portable: self.portable,
             config: config_from_env(),
             unsafe_functions: self.allow_unsafe,
+            judged_only: self.judged_only,
             ..hir::Options::default()
         };
         pipeline::Options {

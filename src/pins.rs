@@ -164,6 +164,7 @@ fn renew(name: &str, statement: &str) -> Result<ExitCode, Failure> {
         child: None,
         warnings: false,
         times: false,
+        judged_only: false,
     };
     let (Some(object), _) = job.compile(&renderer, true, &[]) else {
         return Ok(ExitCode::FAILURE);

@@ -29,6 +29,7 @@ pub fn main(args: &Replay) -> Result<ExitCode, Failure> {
         helper_errors: false,
         portable: false,
         times: false,
+        judged_only: false,
         allow_unsafe: args.allow_unsafe,
         warnings: !args.quiet && !args.no_warnings,
     };

@@ -80,6 +80,7 @@ fn script(args: &Run, kernel: &Kernel, source: &Source, script_args: Vec<String>
         child: bound.child.as_ref().map(Child::pid),
         warnings: !args.quiet && !args.no_warnings,
         times: args.verbose,
+        judged_only: false,
     };
 
     if job.wants_help()
@@ -240,6 +241,7 @@ fn start_or_retry(
     let again = Job {
         warnings: false,
         times: false,
+        judged_only: false,
         args: job.args.clone(),
         ..*job
     };

@@ -32,6 +32,18 @@ struct Head {
 /// # Errors
 /// A parameter that the script does not have, one that it needs, or a value of the wrong kind.
 pub fn arguments(source: &Source, words: Vec<String>) -> Result<Call, Failure> {
+    read(source, words, true)
+}
+
+/// Reads the arguments of a script that is only judged: what it needs may be left out.
+///
+/// # Errors
+/// A parameter that the script does not have, or a value of the wrong kind.
+pub fn some_arguments(source: &Source, words: Vec<String>) -> Result<Call, Failure> {
+    read(source, words, false)
+}
+
+fn read(source: &Source, words: Vec<String>, complete: bool) -> Result<Call, Failure> {
     let params = Params::of(&source.text);
     // A first `--` says that the rest is the script's, which it is anyway.
     let words = words.strip_prefix(&["--".to_owned()]).unwrap_or(&words);
@@ -48,14 +60,14 @@ pub fn arguments(source: &Source, words: Vec<String>) -> Result<Call, Failure> {
             return Err(needs(source, param, "needs a value"));
         }
     }
-    for param in params.named.iter().filter(|p| p.default == Default::Required) {
+    for param in params.named.iter().filter(|p| complete && p.default == Default::Required) {
         if !words.named.iter().any(|(name, _)| *name == param.name) {
             return Err(needs(source, param, "is missing"));
         }
     }
     let given = words.positional.len();
     let wanted = params.positional as usize;
-    if given < wanted {
+    if given < wanted && complete {
         let which = if wanted == given + 1 {
             format!("the argument `${wanted}` is missing")
         } else {

@@ -62,8 +62,11 @@ impl Params {
     fn collect(&mut self, text: &str) {
         let lexed = lexer::lex(SourceId(0), text);
         let tokens: Vec<&Token<'_>> = lexed.items.iter().flatten().collect();
+        let mut in_use = false;
         for (at, token) in tokens.iter().enumerate() {
             match &token.tok {
+                Tok::Use => in_use = true,
+                Tok::Semi => in_use = false,
                 Tok::Param(n) => self.positional = self.positional.max(*n),
                 Tok::ParamCount => self.counts = true,
                 Tok::AttachPoint(point) => {
@@ -71,7 +74,11 @@ impl Params {
                     self.positional = self.positional.max(highest(point.text));
                 }
                 Tok::Name(GETOPT) => {
-                    if let Some(param) = call(text, &tokens[at + 1..], false) {
+                    if let Some(mut param) = call(text, &tokens[at + 1..], false) {
+                        // No interface and no file is called nothing.
+                        if in_use && param.default == Default::Text(String::new()) {
+                            param.default = Default::Required;
+                        }
                         self.add(param);
                     }
                 }
@@ -307,6 +314,10 @@ mod tests {
     #[test]
     fn an_attach_point_needs_its_value() {
         assert_eq!(Params::of("xdp:getopt(\"if\") {}").named, [param("if", Default::Required, "")]);
+        assert_eq!(
+            Params::of("use blocklist(iface=getopt(\"if\", \"\", \"d\")) as bl; begin { print(getopt(\"t\", \"\")); }").named,
+            [param("if", Default::Required, "d"), param("t", Default::Text(String::new()), "")]
+        );
         // A later mention may say what it is.
         assert_eq!(
             Params::of("xdp:getopt(\"if\", \"\", \"d\") {}").named,

@@ -31,8 +31,22 @@ pub struct Kernel {
     functions: OnceLock<Vec<(String, String)>>,
     names: OnceLock<Vec<String>>,
     files: Mutex<HashMap<String, Result<Vec<UserFunction>, String>>>,
+    /// Where tracepoints are looked up.
+    events: Events,
     /// Fields of tracepoints, by category and name.
     tracepoints: Mutex<HashMap<(String, String), Vec<TracepointField>>>,
+}
+
+/// Where tracepoints are looked up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Events {
+    /// In tracefs, which is right.
+    #[default]
+    Tracefs,
+    /// In tracefs, or in BTF if that cannot be read: good enough to judge a script, not to run it.
+    TracefsOrBtf,
+    /// In BTF, system calls in tracefs: they are the same on most kernels.
+    Btf,
 }
 
 impl Kernel {
@@ -41,8 +55,16 @@ impl Kernel {
         Self::default()
     }
 
-    /// Another kernel, of which its BTF is all that is known: what that does not tell is taken to be there. Tracepoints are still those of
-    /// the running kernel.
+    /// The running kernel, for somebody who may not read tracefs and will not run the script: tracepoints are then those of its BTF.
+    #[must_use]
+    pub fn for_judging() -> Self {
+        Self {
+            events: Events::TracefsOrBtf,
+            ..Self::default()
+        }
+    }
+
+    /// Another kernel, of which its BTF is all that is known: what that does not tell is taken to be there.
     ///
     /// # Errors
     /// When it is not BTF, or damaged.
@@ -58,6 +80,7 @@ impl Kernel {
         functions.dedup();
         let kernel = Self {
             types: Types::of(btf),
+            events: Events::Btf,
             names: OnceLock::from(functions.clone()),
             functions: OnceLock::from(functions.into_iter().map(|f| ("vmlinux".to_owned(), f)).collect::<Vec<_>>()),
             ..Self::default()
@@ -367,8 +390,20 @@ impl KernelInfo for Kernel {
         if let Some(fields) = known.get(&key) {
             return Some(fields.clone());
         }
-        let text = self.tracefs().ok()?.read(&format!("events/{category}/{name}/format")).ok()?;
-        let fields = parse_format(&text);
+        let read = || {
+            let tracefs = self.tracefs().map_err(|_| ())?;
+            Ok(tracefs
+                .read(&format!("events/{category}/{name}/format"))
+                .ok()
+                .map(|text| parse_format(&text)))
+        };
+        let of_btf = || self.btf()?.tracepoint(category, name);
+        let fields = match self.events {
+            Events::Tracefs => read().unwrap_or(None),
+            Events::TracefsOrBtf => read().unwrap_or_else(|()| of_btf()),
+            Events::Btf if category == "syscalls" => read().unwrap_or(None).or_else(of_btf),
+            Events::Btf => of_btf(),
+        }?;
         known.insert(key, fields.clone());
         Some(fields)
     }

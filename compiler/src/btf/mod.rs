@@ -18,6 +18,7 @@ mod find;
 mod module;
 mod name;
 mod scan;
+mod tracepoint;
 
 pub use decode::{ArrayInfo, BtfType, Composite, EnumInfo, FuncProtoInfo, IntInfo, Linkage};
 pub use decode::{DataSecInfo, Enumerator, Enumerators, Member, Members, Param, Params, Variable, Variables};

@@ -300,6 +300,7 @@ impl Checker<'_> {
             }
         } + 1;
         if let ast::ExprKind::Param(n) = args[0].value.kind {
+            self.may_stand_in(n, span);
             let text = usize::try_from(n)
                 .ok()
                 .and_then(|n| n.checked_sub(1))

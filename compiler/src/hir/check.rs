@@ -10,7 +10,7 @@ use super::{Block, Map, Program, Stmt, StmtKind, Ty, Var, VarId};
 use crate::kernel::KernelInfo;
 use crate::object::{Config, NativeInstance};
 use crate::tables::Hook;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use weir_parser::params::{Param, Words};
 use weir_parser::{Diagnostic, Span, ast};
 
@@ -35,6 +35,9 @@ pub struct Options {
     pub portable: bool,
     /// Maps that are there already, of earlier entries of the same session; their types stand.
     pub maps: Vec<Map>,
+    /// The script is only judged: parameters that are not given stand for values that fit, and interfaces that are not on this machine are
+    /// on another.
+    pub judged_only: bool,
 }
 
 impl Options {
@@ -266,6 +269,8 @@ pub(super) struct Checker<'a> {
     pub natives: &'a [NativeInstance],
     /// What `use` would have named, had it been right: nobody needs to hear that it is unknown.
     pub failed_uses: &'a [String],
+    /// Where parameters stand that are not given, if the script is only judged.
+    pub stand_ins: HashSet<Span>,
     pub defines: &'a HashMap<String, ast::Expr>,
     pub macros: &'a super::macros::Macros<'a>,
     pub types: &'a super::script_types::ScriptTypes,
@@ -349,6 +354,7 @@ impl<'a> Checker<'a> {
             options,
             natives,
             failed_uses: &[],
+            stand_ins: HashSet::new(),
             defines,
             macros,
             types,

@@ -654,6 +654,21 @@ impl Checker<'_> {
         let Some(fields) = self.kernel.tracepoint(category, event) else {
             return self.failed(span);
         };
+        // Of a system call no type tells what its arguments are called: each is a number, where the script is only judged.
+        let unnamed = fields
+            .iter()
+            .find(|f| category == "syscalls" && f.name == "args" && f.array.is_some());
+        if let (true, Some(args)) = (self.options.judged_only, unnamed)
+            && fields.iter().all(|f| f.name != name.name)
+        {
+            let any = TracepointField {
+                name: name.name.clone(),
+                size: 8,
+                array: None,
+                ..args.clone()
+            };
+            return tracepoint_field(&any, None, true, span);
+        }
         let Some(field) = fields.iter().find(|f| f.name == name.name) else {
             let mut d = Diagnostic::error(
                 "unknown-arg",

@@ -162,6 +162,7 @@ impl Checker<'_> {
                 }
             },
             ast::ExprKind::Param(n) => {
+                self.may_stand_in(*n, span);
                 let text = usize::try_from(*n)
                     .ok()
                     .and_then(|n| n.checked_sub(1))

@@ -10,6 +10,20 @@ use weir_parser::{Diagnostic, Span};
 impl Checker<'_> {
     /// Makes a literal in quotes an address where the other operand is one.
     pub(super) fn adapt(&mut self, value: Expr, other: &Ty) -> Expr {
+        if self.stand_ins.contains(&value.span) {
+            let kind = match other {
+                Ty::Inet => ExprKind::Inet { bytes: [0; 16], v6: false },
+                Ty::Mac => ExprKind::Mac([0; 6]),
+                Ty::Str { .. } => ExprKind::Str(Vec::new()),
+                _ => return value,
+            };
+            let ty = if matches!(other, Ty::Str { .. }) {
+                Ty::Str { cap: 1 }
+            } else {
+                other.clone()
+            };
+            return Self::make(kind, ty, value.span);
+        }
         let ExprKind::Str(text) = &value.kind else { return value };
         let text = String::from_utf8_lossy(text).into_owned();
         match other {
@@ -46,6 +60,14 @@ impl Checker<'_> {
                 }
             },
             _ => value,
+        }
+    }
+
+    /// Notes the place of a parameter that is not given, where the script is only judged: there a value stands that fits.
+    pub(super) fn may_stand_in(&mut self, number: u32, span: Span) {
+        let given = usize::try_from(number).is_ok_and(|n| (1..=self.options.positional.len()).contains(&n));
+        if self.options.judged_only && !given {
+            self.stand_ins.insert(span);
         }
     }
 

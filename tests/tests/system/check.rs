@@ -11,8 +11,12 @@ pub const TESTS: &[Test] = &[
     Test::new("check_takes_right_scripts_and_refuses_wrong_ones", check),
     Test::new("check_says_in_json_what_is_wrong_where", json),
     Test::new("check_takes_the_types_of_another_kernel", other_kernel),
+    Test::new("check_types_what_is_not_given", not_given),
+    Test::new("check_takes_every_example_and_its_head", examples),
     Test::new("completions_know_every_command", completions),
     Test::new("completions_complete_in_bash", bash),
+    Test::new("completions_complete_in_zsh", zsh),
+    Test::new("completions_complete_in_fish", fish),
 ];
 
 /// CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF
@@ -85,6 +89,105 @@ fn other_kernel() -> Result<()> {
         .map(drop)
 }
 
+/// Parameters without values have the types that their defaults and uses give them; interfaces may be another machine's.
+fn not_given() -> Result<()> {
+    let dir = TempDir::new()?;
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    dir.write(
+        "open.weir",
+        "use blocklist(iface=$1, prefixes=file($2)) as bl;
+         use blocklist(iface=getopt(\"other\", \"\", \"d\"), prefixes=(10.0.0.0/8), ttl=$3) as b2;
+         bl:drop { @[ip.src] = count(); }
+         tc:$1:ingress /ip.src == str($4) || ip6.dst == str($4)/ { eth.dst = str($5); tcp.dport = $6; redirect(str($7)); }
+         xdp:getopt(\"iface\")@somewhere /tcp.dport == $6 && pkt.len > getopt(\"min\", 10)/ { drop(); }
+         tc:no-such-interface:egress { @out = count(); }
+         begin { @names[comm == str($8)] = 1; @n = $9; if (comm == $10) { exit(); } }\n",
+    )?;
+    let open = path("open.weir");
+    weir(&["check", &open])?.clean()?;
+    // What is given is looked at, in the words of `run`.
+    weir(&["check", &open, "--", "--iface", "eth7", "--min", "5"])?.clean()?;
+    weir(&["check", &open, "--", "--min", "many"])?.refused(&["`--min` is an integer, found `many`", "^"])?;
+    weir(&["check", &open, "--", "--mni", "5"])?.refused(&["no parameter `--mni`", "did you mean `--min`?"])?;
+    weir(&["check", &open, "--", "lo", "list", "1m", "not an address"])?.refused(&["`not an address` is not an IP address"])?;
+    weir(&["check", &open, "--", "lo", "list", "ever"])?.refused(&["`ttl` takes a time"])?;
+    let done = weir(&["check", "--json", &open, "--", "--mni", "5"])?;
+    let files: Value = serde_json::from_str(&done.stdout).with_context(|| format!("no JSON: {done}"))?;
+    ensure!(
+        done.status.code() == Some(1) && files[0]["problems"][0]["code"] == "bad-argument",
+        "{files:#}"
+    );
+    // Wrong uses are wrong without a value, too.
+    dir.write("wrong.weir", "tc:$1:ingress { tcp.dprot = $2; }\n")?;
+    weir(&["check", &path("wrong.weir")])?.refused(&["tcp.dprot"])?;
+    // Where any value would change the types, one is asked for.
+    dir.write("func.weir", "kprobe:getopt(\"func\") { @ = count(); }\n")?;
+    weir(&["check", "--btf", "/sys/kernel/btf/vmlinux", &path("func.weir")])?.refused(&["`--func` is not given"])?;
+    let given = [
+        "check",
+        "--btf",
+        "/sys/kernel/btf/vmlinux",
+        &path("func.weir"),
+        "--",
+        "--func",
+        "vfs_read",
+    ];
+    weir(&given)?.clean()?;
+    // And to run it, everything is.
+    weir(&["run", &open])?.refused(&["`--other`", "is missing"]).map(drop)
+}
+
+/// Every saved script is right without parameters, for kernels with kprobes, and its head says how to call it.
+fn examples() -> Result<()> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "weir") {
+            files.push(path.to_string_lossy().into_owned());
+        }
+    }
+    files.sort();
+    ensure!(files.len() >= 25, "{files:?}");
+    let all = ["check", "--btf", "/sys/kernel/btf/vmlinux"]
+        .into_iter()
+        .chain(files.iter().map(String::as_str));
+    let done = weir(&all.collect::<Vec<_>>())?.clean()?;
+    ensure!(!done.stderr.contains("error"), "{done}");
+    for file in &files {
+        let text = std::fs::read_to_string(file)?;
+        let name = file.rsplit('/').next().unwrap_or_default();
+        let usage = text
+            .lines()
+            .find_map(|l| l.strip_prefix("// usage: "))
+            .with_context(|| format!("{name} has no usage"))?;
+        // What stands behind four blanks is a remark.
+        let usage = usage.split("    ").next().unwrap_or_default();
+        let replayed = format!("weir replay CAPTURE {name}");
+        ensure!(
+            usage == replayed || (usage.starts_with("weir run ") && usage.contains(name)),
+            "{name}: {usage}"
+        );
+        let (_, given) = usage.split_once(name).unwrap_or_default();
+        ensure!(
+            given.is_empty() || given.starts_with(" -- "),
+            "parameters stand behind `--`: {usage}"
+        );
+        let help = weir(&["run", file, "--help"])?.clean()?;
+        for word in given.split([' ', '[', ']']).filter(|w| w.starts_with("--") && *w != "--") {
+            ensure!(
+                help.stdout.contains(&format!("\n  {word}")),
+                "`{word}` of the head is no parameter: {help}"
+            );
+        }
+        for line in help.stdout.lines().filter(|l| l.ends_with("(needed)")) {
+            let needed = line.split_whitespace().next().unwrap_or_default();
+            ensure!(given.contains(&format!("{needed} ")), "{name}: `{needed}` is not in `{usage}`");
+        }
+    }
+    Ok(())
+}
+
 fn completions() -> Result<()> {
     for shell in ["bash", "zsh", "fish"] {
         let done = weir(&["completions", shell])?.clean()?;
@@ -121,6 +224,85 @@ fn bash() -> Result<()> {
             "{words:?}: no `{offered}` in {text:?}, {}",
             String::from_utf8_lossy(&output.stderr)
         );
+    }
+    Ok(())
+}
+
+/// Whether a shell is on this machine; the reason is printed where it is not.
+fn installed(shell: &str, test: &str) -> bool {
+    let there = Command::new(shell).arg("--version").output().is_ok_and(|o| o.status.success());
+    if !there {
+        println!("skipped: {test}: there is no {shell}");
+    }
+    there
+}
+
+/// What a shell offers with a script of ours: a line each, without descriptions.
+fn offered(shell: &str, args: &[&str], dir: &TempDir) -> Result<Vec<String>> {
+    let output = Command::new(shell)
+        .args(args)
+        .env("HOME", dir.path())
+        .env("TERM", "xterm")
+        .current_dir(dir.path())
+        .stdin(std::process::Stdio::null())
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    Ok(text
+        .lines()
+        .map(|l| l.split(['\t', '\r']).next().unwrap_or_default().trim().to_owned())
+        .collect())
+}
+
+const ASKED: [(&str, &str); 5] = [
+    ("weir map", "maps"),
+    ("weir net r", "rm"),
+    ("weir check --bt", "--btf"),
+    ("weir net rm --pri", "--priority"),
+    ("weir --format js", "json"),
+];
+
+fn zsh() -> Result<()> {
+    if !installed("zsh", "completions_complete_in_zsh") {
+        return Ok(());
+    }
+    let dir = TempDir::new()?;
+    dir.write("_weir", &weir(&["completions", "zsh"])?.clean()?.stdout)?;
+    // A shell of its own on a pseudo-terminal completes a line, and says which line it has then.
+    dir.write(
+        "ask.zsh",
+        r#"zmodload zsh/zpty || exit 1
+zpty asked 'zsh -f -i'
+zpty -w asked 'fpath=($PWD $fpath); autoload -Uz compinit && compinit -u -d $PWD/dump; PS1=; bindkey "^I" complete-word; show() { print -r -- "LINE<$BUFFER>"; BUFFER=; zle accept-line }; zle -N show; bindkey "^X" show; print READY$((1+1))'
+seen=
+until [[ $seen == *READY2* ]]; do zpty -r asked more || exit 1; seen+=$more; done
+zpty -w -n asked "$1"$'\t\x18'
+seen=
+until [[ $seen == *LINE\<*\>* ]]; do zpty -r asked more || exit 1; seen+=$more; done
+print -r -- ${${seen##*LINE<}%%>*}
+"#,
+    )?;
+    for (line, word) in ASKED {
+        let shown = offered("zsh", &["-f", "ask.zsh", line], &dir)?;
+        ensure!(
+            shown.iter().any(|l| l.split(' ').any(|w| w.trim_end_matches('=') == word)),
+            "`{line}`: no `{word}` in {shown:?}"
+        );
+    }
+    Ok(())
+}
+
+fn fish() -> Result<()> {
+    if !installed("fish", "completions_complete_in_fish") {
+        return Ok(());
+    }
+    let dir = TempDir::new()?;
+    dir.write("weir.fish", &weir(&["completions", "fish"])?.clean()?.stdout)?;
+    // The script of `clap_complete` offers no values of switches in fish.
+    for (line, word) in &ASKED[..4] {
+        let call = format!("source weir.fish; complete -C '{line}'");
+        let shown = offered("fish", &["--no-config", "-c", &call], &dir)?;
+        ensure!(shown.iter().any(|l| l == *word), "`{line}`: no `{word}` in {shown:?}");
     }
     Ok(())
 }

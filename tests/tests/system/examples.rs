@@ -51,7 +51,6 @@ const fn case(
     }
 }
 
-const IFACE: &[&str] = &["veth0"];
 const NAMED: &[&str] = &["--iface", "veth0"];
 
 const CASES: &[Case] = &[
@@ -70,13 +69,13 @@ const CASES: &[Case] = &[
     ),
     case(
         "blocklist",
-        &["veth0", "bad.txt"],
+        &["--iface", "veth0", "--list", "bad.txt"],
         listed,
         &["@dropped[10.66.1.2]: 3\n", "@bl.hits[10.66.0.0/16]: { .packets = 3"],
     ),
     case(
         "capture-refused",
-        &["--pcap", "refused.pcapng", "SCRIPT", "veth0"],
+        &["--pcap", "refused.pcapng", "SCRIPT", "--iface", "veth0"],
         syns,
         &["@refused[{peer}, 22]: 3\n"],
     ),
@@ -89,7 +88,7 @@ const CASES: &[Case] = &[
     ),
     case("connect-latency", &[], connection, &["@latency_us[{peer}]:\n"]),
     case("connects-by-process", &[], connector, &["@connects[connector, {peer}, 4433]: 1\n"]),
-    case("dns-clients", IFACE, dns, &["@dns[{peer}, 53]: 5\n"]),
+    case("dns-clients", NAMED, dns, &["@dns[{peer}, 53]: 5\n"]),
     case("dns-errors", NAMED, dns, &["@errors[nope.example, 3, {peer}]: 2\n"]),
     case(
         "dns-latency",
@@ -101,7 +100,7 @@ const CASES: &[Case] = &[
             "@slowest_us[nope.example]: ",
         ],
     ),
-    case("drop-port", &["veth0", "22"], syns, &["@tried[{peer}]: 3\n"]),
+    case("drop-port", &["--iface", "veth0", "--port", "22"], syns, &["@tried[{peer}]: 3\n"]),
     case("drop-reasons", &[], nobody_listens, &["NO_SOCKET, "]),
     case(
         "flows",
@@ -152,12 +151,12 @@ const CASES: &[Case] = &[
     case("retransmit-ratio", &[], loss, &["{peer}]: "]),
     case("retransmits", &[], loss, &["@retransmits[{peer}, 4433]: "]),
     case("retransmits-kprobe", &[], loss, &["@retransmits[{peer}]: "]),
-    case("rewrite-port", IFACE, web, &["@clients[{peer}]: 2\n", "@answers: 1\n"]),
-    case("syns-by-source", IFACE, syns, &["@syns[{peer}]: "]),
-    case("tag-at-xdp", IFACE, dns, &["@seen[1, {peer}]: 5\n", "@unknown: "]),
+    case("rewrite-port", NAMED, web, &["@clients[{peer}]: 2\n", "@answers: 1\n"]),
+    case("syns-by-source", NAMED, syns, &["@syns[{peer}]: "]),
+    case("tag-at-xdp", NAMED, dns, &["@seen[1, {peer}]: 5\n", "@unknown: "]),
     case(
         "top-talkers",
-        IFACE,
+        NAMED,
         connection,
         &["@bytes[{node}, {peer}]: ", "@packets[{node}, {peer}]: "],
     ),
@@ -247,7 +246,7 @@ fn one(case: &Case, file: &Path, kprobes: bool) -> Result<()> {
         .iter()
         .chain(switches)
         .copied()
-        .chain([path.as_str()])
+        .chain([path.as_str(), "--"])
         .chain(parameters.iter().copied());
     let weir = Weir::new(args.map(address)).at(&lab);
     if text.contains("\nkprobe:") && !kprobes {

@@ -175,7 +175,14 @@ impl Checker<'_> {
     }
 
     fn site(&mut self, point: &ast::AttachPoint, out: &mut Vec<Site>) {
-        let parts: Option<Vec<String>> = point.parts.iter().map(|p| self.filled(p)).collect();
+        let head = point.parts.first().map_or("", |p| p.name.as_str());
+        let may_be_any = self.options.judged_only && tables::provider(head).is_some_and(|p| matches!(p.name, "xdp" | "tc"));
+        let parts: Option<Vec<String>> = point
+            .parts
+            .iter()
+            .enumerate()
+            .map(|(i, p)| self.filled(p, may_be_any && i == 1))
+            .collect();
         let Some(parts) = parts else { return };
         let Some(first) = parts.first() else { return };
         let span = point.span;
@@ -262,18 +269,20 @@ impl Checker<'_> {
         }
     }
 
-    /// Puts the script's parameters, named and positional, into an attach point's word.
-    fn filled(&mut self, word: &ast::Ident) -> Option<String> {
+    /// Puts the script's parameters, named and positional, into an attach point's word. Where it may be any, those that are not given
+    /// stand there by their names.
+    fn filled(&mut self, word: &ast::Ident, any: bool) -> Option<String> {
         let mut out = String::new();
         let mut from = 0;
         for (range, param) in in_attach_point(&word.name) {
-            out.push_str(&self.positional(&word.name[from..range.start]));
+            out.push_str(&self.positional(&word.name[from..range.start], any));
             let given = self.options.named.iter().rev().find(|(n, _)| *n == param.name);
             match given
                 .and_then(|(_, value)| value.clone())
                 .or_else(|| self.attach_defaults.get(&param.name).cloned())
             {
                 Some(value) => out.push_str(&value),
+                None if any => out.push_str(&param.name),
                 None => {
                     let d = Diagnostic::error("param-missing", word.span, format!("the parameter `--{}` is not given", param.name));
                     let call = format!("getopt(\"{0}\", \"DEFAULT\")", param.name);
@@ -286,12 +295,12 @@ impl Checker<'_> {
             }
             from = range.end;
         }
-        out.push_str(&self.positional(&word.name[from..]));
+        out.push_str(&self.positional(&word.name[from..], any));
         Some(out)
     }
 
     /// Puts the positional parameters into an attach point's word.
-    fn positional(&self, word: &str) -> String {
+    fn positional(&self, word: &str, any: bool) -> String {
         if !word.contains('$') {
             return word.to_owned();
         }
@@ -301,7 +310,11 @@ impl Checker<'_> {
             out.push_str(&rest[..at]);
             let digits: String = rest[at + 1..].chars().take_while(char::is_ascii_digit).collect();
             match digits.parse::<usize>().ok().and_then(|n| n.checked_sub(1)) {
-                Some(i) => out.push_str(self.options.positional.get(i).map_or("", String::as_str)),
+                Some(i) => match self.options.positional.get(i) {
+                    Some(text) => out.push_str(text),
+                    None if any => out.push_str(&format!("arg{digits}")),
+                    None => {}
+                },
                 None => out.push('$'),
             }
             rest = &rest[at + 1 + digits.len()..];

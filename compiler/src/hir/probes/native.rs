@@ -160,6 +160,9 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
         ParamType::Int { min, max } => format!("an integer from {min} to {max}"),
     };
     let wrong = || Box::new(Diagnostic::error("param-value", value.span, format!("`{}` takes {}", decl.name, expected())).help(decl.doc));
+    if let Some(missing) = missing(value, decl.ty, options) {
+        return if options.judged_only { Ok(stand_in(decl.ty)) } else { Err(missing) };
+    }
     // `$1` stands for its text.
     let text = match &value.kind {
         E::Call { name, .. } if name.name == "getopt" => Some(given_text(value, options)?.ok_or_else(wrong)?),
@@ -209,6 +212,44 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
             Err(_) => Err(wrong()),
         },
         _ => Err(wrong()),
+    }
+}
+
+/// What is said of a value that takes its text from the command line, which does not have it.
+fn missing(value: &ast::Expr, ty: ParamType, options: &Options) -> Option<Box<Diagnostic>> {
+    use ast::ExprKind as E;
+    let E::Call { name, args } = &value.kind else {
+        return given_text(value, options).err();
+    };
+    match name.name.as_str() {
+        "file" => missing(&args.first()?.value, ty, options),
+        "getopt" => {
+            let E::Str(name) = &args.first()?.value.kind else { return None };
+            let name = String::from_utf8_lossy(name);
+            let text = given_text(value, options).ok()??;
+            let may_be_empty = matches!(ty, ParamType::Bool | ParamType::Text);
+            if may_be_empty || !(text.is_empty() || args.len() == 1) || options.named.iter().any(|(n, _)| *n == name) {
+                return None;
+            }
+            let d = Diagnostic::error("param-missing", value.span, format!("the parameter `--{name}` is not given"));
+            let help = format!("write `--{name}=VALUE` behind the script, or give it a default: `getopt(\"{name}\", \"DEFAULT\")`");
+            Some(Box::new(d.help(help)))
+        }
+        _ => given_text(value, options).err(),
+    }
+}
+
+/// A value that fits, for a parameter that nobody has given.
+fn stand_in(ty: ParamType) -> ParamValue {
+    match ty {
+        ParamType::Iface | ParamType::Text | ParamType::Name => ParamValue::Str("any".to_owned()),
+        ParamType::Prefixes => ParamValue::List(Vec::new()),
+        ParamType::File => ParamValue::File("any".to_owned()),
+        ParamType::Ports => ParamValue::Ports(vec![(1, 1)]),
+        ParamType::Duration { min_ns } => ParamValue::Duration(min_ns),
+        ParamType::Choice(words) => ParamValue::Str(words.first().copied().unwrap_or_default().to_owned()),
+        ParamType::Bool => ParamValue::Bool(false),
+        ParamType::Int { min, .. } => ParamValue::Int(min),
     }
 }
 
