@@ -3,7 +3,7 @@
 pub use crate::test_run::{Ran, test_run, test_run_in};
 use std::os::fd::AsFd;
 use weir_compiler::kernel::KernelInfo;
-use weir_compiler::object::{MapRole, Object};
+use weir_compiler::object::{CounterSpec, MapRole, Object};
 use weir_compiler::pipeline::{Options, Source, compile};
 use weir_runtime::format::Context;
 use weir_runtime::load::{Loaded, load};
@@ -108,7 +108,24 @@ impl Session {
 
     /// Runs it with fields of a context.
     pub fn run_in(&self, frame: &[u8], context: &[u8]) -> Ran {
-        test_run_in(self.loaded.programs[0].as_fd(), frame, context).unwrap_or_else(|e| panic!("{}\ntest run: {e}", self.script))
+        self.try_in(frame, context)
+            .unwrap_or_else(|e| panic!("{}\ntest run: {e}", self.script))
+    }
+
+    /// The same where the kernel may not take it.
+    pub fn try_in(&self, frame: &[u8], context: &[u8]) -> std::io::Result<Ran> {
+        test_run_in(self.loaded.programs[0].as_fd(), frame, context)
+    }
+
+    /// What the programs have counted of what went wrong.
+    pub fn counted(&self, of: impl Fn(&CounterSpec) -> bool) -> u64 {
+        let number = self.object.counters.iter().position(of).unwrap();
+        let map = self
+            .loaded
+            .map_with(&self.object, |role| matches!(role, MapRole::Counters))
+            .unwrap();
+        let value = map.get(&u32::try_from(number).unwrap().to_ne_bytes()).unwrap().unwrap();
+        value.chunks_exact(8).map(|n| u64::from_ne_bytes(n.try_into().unwrap())).sum()
     }
 
     /// All maps of the script as they are printed.

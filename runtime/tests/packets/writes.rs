@@ -2,6 +2,7 @@
 
 use crate::frames::*;
 use crate::run::*;
+use weir_compiler::object::CounterSpec;
 
 /// Frames of both families, TCP and UDP, tagged or not, with right checksums and some data.
 fn frames() -> Vec<Vec<u8>> {
@@ -254,4 +255,27 @@ fn writes_in_loops_are_those_of_the_same_statements_in_a_row() {
         std::slice::from_ref(&frame),
     );
     assert_eq!(r.maps, "@m[1]: 2 @m[5]: 3 @t[59]: 1");
+}
+
+#[test]
+fn a_tag_that_finds_no_room_before_the_packet_is_counted() {
+    if !allowed() {
+        return;
+    }
+    let session = Session::new("xdp:lo { pkt.meta = 7; @n = count(); }", true);
+    let not_written = || session.counted(|c| matches!(c, CounterSpec::NoMetadata { .. }));
+    session.run(&tcp4(22), None);
+    assert_eq!((not_written(), session.maps().as_str()), (0, "@n: 1"));
+    // Somebody else's data takes all the room that the kernel gives: 32 bytes, on newer ones up to 252, less what a frame needs.
+    let full = |room: usize| {
+        let bytes = [vec![0; room], tcp4(22)].concat();
+        // `struct xdp_md`
+        let context = [room, bytes.len(), 0, 0, 0, 0].map(|n| u32::try_from(n).unwrap().to_ne_bytes());
+        session.try_in(&bytes, &context.concat()).ok()
+    };
+    let most = (4..=63).rev().find_map(|words| Some((4 * words, full(4 * words)?)));
+    let (room, ran) = most.expect("the kernel takes data before a packet");
+    assert_eq!(ran.verdict, XDP_PASS);
+    eprintln!("{room} bytes are the most");
+    assert_eq!((not_written(), session.maps().as_str()), (1, "@n: 2"));
 }

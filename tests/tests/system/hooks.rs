@@ -7,7 +7,7 @@ use weir_tests::features::Feature;
 use weir_tests::frame::Frame;
 use weir_tests::harness::Need::{Has, Lacks};
 use weir_tests::harness::Test;
-use weir_tests::kernel::{KernelState, Kind};
+use weir_tests::kernel::{self, KernelState, Kind};
 use weir_tests::net::{Lab, NODE_IF, TempDir};
 use weir_tests::traffic;
 use weir_tests::weir::Weir;
@@ -17,6 +17,8 @@ pub const TESTS: &[Test] = &[
     Test::new("an_unknown_interface_is_named", unknown_interface),
     Test::new("xdp_sees_through_two_vlan_tags", vlan),
     Test::new("a_limit_lets_some_packets_run_and_counts_the_rest", limit),
+    Test::new("verdicts_at_tc_end_the_chain_or_pass_on", verdicts),
+    Test::new("tx_sends_a_packet_back", sent_back),
     Test::new("tc_is_a_link_where_there_is_tcx", tcx).needs(&[Has(Feature::Tcx)]),
     Test::new("tc_is_clsact_where_there_is_no_tcx", clsact).needs(&[Lacks(Feature::Tcx)]),
 ];
@@ -165,6 +167,54 @@ fn vlan() -> Result<()> {
     weir.stop()?.clean()?.expect_map("@", [(source.to_string(), 2 + 3 + 4)])
 }
 
+/// Two scripts of two owners on one hook; the one that asks for it comes first.
+fn verdicts() -> Result<()> {
+    let lab = Lab::new()?;
+    // A tcx chain runs in the order of attaching, a clsact chain by priority.
+    let first: &[&str] = match kernel::query_tcx() {
+        Ok(()) => &[],
+        Err(_) => &["--priority", "7"],
+    };
+    let script = "tc:veth0:ingress /udp.dport == 5001/ { pass(); } tc:veth0:ingress /udp.dport == 5002/ { next(); } \
+                  tc:veth0:ingress /udp.dport == 5003/ { drop(); } tc:veth0:ingress /udp.dport in (5001-5004)/ { @[udp.dport] = count(); }";
+    let before = Weir::new(first.iter().copied().chain(["-e", script])).at(&lab).start()?;
+    let behind = Weir::script("tc:veth0:ingress /udp.dport in (5001-5004)/ { @[udp.dport] = count(); }")
+        .at(&lab)
+        .start()?;
+    let mut sockets = Vec::new();
+    let mut frames = Vec::new();
+    for (port, count) in (5001..).zip([2, 3, 4, 5]) {
+        sockets.push(traffic::listen_udp(&lab.node, (lab.node4(), port).into())?);
+        frames.push((count, Frame::udp(lab.peer4(), lab.node4(), port)));
+    }
+    traffic::send_frames(&lab, &frames)?;
+    traffic::settle(&lab)?;
+    // A verdict ends the block, and those behind it.
+    before.stop()?.clean()?.expect_map("@", [("5004", 5)])?;
+    behind.stop()?.clean()?.expect_map("@", [("5002", 3), ("5004", 5)])?;
+    let arrived: Vec<u32> = sockets.iter().map(traffic::received).collect::<Result<_>>()?;
+    ensure!(arrived == [2, 3, 0, 5], "{arrived:?} arrived");
+    Ok(())
+}
+
+fn sent_back() -> Result<()> {
+    const COUNT: u32 = 7;
+    let lab = Lab::new()?;
+    let far = Weir::script("tc:peer0:ingress /udp.dport == 5000/ { @[ip.src] = count(); }")
+        .at_peer(&lab)
+        .start()?;
+    let weir = Weir::script("xdp:veth0:generic /udp.dport == 5000/ { @ = count(); tx(); }")
+        .at(&lab)
+        .start()?;
+    let socket = traffic::listen_udp(&lab.node, (lab.node4(), 5000).into())?;
+    traffic::send_frames(&lab, &[(COUNT, Frame::udp(lab.peer4(), lab.node4(), 5000))])?;
+    traffic::settle(&lab)?;
+    weir.stop()?.clean()?.expect_map("@", [("", COUNT)])?;
+    far.stop()?.clean()?.expect_map("@", [(lab.peer4().to_string(), COUNT)])?;
+    ensure!(traffic::received(&socket)? == 0, "what was sent back arrived, too");
+    Ok(())
+}
+
 /// Each processor has its share, and frames may come on any.
 fn limit() -> Result<()> {
     const FRAMES: u64 = 300;
@@ -218,6 +268,9 @@ fn clsact() -> Result<()> {
     for hook in ["ingress", "egress"] {
         let filters = lab.node.tc(&["filter", "show", "dev", NODE_IF, hook])?;
         ensure!(filters.contains("bpf") && filters.contains("direct-action"), "{hook}: `{filters}`");
+        // A handle, and a name that tells whose it is.
+        let owner = format!("weir:{}:", weir.pid()?);
+        ensure!(filters.contains(" handle 0x") && filters.contains(&owner), "{hook}: `{filters}`");
     }
     both_ways(&lab)?;
     let done = weir.stop()?.clean()?;
