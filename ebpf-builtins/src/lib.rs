@@ -26,6 +26,11 @@ pub use packed::Object;
 pub const EVENT: &str = "EVENT";
 /// Program array, indexed by the slots of the events, in every native.
 pub const EVENTS: &str = "EVENTS";
+/// The same for the programs at TC, in natives whose `EVENTS` is for XDP: a program array takes programs of one type, and whoever loads the
+/// whole object has both.
+pub const EVENTS_TC: &str = "EVENTS_TC";
+/// The same for the program at XDP, in natives whose `EVENTS` is for TC.
+pub const EVENTS_XDP: &str = "EVENTS_XDP";
 /// Program array with one slot: the next program on the hook, in natives at XDP.
 pub const CHAIN: &str = "CHAIN";
 
@@ -41,7 +46,7 @@ pub mod blocklist {
 
     /// The program's symbol, in section `xdp.frags`.
     pub const PROGRAM: &str = "blocklist";
-    /// The same at TC, for either direction, in section `classifier`. Load one of the two: a program array takes programs of one type.
+    /// The same at TC, for either direction, in section `classifier`.
     pub const TC: &str = "blocklist_tc";
 
     /// LPM trie [`Lpm4`](crate::Lpm4) → [`Lpm4`](crate::Lpm4): the list. **The value of an entry is its key** (the
@@ -86,7 +91,7 @@ pub mod blocklist {
     pub const PAST6: &str = "PAST6";
     /// Per-CPU array `u32` → `u64`, indexed by the `STAT_*` constants.
     pub const STATS_MAP: &str = "STATS";
-    pub use crate::{CHAIN, EVENT, EVENTS, HEARTBEAT};
+    pub use crate::{CHAIN, EVENT, EVENTS, EVENTS_TC, HEARTBEAT};
 
     /// `.rodata` `u32`: [`MATCH_SRC`], [`MATCH_DST`] or both; default source.
     pub const RODATA_MATCH: &str = "MATCH";
@@ -121,7 +126,7 @@ pub mod blocklist {
     /// Every map of the object.
     pub const MAPS: &[&str] = &[
         BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, SIEVE4, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, PAST4, PAST6,
-        STATS_MAP, EVENT, EVENTS, CHAIN, HEARTBEAT,
+        STATS_MAP, EVENT, EVENTS, EVENTS_TC, CHAIN, HEARTBEAT,
     ];
     /// Every setting of the object.
     pub const RODATA: &[&str] = &[

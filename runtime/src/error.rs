@@ -563,6 +563,29 @@ mod tests {
     }
 
     #[test]
+    fn the_dispatcher_of_libxdp_is_known() {
+        let help = |name: &str| {
+            let error = Error::ForeignXdp {
+                iface: "eth0".to_owned(),
+                program: ForeignProgram {
+                    id: 7,
+                    name: name.to_owned(),
+                    age: None,
+                    owners: Vec::new(),
+                },
+                span: Span::default(),
+            };
+            error.help().join("\n")
+        };
+        let of_libxdp = help("xdp_dispatcher");
+        assert!(
+            of_libxdp.contains("libxdp's dispatcher") && of_libxdp.contains("xdp-loader unload eth0 --all"),
+            "{of_libxdp}"
+        );
+        assert!(!help("xdp_drop").contains("libxdp"));
+    }
+
+    #[test]
     fn durations_take_the_largest_useful_unit() {
         let text: Vec<_> = [5, 120, 7200, 172_800].map(|s| short_duration(Duration::from_secs(s))).into();
         assert_eq!(text, ["5 s", "2 min", "2 h", "2 d"]);

@@ -524,7 +524,7 @@ impl Worker {
         } else {
             top
         };
-        let snapshots = match native.snapshots(made) {
+        let snapshots = match native.snapshots(made, !self.sink.is_structured()) {
             Ok(snapshots) => snapshots,
             Err(e) => return self.complain(&e),
         };

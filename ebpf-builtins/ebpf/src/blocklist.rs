@@ -109,6 +109,9 @@ static EVENT: PerCpuArray<EventRecord, 1> = PerCpuArray::new();
 static EVENTS: ProgArray<2> = ProgArray::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
+static EVENTS_TC: ProgArray<2> = ProgArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
 static CHAIN: ProgArray<1> = ProgArray::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
@@ -157,6 +160,8 @@ trait Frame: Copy {
     /// Reads what is not in the first buffer, too.
     fn whole(self) -> Self::Whole;
     fn context(self) -> *mut c_void;
+    /// Programs of events: an array takes those of one hook.
+    fn events() -> &'static ProgArray<2>;
     /// How many packets the wire has of it.
     fn packets(self) -> u64;
     /// How many bytes these have; what they carry is asked for where segmentation repeats its header.
@@ -176,6 +181,11 @@ impl<'a> Frame for &'a xdp_md {
     #[inline(always)]
     fn context(self) -> *mut c_void {
         context(self).cast()
+    }
+
+    #[inline(always)]
+    fn events() -> &'static ProgArray<2> {
+        &EVENTS
     }
 
     #[inline(always)]
@@ -207,6 +217,11 @@ impl<'a> Frame for &'a __sk_buff {
     #[inline(always)]
     fn context(self) -> *mut c_void {
         core::ptr::from_ref(self).cast_mut().cast()
+    }
+
+    #[inline(always)]
+    fn events() -> &'static ProgArray<2> {
+        &EVENTS_TC
     }
 
     #[inline(always)]
@@ -278,13 +293,13 @@ fn conclude<F: Frame>(frame: F, outcome: u32) -> u32 {
     match outcome {
         STAT_DROPPED => {
             if setting!(EVENT_DROP) != 0 {
-                tail_call(frame, &EVENTS, SLOT_DROP);
+                tail_call(frame, F::events(), SLOT_DROP);
             }
             if setting!(DRY_RUN) == 0 {
                 return F::DROP;
             }
         }
-        STAT_ALLOWED if setting!(EVENT_ALLOW) != 0 => tail_call(frame, &EVENTS, SLOT_ALLOW),
+        STAT_ALLOWED if setting!(EVENT_ALLOW) != 0 => tail_call(frame, F::events(), SLOT_ALLOW),
         _ => {}
     }
     F::PASS

@@ -137,6 +137,12 @@ impl Rig {
         })
     }
 
+    /// How long the program is that the kernel runs.
+    pub fn translated_bytes(&self) -> u32 {
+        let program: &Xdp = self.ebpf.program(bl::PROGRAM).unwrap().try_into().unwrap();
+        program.info().unwrap().size_translated().unwrap()
+    }
+
     /// Runs one packet at TC and returns the verdict.
     pub fn run_tc(&self, packet: &[u8]) -> u32 {
         let program: &SchedClassifier = self.ebpf.program(bl::TC).unwrap().try_into().unwrap();

@@ -67,21 +67,21 @@ impl Way {
     }
 
     /// Tells whether addresses of the far end are looked up in packets that come from there.
-    fn from_far(self) -> bool {
+    fn comes_from_far(self) -> bool {
         self.incoming && self.matched & object::MATCH_SRC != 0
     }
 
     /// The same in packets that go there.
-    fn to_far(self) -> bool {
+    fn goes_to_far(self) -> bool {
         self.outgoing && self.matched & object::MATCH_DST != 0
     }
 
     /// Tells whether addresses of this end are looked up in packets that come.
-    fn to_near(self) -> bool {
+    fn comes_to_near(self) -> bool {
         self.incoming && self.matched & object::MATCH_DST != 0
     }
 
-    fn from_near(self) -> bool {
+    fn goes_from_near(self) -> bool {
         self.outgoing && self.matched & object::MATCH_SRC != 0
     }
 
@@ -135,10 +135,10 @@ pub(super) fn setup(
 
     let guard = (params.flag_or("protect", true) && !dry_run).then(|| Guard {
         netns: netns.map(str::to_owned),
-        from_far: way.from_far(),
-        to_far: way.to_far(),
-        to_near: way.to_near(),
-        from_near: way.from_near(),
+        from_far: way.comes_from_far(),
+        to_far: way.goes_to_far(),
+        to_near: way.comes_to_near(),
+        from_near: way.goes_from_near(),
         ports: ports.clone(),
         tcp: proto == 0 || proto == TCP,
         udp: proto == 0 || proto == UDP,

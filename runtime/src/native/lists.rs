@@ -5,8 +5,9 @@
 
 use super::audit::{Audit, Record, listed};
 use super::exact::{self, Exact, key};
-use super::heartbeat;
+use super::heartbeat::Heart;
 use super::prefixes::{self, Key, Prefixes, bytes};
+use super::pressure::{self, Pressure};
 use super::protect::{Guard, Protected};
 use super::table::{Change, Table};
 use crate::error::{Error, Notice};
@@ -67,12 +68,15 @@ pub(super) struct Lists {
     warned: bool,
     /// `.hits` has been said to be full.
     warned_of_hits: bool,
+    /// How full the kernel's part of it is.
+    hits: Pressure,
     notices: Vec<Notice>,
     span: Span,
     /// Records of the instance that this one takes the place of.
     before: [Option<Map>; 2],
     /// Programs pass everything unless they see that we are there.
     beats: bool,
+    heart: Option<Heart>,
 }
 
 /// What [`Lists::new`] is made from.
@@ -129,10 +133,12 @@ impl Lists {
             over: false,
             warned: false,
             warned_of_hits: false,
+            hits: Pressure::new(),
             notices: plan.notices,
             span: plan.span,
             before: [None, None],
             beats: plan.beats,
+            heart: None,
         };
         lists.check_pressure();
         lists
@@ -147,7 +153,7 @@ impl Lists {
             }
         }
         if self.beats {
-            heartbeat::beat(maps)?;
+            self.heart = Some(Heart::start(map(object::HEARTBEAT)?, libc::CLOCK_BOOTTIME)?);
         }
         Ok(())
     }
@@ -372,39 +378,44 @@ impl Lists {
 
     fn check_pressure(&mut self) {
         let most = self.sizes().into_iter().max().unwrap_or(0) as u64;
-        let high = most * 5 > self.max * 4;
+        let high = most >= pressure::high(self.max) && most > 0;
         if high && !self.warned {
             self.say(true, format!("a list has {most} entries of at most {}: raise `max`", self.max));
         }
         self.warned = high;
     }
 
-    /// Says once that packets were dropped for prefixes that have no counter of their own.
+    /// Says once that `.hits` is nearly full, and once that packets were dropped for prefixes that have no counter of their own.
     pub fn check_hits(&mut self, maps: &Maps) {
-        let (Some(stats), Some(hits)) = (maps.get(object::STATS_MAP), maps.get(object::HITS4)) else {
+        let map = |symbol: &str| maps.get(symbol);
+        let (Some(stats), Some(v4), Some(v6)) = (map(object::STATS_MAP), map(object::HITS4), map(object::HITS6)) else {
             return;
         };
-        let uncounted = uncounted(stats).unwrap_or(0);
-        if self.warned_of_hits || uncounted == 0 {
-            return;
+        let more = u64::from(v4.max_entries) * 4;
+        if !self.warned_of_hits && uncounted(stats).is_ok_and(|n| n > 0) {
+            self.warned_of_hits = true;
+            let max = v4.max_entries;
+            self.say(
+                true,
+                format!(
+                    "`.hits` is full with {max} prefixes: hits of others are in `.stats` alone, as `uncounted`; give it more with `max_hits={more}`"
+                ),
+            );
         }
-        self.warned_of_hits = true;
-        let max = hits.max_entries;
-        self.say(
-            true,
-            format!(
-                "`.hits` is full with {max} prefixes: hits of others are in `.stats` alone, as `uncounted`; give it more with `max_hits={}`",
-                u64::from(max) * 4
-            ),
-        );
+        // What cannot be read now is complained about when somebody wants to see it.
+        let dropped = super::stat(stats, object::STAT_DROPPED).unwrap_or(0);
+        if let Ok(Some((entries, max))) = self.hits.check(dropped, &[v4, v6])
+            && !self.warned_of_hits
+        {
+            self.say(
+                true,
+                format!("`.hits` has {entries} prefixes of a family, of at most {max}: give it more with `max_hits={more}`"),
+            );
+        }
     }
 
     /// Ends entries whose time is over, and enforcement when its own is.
     pub fn tick(&mut self, maps: &Maps) {
-        if self.beats {
-            // Without it everything passes: the safe side.
-            let _ = heartbeat::beat(maps);
-        }
         self.check_hits(maps);
         let now = now();
         if !self.over && self.ends.is_some_and(|ends| ends <= now) {

@@ -7,11 +7,12 @@ mod engine;
 mod exact;
 mod files;
 mod flows;
-mod heartbeat;
+pub(crate) mod heartbeat;
 mod identity;
 mod lists;
 mod pinned;
 pub mod prefixes;
+mod pressure;
 mod protect;
 mod retransmits;
 pub(crate) mod summary;
@@ -339,10 +340,17 @@ impl Instance {
                     continue;
                 }
                 let slot = self.spec.native.events.get(*event).map_or(0, |e| e.slot);
-                self.put("EVENTS", slot, program, attach.span)?;
+                self.put(self.events(), slot, program, attach.span)?;
             }
         }
         Ok(())
+    }
+
+    /// The program array of the hook that the instance is on.
+    fn events(&self) -> &'static str {
+        use weir_ebpf_builtins::{EVENTS, EVENTS_TC, EVENTS_XDP};
+        let own = if self.spec.is_on_xdp() { EVENTS_XDP } else { EVENTS_TC };
+        if self.maps.contains_key(own) { own } else { EVENTS }
     }
 
     fn put(&self, array: &str, slot: u32, program: &OwnedFd, span: Span) -> Result<(), Error> {
@@ -544,13 +552,14 @@ impl Instance {
         }
     }
 
-    /// Reads every map, in the order of the declaration, for whoever shows the `top` entries of each (0: all).
+    /// Reads every map, in the order of the declaration, for whoever shows the `top` entries of each (0: all); of tables, with `telling`,
+    /// without rows that have nothing to say on one screen.
     ///
     /// # Errors
     /// What the kernel says.
-    pub(crate) fn snapshots(&self, top: u32) -> Result<Vec<Snapshot>, Error> {
+    pub(crate) fn snapshots(&self, top: u32, telling: bool) -> Result<Vec<Snapshot>, Error> {
         self.look()?;
-        (0..self.spec.native.maps.len()).map(|map| self.read(map, top)).collect()
+        (0..self.spec.native.maps.len()).map(|map| self.read(map, top, telling)).collect()
     }
 
     /// Lets the native's user space see how things are now.
@@ -616,11 +625,12 @@ impl Instance {
     /// What the kernel says.
     pub(crate) fn snapshot_top(&self, map: usize, top: u32) -> Result<Snapshot, Error> {
         self.look()?;
-        self.read(map, top)
+        self.read(map, top, false)
     }
 
-    /// Reads a map. Of a table only the last `top` rows are made (0: all); those before them are empty.
-    fn read(&self, map: usize, top: u32) -> Result<Snapshot, Error> {
+    /// Reads a map. Of a table only the last `top` rows are made (0: all); those before them are empty. With `telling` those are left out that
+    /// have nothing to say on one screen.
+    fn read(&self, map: usize, top: u32, telling: bool) -> Result<Snapshot, Error> {
         let decl = self
             .spec
             .native
@@ -665,7 +675,10 @@ impl Instance {
             MapShape::Table { .. } => {
                 let rows = self
                     .engine()
-                    .map(|mut engine| engine.rows(decl.name, top as usize, &self.maps))
+                    .map(|mut engine| match telling {
+                        true => engine.telling_rows(decl.name, top as usize, &self.maps),
+                        false => engine.rows(decl.name, top as usize, &self.maps),
+                    })
                     .transpose()?;
                 Ok(engine::snapshot(name, decl.shape, rows.unwrap_or_default()))
             }
@@ -756,7 +769,7 @@ impl Instance {
 /// Numbers with their names, in the order of the declaration: it tells a story that sorting would not.
 fn named_numbers(name: String, names: &[&str], numbers: &[u64]) -> Snapshot {
     let rows = names.iter().zip(numbers).map(|(counter, number)| Row {
-        key: [counter.as_bytes(), b"\0"].concat(),
+        key: engine::text_bytes(counter),
         value: Cell::Int(i128::from(*number)),
     });
     Snapshot {

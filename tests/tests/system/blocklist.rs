@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use weir_tests::frame::Frame;
 use weir_tests::harness::Test;
@@ -19,6 +19,9 @@ pub const TESTS: &[Test] = &[
     Test::new("blocklist_hits_of_a_long_list_stay_with_their_entries", long_list),
     Test::new("blocklist_hits_of_a_long_list_are_zeroed_and_overflow", zeroed),
     Test::new("blocklist_atomic_hits_of_a_long_list_stay_with_their_entries", long_list_atomic),
+    Test::new("blocklist_hits_that_are_nearly_full_are_said", pressure),
+    Test::new("blocklist_drops_every_fragment", || fragments("")),
+    Test::new("blocklist_tc_drops_every_fragment", || fragments(", hook=\"tc\"")),
     Test::new("blocklist_second_on_one_interface_is_refused", second),
     Test::new("blocklist_outlives_its_interface", interface_gone),
     Test::new("blocklist_file_cut_off_in_the_middle_changes_nothing", cut_off),
@@ -211,6 +214,47 @@ end {
     for line in ["@uncounted: 5", "@dropped: 13"] {
         ensure!(done.stdout.lines().any(|l| l == line), "{line}: {done}");
     }
+    Ok(())
+}
+
+/// Four fifths of `max_hits` are taken: that is said while there is room.
+fn pressure() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut weir = started(&lab, "prefixes=198.51.100.0/24, max_hits=1")?;
+    ensure!(arrive(&lab, &[BAD], 1)? == 0, "the list is not in force");
+    weir.wait_stderr("a warning", |text| {
+        text.contains("`.hits` has 1 prefixes of a family, of at most 1: give it more with `max_hits=4`")
+    })?;
+    let done = weir.stop()?.clean()?;
+    ensure!(!done.stderr.contains("is full"), "{done}");
+    Ok(())
+}
+
+/// Datagrams that the sender's kernel cuts into three packets each: all of them have the address, and each is a packet.
+fn fragments(extra: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    let (peer4, peer6) = (lab.peer4(), lab.peer6());
+    let script = format!(
+        r#"use blocklist(iface="veth0", audit="off", protect=false, prefixes=({peer4}, "{peer6}"){extra}) as bl; bl:drop {{ @[ip.src] = count(); }}"#
+    );
+    let weir = Weir::script(&script).at(&lab).start()?;
+    for (source, to, count) in [
+        (IpAddr::from(peer4), IpAddr::from(lab.node4()), 5),
+        (peer6.into(), lab.node6().into(), 7),
+    ] {
+        lab.peer.run(|| {
+            let socket = UdpSocket::bind((source, 0)).context("cannot bind")?;
+            (0..count).try_for_each(|_| socket.send_to(&[0; 4000], (to, PORT)).map(drop).context("cannot send"))
+        })?;
+    }
+    // One that is not listed comes behind them.
+    let socket = traffic::listen_udp(&lab.node, SocketAddr::new(lab.node4().into(), PORT))?;
+    traffic::send_frames(&lab, &[(1, Frame::udp(BAD, lab.node4(), PORT))])?;
+    weir_tests::wait_for("the last packet", || Ok((traffic::received(&socket)? == 1).then_some(())))?;
+    let done = weir.stop()?.clean()?;
+    done.expect_map("@", [(peer4.to_string(), 15), (peer6.to_string(), 21)])?;
+    let done = done.map("@bl.stats");
+    ensure!(done["dropped"] == "36" && done["passed"] == "1", "{done:?}");
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use weir_tests::features::Feature;
 use weir_tests::frame::Frame;
 use weir_tests::harness::Need::Lacks;
 use weir_tests::harness::Test;
+use weir_tests::kernel::KernelState;
 use weir_tests::net::{Lab, Netns};
 use weir_tests::traffic::{self, Connection};
 use weir_tests::wait_for;
@@ -21,6 +22,7 @@ pub const TESTS: &[Test] = &[
     Test::new("blocklist_tc_counts_packets_of_the_wire", wire),
     Test::new("blocklist_tc_allow_ports_and_dry_run", || natives::narrowed_with(TC)),
     Test::new("blocklist_tc_reload_under_flood_lets_nothing_through", || natives::flood_with(TC)),
+    Test::new("blocklist_tc_killed_opens_the_gate_and_leaves_nothing", killed).alone(),
     Test::new("blocklist_tc_filters_of_a_silent_owner_let_everything_pass", silent).needs(&[Lacks(Feature::Tcx)]),
 ];
 
@@ -194,6 +196,27 @@ end {{
         "{packets} packets of the wire cannot carry two million bytes"
     );
     Ok(())
+}
+
+fn killed() -> Result<()> {
+    let lab = Lab::new()?;
+    let before = KernelState::now(Some(&lab.node))?;
+    let script = format!(
+        r#"use blocklist(iface="veth0", audit="off", direction="both", prefixes={}{TC}) as bl;"#,
+        lab.peer4()
+    );
+    let weir = Weir::script(&script).at(&lab).start()?;
+    let (node, peer) = (IpAddr::from(lab.node4()), IpAddr::from(lab.peer4()));
+    send(&lab.peer, &lab.node, [peer, node], 3, false)?;
+    ensure!(
+        weir.stderr().contains("in force as long as weir runs, then everything passes"),
+        "{}",
+        weir.stderr()
+    );
+    weir.end_with(Signal::SIGKILL)?.nothing_left()?;
+    before.assert_same(Some(&lab.node))?;
+    send(&lab.peer, &lab.node, [peer, node], 3, true)?;
+    send(&lab.node, &lab.peer, [node, peer], 3, true)
 }
 
 /// Nobody shows the programs that somebody is there: ten seconds later they decide nothing, and at once again when there is somebody.

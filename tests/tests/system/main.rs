@@ -83,6 +83,7 @@ fn main() {
     if !weir_tests::in_vm() {
         lists.extend([
             bad_input::TESTS,
+            natives::ONCE,
             blocklist::TESTS,
             blocklist_tc::ONCE,
             hooks::ONCE,

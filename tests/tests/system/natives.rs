@@ -27,6 +27,12 @@ pub const TESTS: &[Test] = &[
     Test::new("blocklist_audit_log_has_every_change", audit),
 ];
 
+/// What takes tools that guests have not.
+pub const ONCE: &[Test] = &[
+    Test::new("natives_are_objects_that_others_load", objects).alone(),
+    Test::new("natives_run_as_their_documentation_shows", documented),
+];
+
 const SPORT: u16 = 5000;
 
 fn v4(text: &str) -> Ipv4Addr {
@@ -464,5 +470,79 @@ fn audit() -> Result<()> {
         done.stderr.contains("no audit log is kept: cannot open `no/such/folder/log`"),
         "{done}"
     );
+    Ok(())
+}
+
+/// Each native is a plain object, too: others load it, with its settings as they are.
+fn objects() -> Result<()> {
+    let lab = Lab::new()?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ebpf-builtins/objects");
+    let mut loaded = Vec::new();
+    for file in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+        let path = file?.path();
+        let Some(name) = path.file_name().and_then(|n| n.to_str()?.strip_suffix(".bpf.o")) else {
+            continue;
+        };
+        let pins = Pins::new(name)?;
+        let done = std::process::Command::new("bpftool")
+            .args(["prog", "loadall"])
+            .args([&path, &pins.0])
+            .output()
+            .context("bpftool")?;
+        ensure!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
+        ensure!(std::fs::read_dir(&pins.0)?.count() > 0, "{name}: no program is pinned");
+        loaded.push(name.to_owned());
+    }
+    loaded.sort();
+    ensure!(loaded == ["blocklist", "flows", "identity", "retransmits"], "{loaded:?}");
+    let object = folder.join("blocklist.bpf.o").display().to_string();
+    lab.node.ip(&["link", "set", NODE_IF, "xdp", "obj", &object, "sec", "xdp.frags"])?;
+    let link = lab.node.ip(&["-d", "link", "show", "dev", NODE_IF])?;
+    ensure!(link.contains("prog/xdp"), "{link}");
+    // Its lists are empty.
+    ensure!(arrive(&lab, "198.51.100.1", 2)? == 2, "an empty list drops");
+    lab.node.ip(&["link", "set", NODE_IF, "xdp", "off"]).map(drop)
+}
+
+/// A folder of the BPF file system.
+struct Pins(std::path::PathBuf);
+
+impl Pins {
+    fn new(name: &str) -> Result<Self> {
+        let path = Path::new("/sys/fs/bpf").join(format!("weirtest-{}-{name}", std::process::id()));
+        std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            eprintln!("test support: {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// What `weir doc` shows runs as it is printed.
+fn documented() -> Result<()> {
+    for name in ["blocklist", "flows", "identity", "retransmits"] {
+        let lab = Lab::new()?;
+        lab.dir.write(
+            "policy.toml",
+            "[[identity]]\nname = \"web\"\ncgroup = \"/weirtest-nobody\"\n[[rule]]\nverdict = \"allow\"\nfrom = \"web\"\n",
+        )?;
+        let doc = Weir::new(["doc", name]).run()?;
+        let (_, example) = doc.stdout.split_once("\nEXAMPLE\n").with_context(|| doc.to_string())?;
+        let lines = example.lines().map_while(|line| line.strip_prefix("    "));
+        let script: Vec<&str> = lines.collect();
+        ensure!(
+            script.first().is_some_and(|line| line.starts_with(&format!("use {name}("))),
+            "{doc}"
+        );
+        let mut weir = Weir::script(&script.join("\n")).at(&lab).start()?;
+        // Each of them prints something about every second.
+        weir.wait_stdout("the first second", |text| !text.is_empty())?;
+        weir.stop()?.clean()?;
+    }
     Ok(())
 }

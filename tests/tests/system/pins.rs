@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = &[
     Test::new("pin_outlives_kill_under_flood_and_is_taken_over", flood).alone(),
     Test::new("pin_at_tc_outlives_kill_under_flood_and_is_taken_over", flood_at_tc).alone(),
     Test::new("pin_keeps_the_hits_of_a_long_list", long_list).alone(),
+    Test::new("pin_keeps_what_is_uncounted", uncounted).alone(),
     Test::new("pin_of_identity_outlives_kill_and_keeps_its_replies", identity).alone(),
     Test::new("pin_outlives_the_heartbeat_of_filters", heartbeat)
         .needs(&[Lacks(Feature::Tcx)])
@@ -113,6 +114,25 @@ fn long_list() -> Result<()> {
     );
     let done = second.stop()?;
     done.expect_map("@walked", [(format!("{BAD}/32"), 11), (format!("{gone}/32"), 3)])?;
+    name.stop()
+}
+
+/// So does the number of packets whose entries have gone, and for whose hits there was no room.
+fn uncounted() -> Result<()> {
+    let lab = Lab::new()?;
+    let name = Name::new("uncounted");
+    let hosts = |count: u32| -> String { (0..count).map(|i| format!("172.16.{}.{}\n", i >> 8, i & 255)).collect() };
+    lab.dir.write("bad.txt", &hosts(600))?;
+    let params = "prefixes=file(\"bad.txt\"), max_hits=1";
+    let mut first = started(&lab, &name, params)?;
+    let [one, other] = [(2, 80), (2, 81)].map(|(third, fourth)| Ipv4Addr::new(172, 16, third, fourth));
+    ensure!(arrive(&lab, one, 3)? + arrive(&lab, other, 3)? == 0, "not in force");
+    lab.dir.write("bad.txt", &hosts(560))?;
+    first.wait_stderr("word of the reload", |text| text.contains("40 removed, 560 in force"))?;
+    first.end_with(Signal::SIGKILL)?;
+    let done = started(&lab, &name, params)?.stop()?;
+    let of = stats(&done, "@bl.stats");
+    ensure!(of.get("uncounted") == Some(&3) && of.get("dropped") == Some(&6), "{done}");
     name.stop()
 }
 

@@ -9,8 +9,10 @@ mod who;
 
 use super::audit::{Audit, Record};
 use super::engine::{Engine, Maps, Rows, Value, text_bytes};
+use super::heartbeat::{self, Heart};
 use super::lists::grace_period;
-use super::{Params, Setup, heartbeat};
+use super::pressure::Pressure;
+use super::{Params, Setup};
 use crate::attach::tracing::Iterator as KernelIterator;
 use crate::error::{Error, Notice};
 use crate::format::uint;
@@ -64,6 +66,7 @@ pub(super) fn setup(
         _ => object::ENFORCE_FROM_POD,
     };
     let deny_unknown = params.text("unknown") == Some("deny");
+    let beats = heartbeat::is_needed(kernel, pin);
     for (symbol, value) in [
         (object::RODATA_ENFORCE, enforce),
         (object::RODATA_MASK, mask),
@@ -73,7 +76,7 @@ pub(super) fn setup(
         (object::RODATA_ON_DENY, u32::from(event_used("deny"))),
         (object::RODATA_ON_ALLOW, u32::from(event_used("allow"))),
         (object::RODATA_ON_UNKNOWN, u32::from(event_used("unknown"))),
-        (object::RODATA_NEEDS_HEARTBEAT, u32::from(heartbeat::is_needed(kernel, pin))),
+        (object::RODATA_NEEDS_HEARTBEAT, u32::from(beats)),
     ] {
         elf.set_rodata(symbol, value)?;
     }
@@ -92,6 +95,7 @@ pub(super) fn setup(
             deny_unknown,
             audit,
             notices,
+            beats,
         },
         pin,
     )?;
@@ -123,6 +127,8 @@ pub(super) struct Plan {
     pub deny_unknown: bool,
     pub audit: Audit,
     pub notices: Vec<Notice>,
+    /// Programs pass everything unless they see that we are there.
+    pub beats: bool,
 }
 
 /// An instance while it runs.
@@ -140,8 +146,9 @@ pub(super) struct Enforcer {
     over: bool,
     /// What has been complained about already.
     told: Vec<String>,
-    /// How many packets must have been denied before `.denied` can be nearly full; nothing when that has been said.
-    denied_due: Option<u64>,
+    /// How full `.denied` is.
+    denied: Pressure,
+    heart: Option<Heart>,
 }
 
 /// Sets one element.
@@ -191,7 +198,8 @@ impl Enforcer {
             slots: BTreeMap::new(),
             over: false,
             told: Vec::new(),
-            denied_due: Some(0),
+            denied: Pressure::new(),
+            heart: None,
             policy,
             everybody,
             watch,
@@ -466,19 +474,12 @@ impl Enforcer {
         self.tell_who();
     }
 
-    /// Says once that `.denied` is nearly full. Its entries are counted only when so many more packets were denied that it can be.
+    /// Says once that `.denied` is nearly full.
     fn check_denied(&mut self, maps: &Maps) -> Result<(), Error> {
-        let Some(due) = self.denied_due else { return Ok(()) };
         let (stats, denied) = (map(maps, object::STATS_MAP)?, map(maps, object::DENIED)?);
         let numbers = [object::STAT_DENIED, object::STAT_UNKNOWN, object::STAT_UNDECIDED].map(|i| super::stat(stats, i));
         let packets = numbers.into_iter().sum::<Result<u64, Error>>()?;
-        if packets < due {
-            return Ok(());
-        }
-        let (entries, max) = (denied.len()? as u64, u64::from(denied.max_entries));
-        let high = max * 4 / 5;
-        self.denied_due = (entries < high).then_some(packets + (high - entries.min(high)));
-        if self.denied_due.is_none() {
+        if let Some((entries, max)) = self.denied.check(packets, &[denied])? {
             self.say(
                 true,
                 format!(
@@ -530,8 +531,14 @@ impl Enforcer {
 }
 
 impl Engine for Enforcer {
-    fn started(&mut self, maps: &Maps, _: Vec<KernelIterator>) -> Result<(), Error> {
-        heartbeat::beat(maps)?;
+    fn move_in(&mut self, maps: &Maps) -> Result<(), Error> {
+        if self.plan.beats {
+            self.heart = Some(Heart::start(map(maps, object::HEARTBEAT)?, libc::CLOCK_BOOTTIME)?);
+        }
+        Ok(())
+    }
+
+    fn started(&mut self, _: &Maps, _: Vec<KernelIterator>) -> Result<(), Error> {
         self.record("start", self.policy.rules.len(), 0);
         Ok(())
     }
@@ -543,8 +550,6 @@ impl Engine for Enforcer {
     }
 
     fn tick(&mut self, maps: &Maps) {
-        // Without it everything passes: the safe side.
-        let _ = heartbeat::beat(maps);
         // Whoever looks at the map hears why it cannot be read.
         let _ = self.check_denied(maps);
         if !self.over {
