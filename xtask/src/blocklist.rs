@@ -29,7 +29,7 @@ const BAR_OF_ONE: f64 = 1.1;
 /// Figures for each of the runs asked for, of which the fastest counts.
 const ROUNDS: usize = 8;
 /// Packets of each processor when several count in one entry: the start of a process is short beside it.
-const TOGETHER: &str = "10000000";
+const TOGETHER: &str = "5000000";
 
 /// Packets of a run, at least.
 const FEWEST: u32 = 200_000;
