@@ -20,6 +20,7 @@ pub fn main(args: &Build) -> Result<ExitCode, Failure> {
         // Building runs nothing.
         allow_unsafe: true,
         helper_errors: false,
+        portable: true,
         child: None,
         times: args.verbose,
         warnings: !args.quiet,

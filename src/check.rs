@@ -110,6 +110,7 @@ pub fn main(args: &Check) -> Result<ExitCode, Failure> {
             // Checking runs nothing.
             allow_unsafe: true,
             helper_errors: false,
+            portable: false,
             child: None,
             warnings: !args.quiet,
             times: false,

@@ -160,6 +160,7 @@ fn renew(name: &str, statement: &str) -> Result<ExitCode, Failure> {
         args: Vec::new(),
         allow_unsafe: false,
         helper_errors: false,
+        portable: false,
         child: None,
         warnings: false,
         times: false,

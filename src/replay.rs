@@ -27,6 +27,7 @@ pub fn main(args: &Replay) -> Result<ExitCode, Failure> {
         args: script_args,
         child: None,
         helper_errors: false,
+        portable: false,
         times: false,
         allow_unsafe: args.allow_unsafe,
         warnings: !args.quiet && !args.no_warnings,

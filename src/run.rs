@@ -76,6 +76,7 @@ fn script(args: &Run, kernel: &Kernel, source: &Source, script_args: Vec<String>
         args: script_args,
         allow_unsafe: args.allow_unsafe,
         helper_errors: args.warnings,
+        portable: false,
         child: bound.child.as_ref().map(Child::pid),
         warnings: !args.quiet && !args.no_warnings,
         times: args.verbose,

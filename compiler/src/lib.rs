@@ -19,3 +19,6 @@ pub mod pipeline;
 pub mod plan;
 pub mod tables;
 pub mod types;
+
+/// For keys of a few words, of which a compilation looks up thousands. (The crate's own alias would switch on its `std` feature.)
+type FxHashMap<K, V> = std::collections::HashMap<K, V, rustc_hash::FxBuildHasher>;

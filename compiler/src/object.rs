@@ -193,9 +193,9 @@ pub enum AttachPoint {
         pattern: bool,
     },
     Fentry {
-        module: Option<String>,
+        of: FunctionOf,
         function: String,
-        /// Of the function, in the types of the kernel or of the module.
+        /// Of the function, in the types of whatever it belongs to.
         btf_id: u32,
         ret: bool,
     },
@@ -222,6 +222,8 @@ pub enum AttachPoint {
         kind: String,
         /// Of the kernel's function `bpf_iter_KIND`.
         btf_id: u32,
+        /// The name in the BPF file system that it runs for whoever reads, also when weir has ended.
+        pin: Option<String>,
     },
     Xdp {
         iface: IfacePattern,
@@ -294,6 +296,15 @@ impl AttachPoint {
             _ => None,
         }
     }
+}
+
+/// Whose function it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FunctionOf {
+    Kernel,
+    Module(String),
+    /// The id of a BPF program that is loaded.
+    Program(u32),
 }
 
 /// `NAME`, a glob, or `*`; optionally in another network namespace. Only interfaces whose packets start as said.
@@ -711,7 +722,7 @@ pub struct FormatSpec {
 }
 
 /// What went wrong in the kernel, one counter each.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum CounterSpec {
     /// The ring buffer was full: that many records were lost.
     LostEvents,

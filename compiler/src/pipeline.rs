@@ -173,9 +173,15 @@ fn front(source: &Source, kernel: &dyn KernelInfo, options: &Options, out: &mut 
         return None;
     }
     out.parameters = Params::of_all(std::iter::once(source).chain(&out.imports).map(|s| s.text.as_str())).named;
-    let (program, mut diagnostics) = hir::check(&parsed.program, kernel, &options.script);
+    let script = options.script.with_words_read(&out.parameters);
+    let (program, mut diagnostics) = hir::check(&parsed.program, kernel, &script);
     out.diagnostics.append(&mut diagnostics);
-    hir::unknown_parameters(&out.parameters, &options.script, &mut out.diagnostics);
+    hir::unknown_parameters(&out.parameters, &script, &mut out.diagnostics);
+    for d in &mut out.diagnostics {
+        // Sources are numbered: the script, then what it imports.
+        let text = std::iter::once(source).chain(&out.imports).nth(d.span.source.0 as usize);
+        d.settle(text.map_or("", |s| &s.text));
+    }
     if out.failed() {
         return None;
     }
@@ -256,37 +262,20 @@ fn back(source: &Source, kernel: &dyn KernelInfo, options: &Options, front: Fron
     let named_bodies = subprograms
         .into_iter()
         .map(|s| ((s.name, plan.programs[s.program].span), s.function));
-    let mut backend = backend::Backend::default();
-    let mut compiled = Vec::new();
-    for ((name, span), function) in named.chain(named_bodies) {
-        let input = backend::Input {
-            func: function.func,
-            name: &name,
-            consts: &function.consts,
-            opts,
-        };
-        match backend.compile(input) {
-            Ok(code) => compiled.push((code, function.spans)),
-            Err(backend::BackendError::StackTooLarge { bytes, .. }) => {
-                out.diagnostics.push(stack_too_large(span, bytes));
-                return;
-            }
-            Err(backend::BackendError::TooLong { insns, .. }) => {
-                let limit = format!("{insns} instructions, the kernel allows {}", backend::MAX_INSNS);
-                out.diagnostics.push(too_long(span, &limit));
-                return;
-            }
-            Err(backend::BackendError::BranchOutOfRange { distance, .. }) => {
-                let limit = format!("a jump over {distance} instructions, kernels before 6.6 allow 32767");
-                out.diagnostics.push(too_long(span, &limit));
-                return;
-            }
-            Err(error) => {
-                out.internal = Some(("backend", error.to_string()));
-                return;
-            }
-        }
+    let (heads, functions): (Vec<_>, Vec<_>) = named.chain(named_bodies).unzip();
+    let (mut funcs, mut consts, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+    for function in functions {
+        funcs.push(function.func);
+        consts.push(function.consts);
+        spans.push(function.spans);
     }
+    let inputs = funcs.into_iter().zip(&heads).zip(&consts);
+    let inputs = inputs.map(|((func, (name, _)), consts)| backend::Input { func, name, consts, opts });
+    let all = match backend::compile_all(inputs.collect(), kernel.cpus()) {
+        Ok(all) => all,
+        Err((at, error)) => return not_compiled(heads[at].1, error, out),
+    };
+    let compiled: Vec<Code> = all.into_iter().zip(spans).collect();
     let (code, body_code) = compiled.split_at(plan.programs.len());
     for (i, body) in bodies.iter().enumerate() {
         let bytes = chain_bytes(i, &bodies, body_code, &code[body.program].0);
@@ -310,6 +299,23 @@ fn back(source: &Source, kernel: &dyn KernelInfo, options: &Options, front: Fron
             out.object = Some(object);
         }
         Err(error) => out.internal = Some(("elf", error.to_string())),
+    }
+}
+
+/// Says why a program could not be compiled: too large, or a bug of ours.
+fn not_compiled(span: Span, error: backend::BackendError, out: &mut Output) {
+    use backend::BackendError as E;
+    match error {
+        E::StackTooLarge { bytes, .. } => out.diagnostics.push(stack_too_large(span, bytes)),
+        E::TooLong { insns, .. } => {
+            let limit = format!("{insns} instructions, the kernel allows {}", backend::MAX_INSNS);
+            out.diagnostics.push(too_long(span, &limit));
+        }
+        E::BranchOutOfRange { distance, .. } => {
+            let limit = format!("a jump over {distance} instructions, kernels before 6.6 allow 32767");
+            out.diagnostics.push(too_long(span, &limit));
+        }
+        error => out.internal = Some(("backend", error.to_string())),
     }
 }
 

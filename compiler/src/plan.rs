@@ -12,6 +12,7 @@ use crate::object::{
 use crate::overlap;
 use crate::tables::{Hook, IFNAME_BYTES};
 use crate::types::MapValue;
+use std::collections::HashMap;
 use std::fmt::Write;
 use weir_parser::Span;
 
@@ -27,6 +28,11 @@ pub struct Plan {
     pub counter_map: Option<usize>,
     pub heartbeat: Option<usize>,
     pub max_map_keys: u32,
+    /// Maps by name, the first `named` of them.
+    map_numbers: HashMap<String, usize>,
+    named: usize,
+    /// Counters by what they count; of a map that is full only the map matters.
+    counter_numbers: HashMap<CounterSpec, usize>,
 }
 
 #[derive(Debug)]
@@ -333,13 +339,23 @@ impl Plan {
 
     /// Adds a map, or returns the one of that name.
     pub fn map(&mut self, spec: MapSpec) -> usize {
-        match self.maps.iter().position(|m| m.name == spec.name) {
+        match self.map_number(&spec.name) {
             Some(index) => index,
             None => {
                 self.maps.push(spec);
                 self.maps.len() - 1
             }
         }
+    }
+
+    /// Finds a map by its name.
+    pub fn map_number(&mut self, name: &str) -> Option<usize> {
+        for (index, map) in self.maps.iter().enumerate().skip(self.named) {
+            // Of several of one name the first.
+            self.map_numbers.entry(map.name.clone()).or_insert(index);
+        }
+        self.named = self.maps.len();
+        self.map_numbers.get(name).copied()
     }
 
     /// Returns the ring buffer, made at its first use. A small one is enough while only blocks that run at most on an interval
@@ -384,12 +400,15 @@ impl Plan {
                 index
             }
         };
-        let same = |c: &CounterSpec| match (c, &counter) {
-            (CounterSpec::MapFull { map: a, .. }, CounterSpec::MapFull { map: b, .. }) => a == b,
-            (a, b) => a == b,
+        let key = match &counter {
+            CounterSpec::MapFull { map, .. } => CounterSpec::MapFull {
+                map: *map,
+                span: Span::default(),
+            },
+            other => other.clone(),
         };
-        let number = self.counters.iter().position(same).unwrap_or_else(|| {
-            self.counters.push(counter.clone());
+        let number = *self.counter_numbers.entry(key).or_insert_with(|| {
+            self.counters.push(counter);
             self.counters.len() - 1
         });
         self.maps[map].max_entries = u32::try_from(self.counters.len()).unwrap_or(1);

@@ -14,7 +14,7 @@ use weir_compiler::pipeline::{Options, Output, Source, Stage, compile};
 const SEPARATOR: &str = "\n--------\n";
 
 fn run(script: &str, stage: Option<Stage>) -> Output {
-    // First-line switches: what the kernel lacks.
+    // First-line switches: what the kernel lacks, and whether the object is for others.
     let first = script.lines().next().unwrap_or_default();
     let kernel = FixtureKernel {
         kprobes: !first.contains("no-kprobes"),
@@ -28,14 +28,13 @@ fn run(script: &str, stage: Option<Stage>) -> Output {
         name: "stdin".to_owned(),
         text: script.to_owned(),
     };
-    compile(
-        &source,
-        &kernel,
-        &Options {
-            dump: stage.into_iter().collect(),
-            ..Options::default()
-        },
-    )
+    let mut options = Options {
+        dump: stage.into_iter().collect(),
+        ..Options::default()
+    };
+    // As `weir build` does it.
+    options.script.portable = first.contains("portable");
+    compile(&source, &kernel, &options)
 }
 
 fn text(script: &str, output: &Output) -> String {

@@ -222,8 +222,12 @@ impl<'s> Lexer<'s> {
             }
             let params = tokens.iter().skip(2).take_while(|token| token.tok != Tok::RParen);
             let params = params.filter_map(|token| if let Tok::Name(name) = token.tok { Some(name) } else { None });
-            let own: HashSet<&str> = self.own_values.iter().copied().chain(params).collect();
-            marks::mark(self.text, &mut tokens, &own);
+            // Names of values for as long as this macro lasts. No copy of all names: a script may have many macros.
+            let params: Vec<&str> = params.filter(|name| self.own_values.insert(*name)).collect();
+            marks::mark(self.text, &mut tokens, &self.own_values);
+            params.iter().for_each(|name| {
+                self.own_values.remove(name);
+            });
         } else {
             marks::mark(self.text, &mut tokens, &self.own_values);
         }

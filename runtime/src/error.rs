@@ -287,6 +287,8 @@ impl Error {
 pub enum Notice {
     /// `Attached N probes`, as bpftrace says it.
     Attached { probes: usize },
+    /// An iterator has its name.
+    Named { path: String },
     /// Records did not fit into the ring buffer since the last such notice.
     LostEvents { count: u64 },
     /// At the end.
@@ -398,6 +400,7 @@ impl Notice {
         !matches!(
             self,
             Notice::Attached { .. }
+                | Notice::Named { .. }
                 | Notice::Replayed { .. }
                 | Notice::RemovedStale { .. }
                 | Notice::Limited { .. }
@@ -482,6 +485,7 @@ impl fmt::Display for Notice {
         match self {
             Notice::Attached { probes: 1 } => f.write_str("Attached 1 probe"),
             Notice::Attached { probes } => write!(f, "Attached {probes} probes"),
+            Notice::Named { path } => write!(f, "Program pinned to {path}"),
             Notice::LostEvents { count } => write!(f, "Lost {count} events"),
             Notice::Replayed { packets, verdicts } => {
                 let noun = if *packets == 1 { "packet" } else { "packets" };

@@ -55,7 +55,8 @@ pub enum Command {
     Drain(oneshot::Sender<()>),
     /// Say that everything is attached, then go on.
     Attached {
-        probes: usize,
+        /// How many, where that is to be said.
+        probes: Option<usize>,
         test_hook: bool,
         done: oneshot::Sender<()>,
     },
@@ -547,9 +548,11 @@ impl Worker {
         });
     }
 
-    fn attached(&mut self, probes: usize, test_hook: bool) {
+    fn attached(&mut self, probes: Option<usize>, test_hook: bool) {
         self.drain(usize::MAX);
-        self.write(|sink, _| sink.attached(probes));
+        if let Some(probes) = probes {
+            self.write(|sink, _| sink.attached(probes));
+        }
         if test_hook {
             self.write(|sink, _| sink.raw_line("__BPFTRACE_NOTIFY_PROBES_ATTACHED"));
         }

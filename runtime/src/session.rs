@@ -502,7 +502,12 @@ impl Session {
         if !self.options.quiet && self.options.format == OutputFormat::Text {
             (self.options.observer)(&Notice::Attached { probes });
         }
-        let said = self.printer.ask(|done| Command::Attached { probes, test_hook, done });
+        let told = (!self.options.quiet).then_some(probes);
+        let said = self.printer.ask(|done| Command::Attached {
+            probes: told,
+            test_hook,
+            done,
+        });
         if self.or_signal(said) {
             self.exit.get_or_insert(0);
         }
@@ -518,11 +523,26 @@ impl Session {
         MapsHandle(Arc::clone(&self.shared))
     }
 
-    /// Runs the iterators, each over all of its objects.
+    /// Runs the iterators, each over all of its objects; those that are to have a name get it. All of them or none.
     fn iterate(&mut self) -> Result<(), Error> {
         let iterators = self.attached.as_ref().map(|a| a.iterators.as_slice()).unwrap_or_default();
+        let mut named = Vec::new();
         for iterator in iterators {
-            iterator.run()?;
+            match iterator.pin() {
+                Ok(None) => iterator.run()?,
+                Ok(Some(path)) => named.push(path),
+                Err(e) => {
+                    for path in named {
+                        // Made a moment ago; it is the first error that is told.
+                        let _ = std::fs::remove_file(path);
+                    }
+                    return Err(e);
+                }
+            }
+        }
+        for path in named {
+            let path = path.display().to_string();
+            (self.options.observer)(&Notice::Named { path });
         }
         Ok(())
     }

@@ -11,6 +11,7 @@
 //!   other.
 
 use super::{BackendError, ns};
+use crate::FxHashMap;
 use cranelift_codegen::Context;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::flowgraph::ControlFlowGraph;
@@ -20,7 +21,8 @@ use cranelift_codegen::ir::{
 };
 use cranelift_codegen::loop_analysis::LoopAnalysis;
 use cranelift_codegen::settings::{self, Configurable, Flags};
-use std::collections::HashMap;
+use rustc_hash::FxBuildHasher;
+use std::collections::hash_map::Entry;
 
 /// Runs the mid-end on `func`.
 ///
@@ -83,8 +85,8 @@ fn passes(ctx: &mut Context, flags: &Flags, full: bool) -> Result<(), BackendErr
     ctx.flowgraph();
     ctx.eliminate_unreachable_code(flags)
         .map_err(|e| internal("unreachable code", &e))?;
-    ctx.func.dfg.resolve_all_aliases();
     if !full {
+        ctx.func.dfg.resolve_all_aliases();
         return Ok(());
     }
     ctx.remove_constant_phis(flags).map_err(|e| internal("constant phis", &e))?;
@@ -96,7 +98,6 @@ fn passes(ctx: &mut Context, flags: &Flags, full: bool) -> Result<(), BackendErr
     ctx.eliminate_unreachable_code(flags)
         .map_err(|e| internal("unreachable code", &e))?;
     ctx.remove_constant_phis(flags).map_err(|e| internal("constant phis", &e))?;
-    ctx.func.dfg.resolve_all_aliases();
     merge_equal(ctx);
     ctx.func.dfg.resolve_all_aliases();
     verify(ctx, flags, "output")
@@ -121,7 +122,7 @@ fn internal(stage: &'static str, e: &cranelift_codegen::CodegenError) -> Backend
 
 /// Replaces constant divisors that are not powers of two by symbols whose value the e-graph cannot know.
 fn hide_divisors(func: &mut Function) {
-    let mut hidden: HashMap<i64, GlobalValue> = HashMap::new();
+    let mut hidden: FxHashMap<i64, GlobalValue> = FxHashMap::default();
     let blocks: Vec<Block> = func.layout.blocks().collect();
     for block in blocks {
         let insts: Vec<Inst> = func.layout.block_insts(block).collect();
@@ -180,11 +181,11 @@ fn iconst(func: &Function, value: Value) -> Option<i64> {
 }
 
 /// What makes two pure instructions equal.
-#[derive(PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     opcode: Opcode,
     ty: Type,
-    args: Vec<Value>,
+    args: [Option<Value>; 3],
     /// Condition code, immediate or entity, whichever the format has.
     extra: i64,
     extra2: i64,
@@ -207,7 +208,10 @@ fn key(func: &Function, inst: Inst) -> Option<Key> {
     if opcode.can_load() || opcode.can_store() || opcode.is_call() || opcode.is_branch() || opcode.is_terminator() {
         return None;
     }
-    let args = func.dfg.inst_args(inst).iter().map(|v| func.dfg.resolve_aliases(*v)).collect();
+    let mut args = [None; 3];
+    for (place, arg) in args.iter_mut().zip(func.dfg.inst_args(inst)) {
+        *place = Some(func.dfg.resolve_aliases(*arg));
+    }
     Some(Key {
         opcode,
         ty: func.dfg.value_type(*result),
@@ -223,31 +227,31 @@ fn merge_equal(ctx: &mut Context) {
         Enter(Block),
         Leave(usize),
     }
-    let mut seen: HashMap<Key, Inst> = HashMap::new();
+    let mut seen: FxHashMap<Key, Inst> = FxHashMap::with_capacity_and_hasher(ctx.func.dfg.num_insts(), FxBuildHasher);
     // Keys in the order they were added, so that leaving a subtree of the dominator tree can take them out again.
-    let mut trail: Vec<Inst> = Vec::new();
+    let mut trail: Vec<Key> = Vec::new();
     let Some(entry) = ctx.func.layout.entry_block() else { return };
     let mut work = vec![Step::Enter(entry)];
     while let Some(step) = work.pop() {
         match step {
-            Step::Leave(len) => {
-                for inst in trail.drain(len..) {
-                    if let Some(key) = key(&ctx.func, inst) {
-                        seen.remove(&key);
-                    }
-                }
-            }
+            Step::Leave(len) => trail.drain(len..).for_each(|key| {
+                seen.remove(&key);
+            }),
             Step::Enter(block) => {
                 work.push(Step::Leave(trail.len()));
-                let insts: Vec<Inst> = ctx.func.layout.block_insts(block).collect();
-                for inst in insts {
+                let mut next = ctx.func.layout.first_inst(block);
+                while let Some(inst) = next {
+                    next = ctx.func.layout.next_inst(inst);
                     let Some(key) = key(&ctx.func, inst) else { continue };
-                    if let Some(&earlier) = seen.get(&key) {
-                        ctx.func.dfg.replace_with_aliases(inst, earlier);
-                        ctx.func.layout.remove_inst(inst);
-                    } else {
-                        seen.insert(key, inst);
-                        trail.push(inst);
+                    match seen.entry(key) {
+                        Entry::Occupied(earlier) => {
+                            ctx.func.dfg.replace_with_aliases(inst, *earlier.get());
+                            ctx.func.layout.remove_inst(inst);
+                        }
+                        Entry::Vacant(place) => {
+                            place.insert(inst);
+                            trail.push(key);
+                        }
                     }
                 }
                 work.extend(ctx.domtree.children(block).map(Step::Enter));

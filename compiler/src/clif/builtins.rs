@@ -1,7 +1,7 @@
 //! Builtins: what the kernel tells a program about where it runs.
 
-use super::Generator;
 use super::value::{Repr, Val};
+use super::{Generator, plain};
 use crate::object::{MapKind, MapRole, MapSpec};
 use crate::tables::{BuiltinKind, helper};
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -42,6 +42,17 @@ impl Generator<'_, '_> {
             }
             BuiltinKind::Comm => {
                 let to = self.memory_slot(16);
+                if let Some(offset) = self.hir.comm_offset.filter(|_| self.hook.may_read_task()) {
+                    let task = self.helper(helper::GET_CURRENT_TASK_BTF, &[]);
+                    for word in [0, 8] {
+                        let text = self.load(task, i32::try_from(offset).unwrap_or(0) + word, 8);
+                        self.b.ins().store(plain(), text, to, word);
+                    }
+                    return Val {
+                        repr: Repr::Mem { pointer: to, size: 16 },
+                        present: None,
+                    };
+                }
                 // Older kernels leave what follows the name's end as it was.
                 self.zero(to, 0, 16);
                 let size = self.int(16);
@@ -135,7 +146,7 @@ impl Generator<'_, '_> {
         let cookie = self.helper(helper::GET_ATTACH_COOKIE, &[ctx]);
         let cookie = self.b.ins().ireduce(I32, cookie);
         let key = self.index_slot();
-        self.b.ins().store(super::plain(), cookie, key, 0);
+        self.b.ins().store(plain(), cookie, key, 0);
         // A copy: the map is shared, and what is done with the text may want room behind it.
         let copy = self.memory_slot(cap);
         self.zero(copy, 0, cap);

@@ -26,6 +26,7 @@ mod text;
 mod value;
 mod warn;
 
+use crate::FxHashMap;
 use crate::backend::ns;
 use crate::hir;
 use crate::object::{AttachPoint, CounterSpec, MapKind, MapRole, MapSpec};
@@ -126,7 +127,8 @@ fn generate_one(program: &hir::Program, plan: &mut Plan, index: usize, code: &mu
         at += 1;
     }
     let scratch = format!("scratch_{name}");
-    if let Some(map) = plan.maps.iter_mut().find(|m| m.name == scratch) {
+    if let Some(map) = plan.map_number(&scratch) {
+        let map = &mut plan.maps[map];
         map.value_size = map.value_size.max(peak);
     }
 }
@@ -154,8 +156,8 @@ pub(crate) struct Generator<'a, 'h> {
     pub ctx: Value,
     /// The block being generated, as an index into the typed tree.
     pub block: usize,
-    helpers: HashMap<(u32, u32), FuncRef>,
-    globals: HashMap<u32, ir::GlobalValue>,
+    helpers: FxHashMap<(u32, u32), FuncRef>,
+    globals: FxHashMap<u32, ir::GlobalValue>,
     consts: Vec<i64>,
     spans: Vec<Span>,
     /// Takes the return value.
@@ -215,8 +217,8 @@ impl<'a, 'h> Generator<'a, 'h> {
             b,
             ctx,
             block: 0,
-            helpers: HashMap::new(),
-            globals: HashMap::new(),
+            helpers: FxHashMap::default(),
+            globals: FxHashMap::default(),
             consts: Vec::new(),
             spans: Vec::new(),
             exit,

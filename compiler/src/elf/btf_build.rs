@@ -5,8 +5,8 @@
 //!
 //! Format: kernel `Documentation/bpf/btf.rst`.
 
+use crate::FxHashMap;
 use crate::btf::{Kind, TypeId};
-use std::collections::HashMap;
 
 /// Encoding bits of an integer type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +53,9 @@ impl<'a> Field<'a> {
 #[derive(Debug)]
 pub struct BtfBuilder {
     strings: Vec<u8>,
-    string_offsets: HashMap<String, u32>,
+    string_offsets: FxHashMap<String, u32>,
     types: Vec<u8>,
-    known: HashMap<Vec<u8>, TypeId>,
+    known: FxHashMap<Vec<u8>, TypeId>,
     count: u32,
 }
 
@@ -64,9 +64,9 @@ impl Default for BtfBuilder {
         // Offset 0 is the empty string.
         Self {
             strings: vec![0],
-            string_offsets: HashMap::new(),
+            string_offsets: FxHashMap::default(),
             types: Vec::new(),
-            known: HashMap::new(),
+            known: FxHashMap::default(),
             count: 0,
         }
     }

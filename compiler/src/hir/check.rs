@@ -11,7 +11,7 @@ use crate::kernel::KernelInfo;
 use crate::object::{Config, NativeInstance};
 use crate::tables::Hook;
 use std::collections::{HashMap, VecDeque};
-use weir_parser::params::Param;
+use weir_parser::params::{Param, Words};
 use weir_parser::{Diagnostic, Span, ast};
 
 /// What the command line says about the script.
@@ -23,14 +23,30 @@ pub struct Options {
     pub config: Vec<(String, String)>,
     /// `--name=value` after the script, in order; `None` for `--name` alone.
     pub named: Vec<(String, Option<String>)>,
+    /// What stands behind the script as it was written: read into the two above once it is known what the script takes.
+    pub words: Vec<String>,
     /// Process that `-c` has started.
     pub child: Option<u32>,
     /// `--unsafe`: functions that change the system are allowed.
     pub unsafe_functions: bool,
     /// `-k`: failures of helpers are told.
     pub helper_errors: bool,
+    /// The code will run on other kernels than this one, too: what a helper tells is not read from the kernel's structs.
+    pub portable: bool,
     /// Maps that are there already, of earlier entries of the same session; their types stand.
     pub maps: Vec<Map>,
+}
+
+impl Options {
+    /// Reads the words behind the script.
+    #[must_use]
+    pub fn with_words_read(&self, parameters: &[Param]) -> Self {
+        let mut out = self.clone();
+        let read = Words::read(&std::mem::take(&mut out.words), parameters);
+        out.named.extend(read.named);
+        out.positional.extend(read.positional);
+        out
+    }
 }
 
 /// Checks a whole script.
@@ -74,7 +90,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
     let types = super::script_types::collect(program, Some(kernel), &defines, &mut early);
     let functions = super::functions::collect(program, &macros, &mut early);
     environment(&options.config, &mut settings, &mut early);
-    let (decls, initial) = map_declarations(program, kernel, &mut early);
+    let (decls, initial) = map_declarations(program, kernel, options, &mut early);
     let defaults = super::probes::attach_defaults(program);
     let mut maps: Vec<MapState> = options.maps.iter().map(MapState::existing).collect();
     let probes: Vec<&ast::Probe> = program.items.iter().filter_map(probe_item).collect();
@@ -125,7 +141,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
         never_assigned(&cx.maps, &mut diagnostics);
         let blocks = cx.blocks;
         too_long(&blocks, &mut diagnostics);
-        let sets = cx.sets;
+        let (sets, comm_offset) = (cx.sets, cx.comm_offset);
         let declared = |name: &str| {
             let existing = options.maps.iter().find(|m| m.name == name);
             decls.get(name).copied().or_else(|| existing.and_then(|m| m.declared))
@@ -139,6 +155,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
                 natives,
                 config: settings.config,
                 cpus: kernel.cpus(),
+                comm_offset,
                 sets,
                 helper_errors: options.helper_errors,
             },
@@ -273,6 +290,10 @@ pub(super) struct Checker<'a> {
     pub attach_defaults: &'a HashMap<String, String>,
     pub initial: &'a Initial,
     pub maps: Vec<MapState>,
+    /// See [`Program::comm_offset`].
+    pub comm_offset: Option<u32>,
+    /// The script's own maps by name.
+    pub map_numbers: HashMap<String, super::MapId>,
     pub blocks: Vec<Block>,
     pub sets: Vec<super::SetMap>,
     pub diagnostics: Vec<Diagnostic>,
@@ -320,6 +341,9 @@ impl<'a> Checker<'a> {
         initial: &'a Initial,
         maps: Vec<MapState>,
     ) -> Self {
+        // Copies of natives' maps have names that no script can write.
+        let own = maps.iter().enumerate().filter(|(_, m)| m.copy.is_none());
+        let map_numbers = own.map(|(id, m)| (m.name.clone(), id)).collect();
         Self {
             kernel,
             options,
@@ -342,6 +366,8 @@ impl<'a> Checker<'a> {
             attach_defaults,
             initial,
             maps,
+            map_numbers,
+            comm_offset: None,
             blocks: Vec::new(),
             sets: Vec::new(),
             diagnostics: Vec::new(),

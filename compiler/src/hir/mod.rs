@@ -22,6 +22,7 @@ mod places;
 mod printf;
 mod probes;
 mod script_types;
+mod seq;
 mod sets;
 mod settings;
 mod sizes;
@@ -53,6 +54,8 @@ pub struct Program {
     pub config: Config,
     /// Number of possible CPUs.
     pub cpus: u32,
+    /// Where in the current `struct task_struct` programs read `comm`, in bytes; `None` where they call the helper.
+    pub comm_offset: Option<u32>,
     pub sets: Vec<SetMap>,
     /// `-k`: failures of helpers are told.
     pub helper_errors: bool,
@@ -690,6 +693,11 @@ pub enum Event {
     Printf {
         what: TextKind,
         format: Vec<crate::object::FormatPart>,
+        args: Vec<Expr>,
+    },
+    /// Text for whoever reads the iterator, which the kernel formats: its format, without the NUL; numbers and texts.
+    SeqPrintf {
+        format: Vec<u8>,
         args: Vec<Expr>,
     },
     /// `join`: the texts up to the first empty one.

@@ -304,7 +304,7 @@ impl Checker<'_> {
         if !self.call_allowed(function, name, args, span) {
             return Some(None);
         }
-        Some(match kind {
+        let made = match kind {
             FunctionKind::Printf => self.printf(TextKind::Print, function.name, args, span).map(StmtKind::Event),
             FunctionKind::Text(what) => {
                 if what == TextKind::System && !self.allowed_unsafe(function.name, name.span) {
@@ -388,6 +388,10 @@ impl Checker<'_> {
                 None
             }
             _ => None,
+        };
+        Some(match made {
+            Some(made) if self.is_pinned_iterator() => self.for_readers(made, function.name, span),
+            made => made,
         })
     }
 

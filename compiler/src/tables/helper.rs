@@ -30,6 +30,8 @@ pub const D_PATH: u32 = 147;
 pub const GET_NS_CURRENT_PID_TGID: u32 = 120;
 pub const JIFFIES64: u32 = 118;
 pub const KTIME_GET_BOOT_NS: u32 = 125;
+/// Linux 5.7.
+pub const SEQ_PRINTF: u32 = 126;
 pub const RINGBUF_RESERVE: u32 = 131;
 pub const RINGBUF_SUBMIT: u32 = 132;
 pub const RINGBUF_OUTPUT: u32 = 130;
@@ -37,6 +39,8 @@ pub const RINGBUF_OUTPUT: u32 = 130;
 pub const SKB_LOAD_BYTES: u32 = 26;
 /// The same at XDP; Linux 5.18.
 pub const XDP_LOAD_BYTES: u32 = 189;
+/// The same as a pointer that the kernel knows the type of; Linux 5.11.
+pub const GET_CURRENT_TASK_BTF: u32 = 158;
 pub const KTIME_GET_COARSE_NS: u32 = 160;
 /// All fragments of the buffer; Linux 5.18.
 pub const XDP_GET_BUFF_LEN: u32 = 188;

@@ -118,6 +118,13 @@ impl Hook {
         )
     }
 
+    /// Returns whether programs may follow the pointer to the current task: that takes CAP_PERFMON, which tracing has anyway and
+    /// programs of cgroups can do without.
+    #[must_use]
+    pub fn may_read_task(self) -> bool {
+        Hooks::PROCESS.contains(self) && !self.is_cgroup_call()
+    }
+
     /// Returns whether the kernel keeps a number with each place that a program is attached to, by which one program tells them
     /// apart (`bpf_get_attach_cookie`).
     #[must_use]

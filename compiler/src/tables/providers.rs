@@ -116,18 +116,18 @@ pub static PROVIDERS: &[Provider] = &[
     Provider {
         name: "fentry",
         aliases: &["f", "kfunc"],
-        form: "fentry:[MODULE:]FUNCTION",
+        form: "fentry:[MODULE:]FUNCTION | fentry:bpf:[ID:]PROGRAM",
         hook: Hook::Fentry,
         replays: false,
-        doc: "entry of a kernel function, with typed arguments",
+        doc: "entry of a function of the kernel, of a module or of a BPF program, with typed arguments",
     },
     Provider {
         name: "fexit",
         aliases: &["fr", "kretfunc"],
-        form: "fexit:[MODULE:]FUNCTION",
+        form: "fexit:[MODULE:]FUNCTION | fexit:bpf:[ID:]PROGRAM",
         hook: Hook::Fexit,
         replays: false,
-        doc: "return of a kernel function, with typed arguments and return value",
+        doc: "return of a function of the kernel, of a module or of a BPF program, with typed arguments and return value",
     },
     Provider {
         name: "uprobe",
@@ -156,10 +156,10 @@ pub static PROVIDERS: &[Provider] = &[
     Provider {
         name: "iter",
         aliases: &["it"],
-        form: "iter:KIND",
+        form: "iter:KIND[:NAME]",
         hook: Hook::Iter,
         replays: false,
-        doc: "once for every object of a kind that the kernel has",
+        doc: "once for every object of a kind that the kernel has; with a name, for whoever reads that file in `/sys/fs/bpf`, also when weir has ended",
     },
     Provider {
         name: "xdp",

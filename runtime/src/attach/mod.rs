@@ -238,7 +238,7 @@ impl<'a> Attacher<'a> {
             AttachPoint::Tracepoint { category, name } => tracepoint::attach(self, place, category, name),
             AttachPoint::RawTracepoint { name } => tracing::raw_tracepoint(self, place, name),
             AttachPoint::Fentry { function, ret, .. } => tracing::function(self, place, function, *ret),
-            AttachPoint::Iter { kind, .. } => tracing::iterator(self, place, kind),
+            AttachPoint::Iter { kind, pin, .. } => tracing::iterator(self, place, kind, pin.as_deref()),
             AttachPoint::Uprobe {
                 path,
                 function,

@@ -26,7 +26,7 @@ use crate::attach::{Attacher, Handle, cgroup, iface};
 use crate::error::{Error, Notice};
 use crate::format::uint;
 use crate::kernel::Kernel;
-use crate::load::{Elf, Loaded};
+use crate::load::{AttachTo, Elf, Loaded};
 use crate::maps::{Cell, Contents, Map, Row, Snapshot};
 use crate::pin::Pin;
 use crate::sys::bpf;
@@ -213,15 +213,15 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
             programs.push((program, crate::maps::dup(same.as_fd(), program.symbol)?));
             continue;
         }
-        let (kind, btf_id) = match program.attach {
-            Attach::Xdp => (ProgramKind::Xdp, 0),
-            Attach::TcIngress | Attach::TcEgress => (ProgramKind::SchedCls, 0),
-            Attach::Cgroup(name) => (ProgramKind::of_cgroup(cgroup_hook(name)?), 0),
-            Attach::CgroupSetsockopt => (ProgramKind::CgroupSockopt, 0),
-            Attach::RawTracepoint(_) => (ProgramKind::RawTracepoint, 0),
-            Attach::Iter(name) => (ProgramKind::Iter, iterator_id(kernel, name, spec)?),
+        let (kind, target) = match program.attach {
+            Attach::Xdp => (ProgramKind::Xdp, AttachTo::default()),
+            Attach::TcIngress | Attach::TcEgress => (ProgramKind::SchedCls, AttachTo::default()),
+            Attach::Cgroup(name) => (ProgramKind::of_cgroup(cgroup_hook(name)?), AttachTo::default()),
+            Attach::CgroupSetsockopt => (ProgramKind::CgroupSockopt, AttachTo::default()),
+            Attach::RawTracepoint(_) => (ProgramKind::RawTracepoint, AttachTo::default()),
+            Attach::Iter(name) => (ProgramKind::Iter, AttachTo::kernel(iterator_id(kernel, name, spec)?)),
         };
-        let loaded = setup.elf.load_program(program.symbol, kind, btf_id);
+        let loaded = setup.elf.load_program(program.symbol, kind, &target);
         programs.push((program, loaded.map_err(|e| e.into_error(None, Some(spec.span)))?));
     }
     Ok(Instance {

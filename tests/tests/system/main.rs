@@ -22,6 +22,7 @@ mod hooks;
 mod identity;
 mod inspect;
 mod interfaces;
+mod kernel_code;
 mod kprobes;
 mod leftovers;
 mod metrics;
@@ -62,6 +63,7 @@ fn main() {
         cgroups::TESTS,
         inspect::TESTS,
         tracing::TESTS,
+        kernel_code::TESTS,
         kprobes::TESTS,
         natives::TESTS,
         blocklist_tc::TESTS,

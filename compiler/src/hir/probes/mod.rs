@@ -1,6 +1,7 @@
 //! Attach points and `use`, one file a family: from the words between colons to what the kernel is asked for.
 
 mod cgroup;
+mod fentry;
 mod native;
 mod packet;
 mod perf;
@@ -47,6 +48,11 @@ pub(super) enum Target {
     },
     /// Numbered arguments without names or types.
     Numbered,
+    /// A function of a BPF program: which of its arguments the kernel shows, and whether it returns something.
+    BpfFunction {
+        args: Vec<bool>,
+        returns: bool,
+    },
     /// Where a note says that the arguments are.
     Usdt(Vec<UsdtArg>),
     /// The struct that the context of an iterator is.

@@ -2,6 +2,7 @@
 
 use super::Site;
 use crate::hir::check::{Checker, Options, nearest_name};
+use crate::hir::sets::{file_path, given_text};
 use crate::object::{AttachPoint, NativeInstance};
 use crate::tables::{self, Hook};
 use weir_parser::{Diagnostic, ast};
@@ -160,26 +161,9 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
     };
     let wrong = || Box::new(Diagnostic::error("param-value", value.span, format!("`{}` takes {}", decl.name, expected())).help(decl.doc));
     // `$1` stands for its text.
-    let positional = |n: u32| {
-        usize::try_from(n)
-            .ok()
-            .and_then(|n| n.checked_sub(1))
-            .and_then(|i| options.positional.get(i))
-            .cloned()
-    };
-    let missing = |n: u32| {
-        let d = Diagnostic::error("param-missing", value.span, format!("the parameter `${n}` is not given"));
-        Box::new(d.help("it stands behind the script on the command line"))
-    };
     let text = match &value.kind {
-        E::Str(s) => Some(String::from_utf8_lossy(s).into_owned()),
-        E::Param(n) => Some(positional(*n).ok_or_else(|| missing(*n))?),
-        E::Call { name, args } if name.name == "str" => match args.first().map(|a| &a.value.kind) {
-            Some(E::Param(n)) => Some(positional(*n).ok_or_else(|| missing(*n))?),
-            _ => None,
-        },
-        E::Call { name, args } if name.name == "getopt" => Some(named(args, options).ok_or_else(wrong)?),
-        _ => None,
+        E::Call { name, .. } if name.name == "getopt" => Some(given_text(value, options)?.ok_or_else(wrong)?),
+        _ => given_text(value, options)?,
     };
     match (decl.ty, &value.kind, text) {
         (ParamType::Iface, _, Some(text)) if !text.is_empty() => Ok(ParamValue::Str(text)),
@@ -209,15 +193,9 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
             Ok(n) if (min..=max).contains(&n) => Ok(ParamValue::Int(n)),
             _ => Err(wrong()),
         },
-        (ParamType::Prefixes | ParamType::File, E::Call { name, args }, None) if name.name == "file" => match args.as_slice() {
-            [ast::Arg { name: None, value: path }] => match &path.kind {
-                E::Str(path) => Ok(ParamValue::File(String::from_utf8_lossy(path).into_owned())),
-                E::Param(n) => positional(*n).map(ParamValue::File).ok_or_else(|| missing(*n)),
-                E::Call { name, args } if name.name == "getopt" => named(args, options).map(ParamValue::File).ok_or_else(wrong),
-                _ => Err(wrong()),
-            },
-            _ => Err(wrong()),
-        },
+        (ParamType::Prefixes | ParamType::File, E::Call { name, args }, None) if name.name == "file" => {
+            file_path(args, value.span, options).map(ParamValue::File)
+        }
         (ParamType::Prefixes, _, Some(text)) if text == "-" => Ok(ParamValue::Stdin),
         (ParamType::Prefixes, _, Some(text)) if !matches!(value.kind, E::Str(_)) => text
             .split(',')
@@ -256,24 +234,6 @@ fn known_prefix(text: &str, span: weir_parser::Span) -> Result<String, Box<Diagn
             span,
             format!("`{text}` is not a prefix: {why}"),
         ))),
-    }
-}
-
-/// `getopt("name", default)`: what `--name=…` says, else the default, as text.
-fn named(args: &[ast::Arg], options: &Options) -> Option<String> {
-    use ast::ExprKind as E;
-    let E::Str(name) = &args.first()?.value.kind else { return None };
-    let name = String::from_utf8_lossy(name);
-    let given = options.named.iter().rev().find(|(n, _)| *n == name);
-    match (given, args.get(1).map(|a| &a.value.kind)) {
-        (Some((_, Some(value))), _) => Some(value.clone()),
-        (Some((_, None)), _) => Some("true".to_owned()),
-        (None, Some(E::Str(text))) => Some(String::from_utf8_lossy(text).into_owned()),
-        (None, Some(E::Int(n))) => Some(n.to_string()),
-        (None, Some(E::Duration(ns))) => Some(weir_stdlib::show_duration(*ns)),
-        (None, Some(E::Bool(b))) => Some(b.to_string()),
-        (None, None) => Some("false".to_owned()),
-        _ => None,
     }
 }
 
