@@ -25,6 +25,9 @@ pub struct Args {
     /// Events in each run that measures the cost of one
     #[arg(long, default_value_t = 1_000_000)]
     events: u64,
+    /// `blocklist`: leave out lists that are longer (the C's tries take half a minute to fill with a million)
+    #[arg(long, default_value_t = u32::MAX)]
+    longest: u32,
     /// Measure this program instead of building weir
     #[arg(long)]
     weir: Option<PathBuf>,
@@ -95,7 +98,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return replay::run(&weir, args.runs);
     }
     if args.what.contains(&What::Blocklist) {
-        return blocklist::run(&weir, args.runs);
+        return blocklist::run(&weir, args.runs, args.longest);
     }
     if args.what.contains(&What::Rivals) {
         return rivals::run(&weir, args.runs);

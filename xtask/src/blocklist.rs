@@ -5,7 +5,7 @@
 //! that several processors count in one entry. Input: the program to measure. Output: tables on standard output.
 
 use crate::packets::{Pins, bpftool, one, repeated, xdp_id};
-use crate::{apt, proc};
+use crate::{apt, bench, proc};
 use anyhow::{Context, Result, ensure};
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -29,7 +29,7 @@ const BAR_OF_ONE: f64 = 1.1;
 /// Figures for each of the runs asked for, of which the fastest counts.
 const ROUNDS: usize = 8;
 /// Packets of each processor when several count in one entry: the start of a process is short beside it.
-const TOGETHER: &str = "3000000";
+const TOGETHER: &str = "5000000";
 
 /// Packets of a run, at least.
 const FEWEST: u32 = 200_000;
@@ -166,22 +166,25 @@ fn together(weir: &Path, runs: usize, pins: &Pins, lab: &Lab) -> Result<()> {
     let most = std::thread::available_parallelism()?.get();
     println!("\n| processors on one entry | weir, packets a second | C, trie |\n|---:|---:|---:|");
     for processors in [1, most] {
-        let mut best = [0.0_f64; 2];
+        let mut all = [Vec::new(), Vec::new()];
         for _ in 0..runs {
-            for (program, best) in [&ours, &c].into_iter().zip(&mut best) {
+            for (program, all) in [&ours, &c].into_iter().zip(&mut all) {
                 let times: Vec<Result<f64>> = std::thread::scope(|scope| {
-                    let all: Vec<_> = (0..processors)
+                    let started: Vec<_> = (0..processors)
                         .map(|_| scope.spawn(|| repeated(program, &frame, TOGETHER).map(|(_, ns)| ns)))
                         .collect();
-                    all.into_iter()
+                    started
+                        .into_iter()
                         .map(|thread| thread.join().unwrap_or_else(|_| anyhow::bail!("a thread has panicked")))
                         .collect()
                 });
                 let rates = times.into_iter().map(|ns| Ok(1e9 / ns?)).collect::<Result<Vec<f64>>>()?;
-                *best = best.max(rates.iter().sum());
+                all.push(rates.iter().sum::<f64>());
             }
         }
-        println!("| {processors} | {:.1} M | {:.1} M |", best[0] / 1e6, best[1] / 1e6);
+        // Not the best: that is the run in which they met least.
+        let [weir, c] = all.map(bench::median);
+        println!("| {processors} | {:.1} M | {:.1} M |", weir / 1e6, c / 1e6);
     }
     running.stop()?;
     Ok(())
@@ -199,7 +202,7 @@ fn fill_c(lab: &Lab) -> Result<()> {
 
 /// # Errors
 /// Something is missing on the machine, or one of the two sides has a wrong verdict.
-pub fn run(weir: &Path, runs: usize) -> Result<ExitCode> {
+pub fn run(weir: &Path, runs: usize, longest: u32) -> Result<ExitCode> {
     apt::install(apt::PACKETS)?;
     let pins = Pins::new()?;
     pins.load(&proc::repo().join("xtask/bench/draw.bpf.c"), "draw")?;
@@ -212,7 +215,7 @@ pub fn run(weir: &Path, runs: usize) -> Result<ExitCode> {
     ];
     println!("\n| entries | sources | drawing | weir | C, trie | C / weir |\n|---|---|---:|---:|---:|---:|");
     let mut loads = String::new();
-    for (name, count) in LISTS {
+    for (name, count) in LISTS.iter().filter(|(_, count)| *count <= longest) {
         pins.load(&proc::repo().join("ebpf-builtins/bench/blocklist.c"), name)?;
         let c = pins.program(name, "blocklist_c");
         write_lists(*count, lab.dir.path(), &pins.maps(name))?;
@@ -280,7 +283,9 @@ pub fn run(weir: &Path, runs: usize) -> Result<ExitCode> {
     println!(
         "\n| entries, IPv4 + IPv6 | start to attached | its processor time | maps | weir | C: filled by bpftool |\n|---|---:|---:|---:|---:|---:|\n{loads}"
     );
-    together(weir, runs, &pins, &lab)?;
+    if longest >= 1 << 10 {
+        together(weir, runs, &pins, &lab)?;
+    }
     if !within {
         println!("\nA list of one entry is slower than {BAR_OF_ONE} times the same in C.");
         return Ok(ExitCode::FAILURE);
