@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// So many prefixes of one change are written out; the counts are always whole.
+/// So many prefixes or rules of one change are written out; the counts are always whole.
 const LISTED: usize = 10_000;
 
 /// The file, or nothing.
@@ -26,7 +26,7 @@ pub(super) struct Record<'a> {
     pub native: &'a str,
     /// `start`, `reload`, `expire`, `end`.
     pub action: &'a str,
-    /// `prefixes` or `allow`.
+    /// `prefixes`, `allow` or `policy`.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub list: &'a str,
     /// Where the list is from.

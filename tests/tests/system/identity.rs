@@ -409,7 +409,8 @@ fn reload() -> Result<()> {
         policy(&group, &rules)
     };
     lab.dir.write("policy.toml", &of("allow", "deny"))?;
-    let mut weir = Weir::script(&script("", "end { print(@id.verdicts); }")).at(&lab).start()?;
+    let text = script("", "end { print(@id.verdicts); }").replace("audit=\"off\"", "audit=\"audit.log\"");
+    let mut weir = Weir::script(&text).at(&lab).start()?;
     let mut expected = [0, 0];
     for round in 0..6 {
         let first = round % 2 == 0;
@@ -447,6 +448,22 @@ fn reload() -> Result<()> {
         let line = format!("@id.verdicts[port {port}]: {{ .packets = {count}, .bytes = {} }}", count * 46);
         ensure!(done.stdout.contains(&line), "no `{line}`: {done}");
     }
+    // Who, when and what is in the log; what changed nothing is not.
+    let log = std::fs::read_to_string(lab.dir.path().join("audit.log"))?;
+    let lines: Vec<serde_json::Value> = log.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    ensure!(lines.len() == 7 && lines[0]["action"] == "start" && lines[0]["added"] == 3, "{log}");
+    ensure!(
+        lines
+            .iter()
+            .all(|l| l["uid"] == 0 && l["time"].is_string() && l["list"] == "policy" && l["source"] == "policy.toml"),
+        "{log}"
+    );
+    ensure!(
+        lines[1]["action"] == "reload"
+            && lines[1]["add"] == serde_json::json!(["deny port 5001", "allow port 5002"])
+            && lines[1]["remove"] == serde_json::json!(["allow port 5001", "deny port 5002"]),
+        "{log}"
+    );
     done.nothing_left().map(drop)
 }
 

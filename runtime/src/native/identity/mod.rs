@@ -7,7 +7,7 @@ mod policy;
 mod watch;
 mod who;
 
-use super::audit::{Audit, Record};
+use super::audit::{Audit, Record, listed};
 use super::engine::{Engine, Maps, Rows, Value, text_bytes};
 use super::heartbeat::{self, Heart};
 use super::lists::grace_period;
@@ -21,7 +21,7 @@ use crate::load::Elf;
 use crate::maps::{Contents, Map};
 use crate::pin::Pin;
 use crate::sys::{Result as SysResult, bpf, proc};
-use policy::{Policy, PolicyError, RULES_MAX};
+use policy::{Policy, PolicyError, RULES_MAX, Rule};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -288,7 +288,7 @@ impl Enforcer {
         });
     }
 
-    fn record(&mut self, action: &str, added: usize, removed: usize) {
+    fn record(&mut self, action: &str, (added, add): (usize, Vec<String>), (removed, remove): (usize, Vec<String>)) {
         let record = Record {
             instance: &self.plan.alias,
             native: "identity",
@@ -298,7 +298,8 @@ impl Enforcer {
             entries: self.policy.rules.len(),
             added,
             removed,
-            ..Record::default()
+            add,
+            remove,
         };
         if let Err(error) = self.plan.audit.write(&record) {
             let path = self.plan.audit.path().display().to_string();
@@ -356,9 +357,15 @@ impl Enforcer {
             self.say(true, error.while_running("the policy in force stays as it is"));
             return;
         }
-        let changed = |a: &Policy, b: &Policy| a.rules.iter().filter(|r| !b.rules.contains(r)).count();
-        let (added, removed) = (changed(&self.policy, &old), changed(&old, &self.policy));
-        self.record("reload", added, removed);
+        let changed = |a: &Policy, b: &Policy| -> Vec<Rule> { a.rules.iter().filter(|r| !b.rules.contains(r)).cloned().collect() };
+        let (add, remove) = (changed(&self.policy, &old), changed(&old, &self.policy));
+        let (added, removed) = (add.len(), remove.len());
+        let (mut add, mut remove) = (listed(&add, in_words), listed(&remove, in_words));
+        if default(&self.policy) != default(&old) {
+            add.push(format!("default {}", verdict(default(&self.policy) == object::ALLOW)));
+            remove.push(format!("default {}", verdict(default(&old) == object::ALLOW)));
+        }
+        self.record("reload", (added, add), (removed, remove));
         let rules = self.policy.rules.len();
         self.say(
             false,
@@ -446,7 +453,7 @@ impl Enforcer {
                 Ok(()) => {
                     self.over = true;
                     self.say(true, "its `duration` is over: everything passes from now on".to_owned());
-                    self.record("end", 0, 0);
+                    self.record("end", (0, Vec::new()), (self.policy.rules.len(), Vec::new()));
                 }
                 Err(error) => self.say(true, format!("its `duration` is over, but the policy cannot be removed: {error}")),
             }
@@ -539,7 +546,8 @@ impl Engine for Enforcer {
     }
 
     fn started(&mut self, _: &Maps, _: Vec<KernelIterator>) -> Result<(), Error> {
-        self.record("start", self.policy.rules.len(), 0);
+        let rules = listed(&self.policy.rules, in_words);
+        self.record("start", (rules.len(), rules), (0, Vec::new()));
         Ok(())
     }
 
@@ -618,6 +626,15 @@ impl Engine for Enforcer {
         }
         Ok(())
     }
+}
+
+/// A rule as the audit log has it.
+fn in_words(rule: &Rule) -> String {
+    format!("{} {}", verdict(rule.allow), rule.name)
+}
+
+fn verdict(allow: bool) -> &'static str {
+    if allow { "allow" } else { "deny" }
 }
 
 /// Packets and bytes of all CPUs.
