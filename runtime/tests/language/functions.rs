@@ -88,10 +88,13 @@ fn a_shorter_name_of_a_task_is_a_key_of_its_own() {
     }
     prints(
         r#"@[comm] = 7; @two[comm, 1] = count(); printf("%d %d %d", @["ab"], has_key(@two, ("ab", 1)), comm == "ab");"#,
-        "7 1 1",
+        "7 1 1\n@[ab]: 7\n@two[ab, 1]: 1",
     );
     nix::sys::prctl::set_name(c"fifteen-letters").unwrap();
-    prints(r#"@[comm] = 7; printf("%d %s", @["fifteen-letters"], comm);"#, "7 fifteen-letters");
+    prints(
+        r#"@[comm] = 7; printf("%d %s", @["fifteen-letters"], comm);"#,
+        "7 fifteen-letters\n@[fifteen-letters]: 7",
+    );
 }
 
 #[test]
