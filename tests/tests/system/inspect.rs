@@ -34,13 +34,13 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Builds an object for `tc` or `ip` in the lab's folder. `script` names the loopback interface, which every machine has.
-fn build(lab: &Lab, name: &str, script: &str) -> Result<String> {
+pub(super) fn build(lab: &Lab, name: &str, script: &str) -> Result<String> {
     Weir::new(["build", "-e", script, "-o", name]).at(lab).run()?.clean()?;
     Ok(lab.dir.path().join(name).to_string_lossy().into_owned())
 }
 
 /// Adds a classifier of an object file to the node's interface; returns the program's id.
-fn add_filter(lab: &Lab, object: &str, direction: &str, priority: &str) -> Result<u32> {
+pub(super) fn add_filter(lab: &Lab, object: &str, direction: &str, priority: &str) -> Result<u32> {
     let before = kernel::objects_of(Kind::Program)?;
     lab.node.tc(&[
         "filter",
@@ -60,7 +60,7 @@ fn add_filter(lab: &Lab, object: &str, direction: &str, priority: &str) -> Resul
     new_program(&before)
 }
 
-fn new_program(before: &std::collections::BTreeSet<Object>) -> Result<u32> {
+pub(super) fn new_program(before: &std::collections::BTreeSet<Object>) -> Result<u32> {
     let after = kernel::objects_of(Kind::Program)?;
     let new: Vec<u32> = after.difference(before).map(|o| o.id).collect();
     ensure!(new.len() == 1, "expected one new program, found {new:?}");
@@ -68,20 +68,20 @@ fn new_program(before: &std::collections::BTreeSet<Object>) -> Result<u32> {
 }
 
 /// Holds a program, as the agent would that loaded it.
-fn hold(id: u32) -> Result<OwnedFd> {
+pub(super) fn hold(id: u32) -> Result<OwnedFd> {
     kernel::open(Object { kind: Kind::Program, id }).context("cannot hold the program")
 }
 
-fn clsact(lab: &Lab) -> Result<()> {
+pub(super) fn clsact(lab: &Lab) -> Result<()> {
     lab.node.tc(&["qdisc", "add", "dev", NODE_IF, "clsact"]).map(drop)
 }
 
-fn weir(lab: &Lab, args: &[&str]) -> Result<Finished> {
+pub(super) fn weir(lab: &Lab, args: &[&str]) -> Result<Finished> {
     Weir::new(args.iter().copied()).at(lab).run()
 }
 
 /// Runs with `--json`, expects the exit code, and returns what it says.
-fn json(lab: &Lab, args: &[&str], code: i32) -> Result<Value> {
+pub(super) fn json(lab: &Lab, args: &[&str], code: i32) -> Result<Value> {
     let done = weir(lab, &[args, &["--json"]].concat())?;
     ensure!(done.status.code() == Some(code), "expected exit code {code}: {done}");
     serde_json::from_str(&done.stdout).with_context(|| format!("no JSON: {done}"))

@@ -23,6 +23,7 @@ mod inspect;
 mod interfaces;
 mod kprobes;
 mod leftovers;
+mod mends;
 mod metrics;
 mod native_maps;
 mod natives;
@@ -84,12 +85,14 @@ fn main() {
             blocklist::TESTS,
             hooks::ONCE,
             check::TESTS,
+            mends::TESTS,
             metrics::TESTS,
             runbooks::TESTS,
             repl::TESTS,
             cli::TESTS,
             command_line::TESTS,
             ends::TESTS,
+            ends::ONCE,
             environment::TESTS,
             output::TESTS,
             rejection::TESTS,
