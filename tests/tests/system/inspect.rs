@@ -27,6 +27,10 @@ pub const TESTS: &[Test] = &[
     Test::new("inspect_watching_maps_and_programs_shows_them_again", watch_lists).alone(),
     Test::new("inspect_other_namespaces_are_shown", all_netns).alone(),
     Test::new("inspect_two_namespaces_with_one_number_are_not_mixed_up", same_number).alone(),
+    // libxdp's dispatcher needs programs that replace functions, which come with fentry.
+    Test::new("inspect_members_of_a_dispatcher_are_shown_in_their_order", dispatcher)
+        .needs(&[Has(Feature::Fentry)])
+        .alone(),
     Test::new("inspect_pods_have_their_names", pods).alone(),
     Test::new("inspect_maps_show_typed_entries", maps).alone(),
     Test::new("inspect_wrong_input_is_refused_in_words", wrong_input).alone(),
@@ -413,6 +417,38 @@ fn all_netns() -> Result<()> {
     Weir::new(["net", "rm", "--id", &number, "--yes"]).at_peer(&lab).run()?.clean()?;
     let filters = lab.node.tc(&["filter", "show", "dev", NODE_IF, "ingress"])?;
     ensure!(!filters.contains("bpf"), "{filters}");
+    Ok(())
+}
+
+fn dispatcher() -> Result<()> {
+    /// Programs of the package itself, by what they let pass.
+    const FOLDER: &str = "/usr/lib/x86_64-linux-gnu/bpf";
+    let lab = Lab::new()?;
+    // Each with a file system of pins of its own, which goes with the process: then only the kernel knows who is a member.
+    let script = format!(
+        "mount -t bpf bpf /sys/fs/bpf && xdp-loader load -m skb -P 30 {NODE_IF} {FOLDER}/xdpfilt_alw_tcp.o && \
+         xdp-loader load -m skb -P 20 {NODE_IF} {FOLDER}/xdpfilt_alw_udp.o && exec {} net {NODE_IF} --json",
+        weir_tests::weir::program()?.display()
+    );
+    let output = std::process::Command::new("ip")
+        .args(["netns", "exec", lab.node.name(), "sh", "-c", &script])
+        .output()
+        .context("cannot start `ip`")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let picture: Value = serde_json::from_str(&text).with_context(|| format!("{text}\n{}", String::from_utf8_lossy(&output.stderr)))?;
+    let xdp = on_hook(&picture, "xdp");
+    let via: Vec<&str> = xdp.iter().map(|(via, ..)| via.as_str()).collect();
+    ensure!(via == ["xdp", "xdp_member", "xdp_member"], "{picture:#}");
+    let programs = &picture["namespaces"][0]["interfaces"][0]["hooks"][0]["programs"];
+    let name = |i: usize| programs[i]["program"]["name"].as_str().unwrap_or_default().to_owned();
+    ensure!(
+        name(0) == "xdp_dispatcher" && name(1).contains("udp") && name(2).contains("tcp"),
+        "{programs:#}"
+    );
+    ensure!(
+        programs[1]["at"]["position"] == 0 && programs[2]["at"]["position"] == 1 && programs[1]["at"]["dispatcher"] == xdp[0].2,
+        "{programs:#}"
+    );
     Ok(())
 }
 

@@ -72,6 +72,7 @@ fn main() {
         examples::TESTS,
         faults::TESTS,
         leftovers::TESTS,
+        ends::TESTS,
         rewrites::TESTS,
     ];
     if weir_tests::in_vm() {
@@ -91,7 +92,6 @@ fn main() {
             repl::TESTS,
             cli::TESTS,
             command_line::TESTS,
-            ends::TESTS,
             ends::ONCE,
             environment::TESTS,
             output::TESTS,
