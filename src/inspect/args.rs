@@ -69,6 +69,12 @@ pub struct Maps {
     /// Sort by this field of the value, largest first
     #[arg(long, value_name = "FIELD", requires = "map")]
     pub by: Option<String>,
+    /// Remove all entries, after showing how many there are and who uses the map
+    #[arg(long, requires = "map", conflicts_with_all = ["top", "by", "json", "watch"])]
+    pub clear: bool,
+    /// Do not ask
+    #[arg(long, short = 'y', requires = "clear")]
+    pub yes: bool,
     /// Machine-readable output
     #[arg(long)]
     pub json: bool,

@@ -1,20 +1,25 @@
 //! `weir maps`: how full all maps are, or what is in one.
 
 use super::args::Maps;
+use super::rm::agreed;
 use super::table::{Style, Table};
 use super::{again, fill, json, nearest, owner, refused};
 use crate::out;
 use crate::render::Failure;
+use std::fmt::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
-use weir_runtime::inspect::maps::dump;
+use weir_runtime::inspect::maps::{dump, remove};
 use weir_runtime::inspect::typed::{Value, decode};
 use weir_runtime::inspect::{Dump, MapState, Objects};
 use weir_runtime::sys::bpf::query::{self, ObjectKind};
 
 pub fn main(args: &Maps) -> Result<ExitCode, Failure> {
     let style = Style::for_stdout();
+    if let (Some(wanted), true) = (&args.map, args.clear) {
+        return clear(wanted, args.yes);
+    }
     let page = || match &args.map {
         None => list(args.json, style),
         Some(wanted) => one(wanted, args, style),
@@ -107,22 +112,57 @@ fn open(wanted: &str) -> Result<OwnedFd, Failure> {
     }
 }
 
-fn one(wanted: &str, args: &Maps, style: Style) -> Result<String, Failure> {
+/// Removes all entries of a map.
+fn clear(wanted: &str, yes: bool) -> Result<ExitCode, Failure> {
     let fd = open(wanted)?;
-    let dump = dump(fd.as_fd()).map_err(|e| match e.errno() {
+    let all = dump_of(&fd, wanted)?;
+    let mut state = weir_runtime::inspect::maps::state(fd.as_fd(), false).map_err(|e| refused(&e))?;
+    let name = format!("{} (id {})", state.name, state.id);
+    if !state.can_fill {
+        return Err(
+            Failure::new(format!("{name} is of type {}, whose entries cannot be removed", state.kind))
+                .help("hashes and tries have entries that come and go"),
+        );
+    }
+    let count = all.elements.iter().count();
+    state.entries = Some(count as u64);
+    let mut objects = Objects::read(true).map_err(|e| refused(&e))?;
+    let complete = objects.owners.complete;
+    let known = objects.all_maps().map_err(|e| refused(&e))?.into_iter().find(|m| m.id == state.id);
+    out::stdout(&format!(
+        "{name} {} {}\n  remove:  all entries\n  used by: {}\n",
+        state.kind,
+        fill(&state),
+        known.map_or_else(String::new, |m| held(&m, complete))
+    ))?;
+    if !yes && !agreed()? {
+        out::stdout("nothing was removed\n")?;
+        return Ok(ExitCode::FAILURE);
+    }
+    let gone = remove(fd.as_fd(), &all).map_err(|e| refused(&e))?;
+    out::stdout(&format!("removed {gone} entries of {name}\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn dump_of(fd: &OwnedFd, wanted: &str) -> Result<Dump, Failure> {
+    dump(fd.as_fd()).map_err(|e| match e.errno() {
         libc::EOPNOTSUPP => Failure::new(format!("the entries of map `{wanted}` cannot be read"))
             .help("queues, ring buffers and storage of sockets and tasks have no keys to go through"),
         _ => refused(&e),
-    })?;
-    let mut rows = rows(&dump);
-    let total = rows.len();
-    sort(&mut rows, args)?;
-    if let Some(top) = args.top {
-        rows.truncate(top);
-    }
+    })
+}
+
+fn one(wanted: &str, args: &Maps, style: Style) -> Result<String, Failure> {
+    let fd = open(wanted)?;
+    let dump = dump_of(&fd, wanted)?;
+    let elements: Vec<(&[u8], &[u8])> = dump.elements.iter().collect();
+    let total = elements.len();
+    // Of a million entries only those that are shown become values.
+    let chosen = chosen(&dump, &elements, args)?;
+    let rows = chosen.into_iter().map(|i| (key(&dump, elements[i].0), value(&dump, elements[i].1)));
     let info = &dump.details.info;
     if args.json {
-        let entries: Vec<Entry<'_>> = rows.iter().map(|(key, value)| Entry { key, value }).collect();
+        let entries = rows.map(|(key, value)| Entry { key, value }).collect();
         return json(&Page {
             id: info.id,
             name: &info.name,
@@ -136,8 +176,9 @@ fn one(wanted: &str, args: &Maps, style: Style) -> Result<String, Failure> {
     state.entries = Some(total as u64);
     let head = format!("{} (id {}) {} {}", info.name, info.id, state.kind, fill(&state));
     let mut text = style.bold(&head) + "\n";
-    for (key, value) in &rows {
-        text += &format!("  [{key}]: {}\n", show(value, dump.part.1 > 1));
+    for (key, value) in rows {
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(text, "  [{key}]: {}", show(&value, dump.part.1 > 1));
     }
     Ok(text)
 }
@@ -150,14 +191,14 @@ struct Page<'a> {
     kind: String,
     entries_in_map: usize,
     max_entries: u32,
-    entries: Vec<Entry<'a>>,
+    entries: Vec<Entry>,
 }
 
 #[derive(serde::Serialize)]
-struct Entry<'a> {
-    key: &'a Value,
+struct Entry {
+    key: Value,
     /// Of a per-CPU map a list, a value for each CPU.
-    value: &'a Value,
+    value: Value,
 }
 
 /// A per-CPU number as its sum, then its parts.
@@ -171,36 +212,35 @@ fn show(value: &Value, per_cpu: bool) -> String {
     }
 }
 
-fn rows(dump: &Dump) -> Vec<(Value, Value)> {
+fn key(dump: &Dump, bytes: &[u8]) -> Value {
+    decode(dump.btf.as_ref(), dump.details.btf_key, bytes)
+}
+
+fn value(dump: &Dump, bytes: &[u8]) -> Value {
     let details = &dump.details;
     let size = details.info.value_size as usize;
     let (part, cpus) = dump.part;
-    let value = |bytes: &[u8]| {
-        let one = |b: &[u8]| decode(dump.btf.as_ref(), details.btf_value, b.get(..size).unwrap_or(b));
-        if cpus > 1 || part != size {
-            Value::List(bytes.chunks_exact(part.max(1)).map(one).collect())
-        } else {
-            one(bytes)
-        }
-    };
-    dump.elements
-        .iter()
-        .map(|(k, v)| (decode(dump.btf.as_ref(), details.btf_key, k), value(v)))
-        .collect()
+    let one = |b: &[u8]| decode(dump.btf.as_ref(), details.btf_value, b.get(..size).unwrap_or(b));
+    if cpus > 1 || part != size {
+        Value::List(bytes.chunks_exact(part.max(1)).map(one).collect())
+    } else {
+        one(bytes)
+    }
 }
 
-/// Sorts by a field, largest first, when that was asked for.
-fn sort(rows: &mut [(Value, Value)], args: &Maps) -> Result<(), Failure> {
+/// Which elements are shown, in which order: by a field, largest first, when that was asked for.
+fn chosen(dump: &Dump, elements: &[(&[u8], &[u8])], args: &Maps) -> Result<Vec<usize>, Failure> {
     if args.top.is_none() && args.by.is_none() {
-        return Ok(());
+        return Ok((0..elements.len()).collect());
     }
     // `value` is the value itself, as it is called where there are no fields.
     let field = args.by.as_deref().filter(|f| *f != "value");
-    let known = |value: &Value| value.number(field).is_some();
-    if let (Some(field), Some((_, first))) = (field, rows.first())
-        && !rows.iter().any(|(_, v)| known(v))
+    let number = |(i, (_, bytes)): (usize, &(&[u8], &[u8]))| (value(dump, bytes).number(field), i);
+    let mut numbers: Vec<(Option<f64>, usize)> = elements.iter().enumerate().map(number).collect();
+    if let (Some(field), Some((_, first))) = (field, elements.first())
+        && numbers.iter().all(|(number, _)| number.is_none())
     {
-        let fields = first.fields();
+        let fields = value(dump, first).fields();
         let failure = Failure::new(format!("the values of the map have no number `{field}`"));
         return Err(if fields.is_empty() {
             failure.help("they are plain: leave `--by` out")
@@ -208,11 +248,14 @@ fn sort(rows: &mut [(Value, Value)], args: &Maps) -> Result<(), Failure> {
             failure.help(format!("there are: {}", fields.join(", ")))
         });
     }
-    rows.sort_by(|(_, a), (_, b)| {
-        let number = |v: &Value| v.number(field).unwrap_or(f64::NEG_INFINITY);
-        number(b).total_cmp(&number(a))
-    });
-    Ok(())
+    let rank = |n: &Option<f64>| n.unwrap_or(f64::NEG_INFINITY);
+    let largest_first = |(a, i): &(Option<f64>, usize), (b, j): &(Option<f64>, usize)| rank(b).total_cmp(&rank(a)).then(i.cmp(j));
+    if let Some(top) = args.top.filter(|top| (1..numbers.len()).contains(top)) {
+        numbers.select_nth_unstable_by(top - 1, largest_first);
+    }
+    numbers.truncate(args.top.unwrap_or(usize::MAX));
+    numbers.sort_unstable_by(largest_first);
+    Ok(numbers.into_iter().map(|(_, i)| i).collect())
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use crate::kernel::{self, Object};
 use crate::patience;
 use crate::weir::program;
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
@@ -35,6 +36,8 @@ pub struct Terminal {
     columns: u16,
     /// How the terminal was before the program started.
     modes: Termios,
+    /// Bytes a second that the line to the screen carries, and when the next ones can come.
+    line: Option<(f64, Instant)>,
 }
 
 const SCROLLBACK: usize = 20_000;
@@ -48,6 +51,10 @@ impl Terminal {
         let (rows, columns) = (24, 100);
         let size = winsize(rows, columns);
         let pty = openpty(&size, None).context("cannot make a terminal")?;
+        // The program must not hold the other end of its own terminal: that would never hang up.
+        for fd in [&pty.master, &pty.slave] {
+            fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+        }
         let end = |fd: &OwnedFd| fd.try_clone();
         let mut command = Command::new(program()?);
         command
@@ -76,11 +83,29 @@ impl Terminal {
             all: String::new(),
             columns,
             modes,
+            line: None,
         })
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// From now on the line to the screen carries so many bytes a second.
+    pub fn slow_line(&mut self, bytes_per_second: u32) {
+        self.line = Some((f64::from(bytes_per_second), Instant::now()));
+    }
+
+    /// Whether the text stands on the screen in a colour of its own.
+    pub fn is_coloured(&self, text: &str) -> bool {
+        let screen = self.screen.screen();
+        screen.rows(0, self.columns).enumerate().any(|(row, shown)| {
+            let column = shown.find(text).map(|at| shown[..at].chars().count());
+            let place = u16::try_from(row).ok().zip(column.and_then(|c| u16::try_from(c).ok()));
+            place
+                .and_then(|(row, column)| screen.cell(row, column))
+                .is_some_and(|cell| cell.fgcolor() != vt100::Color::Default)
+        })
     }
 
     /// The BPF objects that it holds now.
@@ -131,7 +156,15 @@ impl Terminal {
             return true;
         }
         let mut buf = [0; 16384];
-        match self.master.read(&mut buf) {
+        // A slow line brings a twentieth of a second's worth at a time.
+        let mut size = buf.len();
+        if let Some((rate, next)) = &mut self.line {
+            const SLICE: Duration = Duration::from_millis(50);
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            *next = Instant::now() + SLICE;
+            size = ((*rate * SLICE.as_secs_f64()) as usize).clamp(1, buf.len());
+        }
+        match self.master.read(&mut buf[..size]) {
             Ok(0) | Err(_) => false,
             Ok(n) => {
                 self.screen.process(&buf[..n]);

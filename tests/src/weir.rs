@@ -63,14 +63,12 @@ enum Condition {
     Hidden(CString),
     /// Root with no other capabilities than these bits.
     Capabilities(u64),
-    /// Descriptors that may be open at once.
-    MaxFiles(u64),
+    /// A resource, and how much of it there is.
+    Limit(libc::__rlimit_resource_t, u64),
     /// This standard stream is closed.
     Closed(i32),
     /// A supervisor decides which system calls go well.
     Supervised(Install),
-    /// Bytes of address space.
-    MaxMemory(u64),
 }
 
 impl Condition {
@@ -94,23 +92,15 @@ impl Condition {
                 }
                 Ok(())
             }
-            Condition::MaxFiles(n) => {
+            Condition::Limit(resource, n) => {
                 let limit = libc::rlimit {
                     rlim_cur: *n,
                     rlim_max: *n,
                 };
                 // SAFETY: a live struct.
-                check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })
+                check(unsafe { libc::setrlimit(*resource, &raw const limit) })
             }
             Condition::Supervised(install) => install.run(),
-            Condition::MaxMemory(n) => {
-                let limit = libc::rlimit {
-                    rlim_cur: *n,
-                    rlim_max: *n,
-                };
-                // SAFETY: a live struct.
-                check(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) })
-            }
             // SAFETY: a number.
             Condition::Closed(fd) => check(unsafe { libc::close(*fd) }),
         }
@@ -161,14 +151,14 @@ impl<'a> Weir<'a> {
         self
     }
 
-    pub fn max_files(mut self, n: u64) -> Self {
-        self.conditions.push(Condition::MaxFiles(n));
-        self
+    /// Descriptors that may be open at once.
+    pub fn max_files(self, n: u64) -> Self {
+        self.limit(libc::RLIMIT_NOFILE, n)
     }
 
-    /// Bytes of address space that it may have.
-    pub fn max_memory(mut self, n: u64) -> Self {
-        self.conditions.push(Condition::MaxMemory(n));
+    /// With so much of a resource and no more.
+    pub fn limit(mut self, resource: libc::__rlimit_resource_t, n: u64) -> Self {
+        self.conditions.push(Condition::Limit(resource, n));
         self
     }
 

@@ -28,6 +28,9 @@ pub const TEST: &[Package] = &[
     package("lz4", "lz4"),
     package("xz-utils", "xz"),
     package("zstd", "zstd"),
+    package("xdp-tools", "xdp-loader"),
+    package("zsh", "zsh"),
+    package("fish", "fish"),
 ];
 
 /// What `cargo xtask bench` compares with.

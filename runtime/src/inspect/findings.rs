@@ -329,24 +329,32 @@ fn missing_clsact(namespace: &Namespace, out: &mut Vec<Finding>) {
             .any(|h| h.hook != HookKind::Xdp && h.programs.iter().any(|p| p.program.is_some()))
     };
     for group in groups.values() {
-        let with: Vec<&&Interface> = group.iter().filter(|i| serves(i)).collect();
+        let with: Vec<&Interface> = group.iter().copied().filter(|i| serves(i)).collect();
         // Two alike, and not fewer than those without, are a rule; one is an accident.
         if with.len() < 2 || with.len() * 2 < group.len() {
             continue;
         }
         let uses_clsact = with.iter().any(|i| i.clsact);
+        let shared = shared_programs(&with);
         for interface in group.iter().filter(|i| !serves(i)) {
             let names: Vec<&str> = with.iter().take(3).map(|i| i.name.as_str()).collect();
-            let (message, fix) = if uses_clsact && !interface.clsact {
-                (
-                    format!("{}: no clsact qdisc", interface.name),
-                    format!("tc qdisc add dev {} clsact", interface.name),
-                )
+            let qdisc = format!("tc qdisc add dev {} clsact", interface.name);
+            let message = if uses_clsact && !interface.clsact {
+                format!("{}: no clsact qdisc", interface.name)
             } else {
-                (
-                    format!("{}: no TC program", interface.name),
-                    format!("weir net {} --watch", interface.name),
-                )
+                format!("{}: no TC program", interface.name)
+            };
+            let (fix, rest) = match &shared {
+                // One program serves all of them: it can serve this one, too.
+                Some(programs) => {
+                    let qdisc = (!interface.clsact).then_some(qdisc);
+                    let attach = programs.iter().map(|(hook, id)| attach(&interface.name, *hook, *id));
+                    let all: Vec<String> = qdisc.into_iter().chain(attach).collect();
+                    (format!("sh -c '{}'", all.join(" && ")), "its packets pass by the policy")
+                }
+                None if uses_clsact && !interface.clsact => (qdisc, "its packets pass by the policy until their owner attaches here, too"),
+                // Each has a program of its own: nobody but their owner can make another.
+                None => continue,
             };
             out.push(Finding {
                 kind: FindingKind::MissingClsact,
@@ -356,7 +364,7 @@ fn missing_clsact(namespace: &Namespace, out: &mut Vec<Finding>) {
                 map: None,
                 message,
                 why: format!(
-                    "{} of {} interfaces like it have TC programs ({}{}); its packets pass by the policy until their owner attaches here, too",
+                    "{} of {} interfaces like it have TC programs ({}{}); {rest}",
                     with.len(),
                     group.len(),
                     names.join(", "),
@@ -366,6 +374,40 @@ fn missing_clsact(namespace: &Namespace, out: &mut Vec<Finding>) {
             });
         }
     }
+}
+
+/// The programs by direction, where all these interfaces have the same ones: loaded once, attached everywhere.
+fn shared_programs(interfaces: &[&Interface]) -> Option<Vec<(HookKind, u32)>> {
+    let of = |interface: &Interface| -> Option<Vec<(HookKind, u32)>> {
+        let hooks = interface.hooks.iter().filter(|h| h.hook != HookKind::Xdp);
+        let all = hooks.flat_map(|h| h.programs.iter().map(move |a| (h.hook, a)));
+        all.map(|(hook, attachment)| {
+            let plain = match &attachment.at {
+                Place::Tcx => true,
+                Place::Clsact {
+                    chain,
+                    protocol,
+                    direct_action,
+                    ..
+                } => *chain == 0 && protocol == "all" && *direct_action,
+                _ => false,
+            };
+            Some((hook, attachment.program.as_ref().filter(|_| plain)?.id))
+        })
+        .collect()
+    };
+    let (first, rest) = interfaces.split_first()?;
+    let programs = of(first)?;
+    (!programs.is_empty() && rest.iter().all(|i| of(i).as_ref() == Some(&programs))).then_some(programs)
+}
+
+/// Attaches a loaded program to a direction: `tc` takes it by a name only.
+fn attach(interface: &str, hook: HookKind, id: u32) -> String {
+    let pin = format!("/sys/fs/bpf/weir-mend-{id}-{}", hook.name());
+    format!(
+        "bpftool prog pin id {id} {pin} && tc filter add dev {interface} {} bpf direct-action object-pinned {pin} && rm {pin}",
+        hook.name()
+    )
 }
 
 /// An attachment of the picture, with what to call its place and the command that removes it.
@@ -486,7 +528,7 @@ fn map_pressure(node: &Node, out: &mut Vec<Finding>) {
             );
             out.push(Finding {
                 map: Some(map.id),
-                fix: format!("weir maps {}", map.id),
+                fix: format!("weir maps {} --clear", map.id),
                 ..placed.finding(FindingKind::MapPressure, message, why)
             });
         }
@@ -655,6 +697,32 @@ mod tests {
         let found: Vec<_> = found.iter().map(|f| (f.kind, f.interface.as_deref(), f.fix.as_str())).collect();
         assert_eq!(found, [(FindingKind::MissingClsact, Some("lxc3"), "tc qdisc add dev lxc3 clsact")]);
         assert_eq!(judge(&node(vec![with("lxc1", 1), interface("lxc3", vec![])])), []);
+    }
+
+    #[test]
+    fn one_program_for_all_siblings_comes_to_the_one_that_was_missed() {
+        let with = |name: &str, attachment: fn(Program) -> Attachment| interface(name, vec![attachment(program(7, "p", &[]))]);
+        let fixes = |all: Vec<Interface>| -> Vec<String> { judge(&node(all)).into_iter().map(|f| f.fix).collect() };
+        let first: fn(Program) -> Attachment = |p| clsact(1, p);
+        let attach = "bpftool prog pin id 7 /sys/fs/bpf/weir-mend-7-ingress && tc filter add dev lxc3 ingress bpf direct-action \
+                      object-pinned /sys/fs/bpf/weir-mend-7-ingress && rm /sys/fs/bpf/weir-mend-7-ingress";
+        let whole = format!("sh -c 'tc qdisc add dev lxc3 clsact && {attach}'");
+        for kind in [first, tcx] {
+            let all = vec![with("lxc1", kind), with("lxc2", kind), interface("lxc3", vec![])];
+            assert_eq!(fixes(all), [whole.as_str()]);
+        }
+        // The qdisc is there already.
+        let bare = Interface {
+            clsact: true,
+            ..interface("lxc3", vec![])
+        };
+        assert_eq!(
+            fixes(vec![with("lxc1", first), with("lxc2", first), bare.clone()]),
+            [format!("sh -c '{attach}'")]
+        );
+        // A program each: with the qdisc, the rest is their owner's.
+        let own = |name: &str, id| interface(name, vec![clsact(1, program(id, "p", &[]))]);
+        assert!(fixes(vec![own("lxc1", 1), own("lxc2", 2), bare]).is_empty());
     }
 
     #[test]

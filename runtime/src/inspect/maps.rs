@@ -241,6 +241,18 @@ pub struct Dump {
     pub part: (usize, usize),
 }
 
+/// Removes the entries that were read, those that have gone meanwhile left out. Returns how many it removed.
+///
+/// # Errors
+/// What the kernel says.
+pub fn remove(map: BorrowedFd<'_>, dump: &Dump) -> Result<u64> {
+    let mut gone = 0;
+    for (key, _) in dump.elements.iter() {
+        gone += u64::from(bpf::map_delete(map, key, &dump.details.info.name)?);
+    }
+    Ok(gone)
+}
+
 /// Reads all of a map.
 ///
 /// # Errors

@@ -828,3 +828,76 @@ fn kprobes_count_or_say_what_is_missing() {
         );
     }
 }
+
+/// A bug of ours after everything is attached: unwinding puts away programs, links, filters and maps.
+#[test]
+fn a_panic_leaves_nothing() {
+    if !root() {
+        return;
+    }
+    let net = Net::new();
+    let capture = Capture::new();
+    let at = || iface(&net.a, "va");
+    let xdp = AttachPoint::Xdp {
+        iface: at(),
+        mode: XdpMode::Auto,
+    };
+    let tc = |direction| AttachPoint::Tc { iface: at(), direction };
+    let object = Builder::default()
+        .ring()
+        .count("unwound")
+        .program(ProgramKind::Xdp, &[xdp], Asm::default().count(1).ret(2))
+        .program(
+            ProgramKind::SchedCls,
+            &[tc(Direction::Ingress), tc(Direction::Egress)],
+            Asm::default().count(1).ret(0),
+        )
+        .program(
+            ProgramKind::Tracepoint,
+            &[AttachPoint::Tracepoint {
+                category: "syscalls".into(),
+                name: "sys_enter_openat".into(),
+            }],
+            Asm::default().count(1).ret(0),
+        )
+        .build();
+    let maps = || {
+        let mut objects = weir_runtime::inspect::Objects::read(false).unwrap();
+        objects.all_maps().unwrap().iter().filter(|m| m.name == "AT_unwound").count()
+    };
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(0));
+    let options = weir_runtime::Options {
+        on_attached: Some(std::sync::Arc::new({
+            let seen = std::sync::Arc::clone(&seen);
+            move || {
+                *seen.lock().unwrap() = maps();
+                // Without the hook, so that the report of the tests stays readable.
+                std::panic::resume_unwind(Box::new("a bug"));
+            }
+        })),
+        ..capture.options(OutputFormat::Text)
+    };
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        Session::start(object, &Kernel::new(), options).unwrap().run()
+    }));
+    assert_eq!(ended.unwrap_err().downcast_ref(), Some(&"a bug"));
+    assert_eq!(*seen.lock().unwrap(), 1, "it was not attached when it went wrong");
+    // The kernel frees programs, and the maps that they use, a moment later.
+    let left = || {
+        let links = run(&format!("ip -d -n {} link show va", net.a));
+        let tc = |what: &str| run(&format!("tc -n {} {what}", net.a));
+        let filters = ["ingress", "egress"].map(|direction| tc(&format!("filter show dev va {direction}")));
+        let qdiscs = tc("qdisc show dev va");
+        [
+            (maps() > 0).then(|| "a map".to_owned()),
+            links.contains("xdp").then_some(links),
+            filters.iter().any(|f| !f.trim().is_empty()).then(|| filters.concat()),
+            qdiscs.contains("clsact").then_some(qdiscs),
+        ]
+    };
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while left().iter().any(Option::is_some) {
+        assert!(std::time::Instant::now() < deadline, "left: {:?}", left());
+        std::thread::yield_now();
+    }
+}

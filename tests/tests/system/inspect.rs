@@ -27,6 +27,10 @@ pub const TESTS: &[Test] = &[
     Test::new("inspect_watching_maps_and_programs_shows_them_again", watch_lists).alone(),
     Test::new("inspect_other_namespaces_are_shown", all_netns).alone(),
     Test::new("inspect_two_namespaces_with_one_number_are_not_mixed_up", same_number).alone(),
+    // libxdp's dispatcher needs programs that replace functions, which come with fentry.
+    Test::new("inspect_members_of_a_dispatcher_are_shown_in_their_order", dispatcher)
+        .needs(&[Has(Feature::Fentry)])
+        .alone(),
     Test::new("inspect_pods_have_their_names", pods).alone(),
     Test::new("inspect_maps_show_typed_entries", maps).alone(),
     Test::new("inspect_wrong_input_is_refused_in_words", wrong_input).alone(),
@@ -34,13 +38,13 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Builds an object for `tc` or `ip` in the lab's folder. `script` names the loopback interface, which every machine has.
-fn build(lab: &Lab, name: &str, script: &str) -> Result<String> {
+pub(super) fn build(lab: &Lab, name: &str, script: &str) -> Result<String> {
     Weir::new(["build", "-e", script, "-o", name]).at(lab).run()?.clean()?;
     Ok(lab.dir.path().join(name).to_string_lossy().into_owned())
 }
 
 /// Adds a classifier of an object file to the node's interface; returns the program's id.
-fn add_filter(lab: &Lab, object: &str, direction: &str, priority: &str) -> Result<u32> {
+pub(super) fn add_filter(lab: &Lab, object: &str, direction: &str, priority: &str) -> Result<u32> {
     let before = kernel::objects_of(Kind::Program)?;
     lab.node.tc(&[
         "filter",
@@ -60,7 +64,7 @@ fn add_filter(lab: &Lab, object: &str, direction: &str, priority: &str) -> Resul
     new_program(&before)
 }
 
-fn new_program(before: &std::collections::BTreeSet<Object>) -> Result<u32> {
+pub(super) fn new_program(before: &std::collections::BTreeSet<Object>) -> Result<u32> {
     let after = kernel::objects_of(Kind::Program)?;
     let new: Vec<u32> = after.difference(before).map(|o| o.id).collect();
     ensure!(new.len() == 1, "expected one new program, found {new:?}");
@@ -68,20 +72,20 @@ fn new_program(before: &std::collections::BTreeSet<Object>) -> Result<u32> {
 }
 
 /// Holds a program, as the agent would that loaded it.
-fn hold(id: u32) -> Result<OwnedFd> {
+pub(super) fn hold(id: u32) -> Result<OwnedFd> {
     kernel::open(Object { kind: Kind::Program, id }).context("cannot hold the program")
 }
 
-fn clsact(lab: &Lab) -> Result<()> {
+pub(super) fn clsact(lab: &Lab) -> Result<()> {
     lab.node.tc(&["qdisc", "add", "dev", NODE_IF, "clsact"]).map(drop)
 }
 
-fn weir(lab: &Lab, args: &[&str]) -> Result<Finished> {
+pub(super) fn weir(lab: &Lab, args: &[&str]) -> Result<Finished> {
     Weir::new(args.iter().copied()).at(lab).run()
 }
 
 /// Runs with `--json`, expects the exit code, and returns what it says.
-fn json(lab: &Lab, args: &[&str], code: i32) -> Result<Value> {
+pub(super) fn json(lab: &Lab, args: &[&str], code: i32) -> Result<Value> {
     let done = weir(lab, &[args, &["--json"]].concat())?;
     ensure!(done.status.code() == Some(code), "expected exit code {code}: {done}");
     serde_json::from_str(&done.stdout).with_context(|| format!("no JSON: {done}"))
@@ -413,6 +417,38 @@ fn all_netns() -> Result<()> {
     Weir::new(["net", "rm", "--id", &number, "--yes"]).at_peer(&lab).run()?.clean()?;
     let filters = lab.node.tc(&["filter", "show", "dev", NODE_IF, "ingress"])?;
     ensure!(!filters.contains("bpf"), "{filters}");
+    Ok(())
+}
+
+fn dispatcher() -> Result<()> {
+    /// Programs of the package itself, by what they let pass.
+    const FOLDER: &str = "/usr/lib/x86_64-linux-gnu/bpf";
+    let lab = Lab::new()?;
+    // Each with a file system of pins of its own, which goes with the process: then only the kernel knows who is a member.
+    let script = format!(
+        "mount -t bpf bpf /sys/fs/bpf && xdp-loader load -m skb -P 30 {NODE_IF} {FOLDER}/xdpfilt_alw_tcp.o && \
+         xdp-loader load -m skb -P 20 {NODE_IF} {FOLDER}/xdpfilt_alw_udp.o && exec {} net {NODE_IF} --json",
+        weir_tests::weir::program()?.display()
+    );
+    let output = std::process::Command::new("ip")
+        .args(["netns", "exec", lab.node.name(), "sh", "-c", &script])
+        .output()
+        .context("cannot start `ip`")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let picture: Value = serde_json::from_str(&text).with_context(|| format!("{text}\n{}", String::from_utf8_lossy(&output.stderr)))?;
+    let xdp = on_hook(&picture, "xdp");
+    let via: Vec<&str> = xdp.iter().map(|(via, ..)| via.as_str()).collect();
+    ensure!(via == ["xdp", "xdp_member", "xdp_member"], "{picture:#}");
+    let programs = &picture["namespaces"][0]["interfaces"][0]["hooks"][0]["programs"];
+    let name = |i: usize| programs[i]["program"]["name"].as_str().unwrap_or_default().to_owned();
+    ensure!(
+        name(0) == "xdp_dispatcher" && name(1).contains("udp") && name(2).contains("tcp"),
+        "{programs:#}"
+    );
+    ensure!(
+        programs[1]["at"]["position"] == 0 && programs[2]["at"]["position"] == 1 && programs[1]["at"]["dispatcher"] == xdp[0].2,
+        "{programs:#}"
+    );
     Ok(())
 }
 

@@ -25,6 +25,7 @@ mod interfaces;
 mod kernel_code;
 mod kprobes;
 mod leftovers;
+mod mends;
 mod metrics;
 mod native_maps;
 mod natives;
@@ -75,6 +76,7 @@ fn main() {
         examples::TESTS,
         faults::TESTS,
         leftovers::TESTS,
+        ends::TESTS,
         rewrites::TESTS,
     ];
     if weir_tests::in_vm() {
@@ -90,12 +92,13 @@ fn main() {
             blocklist_tc::ONCE,
             hooks::ONCE,
             check::TESTS,
+            mends::TESTS,
             metrics::TESTS,
             runbooks::TESTS,
             repl::TESTS,
             cli::TESTS,
             command_line::TESTS,
-            ends::TESTS,
+            ends::ONCE,
             environment::TESTS,
             output::TESTS,
             rejection::TESTS,

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use weir_tests::harness::Test;
-use weir_tests::net::TempDir;
+use weir_tests::net::{Lab, TempDir};
 use weir_tests::terminal::{CTRL_C, CTRL_D, TAB, Terminal, UP};
 use weir_tests::weir::program;
 
@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     Test::new("repl_errors_have_carets_and_cost_nothing", errors),
     Test::new("repl_killed_leaves_nothing", killed),
     Test::new("repl_stays_usable_under_ten_thousand_lines_a_second", flood),
+    Test::new("repl_stays_usable_over_a_slow_line", slow_line),
     Test::new("repl_settings_are_checked", settings),
     Test::new("repl_takes_a_pipe", pipe),
     Test::new("repl_saves_what_runs", save),
@@ -109,6 +110,14 @@ fn editing() -> Result<()> {
     t.keys("xdp:lo { @[tcp.dpo")?;
     t.keys(TAB)?;
     t.wait("the completed field", |t| t.cursor_line().ends_with("@[tcp.dport"))?;
+    // Words that weir knows have colours, those that it does not have none.
+    t.keys("] = count(); kount(")?;
+    t.wait("the whole line", |t| t.cursor_line().ends_with("kount("))?;
+    ensure!(
+        t.is_coloured("xdp:lo") && t.is_coloured("tcp.dport") && t.is_coloured("count()") && !t.is_coloured("kount("),
+        "colours:\n{:?}",
+        t.printed()
+    );
     t.keys(CTRL_C)?;
     t.wait_prompt()?;
     t.keys("begin { strncmp(")?;
@@ -127,12 +136,21 @@ fn editing() -> Result<()> {
 
 fn completing() -> Result<()> {
     let dir = TempDir::new()?;
-    let mut t = start(&dir)?;
+    // An interface of its own, in a namespace of its own.
+    let lab = Lab::new()?;
+    lab.node
+        .ip(&["link", "add", "weirtest-if", "type", "veth", "peer", "name", "other"])?;
+    let mut t = lab.node.run(|| Terminal::start(&["repl"], dir.path()))?;
+    t.wait_prompt()?;
     for (typed, whole) in [
         ("tracepoint:syscalls:sys_enter_openat { @[args.filen", "@[args.filename"),
         ("begin { $s = (struct sock *)curtask; @ = $s->__sk_com", "$s->__sk_common"),
         ("begin { $long_name = 1; @ = $lon", "@ = $long_name"),
         ("use blocklist(ifa", "use blocklist(iface="),
+        ("tc:lo:ingr", "tc:lo:ingress"),
+        ("xdp:weirtest-i", "xdp:weirtest-if"),
+        (":dump cl", ":dump clif"),
+        (":doc strnc", ":doc strncmp"),
     ] {
         t.keys(typed)?;
         t.keys(TAB)?;
@@ -178,6 +196,10 @@ fn commands() -> Result<()> {
         "strncmp(",
         "@loaded[word]: 7",
         "1235",
+        // `:dump ast`, and `:net lo`, whose programs depend on the machine.
+        "(probe\n  (attach \"begin\")",
+        "(assign = (map @x[] (int 2)) (int 6))",
+        "\nlo\n  ",
     ] {
         ensure!(text.contains(part), "no `{part}` in {text}");
     }
@@ -330,6 +352,36 @@ fn flood() -> Result<()> {
         t.ended(&objects)?;
     }
     Ok(())
+}
+
+/// What an ssh session over a bad mobile network carries, and a job that prints all the time.
+fn slow_line() -> Result<()> {
+    const RATE: u32 = 16 << 10;
+    let dir = TempDir::new()?;
+    let mut t = start(&dir)?;
+    t.slow_line(RATE);
+    t.line("interval:ms:100 { @n++; printf(\"line %d of a job that never ends\\n\", @n); }")?;
+    t.wait("the first lines", |t| t.printed().contains("line 9 of"))?;
+    let objects = t.objects();
+    t.keys("print(4200 + 42);")?;
+    t.wait("the line being typed", |t| t.cursor_line() == "weir> print(4200 + 42);")?;
+    t.keys("\r")?;
+    t.wait("its output", |t| t.printed().contains("\n4242\r\n"))?;
+    t.keys("half a line")?;
+    t.wait("half a line", |t| t.cursor_line() == "weir> half a line")?;
+    t.keys(CTRL_C)?;
+    t.wait_prompt()?;
+    t.line(":stop all")?;
+    t.wait("its end", |t| t.printed().contains("job 1 stopped"))?;
+    leave(t, &objects)?;
+    // Killed while it has more to say than the line carries.
+    let mut t = start(&dir)?;
+    t.slow_line(RATE);
+    t.line(FLOOD)?;
+    wait_bytes(&mut t, RATE as usize)?;
+    let objects = t.objects();
+    t.signal(Signal::SIGHUP)?;
+    t.ended(&objects).map(drop)
 }
 
 fn settings() -> Result<()> {
