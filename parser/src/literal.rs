@@ -207,9 +207,6 @@ pub(crate) fn written(literal: &str, start: usize, end: usize) -> Option<(usize,
     let mut value = 0;
     let mut from = None;
     while at < literal.len() {
-        if value == start && from.is_none() {
-            from = Some(at);
-        }
         if value >= end {
             return Some((from?, at));
         }
@@ -220,6 +217,10 @@ pub(crate) fn written(literal: &str, start: usize, end: usize) -> Option<(usize,
             let len = literal[at..].chars().next()?.len_utf8();
             (len, len)
         };
+        // What stands for nothing, as the end of a continued line, does not begin a part.
+        if value == start && bytes > 0 && from.is_none() {
+            from = Some(at);
+        }
         at += len;
         value += bytes;
     }

@@ -307,11 +307,16 @@ impl Checker<'_> {
                 .cloned()
                 .unwrap_or_default();
             let cap = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
-            if cap > 512 {
+            let max = self.config.max_strlen;
+            if cap > max {
                 self.error(Diagnostic::error(
                     "string-too-long",
                     span,
-                    format!("the parameter `${n}` has {} bytes; 511 is the most", text.len()),
+                    format!(
+                        "the parameter `${n}` has {} bytes; `max_strlen`, which is {max}, allows {}",
+                        text.len(),
+                        max - 1
+                    ),
                 ));
                 return self.failed(span);
             }

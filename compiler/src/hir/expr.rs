@@ -120,12 +120,18 @@ impl Checker<'_> {
             ast::ExprKind::Bool(b) => Self::make(ExprKind::Int(i64::from(*b)), Ty::Bool, span),
             ast::ExprKind::Str(s) => {
                 let cap = u32::try_from(s.len() + 1).unwrap_or(u32::MAX);
-                if cap > 512 {
-                    self.error(Diagnostic::error(
-                        "string-too-long",
-                        span,
-                        format!("a string literal of {} bytes; 511 is the most", s.len()),
-                    ));
+                let max = self.config.max_strlen;
+                if cap > max {
+                    let message = format!(
+                        "a string of {} bytes; `max_strlen`, which is {max}, allows {}",
+                        s.len(),
+                        max.saturating_sub(1)
+                    );
+                    let d = Diagnostic::error("string-too-long", span, message);
+                    self.error(d.help(format!(
+                        "write it in pieces, or `config = {{ max_strlen = {} }}`",
+                        cap.next_multiple_of(64)
+                    )));
                     return self.failed(span);
                 }
                 Self::make(ExprKind::Str(s.clone()), Ty::Str { cap }, span)
@@ -768,6 +774,10 @@ impl Checker<'_> {
             }
             ast::ExprKind::Var(_) => {
                 let inner = self.expr(target);
+                if let ExprKind::Var(id) = inner.kind {
+                    // It may become any number now.
+                    self.vars[id].written = None;
+                }
                 self.finish_inc_dec(inner, increment, postfix, word, span)
             }
             ast::ExprKind::Error => self.failed(span),

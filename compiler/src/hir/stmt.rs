@@ -407,7 +407,12 @@ impl Checker<'_> {
             let (map, key) = self.map_argument(first, "print")?;
             if let Some(key) = key {
                 let EventMap::Own(map) = map else { return None };
-                if args.len() == 1 && matches!(self.maps[map].value, Some(MapValueTy::Plain(_))) {
+                let is_one_number = match &self.maps[map].value {
+                    Some(MapValueTy::Plain(_)) => true,
+                    Some(MapValueTy::Agg(agg)) => super::loops::aggregate_type(agg).is_some(),
+                    None => false,
+                };
+                if args.len() == 1 && is_one_number {
                     // Its value at this moment.
                     let value = self.value(first);
                     return (value.ty != Ty::Error).then_some(Event::PrintValue(value));

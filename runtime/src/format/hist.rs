@@ -63,18 +63,13 @@ fn lhist_range(index: usize, min: i64, max: i64, step: i64) -> (Option<i128>, Op
     }
 }
 
-/// Writes a bound with the largest binary suffix that divides it: `512`, `1K`, `3M`.
-fn suffixed(v: i128) -> String {
-    let mut v = v;
-    let mut suffix = "";
-    for s in ["K", "M", "G", "T", "P", "E"] {
-        if v == 0 || v % 1024 != 0 {
-            break;
-        }
-        v /= 1024;
-        suffix = s;
-    }
-    format!("{v}{suffix}")
+/// Writes a bound with the suffix that goes into all parts of its power of two, as bpftrace does: `512`, `1K`, `3M`; with two bits `1280`,
+/// `2048`, `4K`, `5K`.
+fn suffixed(v: i128, bits: u8) -> String {
+    let power = v.max(1).ilog2();
+    let tens = power.saturating_sub(u32::from(bits)) / 10;
+    let suffix = ["", "K", "M", "G", "T", "P", "E"].get(tens as usize).copied().unwrap_or_default();
+    format!("{}{suffix}", v >> (10 * tens))
 }
 
 fn bound(kind: &MapValue, v: i128) -> String {
@@ -84,7 +79,8 @@ fn bound(kind: &MapValue, v: i128) -> String {
         MapValue::LHist { .. } if v != 0 && v % (1 << 20) == 0 => format!("{}M", v >> 20),
         MapValue::LHist { .. } if v != 0 && v % 1024 == 0 => format!("{}K", v >> 10),
         MapValue::LHist { .. } => v.to_string(),
-        _ => suffixed(v),
+        MapValue::Hist { bits } => suffixed(v, *bits),
+        _ => v.to_string(),
     }
 }
 
@@ -206,6 +202,15 @@ mod tests {
         let last = u64::from(MapValue::hist_bucket_count(2)) - 1;
         assert_eq!(range(last).1, Some(1 << 64));
         assert_eq!(show(&kind, &[(9, 1)], 256).0.split("  ").next(), Some("[8, 10)"));
+        // Both bounds of a part have the suffix that all parts of their powers can have.
+        let bounds = |bits, values: &[i128]| values.iter().map(|v| suffixed(*v, bits)).collect::<Vec<_>>();
+        assert_eq!(bounds(0, &[0, 512, 1024, 1 << 20]), ["0", "512", "1K", "1M"]);
+        assert_eq!(bounds(1, &[768, 1024, 1536, 2048, 2 << 20]), ["768", "1024", "1536", "2K", "2M"]);
+        assert_eq!(
+            bounds(2, &[1792, 2048, 4096, 5120, 2560 << 10, 3 << 20]),
+            ["1792", "2048", "4K", "5K", "2560K", "3072K"]
+        );
+        assert_eq!(bounds(5, &[1008, 1024, 2944]), ["1008", "1024", "2944"]);
     }
 
     #[test]

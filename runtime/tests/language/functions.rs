@@ -240,7 +240,7 @@ fn series_over_time() {
         format!("@[2]:\n{}", box_of(3, 4, 5))
     );
     // A row of intervals: what is kept is the last five, one behind the other.
-    let out = json("interval:ms:20 { @i++; @s = tseries(@i, 40ms, 5, \"max\"); if (@i == 30) { exit(); } }");
+    let out = json("interval:ms:20 /@i < 30/ { @i++; @s = tseries(@i, 40ms, 5, \"max\"); if (@i == 30) { exit(); } }");
     let line = out.lines().find(|l| l.contains("tseries")).unwrap();
     let values: Vec<i64> = line
         .split("\"value\":")
@@ -361,6 +361,6 @@ fn one_entry_is_printed_as_it_is_at_that_moment() {
     }
     prints(
         "@a[1] = 1; print(@a[1]); @a[1] = 2; print(@a[1]); delete(@a, 1); print(@a[1]); @c[1] = count(); print(@c[1]); clear(@c);",
-        "1\n2\n0\n@c[1]: 1",
+        "1\n2\n0\n1",
     );
 }

@@ -117,13 +117,13 @@ fn text_longer_than_max_strlen_has_the_trailer() {
         return;
     }
     let comm = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
-    let script = |config: &str| format!(r#"config = {{ {config} }} begin {{ printf("%s|%s", str(curtask->comm), "literal"); }}"#);
-    assert_eq!(run(&script("max_strlen = 3")).trim_end(), format!("{}..|literal", &comm[..3]));
+    let script = |config: &str| format!(r#"config = {{ {config} }} begin {{ printf("%s|%s", str(curtask->comm), "li"); }}"#);
+    assert_eq!(run(&script("max_strlen = 3")).trim_end(), format!("{}..|li", &comm[..3]));
     assert_eq!(
         run(&script("max_strlen = 3; str_trunc_trailer = \"[...]\"")).trim_end(),
-        format!("{}[...]|literal", &comm[..3])
+        format!("{}[...]|li", &comm[..3])
     );
-    assert_eq!(run(&script("max_strlen = 64")).trim_end(), format!("{}|literal", comm.trim_end()));
+    assert_eq!(run(&script("max_strlen = 64")).trim_end(), format!("{}|li", comm.trim_end()));
 }
 
 #[test]

@@ -141,6 +141,33 @@ fn names_and_numbers_are_written_as_there() {
 }
 
 #[test]
+fn what_is_kept_is_printed_as_there() {
+    if !root() {
+        return;
+    }
+    // One number of an aggregation, and nothing where there is none.
+    prints(
+        r#"@c[1] = count(); @k["a", 1] = sum(-2); @a[1] = avg(-4); print(@c[1]); print(@k["a", 1]); print(@a[1]); print(@c[2]); clear(@c); clear(@k); clear(@a);"#,
+        "1\n-2\n-4\n0",
+    );
+    // As wide as what was assigned.
+    prints(
+        r#"$x = (int32)-1; $y = (int16)-1; $z = -1; printf("%u %x %X %o\n", $x, $y, $z, $z); printf("%u %lx\n", (int32)-1, $x);"#,
+        "4294967295 ffffffff FFFFFFFF 37777777777\n4294967295 ffffffffffffffff",
+    );
+    // In a loop more may come.
+    prints(
+        r#"$x = -1; for ($i : 0..1) { printf("%x\n", $x); $x = -5000000000; }"#,
+        "ffffffffffffffff",
+    );
+    prints("$x = 1; $x = 300; print(sizeof($x)); $y = 5; $y++; print(sizeof($y));", "2\n8");
+    let quiet = json("begin { @h = hist(1024, 1); @i = hist(4096, 2); }");
+    assert!(!quiet.contains("attached_probes"), "{quiet}");
+    let text = run("begin { @h = hist(1024, 1); @i = hist(4096, 2); }");
+    assert!(text.contains("[1024, 1536) ") && text.contains("[4K, 5K) "), "{text}");
+}
+
+#[test]
 fn the_settings_are_a_record() {
     if !root() {
         return;

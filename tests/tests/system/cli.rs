@@ -345,6 +345,54 @@ fn parameters() -> Result<()> {
     );
     let output = weir(&["-e", script, "--", "--all", "--port=0x10"])?;
     ensure!(text(&output.stdout).starts_with("16 x 1\n"), "{}", text(&output.stdout));
+    // A blank is as good as an equals sign, with every command.
+    let dir = weir_tests::net::TempDir::new()?;
+    dir.write(
+        "p.weir",
+        &format!("{script} xdp:getopt(\"iface\") {{ @ = count(); }} end {{ print($#); exit(); }}"),
+    )?;
+    let file = dir.path().join("p.weir").to_string_lossy().into_owned();
+    let begin = "begin { printf(\"%d %s %d %s\\n\", getopt(\"port\", 80), getopt(\"name\", \"x\"), getopt(\"all\"), str($1)); }";
+    dir.write("b.weir", begin)?;
+    let plain = dir.path().join("b.weir").to_string_lossy().into_owned();
+    let words = ["--port", "-5", "--all", "word", "--name", "a b"];
+    for start in [
+        &[plain.as_str(), "--"][..],
+        &["-e", begin, "--"],
+        &["run", &plain, "--"],
+        &["run", &plain],
+    ] {
+        let all: Vec<&str> = start.iter().chain(&words).copied().collect();
+        let output = weir(&all)?;
+        ensure!(
+            text(&output.stdout).starts_with("-5 a b 1 word\n"),
+            "{all:?}: {} {}",
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+    }
+    let capture = concat!(env!("CARGO_MANIFEST_DIR"), "/cases/captures/vlan.pcap");
+    for start in [&["check", &file][..], &["replay", "-q", capture, &file]] {
+        let all: Vec<&str> = start
+            .iter()
+            .chain(&["--"])
+            .chain(&words)
+            .chain(&["--iface", "lo"])
+            .copied()
+            .collect();
+        let output = weir(&all)?;
+        ensure!(output.status.success(), "{all:?}: {}", text(&output.stderr));
+        ensure!(
+            start[0] == "check" || text(&output.stdout).starts_with("-5 a b 1\n"),
+            "{all:?}: {}",
+            text(&output.stdout)
+        );
+    }
+    says(
+        &weir(&["check", &file, "--", "--iface"])?,
+        1,
+        &["the parameter `--iface` is not given", "^"],
+    )?;
     says(
         &weir(&["-e", script, "--", "--prot=1"])?,
         1,
