@@ -44,6 +44,9 @@ pub fn main(args: &Run, kernel: &Kernel) -> Result<ExitCode, Failure> {
         list(pattern, kernel, args.verbose, &mut text)?;
         list_events(pattern, &instances, args.verbose, &mut text);
         if text.len() == before {
+            list_events(pattern, &known_aliases(), args.verbose, &mut text);
+        }
+        if text.len() == before {
             out::stdout(&text)?;
             return Err(Failure::new(format!("no probe matches `{pattern}`"))
                 .help("patterns have `*`, `?` and `[…]`: `weir -l 'tracepoint:tcp:*'`"));
@@ -70,6 +73,12 @@ type Instance = (String, &'static Native);
 /// Where there is no script: all of them, by their own names.
 fn all_natives() -> Vec<Instance> {
     NATIVES.iter().map(|n| (n.name.to_owned(), *n)).collect()
+}
+
+/// All natives by the names that their own examples give them: `bl:*` is understood without a script, too.
+fn known_aliases() -> Vec<Instance> {
+    let examples = NATIVES.iter().map(|n| weir_parser::parse(SourceId(0), n.example));
+    examples.flat_map(|parsed| natives(&parsed.program)).collect()
 }
 
 /// The natives that a script uses, by their names in it.
@@ -504,6 +513,9 @@ mod tests {
         assert_eq!(list("*:drop", script, false), "bl:drop\nblocklist:drop\n");
         assert_eq!(list("bl:drop", script, true), "bl:drop\n    prefix bl.prefix\n");
         assert_eq!(list("blocked:*", script, false), "");
+        let mut text = String::new();
+        list_events("bl:*", &known_aliases(), false, &mut text);
+        assert_eq!(text, "bl:drop\nbl:allow\n");
     }
 
     #[test]

@@ -497,8 +497,9 @@ pub enum MapRole {
     Started,
     /// The name of each place that a program is attached to, by its cookie: text of `value_size` bytes, put there before anything runs.
     Names { names: Vec<String> },
-    /// Hash from interface number (`u32`) to name (16 bytes), filled whenever a program is attached to one.
-    Interfaces,
+    /// Hash from interface number (`u32`) to name (16 bytes), filled whenever a program is attached to one. Numbers are those of one
+    /// network namespace.
+    Interfaces { netns: Option<String> },
     /// Array of `u64`: the numbers of the devices that the script sends packets to, put there before anything runs.
     Devices { devices: Vec<Device> },
     /// A constant set: every key has the value 0, put there before anything runs.
@@ -733,6 +734,8 @@ pub enum CounterSpec {
     Limited { span: Span },
     /// A number could not be left before a packet: the driver keeps no metadata.
     NoMetadata { span: Span },
+    /// A packet, or the copy of one, was sent to a device that is gone.
+    NoDevice { device: String, span: Span },
     /// A program found no free working memory and did nothing.
     ScratchExhausted,
 }

@@ -308,6 +308,8 @@ pub enum Notice {
     ScratchExhausted { count: u64 },
     /// `pkt.meta` was not written: the driver keeps nothing before a packet.
     NoMetadata { count: u64, span: Span },
+    /// Packets were sent to an interface that was gone.
+    NoDevice { device: String, count: u64, span: Span },
     /// Native XDP was refused and generic XDP taken.
     XdpGeneric { iface: String, reason: String, span: Span },
     /// XDP is attached; the mode of each interface.
@@ -428,6 +430,7 @@ impl Notice {
             | Notice::LateAttach { span, .. }
             | Notice::MissingProbe { span, .. }
             | Notice::NoMetadata { span, .. }
+            | Notice::NoDevice { span, .. }
             | Notice::Limited { span, .. }
             | Notice::Helper { span, .. }
             | Notice::Script { span, .. } => Some(*span),
@@ -499,6 +502,10 @@ impl fmt::Display for Notice {
             Notice::ScratchExhausted { count } => {
                 write!(f, "{count} program runs were skipped because their working memory was in use")
             }
+            Notice::NoDevice { device, count, .. } => {
+                let packets = if *count == 1 { "packet was" } else { "packets were" };
+                write!(f, "{count} {packets} sent to `{device}`, which was gone, and lost")
+            }
             Notice::NoMetadata { count, .. } => write!(
                 f,
                 "`pkt.meta` was not written {count} times: the interface's driver keeps no metadata"
@@ -557,6 +564,29 @@ mod tests {
             owners: vec![(12, "weir".to_owned())],
         };
         assert_eq!(program.to_string(), "`xdp_drop`, id 7, loaded 3 min ago, held by `weir` (pid 12)");
+    }
+
+    #[test]
+    fn the_dispatcher_of_libxdp_is_known() {
+        let help = |name: &str| {
+            let error = Error::ForeignXdp {
+                iface: "eth0".to_owned(),
+                program: ForeignProgram {
+                    id: 7,
+                    name: name.to_owned(),
+                    age: None,
+                    owners: Vec::new(),
+                },
+                span: Span::default(),
+            };
+            error.help().join("\n")
+        };
+        let of_libxdp = help("xdp_dispatcher");
+        assert!(
+            of_libxdp.contains("libxdp's dispatcher") && of_libxdp.contains("xdp-loader unload eth0 --all"),
+            "{of_libxdp}"
+        );
+        assert!(!help("xdp_drop").contains("libxdp"));
     }
 
     #[test]

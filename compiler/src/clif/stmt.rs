@@ -281,6 +281,17 @@ impl<'h> Generator<'_, 'h> {
     /// Sends the packet, or for `mirror` a copy of it, out of another interface.
     fn redirect(&mut self, device: &str, mirror: bool, span: Span) {
         let ifindex = self.device(device, span);
+        // What is sent to number 0 is lost: no device has it, so it stands for one that is gone.
+        let (gone, known) = (self.b.create_block(), self.b.create_block());
+        self.b.ins().brif(ifindex, known, &[], gone, &[]);
+        self.b.switch_to_block(gone);
+        self.b.set_cold_block(gone);
+        self.count(CounterSpec::NoDevice {
+            device: device.to_owned(),
+            span,
+        });
+        self.b.ins().jump(known, &[]);
+        self.b.switch_to_block(known);
         let flags = self.int(0);
         if mirror {
             self.helper(helper::CLONE_REDIRECT, &[self.ctx, ifindex, flags]);

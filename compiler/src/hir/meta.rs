@@ -440,6 +440,7 @@ impl Checker<'_> {
     /// `percpu_kaddr("symbol"[, cpu])`: this CPU's, or another's, copy of a per-CPU variable of the kernel.
     fn percpu_kaddr(&mut self, function: &Function, args: &[ast::Arg], span: Span) -> Option<Expr> {
         let name = self.literal(&args[0], function)?;
+        self.has_kernel(function.name, span).then_some(())?;
         let (Some(symbol), Some(offsets)) = (self.kernel.symbol_address(&name), self.kernel.symbol_address("__per_cpu_offset")) else {
             let message = format!("the kernel has no per-CPU symbol `{name}`, or hides its addresses");
             self.error(Diagnostic::error("unknown-symbol", args[0].value.span, message).help("/proc/kallsyms lists them"));

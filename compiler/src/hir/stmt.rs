@@ -497,9 +497,7 @@ impl Checker<'_> {
     pub(super) fn map_argument(&mut self, expr: &ast::Expr, function: &str) -> Option<(EventMap, Option<Expr>)> {
         match &expr.kind {
             ast::ExprKind::Map { name, keys } => {
-                if keys.is_none()
-                    && let Some(instance) = self.alias(name)
-                {
+                if let Some(instance) = self.alias(name) {
                     let native = &self.natives[instance];
                     let names: Vec<String> = native.native.maps.iter().map(|m| format!("`@{name}.{}`", m.name)).collect();
                     let d = Diagnostic::error(

@@ -56,6 +56,12 @@ const TRACEPOINTS: &[(&str, &str)] = &[
     ("tcp", "tcp_send_reset"),
 ];
 
+/// The files that scripts can name.
+const FILES: &[(&str, &str)] = &[
+    ("tools.bt", "macro twice(n) { n * 2 }\n"),
+    ("bad.txt", "192.0.2.0/24 # seen in the logs\n2001:db8::7\n"),
+];
+
 impl KernelInfo for FixtureKernel {
     fn version(&self) -> KernelVersion {
         KernelVersion::new(6, 18, 0)
@@ -280,6 +286,17 @@ impl KernelInfo for FixtureKernel {
     }
 
     fn read_file(&self, path: &str) -> std::io::Result<Vec<u8>> {
-        Err(std::io::Error::new(std::io::ErrorKind::NotFound, path.to_owned()))
+        let missing = || std::io::Error::new(std::io::ErrorKind::NotFound, path.to_owned());
+        FILES
+            .iter()
+            .find(|(name, _)| *name == path)
+            .map(|(_, text)| text.as_bytes().to_vec())
+            .ok_or_else(missing)
+    }
+
+    fn import(&self, path: &std::path::Path) -> Result<Vec<(String, String)>, String> {
+        let found = FILES.iter().find(|(name, _)| path.ends_with(name));
+        let (name, text) = found.ok_or_else(|| format!("`{}` cannot be read here", path.display()))?;
+        Ok(vec![((*name).to_owned(), (*text).to_owned())])
     }
 }

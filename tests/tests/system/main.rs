@@ -5,6 +5,7 @@
 mod absent;
 mod bad_input;
 mod blocklist;
+mod blocklist_tc;
 mod buffers;
 mod capture;
 mod cgroups;
@@ -65,6 +66,7 @@ fn main() {
         kernel_code::TESTS,
         kprobes::TESTS,
         natives::TESTS,
+        blocklist_tc::TESTS,
         native_maps::TESTS,
         flows::TESTS,
         identity::TESTS,
@@ -83,7 +85,9 @@ fn main() {
     if !weir_tests::in_vm() {
         lists.extend([
             bad_input::TESTS,
+            natives::ONCE,
             blocklist::TESTS,
+            blocklist_tc::ONCE,
             hooks::ONCE,
             check::TESTS,
             metrics::TESTS,

@@ -199,6 +199,16 @@ impl Checker<'_> {
             };
             return self.error(d);
         };
+        if self.kernel.any_interface() && !provider.replays {
+            let run: Vec<String> = tables::PROVIDERS
+                .iter()
+                .filter(|p| p.replays)
+                .map(|p| format!("`{}`", p.name))
+                .collect();
+            let message = format!("`{}` cannot be replayed: a capture has packets only", provider.name);
+            let d = Diagnostic::error("replay", span, message);
+            return self.error(d.help(format!("a replay runs {}: `xdp:any {{ … }}` sees every packet", run.join(", "))));
+        }
         let site = |hook: Hook, attach: AttachPoint| Site::new(hook, span, &parts, attach);
         let wrong = |what: &str| {
             Diagnostic::error("probe-form", span, format!("`{}` {what}", parts.join(":"))).help(format!("the form is `{}`", provider.form))

@@ -97,6 +97,10 @@ pub(in crate::hir) fn native_instance(
                 name.span,
                 format!("`{}` has no parameter `{}`", native.name, name.name),
             );
+            if let Some((_, why)) = native.without.iter().find(|(param, _)| *param == name.name) {
+                out.push(d.help(*why));
+                continue;
+            }
             if let Some(near) = nearest_name(&name.name, list.iter().copied()) {
                 d = d.help(format!("did you mean `{near}`?"));
             }
