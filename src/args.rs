@@ -40,7 +40,7 @@ Commands (as the first word):
   weir build FILE -o x.bpf.o   compile to a BPF object that bpftool and libbpf load, too
   weir check FILE...           parses, types and compiles scripts; runs nothing, needs no root
   weir replay CAPTURE SCRIPT   runs packet probes over a capture file, without root and without a kernel
-  weir doc [NAME]              what a native, builtin, function, packet field or probe type is
+  weir doc [NAME]              what a word means: native, probe, statement, function, field, setting
   weir demo                    shows weir on traffic that it makes in network namespaces of its own
   weir repl                    probes typed one after the other, with maps that live on between them
   weir net [IFACE]             all BPF on the network, whosever it is, and what looks wrong
@@ -259,12 +259,15 @@ pub fn whole() -> clap::Command {
         .subcommand(named(Completions::command(), "completions"))
 }
 
-/// Says what a name means: a native, builtin, function, packet field or probe type.
+/// Says what a name means: a native, probe type, statement, builtin, function, packet field or setting.
 #[derive(Debug, Parser)]
 #[command(name = "weir doc")]
 pub struct Doc {
     /// Without a name: everything there is, one line each
     pub name: Option<String>,
+    /// The whole reference manual, as Markdown
+    #[arg(long, conflicts_with = "name")]
+    pub markdown: bool,
 }
 
 /// Shows weir on traffic that it makes in network namespaces of its own.
@@ -622,7 +625,7 @@ mod tests {
     fn subcommands_are_only_first_words() {
         assert!(matches!(parse_words(&["clean"]), Ok(Command::Clean(Clean { yes: false }))));
         assert!(matches!(parse_words(&["demo"]), Ok(Command::Demo(_))));
-        assert!(matches!(parse_words(&["doc", "blocklist"]), Ok(Command::Doc(Doc { name: Some(n) })) if n == "blocklist"));
+        assert!(matches!(parse_words(&["doc", "blocklist"]), Ok(Command::Doc(Doc { name: Some(n), .. })) if n == "blocklist"));
         let Ok(Command::Build(build)) = parse_words(&["build", "x.weir", "-o", "x.bpf.o"]) else {
             panic!()
         };

@@ -12,7 +12,7 @@ use weir_compiler::kernel::KernelInfo;
 use weir_compiler::object::Object;
 use weir_compiler::pipeline::{self, Source, Stage};
 use weir_parser::Diagnostic;
-use weir_parser::params::{Default, Param};
+use weir_parser::params::{Default, Param, Params, Words};
 use weir_runtime::Kernel;
 
 /// One compilation, with all that it takes.
@@ -72,7 +72,8 @@ impl<K: KernelInfo> Job<'_, K> {
 
     /// Whether the script's own arguments ask for a list of what it takes.
     pub fn wants_help(&self) -> bool {
-        split_named(&self.args).0.iter().any(|(name, _)| name == hir::HELP)
+        let parameters = Params::of(&self.source.text).named;
+        Words::read(&self.args, &parameters).named.iter().any(|(name, _)| name == hir::HELP)
     }
 
     /// Prints what the script takes on its command line. Returns nothing where `--help` is the script's own.
@@ -93,16 +94,14 @@ impl<K: KernelInfo> Job<'_, K> {
     }
 
     fn options(&self, optimise: bool, dump: &[Stage]) -> pipeline::Options {
-        let (named, positional) = split_named(&self.args);
         let script = hir::Options {
-            positional,
-            named,
+            words: self.args.clone(),
             child: self.child,
             helper_errors: self.helper_errors,
             config: config_from_env(),
             unsafe_functions: self.allow_unsafe,
-            maps: Vec::new(),
             judged_only: self.judged_only,
+            ..hir::Options::default()
         };
         pipeline::Options {
             script,
@@ -154,21 +153,6 @@ fn help_text(script: &str, parameters: &[Param]) -> String {
         text.push('\n');
     }
     text
-}
-
-/// Takes `--name=value` and `--name` out of the script's arguments.
-pub fn split_named(args: &[String]) -> (Vec<(String, Option<String>)>, Vec<String>) {
-    let (mut named, mut positional) = (Vec::new(), Vec::new());
-    for arg in args {
-        match arg.strip_prefix("--").filter(|name| !name.is_empty()) {
-            Some(name) => named.push(match name.split_once('=') {
-                Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
-                None => (name.to_owned(), None),
-            }),
-            None => positional.push(arg.clone()),
-        }
-    }
-    (named, positional)
 }
 
 /// Settings of the environment: `BPFTRACE_MAX_STRLEN=200` is `max_strlen = 200`.

@@ -1,19 +1,21 @@
 //! `weir doc [NAME]`: what a word means, from the declaration tables alone.
 
 use crate::args::Doc;
-use crate::out;
 use crate::render::Failure;
+use crate::{manual, out};
 use std::fmt::Write;
 use std::process::ExitCode;
 use weir_compiler::constants::CONSTANTS;
 use weir_compiler::pipeline::Stage;
 use weir_compiler::tables::{
-    BUILTINS, Builtin, CGROUP_HOOKS, FIELDS, FUNCTIONS, Field, FieldType, Function, Hooks, PROVIDERS, Provider, provider,
+    BUILTINS, Builtin, CGROUP_HOOKS, FIELDS, FUNCTIONS, Field, Function, Hooks, PROVIDERS, Provider, SETTINGS, STATEMENTS, Setting,
+    Statement, provider, setting, statement,
 };
 use weir_stdlib::NATIVES;
 
 pub fn main(args: &Doc) -> Result<ExitCode, Failure> {
     let text = match &args.name {
+        None if args.markdown => manual::markdown(),
         None => index(),
         Some(name) => entry(name).ok_or_else(|| unknown(name))?,
     };
@@ -27,9 +29,17 @@ pub fn index() -> String {
     let natives = NATIVES.iter().map(|n| (n.name.to_owned(), n.summary));
     section(&mut out, "natives (`use NAME(…) as ALIAS;`)", natives);
     section(&mut out, "probes", PROVIDERS.iter().map(|p| (p.form.to_owned(), p.doc)));
+    let forms = STATEMENTS.iter().map(|s| (s.words.join(", "), s.doc));
+    section(&mut out, "statements and declarations", forms);
     section(&mut out, "builtins", BUILTINS.iter().map(|b| (b.name.to_owned(), b.doc)));
     section(&mut out, "functions", FUNCTIONS.iter().map(|f| (f.signature.to_owned(), f.doc)));
     section(&mut out, "packet fields", FIELDS.iter().map(|f| (f.name.to_owned(), f.doc)));
+    let settings = SETTINGS.iter().filter(|s| s.has_effect());
+    section(
+        &mut out,
+        "settings (`config = { … }`)",
+        settings.map(|s| (s.name.to_owned(), s.doc)),
+    );
     let stages: Vec<&str> = Stage::ALL.iter().map(|s| s.name()).collect();
     // Writing to a `String` cannot fail.
     let _ = writeln!(out, "\nstages (`-d STAGE`): {}", stages.join(", "));
@@ -53,8 +63,12 @@ fn section(out: &mut String, title: &str, rows: impl Iterator<Item = (String, &'
 /// Everything that is called `name`; a header word is all of its fields.
 pub fn entry(name: &str) -> Option<String> {
     let mut parts = Vec::new();
+    if name == "use" {
+        parts.push(use_text());
+    }
     parts.extend(weir_stdlib::native(name).map(weir_stdlib::doc));
     parts.extend(provider(name).map(probe_text));
+    parts.extend(statement(name).map(statement_text));
     parts.extend(BUILTINS.iter().find(|b| b.name == name).map(builtin_text));
     let call = name.trim_end_matches("()");
     parts.extend(FUNCTIONS.iter().find(|f| f.name == call).map(function_text));
@@ -70,6 +84,7 @@ pub fn entry(name: &str) -> Option<String> {
         );
         parts.push(text);
     }
+    parts.extend(setting(name).map(setting_text));
     parts.extend(
         CONSTANTS
             .iter()
@@ -77,6 +92,22 @@ pub fn entry(name: &str) -> Option<String> {
             .map(|(n, v)| format!("{n}: constant\n    {v}\n")),
     );
     (!parts.is_empty()).then(|| parts.join("\n"))
+}
+
+/// The statement that starts a native, and which there are.
+fn use_text() -> String {
+    let example = NATIVES.first().map_or("", |n| n.example);
+    let mut text = String::from(
+        "use: statement, outside blocks\n    use NAME(PARAMETER=VALUE, …) [as ALIAS];\n    \
+         starts a native, a ready-made program: its maps are `@ALIAS.map`, its events are probes `ALIAS:event`,\n    \
+         `print(@ALIAS)` shows it on one screen; `weir doc NAME` has its parameters, maps and events\n\n",
+    );
+    for line in example.lines() {
+        // Writing to a `String` cannot fail.
+        let _ = writeln!(text, "    {line}");
+    }
+    section(&mut text, "natives", NATIVES.iter().map(|n| (n.name.to_owned(), n.summary)));
+    text
 }
 
 fn probe_text(probe: &Provider) -> String {
@@ -90,6 +121,34 @@ fn probe_text(probe: &Provider) -> String {
         section(&mut text, "hooks", CGROUP_HOOKS.iter().map(|h| (h.name.to_owned(), h.doc)));
     }
     text
+}
+
+fn statement_text(statement: &Statement) -> String {
+    let mut text = format!(
+        "{}: {}\n    {}\n    for example: {}\n",
+        statement.words.join(", "),
+        statement.form,
+        statement.doc,
+        statement.example
+    );
+    if statement.words.contains(&"use") {
+        section(&mut text, "natives", NATIVES.iter().map(|n| (n.name.to_owned(), n.summary)));
+    }
+    text
+}
+
+fn setting_text(setting: &Setting) -> String {
+    let doc = if setting.has_effect() {
+        setting.doc
+    } else {
+        "a setting of bpftrace that has no effect here"
+    };
+    format!(
+        "{}: setting\n    {doc}\n    {}; {} unless set\n",
+        setting.name,
+        setting.takes.expected(),
+        setting.preset
+    )
 }
 
 fn builtin_text(builtin: &Builtin) -> String {
@@ -117,15 +176,7 @@ fn function_text(function: &Function) -> String {
 }
 
 fn field_text(field: &Field) -> String {
-    let ty = match field.ty {
-        FieldType::Bool => "bool",
-        FieldType::U8 | FieldType::U16 | FieldType::U32 | FieldType::U64 => "number",
-        FieldType::Inet => "address",
-        FieldType::Mac => "MAC address",
-        FieldType::Flow => "flow",
-        FieldType::Name | FieldType::IfName | FieldType::Direction => "text",
-        FieldType::Bytes => "buffer",
-    };
+    let ty = crate::manual::type_word(field.ty);
     format!(
         "{}: packet field ({ty})\n    {}\n    in {}; absent when the packet has no such header{}\n",
         field.name,
@@ -158,6 +209,8 @@ pub fn unknown(name: &str) -> Failure {
         .chain(PROVIDERS.iter().map(|p| p.name))
         .chain(BUILTINS.iter().map(|b| b.name));
     let names = names.chain(FUNCTIONS.iter().map(|f| f.name)).chain(FIELDS.iter().map(|f| f.name));
+    let names = names.chain(STATEMENTS.iter().flat_map(|s| s.words).copied());
+    let names = names.chain(SETTINGS.iter().map(|s| s.name));
     let nearest = names
         .map(|n| (strsim::damerau_levenshtein(n, name), n))
         .min()
@@ -205,6 +258,11 @@ mod tests {
         assert!(comm.contains("builtin") && comm.contains("softirq"), "{comm}");
         assert!(entry("printf()").is_some());
         assert!(entry("AF_INET6").unwrap().contains("10"));
+        assert!(entry("use").unwrap().contains("retransmits"), "it names the natives");
+        assert!(entry("limit").unwrap().contains("limit (n/s)"));
+        assert!(entry("else").unwrap().starts_with("if, else: "));
+        assert!(entry("max_map_keys").unwrap().contains("above 0; 4096 unless set"));
+        assert!(entry("log_size").unwrap().contains("no effect"));
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub fn main(args: &Run, kernel: &Kernel) -> Result<ExitCode, Failure> {
         list(pattern, kernel, args.verbose, &mut text)?;
         list_events(pattern, &instances, args.verbose, &mut text);
         if text.len() == before {
+            list_events(pattern, &known_aliases(), args.verbose, &mut text);
+        }
+        if text.len() == before {
             out::stdout(&text)?;
             return Err(Failure::new(format!("no probe matches `{pattern}`"))
                 .help("patterns have `*`, `?` and `[…]`: `weir -l 'tracepoint:tcp:*'`"));
@@ -70,6 +73,12 @@ type Instance = (String, &'static Native);
 /// Where there is no script: all of them, by their own names.
 fn all_natives() -> Vec<Instance> {
     NATIVES.iter().map(|n| (n.name.to_owned(), *n)).collect()
+}
+
+/// All natives by the names that their own examples give them: `bl:*` is understood without a script, too.
+fn known_aliases() -> Vec<Instance> {
+    let examples = NATIVES.iter().map(|n| weir_parser::parse(SourceId(0), n.example));
+    examples.flat_map(|parsed| natives(&parsed.program)).collect()
 }
 
 /// The natives that a script uses, by their names in it.
@@ -277,6 +286,29 @@ impl List<'_> {
 
     fn fentry(&mut self, word: &str) -> Result<(), Failure> {
         let kernel = self.kernel;
+        let parts: Vec<&str> = self.pattern.split(':').collect();
+        if parts.len() > 2 && parts[1] == "bpf" {
+            let with_id = parts.len() > 3;
+            let all = kernel
+                .bpf_functions()
+                .map_err(|e| Failure::new(format!("cannot list the BPF programs: {e}")))?;
+            for f in all {
+                let name = if with_id {
+                    format!("{word}:bpf:{}:{}", f.program, f.name)
+                } else {
+                    format!("{word}:bpf:{}", f.name)
+                };
+                self.add(&name, || {
+                    let shown = f.args.iter().enumerate().filter(|(_, shown)| **shown);
+                    let mut lines: Vec<String> = shown.map(|(n, _)| format!("arg{n}")).collect();
+                    if word == "fexit" && f.returns {
+                        lines.push("int retval".to_owned());
+                    }
+                    lines
+                });
+            }
+            return Ok(());
+        }
         if let Support::No(why) = kernel.feature(Feature::Fentry) {
             return if self.only {
                 self.cannot(&format!("`{word}`"), &format!("this kernel has none ({why})"))
@@ -288,24 +320,42 @@ impl List<'_> {
             return self.cannot("functions with types", "the kernel has no BTF");
         };
         let typed_functions: std::collections::HashSet<&str> = btf.func_names().collect();
-        for function in kernel.functions() {
-            if !typed_functions.contains(function.as_str()) {
+        // Written with and without the module.
+        let with_module = parts.len() > 2;
+        let functions = kernel.functions_by_module();
+        let modules = functions.iter().map(|(m, _)| m.as_str()).filter(|m| *m != "vmlinux");
+        let mut modules: Vec<&str> = modules.filter(|m| with_module && glob_match(parts[1], m)).collect();
+        modules.sort_unstable();
+        modules.dedup();
+        if let Err(why) = kernel.add_modules(&modules) {
+            self.missing.push(why);
+        }
+        let Some(all) = kernel.btf() else { return Ok(()) };
+        let of_modules: std::collections::HashMap<(&str, &str), TypeId> = modules
+            .iter()
+            .flat_map(|m| all.module_funcs(m).map(|(name, func)| ((*m, name), func.id)))
+            .collect();
+        for (module, function) in &functions {
+            let own = module == "vmlinux";
+            let there = of_modules.get(&(module.as_str(), function.as_str())).copied();
+            if !(own && typed_functions.contains(function.as_str()) || there.is_some()) {
                 continue;
             }
-            // Written with and without the module.
-            let name = if self.pattern.matches(':').count() > 1 {
-                format!("{word}:vmlinux:{function}")
+            let name = if with_module {
+                format!("{word}:{module}:{function}")
             } else {
                 format!("{word}:{function}")
             };
             self.add(&name, || {
-                let Some(BtfType::Func { proto, .. }) = btf.find_func(&function).and_then(|id| btf.type_by_id(id)) else {
+                // Looking for a name among all is slow, so it is done for those that are shown.
+                let id = there.or_else(|| btf.find_func(function));
+                let Some(BtfType::Func { proto, .. }) = id.and_then(|id| all.type_by_id(id)) else {
                     return Vec::new();
                 };
-                let (parameters, _, ret) = hir::parameters(btf, proto, 0);
-                let mut lines: Vec<String> = parameters.iter().map(|p| typed(btf, p.ty, &p.name)).collect();
+                let (parameters, _, ret) = hir::parameters(all, proto, 0);
+                let mut lines: Vec<String> = parameters.iter().map(|p| typed(all, p.ty, &p.name)).collect();
                 if word == "fexit" {
-                    lines.push(typed(btf, ret, "retval"));
+                    lines.push(typed(all, ret, "retval"));
                 }
                 lines
             });
@@ -463,6 +513,9 @@ mod tests {
         assert_eq!(list("*:drop", script, false), "bl:drop\nblocklist:drop\n");
         assert_eq!(list("bl:drop", script, true), "bl:drop\n    prefix bl.prefix\n");
         assert_eq!(list("blocked:*", script, false), "");
+        let mut text = String::new();
+        list_events("bl:*", &known_aliases(), false, &mut text);
+        assert_eq!(text, "bl:drop\nbl:allow\n");
     }
 
     #[test]

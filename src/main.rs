@@ -15,6 +15,7 @@ mod fmt;
 mod info;
 mod inspect;
 mod list;
+mod manual;
 mod metrics;
 mod out;
 mod pins;

@@ -153,7 +153,7 @@ impl Renderer {
     pub fn notice(&self, sources: &[Source], notice: &Notice) -> String {
         if matches!(
             notice,
-            Notice::Attached { .. } | Notice::Replayed { .. } | Notice::LostEvents { .. }
+            Notice::Attached { .. } | Notice::Named { .. } | Notice::Replayed { .. } | Notice::LostEvents { .. }
         ) {
             return format!("{notice}\n");
         }

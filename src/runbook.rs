@@ -7,7 +7,7 @@ use crate::render::Failure;
 use std::fmt::Write as _;
 use weir_compiler::hir::nearest_name;
 use weir_compiler::pipeline::Source;
-use weir_parser::params::{Default, Param, Params};
+use weir_parser::params::{Default, Param, Params, Words};
 
 /// What the words behind a script ask for.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,47 +46,26 @@ pub fn some_arguments(source: &Source, words: Vec<String>) -> Result<Call, Failu
 fn read(source: &Source, words: Vec<String>, complete: bool) -> Result<Call, Failure> {
     let params = Params::of(&source.text);
     // A first `--` says that the rest is the script's, which it is anyway.
-    let mut words = words.into_iter().peekable();
-    words.next_if(|w| w == "--");
-    let (mut named, mut positional) = (Vec::new(), Vec::new());
-    while let Some(word) = words.next() {
-        if word == "--help" || word == "-h" {
-            return Ok(Call::Help(help(source, &params)));
-        }
-        if word == "--" {
-            positional.extend(words.by_ref());
-            break;
-        }
-        let Some(rest) = word.strip_prefix("--") else {
-            positional.push(word);
-            continue;
-        };
-        let (name, value) = match rest.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (rest, None),
-        };
-        let Some(param) = params.named.iter().find(|p| p.name == name) else {
+    let words = words.strip_prefix(&["--".to_owned()]).unwrap_or(&words);
+    let own = words.split(|w| w == "--").next().unwrap_or_default();
+    if own.iter().any(|w| w == "--help" || w == "-h") {
+        return Ok(Call::Help(help(source, &params)));
+    }
+    let words = Words::read(words, &params.named);
+    for (name, value) in &words.named {
+        let Some(param) = params.named.iter().find(|p| p.name == *name) else {
             return Err(unknown(source, &params, name));
         };
-        let value = match (&param.default, value) {
-            (Default::Switch, None) => {
-                named.push(format!("--{name}"));
-                continue;
-            }
-            (_, Some(value)) => value,
-            (_, None) => words
-                .next_if(|next| !next.starts_with("--"))
-                .ok_or_else(|| needs(source, param, "needs a value"))?,
-        };
-        named.push(format!("--{name}={value}"));
+        if value.is_none() && param.default != Default::Switch {
+            return Err(needs(source, param, "needs a value"));
+        }
     }
     for param in params.named.iter().filter(|p| complete && p.default == Default::Required) {
-        let start = format!("--{}=", param.name);
-        if !named.iter().any(|n| n.starts_with(&start)) {
+        if !words.named.iter().any(|(name, _)| *name == param.name) {
             return Err(needs(source, param, "is missing"));
         }
     }
-    let given = positional.len();
+    let given = words.positional.len();
     let wanted = params.positional as usize;
     if given < wanted && complete {
         let which = if wanted == given + 1 {
@@ -97,11 +76,10 @@ fn read(source: &Source, words: Vec<String>, complete: bool) -> Result<Call, Fai
         return Err(Failure::new(format!("{which}: `{}` takes {wanted}", source.name)).help(usage_line(source, &params)));
     }
     if given > wanted && !params.counts {
-        let extra = &positional[wanted];
+        let extra = &words.positional[wanted];
         return Err(Failure::new(format!("`{}` has no use for the argument `{extra}`", source.name)).help(usage_line(source, &params)));
     }
-    named.extend(positional);
-    Ok(Call::Run(named))
+    Ok(Call::Run(words.plain()))
 }
 
 fn unknown(source: &Source, params: &Params, name: &str) -> Failure {
@@ -288,7 +266,7 @@ xdp:getopt("dev"):native {}
             wanted
         );
         assert_eq!(run(SCRIPT, &["--dev=eth1", "--iface=eth0", "--top", "5", "--once"]), wanted);
-        assert_eq!(run("begin { print($1); print($2); }", &["a", "--", "--b"]), ["a", "--b"]);
+        assert_eq!(run("begin { print($1); print($2); }", &["a", "--", "--b"]), ["--", "a", "--b"]);
         assert_eq!(run("begin { print($#); }", &["a", "b", "c"]), ["a", "b", "c"]);
         // A negative number is a value.
         assert_eq!(run("begin { print(getopt(\"n\", 1)); }", &["--n", "-5"]), ["--n=-5"]);

@@ -109,12 +109,44 @@ pub struct UsdtProbe {
     pub args: String,
 }
 
+/// A function of a BPF program that is loaded: its main one, or one that it calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BpfFunction {
+    /// The id of the program.
+    pub program: u32,
+    pub name: String,
+    /// In the program's own types.
+    pub btf_id: u32,
+    /// Whether the program is itself one that traces: as a rule those cannot be traced.
+    pub tracing: bool,
+    /// Of each argument, whether the kernel lets a tracing program have it.
+    pub args: Vec<bool>,
+    pub returns: bool,
+}
+
 /// The kernel as the compiler sees it.
 pub trait KernelInfo {
     fn version(&self) -> KernelVersion;
     fn feature(&self, feature: Feature) -> Support;
-    /// Returns the types of vmlinux, or `None` where the kernel has no BTF.
+    /// Returns the types of vmlinux, or `None` where the kernel has no BTF. Those of modules that were asked for are behind them.
     fn btf(&self) -> Option<&Btf>;
+    /// Adds the types of modules to [`KernelInfo::btf`]; the numbers of those that are there do not change.
+    ///
+    /// # Errors
+    /// Why the kernel does not have those of one, in one line.
+    fn add_modules(&self, modules: &[&str]) -> Result<(), String> {
+        match modules {
+            [] => Ok(()),
+            [module, ..] => Err(format!("the types of the module `{module}` are not known here")),
+        }
+    }
+    /// Lists the functions of all BPF programs that are loaded.
+    ///
+    /// # Errors
+    /// Why they cannot be listed, in one line.
+    fn bpf_functions(&self) -> Result<Vec<BpfFunction>, String> {
+        Ok(Vec::new())
+    }
     /// Returns the fields of a tracepoint, `None` when there is no such tracepoint.
     fn tracepoint(&self, category: &str, name: &str) -> Option<Vec<TracepointField>>;
     /// Lists every tracepoint as `(category, name)`, sorted. Slow; for globs and "did you mean".

@@ -193,9 +193,9 @@ pub enum AttachPoint {
         pattern: bool,
     },
     Fentry {
-        module: Option<String>,
+        of: FunctionOf,
         function: String,
-        /// Of the function, in the types of the kernel or of the module.
+        /// Of the function, in the types of whatever it belongs to.
         btf_id: u32,
         ret: bool,
     },
@@ -222,6 +222,8 @@ pub enum AttachPoint {
         kind: String,
         /// Of the kernel's function `bpf_iter_KIND`.
         btf_id: u32,
+        /// The name in the BPF file system that it runs for whoever reads, also when weir has ended.
+        pin: Option<String>,
     },
     Xdp {
         iface: IfacePattern,
@@ -294,6 +296,15 @@ impl AttachPoint {
             _ => None,
         }
     }
+}
+
+/// Whose function it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FunctionOf {
+    Kernel,
+    Module(String),
+    /// The id of a BPF program that is loaded.
+    Program(u32),
 }
 
 /// `NAME`, a glob, or `*`; optionally in another network namespace. Only interfaces whose packets start as said.
@@ -486,8 +497,9 @@ pub enum MapRole {
     Started,
     /// The name of each place that a program is attached to, by its cookie: text of `value_size` bytes, put there before anything runs.
     Names { names: Vec<String> },
-    /// Hash from interface number (`u32`) to name (16 bytes), filled whenever a program is attached to one.
-    Interfaces,
+    /// Hash from interface number (`u32`) to name (16 bytes), filled whenever a program is attached to one. Numbers are those of one
+    /// network namespace.
+    Interfaces { netns: Option<String> },
     /// Array of `u64`: the numbers of the devices that the script sends packets to, put there before anything runs.
     Devices { devices: Vec<Device> },
     /// A constant set: every key has the value 0, put there before anything runs.
@@ -722,6 +734,8 @@ pub enum CounterSpec {
     Limited { span: Span },
     /// A number could not be left before a packet: the driver keeps no metadata.
     NoMetadata { span: Span },
+    /// A packet, or the copy of one, was sent to a device that is gone.
+    NoDevice { device: String, span: Span },
     /// A program found no free working memory and did nothing.
     ScratchExhausted,
 }

@@ -173,9 +173,15 @@ fn front(source: &Source, kernel: &dyn KernelInfo, options: &Options, out: &mut 
         return None;
     }
     out.parameters = Params::of_all(std::iter::once(source).chain(&out.imports).map(|s| s.text.as_str())).named;
-    let (program, mut diagnostics) = hir::check(&parsed.program, kernel, &options.script);
+    let script = options.script.with_words_read(&out.parameters);
+    let (program, mut diagnostics) = hir::check(&parsed.program, kernel, &script);
     out.diagnostics.append(&mut diagnostics);
-    hir::unknown_parameters(&out.parameters, &options.script, &mut out.diagnostics);
+    hir::unknown_parameters(&out.parameters, &script, &mut out.diagnostics);
+    for d in &mut out.diagnostics {
+        // Sources are numbered: the script, then what it imports.
+        let text = std::iter::once(source).chain(&out.imports).nth(d.span.source.0 as usize);
+        d.settle(text.map_or("", |s| &s.text));
+    }
     if out.failed() {
         return None;
     }

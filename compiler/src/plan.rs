@@ -7,10 +7,10 @@ use crate::hir::{self, MapValueTy, is_glob};
 use crate::kernel::{Feature, KernelInfo, Support};
 use crate::native_maps;
 use crate::object::{
-    Attach, AttachPoint, CounterSpec, Device, Direction, EventSpec, MapKind, MapRole, MapSpec, NativeInstance, ProgramKind,
+    Attach, AttachPoint, CounterSpec, Device, Direction, EventSpec, IfacePattern, MapKind, MapRole, MapSpec, NativeInstance, ProgramKind,
 };
 use crate::overlap;
-use crate::tables::Hook;
+use crate::tables::{Hook, IFNAME_BYTES};
 use crate::types::MapValue;
 use std::fmt::Write;
 use weir_parser::Span;
@@ -37,6 +37,8 @@ pub struct Program {
     pub kind: ProgramKind,
     pub hook: Hook,
     pub attach: Vec<Attach>,
+    /// The network namespace of the interfaces whose packets it sees, as the script names it.
+    pub netns: Option<String>,
     /// Indices into [`hir::Program::blocks`], in script order.
     pub blocks: Vec<usize>,
     pub span: Span,
@@ -44,6 +46,9 @@ pub struct Program {
 
 /// Ring buffer of a script that cannot send often, in bytes.
 const QUIET_RING_BYTES: u32 = 256 * 1024;
+
+/// Entries of the map of interface names.
+const MAX_INTERFACES: u32 = 4096;
 
 /// `BPF_F_NO_PREALLOC`
 pub const NO_PREALLOC: u32 = 1;
@@ -302,6 +307,13 @@ impl Plan {
                 (kind, word)
             }
         };
+        let netns = match point {
+            AttachPoint::NativeEvent { instance, .. } => {
+                let iface = program.natives[*instance].word("iface");
+                iface.and_then(|text| IfacePattern::parse(text).netns)
+            }
+            point => point.iface().and_then(|i| i.netns.clone()),
+        };
         let section = crate::elf::section_name(kind, point, true);
         let clean: String = word
             .chars()
@@ -313,6 +325,7 @@ impl Plan {
             kind,
             hook: block.hook,
             attach,
+            netns,
             blocks,
             span: block.span,
         });
@@ -383,13 +396,31 @@ impl Plan {
         (map, number)
     }
 
+    /// Returns the map with the names of a program's interfaces.
+    pub fn interfaces(&mut self, program: usize) -> usize {
+        let netns = self.programs[program].netns.clone();
+        let known = |m: &MapSpec| matches!(&m.role, MapRole::Interfaces { netns: n } if *n == netns);
+        if let Some(index) = self.maps.iter().position(known) {
+            return index;
+        }
+        let others = self.maps.iter().filter(|m| matches!(m.role, MapRole::Interfaces { .. })).count();
+        self.map(MapSpec {
+            name: match others {
+                0 => "weir_interfaces".to_owned(),
+                n => format!("weir_interfaces{n}"),
+            },
+            kind: MapKind::Hash,
+            key_size: 4,
+            value_size: IFNAME_BYTES,
+            max_entries: MAX_INTERFACES,
+            flags: 0,
+            role: MapRole::Interfaces { netns },
+        })
+    }
+
     /// Returns the map of devices and the number in it of the one that a program sends packets to.
     pub fn device(&mut self, program: usize, name: &str, span: Span) -> (usize, usize) {
-        let netns = self.programs[program]
-            .attach
-            .first()
-            .and_then(|a| a.point.iface())
-            .and_then(|i| i.netns.clone());
+        let netns = self.programs[program].netns.clone();
         let map = self.map(MapSpec {
             name: "weir_devices".to_owned(),
             kind: MapKind::Array,
@@ -483,6 +514,7 @@ pub fn dump(plan: &Plan) -> String {
             CounterSpec::LostCaptures => writeln!(out, "counter {i} lost captures"),
             CounterSpec::MapFull { map, .. } => writeln!(out, "counter {i} map {map} full"),
             CounterSpec::NoMetadata { .. } => writeln!(out, "counter {i} no metadata"),
+            CounterSpec::NoDevice { device, .. } => writeln!(out, "counter {i} no device {device}"),
             CounterSpec::Limited { .. } => writeln!(out, "counter {i} limited"),
             CounterSpec::ScratchExhausted => writeln!(out, "counter {i} no working memory"),
         }

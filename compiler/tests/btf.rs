@@ -6,6 +6,9 @@ use std::time::Instant;
 use weir_compiler::btf::{Btf, BtfError, BtfType, Kind, Linkage, TypeId};
 use weir_compiler::elf::btf_build::{BtfBuilder, Field, IntEncoding, LinkageKind};
 
+#[path = "support/module.rs"]
+mod module;
+
 /// A blob with every kind of type.
 fn every_kind() -> Vec<u8> {
     let mut b = BtfBuilder::new();
@@ -474,4 +477,35 @@ fn running_kernel_is_consistent() {
         }
     }
     assert!(members > 10_000, "{members}");
+}
+
+#[test]
+fn types_of_modules_stand_behind_those_of_the_kernel() {
+    let blob = every_kind();
+    let own = load(blob.clone());
+    let last = own.type_count();
+    let of = |function, stats| module::module(&own, &blob, function, stats);
+    let all = own.with_modules(&[("one".to_owned(), of("one_xmit", "one_stats"))]).unwrap();
+    // One more, added later, changes no number.
+    let all = all.with_modules(&[("two".to_owned(), of("two_xmit", "two_stats"))]).unwrap();
+    all.check().unwrap();
+    assert_eq!(all.find_struct("sock"), own.find_struct("sock"));
+    assert!(all.has_module("one") && all.has_module("two") && !all.has_module("three") && !own.has_module("one"));
+    for (module, function, stats, first) in [("one", "one_xmit", "one_stats", last), ("two", "two_xmit", "two_stats", last + 5)] {
+        let funcs: Vec<_> = all.module_funcs(module).collect();
+        let [(name, func)] = funcs.as_slice() else { panic!("{funcs:?}") };
+        // The kernel itself counts each module from where its own types end.
+        assert_eq!((*name, func.id, func.own_id), (function, TypeId(first + 5), last + 5));
+        assert!(!all.is_own(func.id) && all.is_own(TypeId(last)));
+        let proto = all.func_proto(function).unwrap();
+        let params: Vec<_> = proto.params().map(|p| (p.name.to_owned(), all.c_name(p.ty).to_string())).collect();
+        assert_eq!(params[1], ("stats".to_owned(), format!("struct {stats} *")));
+        let id = all.find_struct(stats).unwrap();
+        let drops = all.member(id, "drops").unwrap();
+        assert_eq!((id, drops.ty), (TypeId(first + 2), own.find_base("int").unwrap()));
+    }
+    let mut damaged = of("x", "y");
+    damaged[24 + 7] = 0xff;
+    assert!(own.with_modules(&[("bad".to_owned(), damaged)]).is_err());
+    assert!(own.with_modules(&[("bad".to_owned(), vec![1, 2, 3])]).is_err());
 }

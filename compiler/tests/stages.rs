@@ -148,3 +148,14 @@ fn a_block_that_is_too_long_for_a_jump_says_so() {
     );
     assert!(said.contains("kernels before 6.6 allow 32767"), "{said}");
 }
+
+#[test]
+fn every_example_of_the_statements_compiles() {
+    for statement in weir_compiler::tables::STATEMENTS {
+        let example = statement.example;
+        let output = run(example, None);
+        assert_eq!(text(example, &output), "", "{example}");
+        assert!(output.object.is_some(), "{example}");
+        assert!(statement.words.iter().any(|w| example.contains(w)), "{example}");
+    }
+}

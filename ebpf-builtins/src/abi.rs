@@ -95,9 +95,9 @@ pub struct Record6 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PacketsBytes {
-    /// XDP runs once per received frame, so one each.
+    /// On the wire: at TC, a packet that is yet to be cut into segments, or is put together of several, is as many as those.
     pub packets: u64,
-    /// From the Ethernet header on, all fragments of the buffer; no frame check sequence.
+    /// From the Ethernet header on, all fragments of the buffer, the headers of all segments; no frame check sequence.
     pub bytes: u64,
 }
 
@@ -120,8 +120,11 @@ pub mod blocklist {
     /// Index in `STATS`: dropped packets missing in `HITS4`/`HITS6`, because those were full or the kernel was out
     /// of memory at the first hit.
     pub const STAT_UNCOUNTED: u32 = 6;
+    /// Index in `STATS`: dropped packets of entries that are gone, for which there was no room in `PAST4`/`PAST6`. User space alone counts these;
+    /// they are here to be kept and pinned with the rest.
+    pub const STAT_UNCOUNTED_PAST: u32 = 7;
     /// Elements of `STATS`.
-    pub const STATS: u32 = 7;
+    pub const STATS: u32 = 8;
 
     /// Slot in `EVENTS`: a listed packet.
     pub const SLOT_DROP: u32 = 0;
@@ -136,7 +139,7 @@ pub mod blocklist {
     /// Bit of `MATCH`: look the destination address up (after the source).
     pub const MATCH_DST: u32 = 2;
 
-    /// Bit of `FAMILIES`, `ALLOW_FAMILIES` and `EXACT`.
+    /// Bit of `FAMILIES`, `ALLOW_FAMILIES`, `EXACT`, `SIEVE` and `FLAT`.
     pub const IPV4: u32 = 1;
     /// Bit of `FAMILIES`, `ALLOW_FAMILIES` and `EXACT`.
     pub const IPV6: u32 = 2;
@@ -163,6 +166,14 @@ pub mod blocklist {
     pub const NODE_INDEX: u32 = (1 << NODE_BYTE_SHIFT) - 1;
     /// So many records of a slot are compared before those that cover all of the slot.
     pub const SIBLINGS: u32 = 8;
+
+    /// Flat tables have a node for each /16 of IPv4 from the start, which the root leads to, too. So many for each set, right behind the roots
+    /// of all sets.
+    pub const FLAT_NODES: u32 = 1 << 16;
+
+    /// Words of 64 bits of a set in `SIEVE4`: a bit for each /24, the lowest of a word first. Where it is 0, no entry of the exact tables
+    /// covers the /24 or lies in it. The first set's, then the second's.
+    pub const SIEVE_WORDS: u32 = 1 << 18;
 }
 
 /// The identity enforcer: records, indices, slots and flags.

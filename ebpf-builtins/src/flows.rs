@@ -31,7 +31,7 @@ pub const OWNERS: &str = "OWNERS";
 pub const STATS_MAP: &str = "STATS";
 /// Per-CPU array with one element, for the programs alone.
 pub const SCRATCH: &str = "SCRATCH";
-pub use crate::{CHAIN, EVENT, EVENTS};
+pub use crate::{CHAIN, EVENT, EVENTS, EVENTS_XDP};
 
 /// `.rodata` `u32` each, for the iterator: where a field is in a struct of the kernel, in bytes. Name, struct, field.
 pub const OFFSETS: &[(&str, &str, &str)] = &[
@@ -47,5 +47,5 @@ pub const RODATA_CHAIN_NEXT: &str = "CHAIN_NEXT";
 
 /// Every map of the object.
 pub const MAPS: &[&str] = &[
-    FLOWS_MAP, RECORDS, FREE, DELTAS, FRAGMENTS, OWNERS, STATS_MAP, SCRATCH, EVENT, EVENTS, CHAIN,
+    FLOWS_MAP, RECORDS, FREE, DELTAS, FRAGMENTS, OWNERS, STATS_MAP, SCRATCH, EVENT, EVENTS, EVENTS_XDP, CHAIN,
 ];

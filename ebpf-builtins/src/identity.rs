@@ -1,5 +1,6 @@
 //! The identity enforcer: which pod may talk to whom. cgroup hooks and TC.
 
+pub use crate::HEARTBEAT;
 pub use crate::abi::identity::*;
 
 /// The object file: little-endian BPF ELF with BTF, 16-byte aligned.
@@ -50,8 +51,6 @@ pub const RULE_NAMES: &str = "RULE_NAMES";
 pub const EVENT: &str = "EVENT";
 /// Program array, indexed by the `SLOT_*` constants.
 pub const EVENTS: &str = "EVENTS";
-/// Array with one `u64`: when user space last showed itself, by the boot clock; with [`RODATA_NEEDS_HEARTBEAT`].
-pub const HEARTBEAT: &str = "HEARTBEAT";
 
 /// Per-CPU array with one element, for the programs alone.
 pub const SCRATCH: &str = "SCRATCH";

@@ -26,10 +26,18 @@ pub use packed::Object;
 pub const EVENT: &str = "EVENT";
 /// Program array, indexed by the slots of the events, in every native.
 pub const EVENTS: &str = "EVENTS";
+/// The same for the programs at TC, in natives whose `EVENTS` is for XDP: a program array takes programs of one type, and whoever loads the
+/// whole object has both.
+pub const EVENTS_TC: &str = "EVENTS_TC";
+/// The same for the program at XDP, in natives whose `EVENTS` is for TC.
+pub const EVENTS_XDP: &str = "EVENTS_XDP";
 /// Program array with one slot: the next program on the hook, in natives at XDP.
 pub const CHAIN: &str = "CHAIN";
 
-/// The blocklist: drops packets from (or to) listed prefixes. XDP.
+/// Array with one `u64`, in natives that decide at TC: when user space last showed itself, by the boot clock.
+pub const HEARTBEAT: &str = "HEARTBEAT";
+
+/// The blocklist: drops packets from (or to) listed prefixes. XDP or TC.
 pub mod blocklist {
     pub use crate::abi::blocklist::*;
 
@@ -38,6 +46,8 @@ pub mod blocklist {
 
     /// The program's symbol, in section `xdp.frags`.
     pub const PROGRAM: &str = "blocklist";
+    /// The same at TC, for either direction, in section `classifier`.
+    pub const TC: &str = "blocklist_tc";
 
     /// LPM trie [`Lpm4`](crate::Lpm4) → [`Lpm4`](crate::Lpm4): the list. **The value of an entry is its key** (the
     /// program gets the matched prefix from it). Same for the three tries below.
@@ -60,6 +70,9 @@ pub mod blocklist {
     pub const RECORDS4: &str = "RECORDS4";
     /// Array of [`Record6`](crate::Record6), mappable; element 0 is not used.
     pub const RECORDS6: &str = "RECORDS6";
+    /// Array of words of 64 bits, mappable, [`SIEVE_WORDS`] for each set: which /24s of IPv4 have anything to do with the exact tables, with
+    /// [`RODATA_SIEVE`] only.
+    pub const SIEVE4: &str = "SIEVE4";
     /// Array with one element of [`PORT_WORDS`] words: the ports, with [`RODATA_ONLY_PORTS`].
     pub const PORTS: &str = "PORTS";
     /// LPM trie [`Lpm4`](crate::Lpm4) → [`Lpm4`](crate::Lpm4): the allow list.
@@ -78,7 +91,7 @@ pub mod blocklist {
     pub const PAST6: &str = "PAST6";
     /// Per-CPU array `u32` → `u64`, indexed by the `STAT_*` constants.
     pub const STATS_MAP: &str = "STATS";
-    pub use crate::{CHAIN, EVENT, EVENTS};
+    pub use crate::{CHAIN, EVENT, EVENTS, EVENTS_TC, HEARTBEAT};
 
     /// `.rodata` `u32`: [`MATCH_SRC`], [`MATCH_DST`] or both; default source.
     pub const RODATA_MATCH: &str = "MATCH";
@@ -95,6 +108,10 @@ pub mod blocklist {
     pub const RODATA_ATOMIC: &str = "ATOMIC";
     /// `.rodata` `u32`: [`IPV4`] and [`IPV6`], the families whose block list is in the exact tables; default none.
     pub const RODATA_EXACT: &str = "EXACT";
+    /// `.rodata` `u32`: [`IPV4`], if `SIEVE4` is asked before the exact tables; default 0.
+    pub const RODATA_SIEVE: &str = "SIEVE";
+    /// `.rodata` `u32`: [`IPV4`], if its exact tables are flat ([`FLAT_NODES`]); default 0.
+    pub const RODATA_FLAT: &str = "FLAT";
     /// `.rodata` `u32`: 1 = count, report, call the event, but let everything pass; default 0.
     pub const RODATA_DRY_RUN: &str = "DRY_RUN";
     /// `.rodata` `u32`: 1 = fill `EVENT` and tail-call [`SLOT_DROP`]; default 0.
@@ -103,11 +120,13 @@ pub mod blocklist {
     pub const RODATA_EVENT_ALLOW: &str = "EVENT_ALLOW";
     /// `.rodata` `u32`: 1 = tail-call `CHAIN` slot 0 instead of returning `XDP_PASS`; default 0.
     pub const RODATA_CHAIN_NEXT: &str = "CHAIN_NEXT";
+    /// `.rodata` `u32`: 1 = let everything pass at TC when `HEARTBEAT` is older than ten seconds; default 0.
+    pub const RODATA_NEEDS_HEARTBEAT: &str = "NEEDS_HEARTBEAT";
 
     /// Every map of the object.
     pub const MAPS: &[&str] = &[
-        BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, PAST4, PAST6,
-        STATS_MAP, EVENT, EVENTS, CHAIN,
+        BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, SIEVE4, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, PAST4, PAST6,
+        STATS_MAP, EVENT, EVENTS, EVENTS_TC, CHAIN, HEARTBEAT,
     ];
     /// Every setting of the object.
     pub const RODATA: &[&str] = &[
@@ -118,10 +137,13 @@ pub mod blocklist {
         RODATA_ONLY_PORTS,
         RODATA_ATOMIC,
         RODATA_EXACT,
+        RODATA_SIEVE,
+        RODATA_FLAT,
         RODATA_DRY_RUN,
         RODATA_EVENT_DROP,
         RODATA_EVENT_ALLOW,
         RODATA_CHAIN_NEXT,
+        RODATA_NEEDS_HEARTBEAT,
     ];
 }
 

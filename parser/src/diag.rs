@@ -51,9 +51,29 @@ pub struct Diagnostic {
     /// Other places that matter, each with what to say about it.
     pub labels: Vec<(Span, String)>,
     pub help: Vec<String>,
+    /// `span` is a string literal, and meant is this part of its value.
+    pub within: Option<(u32, u32)>,
 }
 
 impl Diagnostic {
+    /// Says which bytes of the value of the string literal at `span` are meant.
+    #[must_use]
+    pub fn within(mut self, start: usize, end: usize) -> Self {
+        self.within = Some((start as u32, end as u32));
+        self
+    }
+
+    /// Replaces the span of a string literal by that of the part that is meant. `text` is the source.
+    pub fn settle(&mut self, text: &str) {
+        let Some((start, end)) = self.within.take() else { return };
+        let Some(literal) = text.get(self.span.start as usize..self.span.end as usize) else {
+            return;
+        };
+        if let Some((from, to)) = crate::literal::written(literal, start as usize, end as usize) {
+            self.span = Span::new(self.span.source, self.span.start + from as u32, self.span.start + to as u32);
+        }
+    }
+
     #[must_use]
     pub fn error(code: &'static str, span: Span, message: impl Into<String>) -> Self {
         Self {
@@ -64,6 +84,7 @@ impl Diagnostic {
             label: String::new(),
             labels: Vec::new(),
             help: Vec::new(),
+            within: None,
         }
     }
 

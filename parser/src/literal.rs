@@ -201,6 +201,31 @@ pub(crate) fn string<'s>(source: SourceId, start: u32, rest: &'s str, diagnostic
     (Tok::Str(Cow::Owned(value)), at)
 }
 
+/// Where bytes `start..end` of a string's value are written in its literal, quotes included.
+pub(crate) fn written(literal: &str, start: usize, end: usize) -> Option<(usize, usize)> {
+    let mut at = 1;
+    let mut value = 0;
+    let mut from = None;
+    while at < literal.len() {
+        if value == start && from.is_none() {
+            from = Some(at);
+        }
+        if value >= end {
+            return Some((from?, at));
+        }
+        let (len, bytes) = if literal[at..].starts_with('\\') {
+            let (escaped, len) = escape(&literal[at..]);
+            (len, usize::from(matches!(escaped, Ok(Some(_)))))
+        } else {
+            let len = literal[at..].chars().next()?.len_utf8();
+            (len, len)
+        };
+        at += len;
+        value += bytes;
+    }
+    None
+}
+
 /// Reads one escape that starts with a backslash. Returns its byte (`None` for a continued line) and its length.
 fn escape(text: &str) -> (Result<Option<u8>, String>, usize) {
     let Some(kind) = text[1..].chars().next() else {
@@ -309,4 +334,20 @@ pub(crate) fn ipv4<'s>(source: SourceId, start: u32, rest: &str, diagnostics: &m
         );
     }
     Some((Tok::Prefix((masked, length as u8)), at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_in_a_value_are_found_in_what_is_written() {
+        let at = |literal: &str, start, end| written(literal, start, end).map(|(a, b)| literal[a..b].to_owned());
+        assert_eq!(at(r#""a %y""#, 2, 4).as_deref(), Some("%y"));
+        assert_eq!(at(r#""\n\x41\101 %y %d""#, 4, 6).as_deref(), Some("%y"));
+        assert_eq!(at(r#""ä\t%y""#, 3, 5).as_deref(), Some("%y"));
+        assert_eq!(at(r#""\"%y""#, 1, 3).as_deref(), Some("%y"));
+        assert_eq!(at("\"a\\\n%y\"", 1, 3).as_deref(), Some("%y"));
+        assert_eq!(at(r#""a""#, 5, 6), None);
+    }
 }

@@ -102,6 +102,57 @@ impl Params {
     }
 }
 
+/// The words behind a script, told apart.
+#[derive(Clone, Debug, std::default::Default, PartialEq, Eq)]
+pub struct Words {
+    /// In order; `None` for `--name` without a value.
+    pub named: Vec<(String, Option<String>)>,
+    /// `$1`, `$2`, …
+    pub positional: Vec<String>,
+}
+
+impl Words {
+    /// Reads `--name=value`, `--name value` and `--name`; all else is positional, as is everything behind `--`. A parameter that the
+    /// script does not have, or that is a switch, takes no word behind it.
+    #[must_use]
+    pub fn read(words: &[String], parameters: &[Param]) -> Self {
+        let mut out = Self::default();
+        let mut words = words.iter().peekable();
+        while let Some(word) = words.next() {
+            let Some(rest) = word.strip_prefix("--") else {
+                out.positional.push(word.clone());
+                continue;
+            };
+            if rest.is_empty() {
+                out.positional.extend(words.by_ref().cloned());
+                break;
+            }
+            let (name, value) = match rest.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => {
+                    let takes_one = parameters.iter().any(|p| p.name == rest && p.default != Default::Switch);
+                    let value = words.next_if(|next| takes_one && !next.starts_with("--")).cloned();
+                    (rest, value)
+                }
+            };
+            out.named.push((name.to_owned(), value));
+        }
+        out
+    }
+
+    /// The same as words that are read alike whatever the script takes.
+    #[must_use]
+    pub fn plain(self) -> Vec<String> {
+        let named = self.named.into_iter().map(|(name, value)| match value {
+            Some(value) => format!("--{name}={value}"),
+            None => format!("--{name}"),
+        });
+        let rest = self.positional.iter().any(|word| word.starts_with("--"));
+        let end = rest.then(|| "--".to_owned());
+        named.chain(end).chain(self.positional).collect()
+    }
+}
+
 /// `getopt(…)` in an attach point, with where they stand in its text. Without a default the value has to be given.
 #[must_use]
 pub fn in_attach_point(text: &str) -> Vec<(Range<usize>, Param)> {
@@ -212,6 +263,30 @@ mod tests {
             default,
             doc: doc.to_owned(),
         }
+    }
+
+    #[test]
+    fn words_are_read_by_what_the_script_takes() {
+        let params = Params::of(r#"begin { getopt("n", 1); getopt("s", "x"); getopt("on"); getopt("off", false); }"#).named;
+        let read = |line: &str| {
+            let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            let read = Words::read(&words, &params);
+            let again = Words::read(&read.clone().plain(), &[]);
+            assert_eq!(again, read, "{line}");
+            let named: Vec<String> = read
+                .named
+                .iter()
+                .map(|(n, v)| v.as_ref().map_or(n.clone(), |v| format!("{n}:{v}")))
+                .collect();
+            (named.join(" "), read.positional.join(" "))
+        };
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(read("--n 5 a --s=b c"), pair("n:5 s:b", "a c"));
+        assert_eq!(read("--n -5 --s --on"), pair("n:-5 s on", ""));
+        // Switches, and what the script does not have, take nothing.
+        assert_eq!(read("--on a --off b --what c"), pair("on off what", "a b c"));
+        assert_eq!(read("a -- --n 5 -- x"), pair("", "a --n 5 -- x"));
+        assert_eq!(read("--s= --n"), pair("s: n", ""));
     }
 
     #[test]

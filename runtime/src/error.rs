@@ -287,6 +287,8 @@ impl Error {
 pub enum Notice {
     /// `Attached N probes`, as bpftrace says it.
     Attached { probes: usize },
+    /// An iterator has its name.
+    Named { path: String },
     /// Records did not fit into the ring buffer since the last such notice.
     LostEvents { count: u64 },
     /// At the end.
@@ -306,6 +308,8 @@ pub enum Notice {
     ScratchExhausted { count: u64 },
     /// `pkt.meta` was not written: the driver keeps nothing before a packet.
     NoMetadata { count: u64, span: Span },
+    /// Packets were sent to an interface that was gone.
+    NoDevice { device: String, count: u64, span: Span },
     /// Native XDP was refused and generic XDP taken.
     XdpGeneric { iface: String, reason: String, span: Span },
     /// XDP is attached; the mode of each interface.
@@ -396,6 +400,7 @@ impl Notice {
         !matches!(
             self,
             Notice::Attached { .. }
+                | Notice::Named { .. }
                 | Notice::Replayed { .. }
                 | Notice::RemovedStale { .. }
                 | Notice::Limited { .. }
@@ -425,6 +430,7 @@ impl Notice {
             | Notice::LateAttach { span, .. }
             | Notice::MissingProbe { span, .. }
             | Notice::NoMetadata { span, .. }
+            | Notice::NoDevice { span, .. }
             | Notice::Limited { span, .. }
             | Notice::Helper { span, .. }
             | Notice::Script { span, .. } => Some(*span),
@@ -479,6 +485,7 @@ impl fmt::Display for Notice {
         match self {
             Notice::Attached { probes: 1 } => f.write_str("Attached 1 probe"),
             Notice::Attached { probes } => write!(f, "Attached {probes} probes"),
+            Notice::Named { path } => write!(f, "Program pinned to {path}"),
             Notice::LostEvents { count } => write!(f, "Lost {count} events"),
             Notice::Replayed { packets, verdicts } => {
                 let noun = if *packets == 1 { "packet" } else { "packets" };
@@ -494,6 +501,10 @@ impl fmt::Display for Notice {
             Notice::Helper { helper, code, .. } => with_helper(f, helper, *code),
             Notice::ScratchExhausted { count } => {
                 write!(f, "{count} program runs were skipped because their working memory was in use")
+            }
+            Notice::NoDevice { device, count, .. } => {
+                let packets = if *count == 1 { "packet was" } else { "packets were" };
+                write!(f, "{count} {packets} sent to `{device}`, which was gone, and lost")
             }
             Notice::NoMetadata { count, .. } => write!(
                 f,
@@ -553,6 +564,29 @@ mod tests {
             owners: vec![(12, "weir".to_owned())],
         };
         assert_eq!(program.to_string(), "`xdp_drop`, id 7, loaded 3 min ago, held by `weir` (pid 12)");
+    }
+
+    #[test]
+    fn the_dispatcher_of_libxdp_is_known() {
+        let help = |name: &str| {
+            let error = Error::ForeignXdp {
+                iface: "eth0".to_owned(),
+                program: ForeignProgram {
+                    id: 7,
+                    name: name.to_owned(),
+                    age: None,
+                    owners: Vec::new(),
+                },
+                span: Span::default(),
+            };
+            error.help().join("\n")
+        };
+        let of_libxdp = help("xdp_dispatcher");
+        assert!(
+            of_libxdp.contains("libxdp's dispatcher") && of_libxdp.contains("xdp-loader unload eth0 --all"),
+            "{of_libxdp}"
+        );
+        assert!(!help("xdp_drop").contains("libxdp"));
     }
 
     #[test]

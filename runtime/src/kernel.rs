@@ -3,30 +3,29 @@
 use crate::binary;
 use crate::sys::bpf::{self, ProgAttr};
 use crate::sys::cgroup::Cgroup2;
-use crate::sys::mmap::Mmap;
 use crate::sys::perf::{self, KprobePmu};
 use crate::sys::tracefs::Tracefs;
 use crate::sys::{netlink::Netlink, netns, proc};
+use crate::types::{self, Types};
 use aya_obj::generated::{bpf_attach_type, bpf_insn, bpf_prog_type};
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 use weir_compiler::btf::{Btf, BtfError, BtfType};
 use weir_compiler::kernel::{
-    Feature, KernelInfo, KernelVersion, Support, TracepointField, UsdtProbe, UserFunction, UserSymbol, Whereabouts,
+    BpfFunction, Feature, KernelInfo, KernelVersion, Support, TracepointField, UsdtProbe, UserFunction, UserSymbol, Whereabouts,
 };
 use weir_compiler::object::LinkLayer;
 
-const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+pub(crate) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// The running kernel.
 #[derive(Debug, Default)]
 pub struct Kernel {
     version: OnceLock<KernelVersion>,
-    btf: OnceLock<Option<Btf>>,
+    types: Types,
     tracefs: OnceLock<Result<Tracefs, String>>,
     features: Mutex<HashMap<Feature, Support>>,
     functions: OnceLock<Vec<(String, String)>>,
@@ -81,7 +80,7 @@ impl Kernel {
         functions.dedup();
         let kernel = Self {
             events: Events::Btf,
-            btf: OnceLock::from(Some(btf)),
+            types: Types::of(btf),
             names: OnceLock::from(functions.clone()),
             functions: OnceLock::from(functions.into_iter().map(|f| ("vmlinux".to_owned(), f)).collect::<Vec<_>>()),
             ..Self::default()
@@ -176,6 +175,7 @@ impl Kernel {
             kind: bpf_prog_type::BPF_PROG_TYPE_TRACING as u32,
             expected_attach_type: bpf_attach_type::BPF_TRACE_FENTRY as u32,
             attach_btf_id: id.0,
+            attach_to: None,
             flags: 0,
             insns: &insns,
             license: c"GPL",
@@ -197,18 +197,6 @@ impl Kernel {
                 crate::sys::describe(&e.source)
             )),
         }
-    }
-
-    fn load_btf() -> Option<Btf> {
-        let file = File::open(VMLINUX).ok()?;
-        let len = usize::try_from(file.metadata().ok()?.len()).ok()?;
-        // Mappable since Linux 6.16; ENODEV and EINVAL before.
-        if let Ok(map) = Mmap::new(file.as_fd(), len, 0, false, true)
-            && let Ok(btf) = Btf::new(Box::new(map))
-        {
-            return Some(btf);
-        }
-        Btf::from_bytes(proc::read_all(VMLINUX).ok()?).ok()
     }
 
     /// Lists the functions that ftrace can hook, else all text symbols, without those that may not be probed: module and name.
@@ -384,7 +372,15 @@ impl KernelInfo for Kernel {
     }
 
     fn btf(&self) -> Option<&Btf> {
-        self.btf.get_or_init(Self::load_btf).as_ref()
+        self.types.get()
+    }
+
+    fn add_modules(&self, modules: &[&str]) -> Result<(), String> {
+        self.types.add(modules)
+    }
+
+    fn bpf_functions(&self) -> Result<Vec<BpfFunction>, String> {
+        types::bpf_functions()
     }
 
     fn tracepoint(&self, category: &str, name: &str) -> Option<Vec<TracepointField>> {

@@ -22,6 +22,7 @@ pub mod session;
 pub mod sink;
 pub mod symbols;
 pub mod sys;
+mod types;
 mod usym;
 pub mod verdict;
 pub mod verifier;

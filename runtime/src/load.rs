@@ -6,6 +6,7 @@ use crate::attach::iface;
 use crate::error::Error;
 use crate::maps::{self, Map};
 use crate::ring;
+use crate::sys::bpf::query::{self, ObjectKind};
 use crate::sys::bpf::{self, MapAttr, ProgAttr, ProgLoadError};
 use crate::sys::proc;
 use aya_obj::btf::BtfFeatures;
@@ -14,7 +15,7 @@ use aya_obj::generated::{bpf_attach_type as attach_type, bpf_prog_type as prog_t
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use weir_compiler::object::{AttachPoint, Device, MapKind, MapRole, MapSpec, Object, ProgramKind, ProgramSpec};
+use weir_compiler::object::{AttachPoint, Device, FunctionOf, MapKind, MapRole, MapSpec, Object, ProgramKind, ProgramSpec};
 
 const BPF_F_RDONLY_PROG: u32 = 1 << 7;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
@@ -168,8 +169,8 @@ impl Elf {
             .ok_or_else(|| Error::Object(format!("no code for program `{symbol}`")))
     }
 
-    /// `attach_btf_id` is that of the kernel's function for a program that belongs to one, else 0.
-    pub(crate) fn load_program(&self, symbol: &str, kind: ProgramKind, attach_btf_id: u32) -> Result<OwnedFd, ProgramError> {
+    /// `function` is for a program that belongs to one.
+    pub(crate) fn load_program(&self, symbol: &str, kind: ProgramKind, target: &AttachTo) -> Result<OwnedFd, ProgramError> {
         let function = self.function(symbol)?;
         let (prog_type, expected_attach_type, flags) = kernel_kind(kind);
         let func_info = function.func_info.func_info_bytes();
@@ -179,7 +180,8 @@ impl Elf {
             name: symbol,
             kind: prog_type,
             expected_attach_type,
-            attach_btf_id,
+            attach_btf_id: target.btf_id,
+            attach_to: target.of.as_ref().map(AsFd::as_fd),
             flags,
             insns: &function.instructions,
             license: &license,
@@ -406,18 +408,40 @@ pub fn load_with<'a>(
     let mut programs = Vec::with_capacity(object.programs.len());
     for (i, spec) in object.programs.iter().enumerate() {
         programs.push(
-            elf.load_program(&spec.name, spec.kind, btf_id(spec))
+            elf.load_program(&spec.name, spec.kind, &AttachTo::of(spec)?)
                 .map_err(|e| e.into_error(Some(i), Some(spec.span)))?,
         );
     }
     Ok(Loaded { maps, programs, ring_size })
 }
 
-/// The kernel's function that a program is for.
-fn btf_id(spec: &ProgramSpec) -> u32 {
-    match spec.attach.first().map(|a| &a.point) {
-        Some(AttachPoint::Fentry { btf_id, .. } | AttachPoint::Iter { btf_id, .. }) => *btf_id,
-        _ => 0,
+/// The function that a program is for; none by default.
+#[derive(Debug, Default)]
+pub(crate) struct AttachTo {
+    btf_id: u32,
+    /// The module's types or the BPF program, where it is not the kernel's own.
+    of: Option<OwnedFd>,
+}
+
+impl AttachTo {
+    /// A function of the kernel itself.
+    pub(crate) fn kernel(btf_id: u32) -> Self {
+        Self { btf_id, of: None }
+    }
+
+    fn of(spec: &ProgramSpec) -> Result<Self, Error> {
+        Ok(match spec.attach.first().map(|a| &a.point) {
+            Some(AttachPoint::Iter { btf_id, .. }) => Self::kernel(*btf_id),
+            Some(AttachPoint::Fentry { of, btf_id, .. }) => Self {
+                btf_id: *btf_id,
+                of: match of {
+                    FunctionOf::Kernel => None,
+                    FunctionOf::Module(module) => Some(query::module_btf(module)?),
+                    FunctionOf::Program(id) => Some(query::by_id(ObjectKind::Program, *id)?),
+                },
+            },
+            _ => Self::default(),
+        })
     }
 }
 

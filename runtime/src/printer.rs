@@ -55,7 +55,8 @@ pub enum Command {
     Drain(oneshot::Sender<()>),
     /// Say that everything is attached, then go on.
     Attached {
-        probes: usize,
+        /// How many, where that is to be said.
+        probes: Option<usize>,
         test_hook: bool,
         done: oneshot::Sender<()>,
     },
@@ -524,7 +525,7 @@ impl Worker {
         } else {
             top
         };
-        let snapshots = match native.snapshots(made) {
+        let snapshots = match native.snapshots(made, !self.sink.is_structured()) {
             Ok(snapshots) => snapshots,
             Err(e) => return self.complain(&e),
         };
@@ -547,9 +548,11 @@ impl Worker {
         });
     }
 
-    fn attached(&mut self, probes: usize, test_hook: bool) {
+    fn attached(&mut self, probes: Option<usize>, test_hook: bool) {
         self.drain(usize::MAX);
-        self.write(|sink, _| sink.attached(probes));
+        if let Some(probes) = probes {
+            self.write(|sink, _| sink.attached(probes));
+        }
         if test_hook {
             self.write(|sink, _| sink.raw_line("__BPFTRACE_NOTIFY_PROBES_ATTACHED"));
         }
@@ -601,10 +604,10 @@ impl Worker {
         for (i, spec) in shared.object.counters.iter().enumerate() {
             let Some(value) = shared.counter(i) else { continue };
             let new = value.saturating_sub(self.counters[i]);
-            self.counters[i] = value;
-            if new == 0 {
+            if new == 0 || matches!(spec, CounterSpec::Limited { .. }) && !worth_saying(self.counters[i], new, now) {
                 continue;
             }
+            self.counters[i] = value;
             match spec {
                 CounterSpec::LostEvents => {
                     self.lost_total += new;
@@ -635,10 +638,21 @@ impl Worker {
                 }
                 CounterSpec::Limited { span } => (self.observer)(&Notice::Limited { count: new, span: *span }),
                 CounterSpec::NoMetadata { span } => (self.observer)(&Notice::NoMetadata { count: new, span: *span }),
+                CounterSpec::NoDevice { device, span } => (self.observer)(&Notice::NoDevice {
+                    device: device.clone(),
+                    count: new,
+                    span: *span,
+                }),
                 CounterSpec::ScratchExhausted => (self.observer)(&Notice::ScratchExhausted { count: new }),
             }
         }
     }
+}
+
+/// Whether to say what `limit` has held back since it was last said: at once, then each time that it is ten times as much, and at the end.
+/// That it holds back is what it is there for.
+fn worth_saying(said: u64, new: u64, ending: bool) -> bool {
+    ending || said == 0 || new / 9 >= said
 }
 
 fn slice<'a>(record: &'a [u8], field: &EventField) -> &'a [u8] {
@@ -774,5 +788,24 @@ impl Shared {
         let raw = map.get(&u32::try_from(index).ok()?.to_ne_bytes()).ok()??;
         debug_assert!(raw.len() <= 8 * possible_cpus() as usize);
         Some(raw.chunks_exact(8).map(uint).fold(0, u64::wrapping_add))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_back_is_said_at_once_then_seldom_then_at_the_end() {
+        let mut said = 0;
+        let mut told = Vec::new();
+        for total in (100..=100_000).step_by(100) {
+            if worth_saying(said, total - said, false) {
+                told.push(total - said);
+                said = total;
+            }
+        }
+        assert_eq!(told, [100, 900, 9000, 90_000]);
+        assert!(!worth_saying(said, 5, false) && worth_saying(said, 5, true));
     }
 }

@@ -9,6 +9,7 @@ use crate::format::Context;
 use crate::kernel::Kernel;
 use crate::load;
 use crate::maps;
+use crate::native::heartbeat::Heart;
 use crate::native::{self, upkeep, upkeep::Upkeep};
 use crate::printer::{Command, Outputs, Printer, Report, Shared};
 use crate::ring::Ring;
@@ -35,8 +36,8 @@ use weir_parser::Span;
 
 /// A second signal this soon is the first one again: `timeout` and terminals send it to the process and to its group.
 const SIGNAL_GRACE: Duration = Duration::from_millis(100);
-/// How often programs in clsact chains hear that we are alive; they give up after ten seconds.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often natives, copies of their maps and namespaces are looked after.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Where output goes.
 #[derive(Clone, Default)]
@@ -193,6 +194,7 @@ pub struct Session {
     output: Result<bool, (Option<PathBuf>, io::Error)>,
     options: Options,
     started: Instant,
+    heart: Option<Heart>,
 }
 
 /// The maps of a running script, for others than its own printing thread.
@@ -412,6 +414,7 @@ impl Session {
             output: Ok(false),
             options,
             started,
+            heart: None,
         };
         for (i, native) in session.shared.natives.iter().enumerate() {
             native.keep_copies(i, &session.shared.object, &session.shared.loaded)?;
@@ -429,7 +432,11 @@ impl Session {
     }
 
     fn begin(&mut self) -> Result<(), Error> {
-        self.beat();
+        let map = |role: fn(&MapRole) -> bool| self.shared.loaded.map_with(&self.shared.object, role);
+        // Tells programs in clsact chains that we are alive.
+        if let Some(map) = map(|role| matches!(role, MapRole::Heartbeat)) {
+            self.heart = Some(Heart::start(map, libc::CLOCK_MONOTONIC)?);
+        }
         if let Some(map) = self
             .shared
             .loaded
@@ -490,13 +497,17 @@ impl Session {
         let attached = attacher.finish();
         let probes = attached.probes;
         self.attached = Some(attached);
-        self.beat();
         self.renew_copies()?;
         let test_hook = self.options.notify_attached;
         if !self.options.quiet && self.options.format == OutputFormat::Text {
             (self.options.observer)(&Notice::Attached { probes });
         }
-        let said = self.printer.ask(|done| Command::Attached { probes, test_hook, done });
+        let told = (!self.options.quiet).then_some(probes);
+        let said = self.printer.ask(|done| Command::Attached {
+            probes: told,
+            test_hook,
+            done,
+        });
         if self.or_signal(said) {
             self.exit.get_or_insert(0);
         }
@@ -512,11 +523,26 @@ impl Session {
         MapsHandle(Arc::clone(&self.shared))
     }
 
-    /// Runs the iterators, each over all of its objects.
+    /// Runs the iterators, each over all of its objects; those that are to have a name get it. All of them or none.
     fn iterate(&mut self) -> Result<(), Error> {
         let iterators = self.attached.as_ref().map(|a| a.iterators.as_slice()).unwrap_or_default();
+        let mut named = Vec::new();
         for iterator in iterators {
-            iterator.run()?;
+            match iterator.pin() {
+                Ok(None) => iterator.run()?,
+                Ok(Some(path)) => named.push(path),
+                Err(e) => {
+                    for path in named {
+                        // Made a moment ago; it is the first error that is told.
+                        let _ = std::fs::remove_file(path);
+                    }
+                    return Err(e);
+                }
+            }
+        }
+        for path in named {
+            let path = path.display().to_string();
+            (self.options.observer)(&Notice::Named { path });
         }
         Ok(())
     }
@@ -525,19 +551,6 @@ impl Session {
     #[must_use]
     pub fn probes(&self) -> usize {
         self.attached.as_ref().map_or(0, |a| a.probes)
-    }
-
-    /// Tells programs in clsact chains that we are alive.
-    fn beat(&self) {
-        if let Some(map) = self
-            .shared
-            .loaded
-            .map_with(&self.shared.object, |role| matches!(role, MapRole::Heartbeat))
-        {
-            let now = proc::clock_ns(libc::CLOCK_MONOTONIC).to_ne_bytes();
-            // Without a heartbeat the programs let everything pass: the safe side.
-            let _ = bpf::map_update(map.fd.as_fd(), &0u32.to_ne_bytes(), &now, 0, &map.symbol);
-        }
     }
 
     /// Runs until the script ends, then prints what is left and detaches.
@@ -683,18 +696,13 @@ impl Session {
             Cgroups,
             Files,
             Reload,
-            Beat,
+            Tick,
             Timers,
         }
-        let heartbeat = self
-            .shared
-            .loaded
-            .map_with(&self.shared.object, |role| matches!(role, MapRole::Heartbeat))
-            .is_some();
         let interfaces = self.watch_interfaces()?;
         let cgroups = self.watch(self.attached.as_ref().and_then(|a| a.cgroups.ready()), "cgroups")?;
         let files = self.watch(self.upkeep.ready(), "files")?;
-        let mut next_beat = Instant::now() + HEARTBEAT;
+        let mut next_tick = Instant::now() + TICK;
         let mut timers = Timers::new(&self.shared.object);
         let process = {
             let _guard = self.runtime.enter();
@@ -729,7 +737,7 @@ impl Session {
                     () = changed(files.as_ref()) => Wake::Files,
                     () = sleep_until(due.map_or_else(Instant::now, Instant::from_std)), if due.is_some() => Wake::Reload,
                     () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => Wake::Timers,
-                    () = sleep_until(next_beat), if heartbeat || namespaces || ticks => Wake::Beat,
+                    () = sleep_until(next_tick), if namespaces || ticks => Wake::Tick,
                 }
             });
             match wake {
@@ -762,8 +770,7 @@ impl Session {
                         run_once::run(&self.shared.object, &self.shared.loaded, is_it)?;
                     }
                 }
-                Wake::Beat => {
-                    self.beat();
+                Wake::Tick => {
                     self.renew_copies()?;
                     if Upkeep::tick(&self.shared.natives, &self.options.observer) {
                         return Ok(Reason::Signal);
@@ -771,7 +778,7 @@ impl Session {
                     if let Some(attached) = &mut self.attached {
                         attached.interfaces.check_namespaces();
                     }
-                    next_beat = Instant::now() + HEARTBEAT;
+                    next_tick = Instant::now() + TICK;
                 }
             }
         }

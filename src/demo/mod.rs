@@ -62,7 +62,9 @@ fn demo(args: &Demo) -> Result<ExitCode> {
     let traffic = Traffic::start(&cable)?;
     say("weir demo: two network namespaces of its own with a cable between them, and real traffic on it. Ctrl-C ends it.\n");
     let pods = pods::Pods::start(&cable)?;
-    let steps = steps(args.seconds, kprobes, pods.as_ref().map(pods::Pods::policy).as_deref());
+    // Those who send again are at the other end of the cable; its namespace has no name but our descriptor.
+    let senders = format!("/proc/{}/fd/{}", std::process::id(), cable.peer.file().as_raw_fd());
+    let steps = steps(args.seconds, kprobes, &senders, pods.as_ref().map(pods::Pods::policy).as_deref());
     let mut failed = false;
     for (i, step) in steps.iter().enumerate() {
         say(&format!("\n{}/{}  {}\n     {}\n\n", i + 1, steps.len(), step.question, step.about));
@@ -86,7 +88,7 @@ fn demo(args: &Demo) -> Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn steps(seconds: u64, kprobes: bool, policy: Option<&Path>) -> Vec<Step> {
+fn steps(seconds: u64, kprobes: bool, senders: &str, policy: Option<&Path>) -> Vec<Step> {
     let retransmits = if kprobes {
         "kprobe:tcp_retransmit_skb { $sk = (struct sock *)arg0; @retransmits[ntop($sk->__sk_common.skc_daddr)] = count(); }"
     } else {
@@ -138,8 +140,8 @@ fn steps(seconds: u64, kprobes: bool, policy: Option<&Path>) -> Vec<Step> {
         },
         Step {
             question: "The same loss, and the whole answer: who retransmits to whom, and how much of what they send?",
-            about: "`retransmits` is a native: ready-made programs that scripts give parameters, and whose events they use.",
-            script: "use retransmits() as re; xdp:veth0 /tcp.dport == 8443 && rand % 50 == 0/ { drop(); }".to_owned(),
+            about: "`retransmits` is a native: ready-made programs that scripts give parameters. Without `netns` it counts all namespaces.",
+            script: format!("use retransmits(netns=\"{senders}\") as re; xdp:veth0 /tcp.dport == 8443 && rand % 50 == 0/ {{ drop(); }}"),
             ends: false,
             flood: false,
             after: |_| "one packet in fifty was dropped; what is small is the share of all that was sent".to_owned(),
@@ -342,7 +344,10 @@ mod tests {
 
     #[test]
     fn every_script_of_the_demonstration_parses() {
-        for step in steps(4, true, Some(Path::new("/p"))).iter().chain(&steps(4, false, None)) {
+        for step in steps(4, true, "/n", Some(Path::new("/p")))
+            .iter()
+            .chain(&steps(4, false, "/n", None))
+        {
             let parsed = weir_parser::parse(SourceId(0), &step.script);
             assert!(!parsed.has_errors(), "{}: {:?}", step.script, parsed.diagnostics);
         }

@@ -5,7 +5,7 @@
 use super::jobs::Job;
 use super::{INTERRUPTED, Repl, one_line, told};
 use crate::caps::Needs;
-use crate::compile::{guarded, split_named};
+use crate::compile::guarded;
 use crate::render::{Failure, Message};
 use crate::report;
 use std::path::Path;
@@ -146,10 +146,8 @@ impl Repl {
     }
 
     pub(super) fn options(&self, script_args: &[String]) -> hir::Options {
-        let (named, positional) = split_named(script_args);
         hir::Options {
-            positional,
-            named,
+            words: script_args.to_vec(),
             config: self.config.clone(),
             unsafe_functions: self.allow_unsafe,
             maps: self.workspace.types(),

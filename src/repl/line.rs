@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 use weir_compiler::hir::settings;
 use weir_compiler::kernel::KernelInfo;
 use weir_compiler::pipeline::Stage;
-use weir_compiler::tables::{BUILTINS, FIELDS, FUNCTIONS, PROVIDERS, provider};
+use weir_compiler::tables::{BUILTINS, FIELDS, FUNCTIONS, PROVIDERS, provider, statement};
 use weir_runtime::Kernel;
 use weir_stdlib::NATIVES;
 
@@ -493,10 +493,7 @@ fn colours(line: &str) -> String {
                     || FUNCTIONS.iter().any(|f| f.name == name)
                     || BUILTINS.iter().any(|b| b.name == head)
                     || FIELDS.iter().any(|f| f.name == name)
-                    || [
-                        "if", "else", "while", "for", "unroll", "return", "break", "continue", "let", "macro", "use", "as", "in",
-                    ]
-                    .contains(&name);
+                    || statement(name).is_some();
                 (if known { BLUE } else { "" }, len)
             }
             _ => ("", c.len_utf8()),

@@ -8,9 +8,10 @@ use weir_ebpf_builtins::blocklist as object;
 
 pub static BLOCKLIST: Native = Native {
     name: "blocklist",
-    summary: "drops packets from, or to, a list of address prefixes (XDP)",
+    summary: "drops packets from, or to, a list of address prefixes (XDP, TC)",
     doc: "\
-One longest-prefix lookup for each family, made in the driver before the kernel has spent anything on the packet. \
+One longest-prefix lookup for each family, made in the driver before the kernel has spent anything on the packet, or with \
+`hook=\"tc\"` behind it: for what goes out, for interfaces whose driver has no XDP, and for those of containers (veth), where TC drops for less. \
 IPv4 and IPv6, behind up to two VLAN tags. Fragments are matched like other packets: each of them carries the addresses.
 
 What always passes, whatever the list says: ARP and everything else that is not IP (more than two VLAN tags included), \
@@ -19,6 +20,10 @@ end of their IP header. So a list that covers the gateway stops its traffic, but
 
 The allow list is looked up first, and a packet on it is not looked up in the block list. With `match=\"either\"` \
 the source is looked up before the destination, in the allow list and then in the block list.
+
+At TC a packet that the host has put together of several, or will cut into several, counts as those. What passes goes on to the next program \
+there, tcx or clsact; XDP has room for one program an interface. On kernels without tcx, if weir is killed and what cleans up after it, too, \
+everything passes ten seconds later.
 
 A file is read again when it has changed: weir notices by itself. What is new in it is added before what is gone is removed, in \
 batches, while traffic flows, so that an address that is in the old and in the new list is dropped at every moment. A file with a \
@@ -44,15 +49,28 @@ use blocklist(iface=\"veth0\", prefixes=(192.0.2.0/24, \"2001:db8:bad::/48\")) a
 bl:drop { @dropped[ip.src] = count(); }
 interval:s:1 { print(@bl.hits, 10); print(@bl.stats); }
 ",
-    programs: &[ProgramDecl {
-        symbol: object::PROGRAM,
-        attach: Attach::Xdp,
-        when: &[],
-    }],
+    programs: &[
+        ProgramDecl {
+            symbol: object::PROGRAM,
+            attach: Attach::Xdp,
+            when: &[("hook", &["xdp"])],
+        },
+        ProgramDecl {
+            symbol: object::TC,
+            attach: Attach::TcIngress,
+            when: &[("hook", &["tc"]), ("direction", &["ingress", "from_pod", "both"])],
+        },
+        ProgramDecl {
+            symbol: object::TC,
+            attach: Attach::TcEgress,
+            when: &[("hook", &["tc"]), ("direction", &["egress", "to_pod", "both"])],
+        },
+    ],
     params: PARAMS,
     maps: MAPS,
     events: EVENTS,
     event_size: std::mem::size_of::<weir_ebpf_builtins::EventRecord>() as u32,
+    without: &[],
 };
 
 /// Default of `max`.
@@ -77,18 +95,33 @@ static PARAMS: &[ParamDecl] = &[
               file from standard input. A line may say how long it lasts: `192.0.2.7 ttl=10m`",
     },
     ParamDecl {
+        name: "hook",
+        ty: ParamType::Choice(&["xdp", "tc"]),
+        required: false,
+        default: "\"xdp\"",
+        doc: "`tc` for what goes out, where the driver has no XDP, and on interfaces of containers (veth)",
+    },
+    ParamDecl {
+        name: "direction",
+        ty: ParamType::Choice(&["ingress", "egress", "both", "from_pod", "to_pod"]),
+        required: false,
+        default: "\"ingress\"",
+        doc: "which way packets go; XDP sees what comes in only (`ingress`, `from_pod`). On the host's side of a pod's interface `from_pod` is ingress, `to_pod` egress",
+    },
+    ParamDecl {
         name: "mode",
         ty: ParamType::Choice(&["auto", "native", "generic", "offload"]),
         required: false,
         default: "\"auto\"",
-        doc: "where XDP runs: in the driver, in the kernel's generic code, or in the driver if it can, else generic with a warning",
+        doc: "where XDP runs (not with `hook=\"tc\"`): in the driver, in the kernel's generic code, or in the driver if it can, else generic with a warning",
     },
     ParamDecl {
         name: "match",
         ty: ParamType::Choice(&["src", "dst", "either"]),
         required: false,
         default: "\"src\"",
-        doc: "which address of the packet is looked up",
+        doc: "which address of the packet is looked up. With `direction` the default is the far end's: `src` of what comes in (`ingress`) or \
+              is sent to a pod (`to_pod`), `dst` of what goes out (`egress`) or a pod sends (`from_pod`), and with `both` it is `either`",
     },
     ParamDecl {
         name: "allow",
@@ -177,11 +210,11 @@ static PARAMS: &[ParamDecl] = &[
     },
 ];
 
-/// Names of the counters of `.stats`, in the order of the `STAT_*` constants.
+/// Names of the counters of `.stats`, in the order of the `STAT_*` constants; the last of these is added to `uncounted`.
 pub const STATS: &[&str] = &["passed", "dropped", "allowed", "malformed", "non_ip", "neighbour", UNCOUNTED];
-/// The counter that user space adds to as well.
+/// The counter that user space has a part of.
 pub const UNCOUNTED: &str = "uncounted";
-const _: () = assert!(STATS.len() == object::STATS as usize);
+const _: () = assert!(STATS.len() == object::STAT_UNCOUNTED_PAST as usize);
 
 static MAPS: &[MapDecl] = &[
     MapDecl {
@@ -222,7 +255,7 @@ static EVENTS: &[EventDecl] = &[
         name: "drop",
         slot: object::SLOT_DROP,
         record: 0,
-        hook: Hook::Xdp,
+        hook: Hook::Tc,
         decides: false,
         vars: PREFIX_VAR,
         doc: "a packet that the list matched, before it is dropped (with `dry_run`: before it passes)",
@@ -231,7 +264,7 @@ static EVENTS: &[EventDecl] = &[
         name: "allow",
         slot: object::SLOT_ALLOW,
         record: 0,
-        hook: Hook::Xdp,
+        hook: Hook::Tc,
         decides: false,
         vars: PREFIX_VAR,
         doc: "a packet that the allow list matched",

@@ -16,7 +16,23 @@ pub struct Native {
     pub events: &'static [EventDecl],
     /// Bytes of an element of the per-CPU array `EVENT`.
     pub event_size: u32,
+    /// Parameters that others have and this one has not, each with the reason, or what to do instead.
+    pub without: &'static [(&'static str, &'static str)],
 }
+
+/// [`Native::without`] of those that decide nothing.
+pub const ONLY_WATCHES: &[(&str, &str)] = &[
+    ("dry_run", "it only watches: nothing is dropped or changed in any case"),
+    (
+        "duration",
+        "it only watches, so there is nothing to end but the run: `--timeout 5m`, or `interval:m:5 { exit(); }`",
+    ),
+    (
+        "pin",
+        "it only watches, and what it sees is put together by weir: to go on without a terminal it is run as a service, `examples/weir@.service`",
+    ),
+    ("audit", "it only watches, so there are no changes that a log could name"),
+];
 
 impl Native {
     /// Returns whether a program of it may run at XDP.

@@ -1,8 +1,8 @@
 //! The declaration of `flows`.
 
 use crate::decl::{
-    Attach, Column, EventDecl, EventVar, EventVarType, Hook, KeyShape, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl, Room,
-    Writable,
+    Attach, Column, EventDecl, EventVar, EventVarType, Hook, KeyShape, MapDecl, MapShape, Native, ONLY_WATCHES, ParamDecl, ParamType,
+    ProgramDecl, Room, Writable,
 };
 use std::mem::{offset_of, size_of};
 use weir_ebpf_builtins::flows::{self as object, Event};
@@ -64,6 +64,7 @@ interval:s:1 { print(@fl, 5); }
     maps: MAPS,
     events: EVENTS,
     event_size: size_of::<Event>() as u32,
+    without: ONLY_WATCHES,
 };
 
 /// Default of `max`.

@@ -80,6 +80,7 @@ interval:s:1 { print(@id.verdicts); }
     maps: MAPS,
     events: EVENTS,
     event_size: std::mem::size_of::<object::EventRecord>() as u32,
+    without: &[],
 };
 
 const fn cgroup(symbol: &'static str, hook: &'static str) -> ProgramDecl {

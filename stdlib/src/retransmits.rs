@@ -1,8 +1,8 @@
 //! The declaration of `retransmits`.
 
 use crate::decl::{
-    Attach, Column, EventDecl, EventVar, EventVarType, Hook, KeyShape, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl, Room,
-    Writable,
+    Attach, Column, EventDecl, EventVar, EventVarType, Hook, KeyShape, MapDecl, MapShape, Native, ONLY_WATCHES, ParamDecl, ParamType,
+    ProgramDecl, Room, Writable,
 };
 use std::mem::{offset_of, size_of};
 use weir_ebpf_builtins::retransmits::{self as object, Event};
@@ -18,6 +18,8 @@ dropped are in it. The counts of a connection stay when its socket is closed.
 
 Why a segment was sent again: `rto`, the timer ran out; `fast`, the peer's acknowledgements told of the loss; `tlp`, a tail-loss \
 probe; `syn`; `synack`; `other`, which includes segments that never left this host on kernels before 6.16, which have no event for them.
+
+`print(@re)` shows what something was sent again of, or reset; where that is nothing, it shows what there is.
 
 SYNs and ACKs without data are not in `sent`, as in `ss -ti` (data_segs_out). Where more was sent again than sent, which are \
 SYNs to nobody, the ratio is 100%.
@@ -47,6 +49,7 @@ interval:s:1 { print(@re); }
     maps: MAPS,
     events: EVENTS,
     event_size: size_of::<Event>() as u32,
+    without: ONLY_WATCHES,
 };
 
 const fn program(symbol: &'static str, attach: Attach) -> ProgramDecl {
@@ -103,6 +106,7 @@ pub const STATS: &[&str] = &[
     "resets_in",
     "resets_out",
     "connections",
+    "max",
     "untracked",
 ];
 
@@ -181,7 +185,7 @@ static MAPS: &[MapDecl] = &[
         shape: MapShape::Known(STATS),
         writable: Writable::Whole,
         room: Room::Fixed(STATS.len() as u32),
-        doc: "all segments sent again, and of which kind; resets; how many connections are open; `untracked` are those of \
+        doc: "all segments sent again, and of which kind; resets; how many connections are open, of `max`; `untracked` are those of \
               `retransmits` that belong to no row, for want of room (`max`). To clear one map clears all of them",
     },
 ];

@@ -37,11 +37,9 @@ fn every_map_is_there_and_has_its_shape() {
                         assert!(matches!((found.key_size(), found.value_size()), (8 | 20, 16)), "{symbol}");
                     }
                     MapShape::Counters(names) => {
-                        assert_eq!(
-                            (found.key_size(), found.value_size(), found.max_entries() as usize),
-                            (4, 8, names.len()),
-                            "{symbol}"
-                        );
+                        assert_eq!((found.key_size(), found.value_size()), (4, 8), "{symbol}");
+                        // There may be more that are shown as a part of one.
+                        assert!(found.max_entries() as usize >= names.len(), "{symbol}");
                     }
                     MapShape::Known(_) | MapShape::Table { .. } => panic!("{symbol} belongs to a map that only the runtime knows"),
                 }

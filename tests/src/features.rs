@@ -19,6 +19,8 @@ pub enum Feature {
     Tun,
     /// Interfaces on a VLAN of another one.
     Vlan,
+    /// Interfaces whose packets go through another one inside packets.
+    Tunnel,
     /// `fentry` and `fexit` programs.
     Fentry,
     /// Probes that decide what a function returns.
@@ -34,12 +36,13 @@ pub enum Answer {
 }
 
 impl Feature {
-    pub const ALL: [Feature; 8] = [
+    pub const ALL: [Feature; 9] = [
         Feature::Kprobe,
         Feature::Tcx,
         Feature::Netem,
         Feature::Tun,
         Feature::Vlan,
+        Feature::Tunnel,
         Feature::Fentry,
         Feature::Override,
         Feature::Watchpoint,
@@ -52,6 +55,7 @@ impl Feature {
             Feature::Netem => "netem",
             Feature::Tun => "tun",
             Feature::Vlan => "vlan",
+            Feature::Tunnel => "tunnel",
             Feature::Fentry => "fentry",
             Feature::Override => "override",
             Feature::Watchpoint => "watchpoint",
@@ -62,9 +66,7 @@ impl Feature {
     fn since(self) -> Option<(u32, u32)> {
         match self {
             Feature::Tcx => Some((6, 6)),
-            Feature::Kprobe | Feature::Netem | Feature::Tun | Feature::Vlan | Feature::Fentry | Feature::Override | Feature::Watchpoint => {
-                None
-            }
+            _ => None,
         }
     }
 
@@ -112,18 +114,8 @@ impl Feature {
                 }
                 Err(e) => Answer::CannotTell(format!("opening a breakpoint: {e}")),
             },
-            Feature::Vlan => match try_vlan() {
-                Ok(()) => Answer::Yes,
-                Err(e) => {
-                    let text = format!("{e:#}");
-                    // What `ip` says when the kernel has neither the type nor a module for it.
-                    if text.contains("Unknown device type") || text.contains("Operation not supported") {
-                        Answer::No("this kernel has no VLAN interfaces".to_owned())
-                    } else {
-                        Answer::CannotTell(text)
-                    }
-                }
-            },
+            Feature::Vlan => kind_of_link("VLAN interfaces", try_vlan()),
+            Feature::Tunnel => kind_of_link("tunnels", try_tunnel()),
             Feature::Netem => match try_netem() {
                 Ok(()) => Answer::Yes,
                 Err(e) => {
@@ -167,6 +159,25 @@ fn try_vlan() -> Result<()> {
     lab.node
         .ip(&[&["link", "add", "link", net::NODE_IF, "name", "try7"][..], &vlan].concat())
         .map(drop)
+}
+
+fn try_tunnel() -> Result<()> {
+    let lab = net::Lab::new()?;
+    lab.node
+        .ip(&["link", "add", "try7", "type", "ipip", "remote", &lab.peer4().to_string()])
+        .map(drop)
+}
+
+/// What an attempt to make an interface says of the kernel.
+fn kind_of_link(what: &str, tried: Result<()>) -> Answer {
+    let Err(e) = tried else { return Answer::Yes };
+    let text = format!("{e:#}");
+    // What `ip` says when the kernel has neither the type nor a module for it.
+    if text.contains("Unknown device type") || text.contains("Operation not supported") {
+        Answer::No(format!("this kernel has no {what}"))
+    } else {
+        Answer::CannotTell(text)
+    }
 }
 
 /// Major and minor version of the running kernel.

@@ -70,6 +70,7 @@ static inline __attribute__((always_inline)) int draw6(struct xdp_md *ctx, u32 c
 	}
 
 DRAW(any, 0)
+DRAW(1, 1)
 DRAW(1k, 1 << 10)
 DRAW(128k, 1 << 17)
 DRAW(1m, 1 << 20)

@@ -11,10 +11,11 @@
 //! Damaged input never panics: every access is bounds-checked, every walk is bounded, a type that does not decode is
 //! `None`, and [`Btf::check`] says whether the whole blob could be walked.
 //!
-//! Format: kernel `Documentation/bpf/btf.rst`; split BTF (of modules) is not read.
+//! Format: kernel `Documentation/bpf/btf.rst`. Types of modules are appended, see `module`.
 
 mod decode;
 mod find;
+mod module;
 mod name;
 mod scan;
 mod tracepoint;
@@ -22,6 +23,7 @@ mod tracepoint;
 pub use decode::{ArrayInfo, BtfType, Composite, EnumInfo, FuncProtoInfo, IntInfo, Linkage};
 pub use decode::{DataSecInfo, Enumerator, Enumerators, Member, Members, Param, Params, Variable, Variables};
 pub use find::FieldRef;
+pub use module::ModuleFunc;
 
 use scan::Scan;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -156,6 +158,9 @@ pub struct Btf {
     strings: (usize, usize),
     scan: Mutex<Scan>,
     index: OnceLock<Index>,
+    /// Modules whose types were appended, and how many types and bytes of names there were before the first.
+    parts: Vec<module::Part>,
+    base: Option<(u32, u32)>,
 }
 
 /// Where types are. All offsets count from the start of the type section.
@@ -261,6 +266,8 @@ impl Btf {
             strings,
             scan: Mutex::default(),
             index: OnceLock::new(),
+            parts: Vec::new(),
+            base: None,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Statements and events.
 
-use super::value::{Val, VarSlot};
+use super::value::{Repr, Val, VarSlot};
 use super::{Generator, plain};
 use crate::hir::{Event, EventMap, Expr, ExprKind, Stmt, StmtKind, Ty, visit};
 use crate::object::{CounterSpec, EventAction, EventField, EventSpec, MapRef, TextKind};
@@ -281,6 +281,17 @@ impl<'h> Generator<'_, 'h> {
     /// Sends the packet, or for `mirror` a copy of it, out of another interface.
     fn redirect(&mut self, device: &str, mirror: bool, span: Span) {
         let ifindex = self.device(device, span);
+        // What is sent to number 0 is lost: no device has it, so it stands for one that is gone.
+        let (gone, known) = (self.b.create_block(), self.b.create_block());
+        self.b.ins().brif(ifindex, known, &[], gone, &[]);
+        self.b.switch_to_block(gone);
+        self.b.set_cold_block(gone);
+        self.count(CounterSpec::NoDevice {
+            device: device.to_owned(),
+            span,
+        });
+        self.b.ins().jump(known, &[]);
+        self.b.switch_to_block(known);
         let flags = self.int(0);
         if mirror {
             self.helper(helper::CLONE_REDIRECT, &[self.ctx, ifindex, flags]);
@@ -307,6 +318,7 @@ impl<'h> Generator<'_, 'h> {
                     _ => EventAction::Text { what, format, args },
                 });
             }
+            Event::SeqPrintf { format, args } => self.seq_printf(format, args),
             Event::Join { separator, args } => {
                 let separator = separator.clone();
                 self.send_exprs(args, span, |args| EventAction::Join { separator, args });
@@ -363,6 +375,34 @@ impl<'h> Generator<'_, 'h> {
                 self.send(&[], span, |_| action);
             }
         }
+    }
+
+    /// `bpf_seq_printf`: each number in 64 bits, each text by its address.
+    fn seq_printf(&mut self, format: &[u8], args: &'h [Expr]) {
+        let mut present = None;
+        let mut words = Vec::new();
+        for e in args {
+            let value = self.expr(e);
+            present = self.both(present, value.present);
+            words.push(match value.repr {
+                Repr::Mem { pointer, .. } => pointer,
+                _ => self.as_int(&value),
+            });
+        }
+        self.when(present, |g| {
+            let bytes = u32::try_from(8 * words.len()).unwrap_or(0);
+            let data = g.memory_slot(bytes.max(8));
+            for (at, word) in (0..).step_by(8).zip(&words) {
+                g.b.ins().store(plain(), *word, data, at);
+            }
+            let len = u32::try_from(format.len() + 1).unwrap_or(u32::MAX);
+            let format = g.literal(format, len.next_multiple_of(8));
+            // `ctx->meta->seq`: both are the first member.
+            let meta = g.load(g.ctx, 0, 8);
+            let seq = g.load(meta, 0, 8);
+            let (len, bytes) = (g.int(i64::from(len)), g.int(i64::from(bytes)));
+            g.helper(helper::SEQ_PRINTF, &[seq, format, len, data, bytes]);
+        });
     }
 
     fn send_exprs(&mut self, exprs: &'h [Expr], span: Span, action: impl FnOnce(Vec<EventField>) -> EventAction) {

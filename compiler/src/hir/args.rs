@@ -74,6 +74,11 @@ impl Checker<'_> {
                 self.error(d.help("`arg0`, `arg1`, … are its arguments"));
                 self.failed(span)
             }
+            Target::BpfFunction { .. } => {
+                let d = Diagnostic::error("no-types", name.span, "arguments of a BPF program have no names here");
+                self.error(d.help("`arg0`, `arg1`, … are its arguments: `((struct xdp_buff *)arg0)->data`"));
+                self.failed(span)
+            }
             Target::None | Target::Usdt(_) | Target::Iter(_) => self.failed(span),
         }
     }
@@ -150,18 +155,20 @@ impl Checker<'_> {
                 let Some(param) = params.get(usize::from(n)) else {
                     return self.no_such_argument(n, params.len(), span);
                 };
-                let kind = ExprKind::CtxLoad {
-                    offset: param.offset,
-                    size: 8,
-                };
-                // As a pointer it is loaded so that the kernel takes it for a number.
-                let to = CTy::Void;
-                let pointer = Ty::Ptr {
-                    to: Box::new(to),
-                    space: Space::Kernel,
-                };
-                let load = Self::make(kind, pointer, span);
-                Self::make(ExprKind::Convert(Box::new(load)), Ty::U64, span)
+                Self::argument_as_number(param.offset, span)
+            }
+            Target::BpfFunction { args, .. } => {
+                self.site_dependent = true;
+                match args.get(usize::from(n)) {
+                    None => self.no_such_argument(n, args.len(), span),
+                    Some(true) => Self::argument_as_number(u32::from(n) * 8, span),
+                    Some(false) => {
+                        let message = format!("the kernel does not show `arg{n}` of `{}`", self.site);
+                        let d = Diagnostic::error("unknown-arg", span, message);
+                        self.error(d.help("of a BPF program's arguments it shows numbers and the program's context"));
+                        self.failed(span)
+                    }
+                }
             }
             Target::Numbered => {
                 let kind = ExprKind::CtxLoad {
@@ -179,6 +186,18 @@ impl Checker<'_> {
             }
             _ => Self::make(ExprKind::Builtin(BuiltinKind::Arg(n)), Ty::U64, span),
         }
+    }
+
+    /// A value in the context, whatever it is.
+    fn argument_as_number(offset: u32, span: Span) -> Expr {
+        let kind = ExprKind::CtxLoad { offset, size: 8 };
+        // As a pointer it is loaded so that the kernel takes it for a number.
+        let pointer = Ty::Ptr {
+            to: Box::new(CTy::Void),
+            space: Space::Kernel,
+        };
+        let load = Self::make(kind, pointer, span);
+        Self::make(ExprKind::Convert(Box::new(load)), Ty::U64, span)
     }
 
     fn no_such_argument(&mut self, n: u8, len: usize, span: Span) -> Expr {
@@ -246,6 +265,17 @@ impl Checker<'_> {
 
     /// `retval`
     pub(super) fn return_value(&mut self, span: Span) -> Expr {
+        if let Target::BpfFunction { args, returns } = self.target.clone() {
+            self.site_dependent = true;
+            if !returns {
+                return self.returns_nothing(span);
+            }
+            let offset = u32::try_from(args.len()).unwrap_or(0) * 8;
+            let load = Self::make(ExprKind::CtxLoad { offset, size: 8 }, Ty::I64, span);
+            // A verdict is an `int`.
+            let ty = Ty::Int { bits: 32, signed: true };
+            return Self::make(ExprKind::Convert(Box::new(load)), ty, span);
+        }
         let Target::Proto { proto, skip } = self.target else {
             return Self::make(ExprKind::Builtin(BuiltinKind::Retval), Ty::U64, span);
         };
@@ -254,9 +284,7 @@ impl Checker<'_> {
         let Some(btf) = kernel.btf() else { return self.failed(span) };
         let (_, offset, ret) = parameters(btf, proto, skip);
         if btf.resolve(ret) == TypeId::VOID {
-            let message = format!("the function of `{}` returns nothing", self.site);
-            self.error(Diagnostic::error("no-return-value", span, message));
-            return self.failed(span);
+            return self.returns_nothing(span);
         }
         let mut value = self.context_value(btf, ret, offset, span);
         if let Ty::Ptr { space, .. } = &mut value.ty {
@@ -264,6 +292,12 @@ impl Checker<'_> {
             *space = Space::Kernel;
         }
         value
+    }
+
+    fn returns_nothing(&mut self, span: Span) -> Expr {
+        let message = format!("the function of `{}` returns nothing", self.site);
+        self.error(Diagnostic::error("no-return-value", span, message));
+        self.failed(span)
     }
 
     /// Where numbers that are used as pointers point to.

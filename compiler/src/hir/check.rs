@@ -11,7 +11,7 @@ use crate::kernel::KernelInfo;
 use crate::object::{Config, NativeInstance};
 use crate::tables::Hook;
 use std::collections::{HashMap, HashSet, VecDeque};
-use weir_parser::params::Param;
+use weir_parser::params::{Param, Words};
 use weir_parser::{Diagnostic, Span, ast};
 
 /// What the command line says about the script.
@@ -23,6 +23,8 @@ pub struct Options {
     pub config: Vec<(String, String)>,
     /// `--name=value` after the script, in order; `None` for `--name` alone.
     pub named: Vec<(String, Option<String>)>,
+    /// What stands behind the script as it was written: read into the two above once it is known what the script takes.
+    pub words: Vec<String>,
     /// Process that `-c` has started.
     pub child: Option<u32>,
     /// `--unsafe`: functions that change the system are allowed.
@@ -34,6 +36,18 @@ pub struct Options {
     /// The script is only judged: parameters that are not given stand for values that fit, and interfaces that are not on this machine are
     /// on another.
     pub judged_only: bool,
+}
+
+impl Options {
+    /// Reads the words behind the script.
+    #[must_use]
+    pub fn with_words_read(&self, parameters: &[Param]) -> Self {
+        let mut out = self.clone();
+        let read = Words::read(&std::mem::take(&mut out.words), parameters);
+        out.named.extend(read.named);
+        out.positional.extend(read.positional);
+        out
+    }
 }
 
 /// Checks a whole script.
@@ -77,7 +91,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
     let types = super::script_types::collect(program, Some(kernel), &defines, &mut early);
     let functions = super::functions::collect(program, &macros, &mut early);
     environment(&options.config, &mut settings, &mut early);
-    let (decls, initial) = map_declarations(program, kernel, &mut early);
+    let (decls, initial) = map_declarations(program, kernel, options, &mut early);
     let defaults = super::probes::attach_defaults(program);
     let mut maps: Vec<MapState> = options.maps.iter().map(MapState::existing).collect();
     let probes: Vec<&ast::Probe> = program.items.iter().filter_map(probe_item).collect();

@@ -91,7 +91,7 @@ pub(super) fn leaf_type(ty: &ast::TypeExpr, kernel: Option<&dyn KernelInfo>, own
             if found.is_some() {
                 return found;
             }
-            let btf = need_btf(kernel.and_then(KernelInfo::btf), ty.span, out)?;
+            let btf = need_btf(kernel, ty.span, out)?;
             if let Some(id) = btf
                 .find_typedef(name)
                 .or_else(|| btf.find_base(name))
@@ -112,7 +112,7 @@ pub(super) fn leaf_type(ty: &ast::TypeExpr, kernel: Option<&dyn KernelInfo>, own
                 return Some(found);
             }
             let near_own = nearest_name(name, own.names(word)).map(str::to_owned);
-            let btf = need_btf(kernel.and_then(KernelInfo::btf), ty.span, out)?;
+            let btf = need_btf(kernel, ty.span, out)?;
             let found = match word {
                 Word::Struct => btf.find_struct(name),
                 Word::Union => btf.find_union(name),
@@ -149,16 +149,16 @@ fn unknown_type<T>(span: Span, name: &str, near: Option<String>, out: &mut Vec<D
 }
 
 /// Returns the kernel's types, or says that there are none.
-fn need_btf<'k>(btf: Option<&'k Btf>, span: Span, out: &mut Vec<Diagnostic>) -> Option<&'k Btf> {
+fn need_btf<'k>(kernel: Option<&'k dyn KernelInfo>, span: Span, out: &mut Vec<Diagnostic>) -> Option<&'k Btf> {
+    let btf = kernel.and_then(KernelInfo::btf);
     if btf.is_none() {
-        out.push(
-            Diagnostic::error(
-                "no-types",
-                span,
-                "this kernel has no type information (CONFIG_DEBUG_INFO_BTF is not set)",
-            )
-            .help("use a `tracepoint`, whose arguments need none"),
-        );
+        let error = |message: &str| Diagnostic::error("no-types", span, message);
+        out.push(if kernel.is_some_and(KernelInfo::any_interface) {
+            error("a replay has no kernel, and so none of its types").help("packets are read by fields: `ip.src`, `pkt.u16[off]`")
+        } else {
+            error("this kernel has no type information (CONFIG_DEBUG_INFO_BTF is not set)")
+                .help("use a `tracepoint`, whose arguments need none")
+        });
     }
     btf
 }
@@ -323,7 +323,7 @@ impl Checker<'_> {
 
     /// Returns the kernel's types, or says that there are none.
     pub(super) fn need_btf<'k>(&mut self, kernel: &'k dyn crate::kernel::KernelInfo, span: Span) -> Option<&'k Btf> {
-        need_btf(kernel.btf(), span, &mut self.diagnostics)
+        need_btf(Some(kernel), span, &mut self.diagnostics)
     }
 
     /// The type of an enumeration's values.

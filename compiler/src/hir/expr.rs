@@ -509,14 +509,12 @@ impl Checker<'_> {
     pub(super) fn packet_field(&mut self, index: usize, span: Span) -> Expr {
         let field = &tables::FIELDS[index];
         if !field.hooks.contains(self.hook) {
-            self.error(
-                Diagnostic::error(
-                    "not-at-this-hook",
-                    span,
-                    format!("`{}` is not available in {} block", field.name, self.hook.with_article()),
-                )
-                .label(format!("available in {}", field.hooks)),
-            );
+            let message = format!("`{}` is not available in {} block", field.name, self.hook.with_article());
+            let mut d = Diagnostic::error("not-at-this-hook", span, message).label(format!("available in {}", field.hooks));
+            if let Some(help) = self.instead_of_field(field) {
+                d = d.help(help);
+            }
+            self.error(d);
             return self.failed(span);
         }
         if let Some(text) = self.known_field(index, span) {
@@ -651,7 +649,7 @@ impl Checker<'_> {
 
     pub(super) fn map_get(&mut self, whole: &ast::Expr, name: &str, keys: Option<&[ast::Expr]>) -> Expr {
         let span = whole.span;
-        if keys.is_none() && self.alias(name).is_some() {
+        if self.alias(name).is_some() {
             let _ = self.map_argument(whole, "this");
             return self.failed(span);
         }

@@ -150,7 +150,14 @@ pub(super) fn bystander(word: &str, point: Option<&AttachPoint>, span: Span, out
             let path = format!("{category}:{name}");
             SOFTIRQ_TRACEPOINTS.iter().any(|p| glob_match(p, &path))
         }
-        Some(AttachPoint::Kprobe { function, .. }) => SOFTIRQ_FUNCTIONS.iter().any(|p| glob_match(p, function)),
+        // Without the category, which only the others need.
+        Some(AttachPoint::RawTracepoint { name }) => {
+            let mut events = SOFTIRQ_TRACEPOINTS.iter().filter_map(|p| p.split_once(':'));
+            events.any(|(_, event)| event != "*" && glob_match(event, name))
+        }
+        Some(AttachPoint::Kprobe { function, .. } | AttachPoint::Fentry { function, .. }) => {
+            SOFTIRQ_FUNCTIONS.iter().any(|p| glob_match(p, function))
+        }
         _ => false,
     };
     if in_softirq {
@@ -363,6 +370,31 @@ fn xdp_places(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>)
     }
 }
 
+/// Native XDP hands frames to a veth past its queue: without somebody who polls at the other end they are gone, and nothing says so.
+fn redirected_into_veth(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>) {
+    let native = block
+        .attach
+        .iter()
+        .find(|a| matches!(&a.point, AttachPoint::Xdp { iface, mode } if *mode != XdpMode::Generic && iface.netns.is_none()));
+    let Some(attach) = native else { return };
+    visit::each_stmt(&block.body, &mut |s| {
+        if let StmtKind::Redirect { device, .. } = &s.kind
+            && kernel.interface_kind(device).as_deref() == Some("veth")
+            && !out.iter().any(|d| d.span == s.span)
+        {
+            out.push(
+                Diagnostic::lint(
+                    "redirect-into-veth",
+                    s.span,
+                    format!("`{device}` is a veth: it drops frames of native XDP unless its other end has XDP or GRO"),
+                )
+                .with(attach.span, "native XDP, where the driver has it")
+                .help("`ethtool -K PEER gro on` at the other end, or redirect at `tc` ingress"),
+            );
+        }
+    });
+}
+
 /// Whether all that `later` names is named by `earlier`, on one hook.
 fn runs_before(earlier: &AttachPoint, later: &AttachPoint) -> bool {
     let named = match (earlier.pattern(), later.pattern()) {
@@ -515,6 +547,7 @@ pub(super) fn lint(blocks: &[Block], maps: &[Map], kernel: &dyn KernelInfo, out:
     unbounded(maps, out);
     for block in blocks {
         xdp_places(block, kernel, out);
+        redirected_into_veth(block, kernel, out);
         if let Some(predicate) = block.predicate.as_ref().filter(|_| block.hook.has_packet()) {
             negated_absent(predicate, &[], out);
         }

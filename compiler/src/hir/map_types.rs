@@ -1,6 +1,6 @@
 //! Maps of the script: their declarations, and their types as the blocks fix them.
 
-use super::check::{Checker, nearest};
+use super::check::{Checker, Options, nearest};
 use super::unify::{describe_value, storable, unify, unify_aggregate};
 use super::{Copied, Expr, Map, MapId, MapValueTy, Ty};
 use crate::kernel::KernelInfo;
@@ -50,6 +50,7 @@ pub(super) type Initial = HashMap<String, Vec<Vec<u8>>>;
 pub(super) fn map_declarations(
     program: &ast::Program,
     kernel: &dyn KernelInfo,
+    options: &Options,
     out: &mut Vec<Diagnostic>,
 ) -> (HashMap<String, MapDecl>, Initial) {
     let mut decls: HashMap<String, MapDecl> = HashMap::new();
@@ -87,7 +88,7 @@ pub(super) fn map_declarations(
         };
         let name = format!("@{}", decl.map.name);
         if let Some(file) = file {
-            match super::sets::file_prefixes(file, kernel, max_entries, out) {
+            match super::sets::file_prefixes(file, kernel, options, max_entries, out) {
                 Some(keys) => initial.insert(name.clone(), keys),
                 None => continue,
             };

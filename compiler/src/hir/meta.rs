@@ -72,7 +72,7 @@ impl Checker<'_> {
     fn assertion(&mut self, args: &[ast::Arg], span: Span, out: &mut Vec<Stmt>) {
         let cond = self.condition(&args[0].value);
         let text = self.message(args.get(1));
-        if cond.ty == Ty::Error {
+        if cond.ty == Ty::Error || self.is_pinned_iterator() && self.for_readers(StmtKind::Exit { code: None }, "assert", span).is_none() {
             return;
         }
         let code = Self::make(ExprKind::Int(1), Ty::I64, span);
@@ -440,6 +440,7 @@ impl Checker<'_> {
     /// `percpu_kaddr("symbol"[, cpu])`: this CPU's, or another's, copy of a per-CPU variable of the kernel.
     fn percpu_kaddr(&mut self, function: &Function, args: &[ast::Arg], span: Span) -> Option<Expr> {
         let name = self.literal(&args[0], function)?;
+        self.has_kernel(function.name, span).then_some(())?;
         let (Some(symbol), Some(offsets)) = (self.kernel.symbol_address(&name), self.kernel.symbol_address("__per_cpu_offset")) else {
             let message = format!("the kernel has no per-CPU symbol `{name}`, or hides its addresses");
             self.error(Diagnostic::error("unknown-symbol", args[0].value.span, message).help("/proc/kallsyms lists them"));

@@ -22,6 +22,7 @@ mod places;
 mod printf;
 mod probes;
 mod script_types;
+mod seq;
 mod sets;
 mod settings;
 mod sizes;
@@ -690,6 +691,11 @@ pub enum Event {
     Printf {
         what: TextKind,
         format: Vec<crate::object::FormatPart>,
+        args: Vec<Expr>,
+    },
+    /// Text for whoever reads the iterator, which the kernel formats: its format, without the NUL; numbers and texts.
+    SeqPrintf {
+        format: Vec<u8>,
         args: Vec<Expr>,
     },
     /// `join`: the texts up to the first empty one.

@@ -34,6 +34,20 @@ impl Checker<'_> {
         Some(Self::make(ExprKind::Str(text.into_bytes()), Ty::Str { cap }, span))
     }
 
+    /// What says nearly the same as a field where there is none.
+    pub(super) fn instead_of_field(&self, field: &Field) -> Option<String> {
+        match field.kind {
+            FieldKind::IfName if self.hook.has_packet() => Some("`pkt.ifindex` is its number".to_owned()),
+            FieldKind::Direction => {
+                let instance = &self.natives[self.native?];
+                let vars = instance.native.events[self.event].vars;
+                let var = vars.iter().find(|v| matches!(v.name, "egress" | "from_pod"))?;
+                Some(format!("`{}.{}`: {}", instance.alias, var.name, var.doc))
+            }
+            _ => None,
+        }
+    }
+
     /// Says where the number that XDP leaves can be read.
     pub(super) fn reads_meta(&mut self, span: Span) -> bool {
         if self.hook == Hook::Tc && self.point.as_ref().and_then(AttachPoint::direction) == Some(Direction::Ingress) {
@@ -218,8 +232,20 @@ impl Checker<'_> {
 
     /// `redirect("if")`, `mirror("if")`.
     pub(super) fn redirect(&mut self, name: &ast::Expr, mirror: bool) -> Option<StmtKind> {
-        let value = self.expr(name);
         let function = if mirror { "mirror" } else { "redirect" };
+        if let ast::ExprKind::Name(word) = &name.kind
+            && !self.defines.contains_key(word)
+            && self.kernel.interfaces().contains(word)
+        {
+            let d = Diagnostic::error(
+                "argument-type",
+                name.span,
+                format!("`{word}` is the name of an interface, and wants quotes"),
+            );
+            self.error(d.help(format!("`{function}(\"{word}\")`")));
+            return None;
+        }
+        let value = self.expr(name);
         let ExprKind::Str(text) = &value.kind else {
             if value.ty != Ty::Error {
                 let d = Diagnostic::error(

@@ -20,16 +20,8 @@ impl Checker<'_> {
         let mut parts = match parse_format(&String::from_utf8_lossy(format)) {
             Ok(parts) => parts,
             Err(wrong) => {
-                // The literal as written has two quotes more, unless there are escapes, whose places nobody knows any more.
-                let plain = (format_span.end - format_span.start) as usize == format.len() + 2;
                 for (at, message) in wrong {
-                    let start = format_span.start + 1;
-                    let span = if plain {
-                        Span::new(format_span.source, start + at.start as u32, start + at.end as u32)
-                    } else {
-                        format_span
-                    };
-                    self.error(Diagnostic::error("bad-format", span, message));
+                    self.error(Diagnostic::error("bad-format", format_span, message).within(at.start, at.end));
                 }
                 return None;
             }
@@ -76,7 +68,7 @@ impl Checker<'_> {
                     continue;
                 }
             };
-            spec.bits = printed_bits(spec.bits, value);
+            spec.bits = printed_bits(spec.bits, value, self.is_narrow_variable(value));
             if let Some(expected) = mismatch(spec, &value.ty) {
                 let conv: String = std::iter::once(spec.conv).chain(spec.conv2).collect();
                 let mut d = Diagnostic::error(
@@ -97,6 +89,11 @@ impl Checker<'_> {
             args: values,
         })
     }
+
+    /// Whether it is a variable that nothing wider than 32 bits was assigned to so far; in loops that may come yet.
+    fn is_narrow_variable(&self, value: &Expr) -> bool {
+        matches!(value.kind, ExprKind::Var(_)) && self.loops == 0 && matches!(self.written_type(value), Ty::Int { bits: ..=32, .. })
+    }
 }
 
 /// Wrong conversions that are told of one format.
@@ -111,8 +108,9 @@ enum Use<'a> {
 
 /// How many bits of an integer are printed: those of the length modifier; without one 32, as in C, unless the value is wider:
 /// nothing that was measured is cut off unasked.
-fn printed_bits(written: Option<u8>, value: &Expr) -> Option<u8> {
+fn printed_bits(written: Option<u8>, value: &Expr, narrow_variable: bool) -> Option<u8> {
     let narrow = match (&value.kind, &value.ty) {
+        _ if narrow_variable => true,
         (ExprKind::Int(n), Ty::Int { signed, .. }) => i32::try_from(*n).is_ok() || !signed && u32::try_from(*n).is_ok(),
         (_, Ty::Int { bits, .. }) => *bits <= 32,
         (_, Ty::Bool) => true,

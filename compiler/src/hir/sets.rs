@@ -1,6 +1,6 @@
 //! `x in …`: lists, maps, files. Long lists become a map that is filled before the script runs.
 
-use super::check::Checker;
+use super::check::{Checker, Options};
 use super::map_types::DeclaredKind;
 use super::{Expr, ExprKind, SetElem, SetMap, Ty};
 use crate::kernel::KernelInfo;
@@ -186,21 +186,13 @@ impl Checker<'_> {
 
     /// `file("path")`: one element a line; empty lines and what follows `#` do not count.
     fn file_elements(&mut self, args: &[ast::Arg], span: Span, value: &Expr, out: &mut Vec<SetElem>) -> Option<()> {
-        let [
-            ast::Arg {
-                value: ast::Expr {
-                    kind: ast::ExprKind::Str(path),
-                    ..
-                },
-                ..
-            },
-        ] = args
-        else {
-            let d = Diagnostic::error("argument-type", span, "`file` takes the path of a file as a string literal");
-            self.error(d.help("`x in file(\"addresses.txt\")`"));
-            return None;
+        let path = match file_path(args, span, self.options) {
+            Ok(path) => path,
+            Err(d) => {
+                self.error(*d);
+                return None;
+            }
         };
-        let path = String::from_utf8_lossy(path).into_owned();
         let content = match self.kernel.read_file(&path) {
             Ok(content) => String::from_utf8_lossy(&content).into_owned(),
             Err(e) => {
@@ -346,34 +338,85 @@ impl Checker<'_> {
     }
 }
 
+/// The path that `file(…)` names: a literal, or what the command line says (`$1`, `str($1)`, `getopt("name", "default")`).
+pub(super) fn file_path(args: &[ast::Arg], span: Span, options: &Options) -> Result<String, Box<Diagnostic>> {
+    if let [ast::Arg { name: None, value }] = args
+        && let Some(text) = given_text(value, options)?
+    {
+        return Ok(text);
+    }
+    let d = Diagnostic::error(
+        "argument-type",
+        span,
+        "`file` takes the path of a file, which must be known before the start",
+    );
+    Err(Box::new(d.help(
+        "`file(\"addresses.txt\")`, `file($1)` or `file(getopt(\"list\", \"addresses.txt\"))`",
+    )))
+}
+
+/// A text that is known before the start; `None` where it is not.
+pub(super) fn given_text(value: &ast::Expr, options: &Options) -> Result<Option<String>, Box<Diagnostic>> {
+    use ast::ExprKind as E;
+    let positional = |n: u32| {
+        let index = usize::try_from(n).ok().and_then(|n| n.checked_sub(1));
+        index.and_then(|i| options.positional.get(i)).cloned().map(Some).ok_or_else(|| {
+            let d = Diagnostic::error("param-missing", value.span, format!("the parameter `${n}` is not given"));
+            Box::new(d.help("it stands behind the script on the command line"))
+        })
+    };
+    match &value.kind {
+        E::Str(text) => Ok(Some(String::from_utf8_lossy(text).into_owned())),
+        E::Param(n) => positional(*n),
+        E::Call { name, args } if name.name == "str" => match args.first().map(|a| &a.value.kind) {
+            Some(E::Param(n)) => positional(*n),
+            _ => Ok(None),
+        },
+        E::Call { name, args } if name.name == "getopt" => Ok(named(args, options)),
+        _ => Ok(None),
+    }
+}
+
+/// `getopt("name", default)`: what `--name=…` says, else the default, as text.
+fn named(args: &[ast::Arg], options: &Options) -> Option<String> {
+    use ast::ExprKind as E;
+    let E::Str(name) = &args.first()?.value.kind else { return None };
+    let name = String::from_utf8_lossy(name);
+    let given = options.named.iter().rev().find(|(n, _)| *n == name);
+    match (given, args.get(1).map(|a| &a.value.kind)) {
+        (Some((_, Some(value))), _) => Some(value.clone()),
+        (Some((_, None)), _) => Some("true".to_owned()),
+        (None, Some(E::Str(text))) => Some(String::from_utf8_lossy(text).into_owned()),
+        (None, Some(E::Int(n))) => Some(n.to_string()),
+        (None, Some(E::Duration(ns))) => Some(weir_stdlib::show_duration(*ns)),
+        (None, Some(E::Bool(b))) => Some(b.to_string()),
+        (None, None) => Some("false".to_owned()),
+        _ => None,
+    }
+}
+
 /// Reads the prefixes that an `lpm` map starts with: one a line, `#` comments, an address alone is one of its full length.
 pub(super) fn file_prefixes(
     file: &ast::Expr,
     kernel: &dyn KernelInfo,
+    options: &Options,
     max_entries: u32,
     out: &mut Vec<Diagnostic>,
 ) -> Option<Vec<Vec<u8>>> {
     let span = file.span;
     let path = match &file.kind {
-        ast::ExprKind::Call { name, args } if name.name == "file" => match args.as_slice() {
-            [
-                ast::Arg {
-                    value:
-                        ast::Expr {
-                            kind: ast::ExprKind::Str(path),
-                            ..
-                        },
-                    ..
-                },
-            ] => Some(String::from_utf8_lossy(path).into_owned()),
-            _ => None,
-        },
-        _ => None,
+        ast::ExprKind::Call { name, args } if name.name == "file" => file_path(args, span, options),
+        _ => {
+            let d = Diagnostic::error("argument-type", span, "an `lpm` map is filled from a file");
+            Err(Box::new(d.help("`let @bad = lpm(1024, file(\"prefixes.txt\"));`")))
+        }
     };
-    let Some(path) = path else {
-        let d = Diagnostic::error("argument-type", span, "an `lpm` map is filled from a file");
-        out.push(d.help("`let @bad = lpm(1024, file(\"prefixes.txt\"));`"));
-        return None;
+    let path = match path {
+        Ok(path) => path,
+        Err(d) => {
+            out.push(*d);
+            return None;
+        }
     };
     let content = match kernel.read_file(&path) {
         Ok(content) => String::from_utf8_lossy(&content).into_owned(),

@@ -3,6 +3,7 @@
 use super::check::{Checker, nearest};
 use super::{Expr, ExprKind, Ty};
 use crate::object::{Config, MissingProbes};
+use crate::tables::{self, MAX_STRLEN, Preset, SETTINGS, Takes};
 use std::collections::HashMap;
 use weir_parser::{Diagnostic, Span, ast};
 
@@ -25,7 +26,8 @@ pub(super) enum Value {
 impl Settings {
     /// Returns all settings that `config` has, in bpftrace's order.
     pub fn all(&self) -> impl Iterator<Item = (&'static str, Value)> {
-        SHOWN_SETTINGS.iter().filter_map(|name| Some((*name, self.read(name)?)))
+        let shown = SETTINGS.iter().filter(|s| s.shown);
+        shown.filter_map(|s| Some((s.name, self.read(s.name)?)))
     }
 
     /// Returns what a setting is; `None` where there is none of that name.
@@ -48,7 +50,7 @@ impl Settings {
             ),
             _ => match self.ignored.get(name) {
                 Some(value) => value.clone(),
-                None => IGNORED_SETTINGS.iter().find(|s| s.0 == name)?.2.value(),
+                None => Value::from(tables::setting(name)?.preset),
             },
         })
     }
@@ -115,67 +117,14 @@ pub(super) fn environment(settings: &[(String, String)], config: &mut Settings, 
     }
 }
 
-/// What a record of all settings has. Those that are missing have no meaning in bpftrace 0.27 either.
-const SHOWN_SETTINGS: &[&str] = &[
-    "cpp_demangle",
-    "lazy_symbolication",
-    "print_maps_on_exit",
-    "use_blazesym",
-    "show_debug_info",
-    "log_size",
-    "max_bpf_progs",
-    "max_cat_bytes",
-    "max_map_keys",
-    "max_probes",
-    "max_strlen",
-    "on_stack_limit",
-    "perf_rb_pages",
-    "str_trunc_trailer",
-    "unstable_import_statement",
-    "unstable_tseries",
-    "unstable_typeinfo",
-    "unstable_dw_ustack",
-    "missing_probes",
-    "stack_mode",
-    "license",
-];
-
-const KNOWN_SETTINGS: &[&str] = &[
-    "max_cat_bytes",
-    "max_map_keys",
-    "max_strlen",
-    "missing_probes",
-    "print_maps_on_exit",
-    "str_trunc_trailer",
-    "stack_mode",
-];
-
 /// The names of all settings that do something.
 pub fn settings() -> impl Iterator<Item = &'static str> {
-    KNOWN_SETTINGS.iter().copied()
+    SETTINGS.iter().filter(|s| s.has_effect()).map(|s| s.name)
 }
 
-/// What a setting takes.
-#[derive(Clone, Copy)]
-enum Takes {
-    Int,
-    Bool,
-    Text,
-    /// One of these words.
-    Word(&'static [&'static str]),
-}
-
-/// What a setting is that nobody has set.
-#[derive(Clone, Copy)]
-enum Preset {
-    Int(u64),
-    Bool(bool),
-    Text(&'static str),
-}
-
-impl Preset {
-    fn value(self) -> Value {
-        match self {
+impl From<Preset> for Value {
+    fn from(preset: Preset) -> Self {
+        match preset {
             Preset::Int(n) => Value::Int(n),
             Preset::Bool(b) => Value::Bool(b),
             Preset::Text(text) => Value::Text(text.to_owned()),
@@ -183,41 +132,11 @@ impl Preset {
     }
 }
 
-const UNSTABLE: Takes = Takes::Word(&["enable", "warn", "error", "disable"]);
-const WARN: Preset = Preset::Text("warn");
-const ENABLE: Preset = Preset::Text("enable");
-
-/// Settings of bpftrace that have no meaning here, what they take, and what they are in bpftrace.
-const IGNORED_SETTINGS: &[(&str, Takes, Preset)] = &[
-    (
-        "cache_user_symbols",
-        Takes::Word(&["PER_PID", "PER_PROGRAM", "NONE"]),
-        Preset::Text("PER_PID"),
-    ),
-    ("cpp_demangle", Takes::Bool, Preset::Bool(true)),
-    ("lazy_symbolication", Takes::Bool, Preset::Bool(true)),
-    ("license", Takes::Text, Preset::Text("GPL")),
-    ("log_size", Takes::Int, Preset::Int(1_000_000)),
-    ("max_bpf_progs", Takes::Int, Preset::Int(1024)),
-    ("max_probes", Takes::Int, Preset::Int(1024)),
-    ("on_stack_limit", Takes::Int, Preset::Int(32)),
-    ("perf_rb_pages", Takes::Int, Preset::Int(0)),
-    ("show_debug_info", Takes::Bool, Preset::Bool(false)),
-    ("unstable_tseries", UNSTABLE, WARN),
-    ("unstable_dw_ustack", UNSTABLE, WARN),
-    ("unstable_typeinfo", UNSTABLE, Preset::Text("error")),
-    ("unstable_import_statement", UNSTABLE, Preset::Text("error")),
-    ("unstable_import", UNSTABLE, ENABLE),
-    ("unstable_macro", UNSTABLE, ENABLE),
-    ("unstable_map_decl", UNSTABLE, ENABLE),
-    ("use_blazesym", Takes::Bool, Preset::Bool(false)),
-];
-
 impl Takes {
     fn accepts(self, value: &ast::ExprKind) -> bool {
         use ast::ExprKind as E;
         match (self, value) {
-            (Takes::Int, E::Int(_)) | (Takes::Bool, E::Bool(_) | E::Int(0 | 1)) | (Takes::Text, E::Str(_) | E::Name(_)) => true,
+            (Takes::Int(..), E::Int(_)) | (Takes::Bool, E::Bool(_) | E::Int(0 | 1)) | (Takes::Text, E::Str(_) | E::Name(_)) => true,
             (Takes::Word(words), E::Name(word)) => words.iter().any(|w| w.eq_ignore_ascii_case(word)),
             (Takes::Word(words), E::Str(word)) => words.iter().any(|w| w.as_bytes().eq_ignore_ascii_case(word)),
             // The older form of the unstable settings.
@@ -237,35 +156,6 @@ impl Takes {
             _ => Value::Text(String::new()),
         }
     }
-
-    fn expected(self) -> String {
-        match self {
-            Takes::Int => "it takes a number".to_owned(),
-            Takes::Bool => "it takes `true` or `false`".to_owned(),
-            Takes::Text => "it takes a string".to_owned(),
-            Takes::Word(words) => format!("it takes one of `{}`", words.join("`, `")),
-        }
-    }
-}
-
-/// What a setting takes, in the words of a help line.
-fn expected_value(key: &str) -> Option<String> {
-    let known = match key {
-        "max_map_keys" => "it takes a number above 0".to_owned(),
-        "max_cat_bytes" => Takes::Int.expected(),
-        "max_strlen" => format!("it takes a number from 1 to {MAX_STRLEN}"),
-        "print_maps_on_exit" => Takes::Bool.expected(),
-        "str_trunc_trailer" => Takes::Text.expected(),
-        "missing_probes" => Takes::Word(&["error", "warn", "ignore"]).expected(),
-        "stack_mode" => Takes::Word(&["bpftrace", "perf", "raw", "build_id"]).expected(),
-        _ => {
-            return IGNORED_SETTINGS
-                .iter()
-                .find(|(name, ..)| *name == key)
-                .map(|(_, takes, _)| takes.expected());
-        }
-    };
-    Some(known)
 }
 
 enum Setting {
@@ -306,25 +196,18 @@ fn set(name: &str, value: &ast::ExprKind, settings: &mut Settings) -> Setting {
         ("stack_mode", ast::ExprKind::Name(word)) => stack_mode(word, config),
         ("stack_mode", ast::ExprKind::Str(word)) => stack_mode(&String::from_utf8_lossy(word), config),
         _ => {
-            return if KNOWN_SETTINGS.contains(&key) {
-                Setting::BadValue
-            } else if let Some((name, takes, _)) = IGNORED_SETTINGS.iter().find(|(name, ..)| *name == key) {
-                if takes.accepts(value) {
-                    settings.ignored.insert(name, takes.value(value));
+            return match tables::setting(key) {
+                None => Setting::Unknown,
+                Some(s) if s.has_effect() || !s.takes.accepts(value) => Setting::BadValue,
+                Some(s) => {
+                    settings.ignored.insert(s.name, s.takes.value(value));
                     Setting::Ignored
-                } else {
-                    Setting::BadValue
                 }
-            } else {
-                Setting::Unknown
             };
         }
     };
     if done { Setting::Done } else { Setting::BadValue }
 }
-
-/// Longest string, in bytes: a few of them must fit into the working memory of a program.
-const MAX_STRLEN: u64 = 8192;
 
 fn stack_mode(word: &str, config: &mut Config) -> bool {
     match crate::types::StackMode::by_name(word) {
@@ -342,7 +225,7 @@ pub(super) fn config_block(block: &ast::Config, config: &mut Settings, out: &mut
                 let key = name.name.to_ascii_lowercase();
                 let key = key.strip_prefix("bpftrace_").unwrap_or(&key);
                 let mut d = Diagnostic::error("bad-config", value.span, format!("`{key}` cannot have this value"));
-                if let Some(expected) = expected_value(key) {
+                if let Some(expected) = tables::setting(key).map(|s| s.takes.expected()) {
                     d = d.help(expected);
                 }
                 out.push(d);
@@ -355,11 +238,7 @@ pub(super) fn config_block(block: &ast::Config, config: &mut Settings, out: &mut
 /// Says that there is no setting of that name, and which is meant.
 pub(super) fn unknown(name: &str, span: Span) -> Diagnostic {
     let d = Diagnostic::error("unknown-config", span, format!("unknown setting `{name}`"));
-    let all = KNOWN_SETTINGS
-        .iter()
-        .copied()
-        .chain(IGNORED_SETTINGS.iter().map(|(name, ..)| *name));
-    nearest(d, &name.to_ascii_lowercase(), all)
+    nearest(d, &name.to_ascii_lowercase(), SETTINGS.iter().map(|s| s.name))
 }
 
 fn missing_probes(word: &[u8], config: &mut Config) -> bool {
@@ -377,10 +256,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_of_all_settings_leaves_none_out() {
-        assert_eq!(Settings::default().all().count(), SHOWN_SETTINGS.len());
-        for known in KNOWN_SETTINGS {
-            assert!(SHOWN_SETTINGS.contains(known), "{known}");
+    fn the_table_says_what_a_setting_is_that_nobody_sets() {
+        for setting in SETTINGS {
+            assert_eq!(
+                Settings::default().read(setting.name),
+                Some(setting.preset.into()),
+                "{}",
+                setting.name
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_table_says_has_an_effect_is_taken() {
+        for setting in SETTINGS {
+            let value = match setting.preset {
+                Preset::Int(n) => ast::ExprKind::Int(n),
+                Preset::Bool(b) => ast::ExprKind::Bool(b),
+                Preset::Text(text) => ast::ExprKind::Str(text.into()),
+            };
+            let taken = set(setting.name, &value, &mut Settings::default());
+            let expected = matches!(taken, Setting::Done) == setting.has_effect() && !matches!(taken, Setting::BadValue | Setting::Unknown);
+            assert!(expected, "{}", setting.name);
+        }
+    }
+
+    #[test]
+    fn the_limits_of_the_table_are_those_that_hold() {
+        for setting in SETTINGS.iter().filter(|s| s.has_effect()) {
+            let Takes::Int(least, most) = setting.takes else { continue };
+            for outside in [least.checked_sub(1), most.checked_add(1)].into_iter().flatten() {
+                let taken = set(setting.name, &ast::ExprKind::Int(outside), &mut Settings::default());
+                assert!(matches!(taken, Setting::BadValue), "{} = {outside}", setting.name);
+            }
         }
     }
 }

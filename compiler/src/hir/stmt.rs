@@ -304,7 +304,7 @@ impl Checker<'_> {
         if !self.call_allowed(function, name, args, span) {
             return Some(None);
         }
-        Some(match kind {
+        let made = match kind {
             FunctionKind::Printf => self.printf(TextKind::Print, function.name, args, span).map(StmtKind::Event),
             FunctionKind::Text(what) => {
                 if what == TextKind::System && !self.allowed_unsafe(function.name, name.span) {
@@ -388,6 +388,10 @@ impl Checker<'_> {
                 None
             }
             _ => None,
+        };
+        Some(match made {
+            Some(made) if self.is_pinned_iterator() => self.for_readers(made, function.name, span),
+            made => made,
         })
     }
 
@@ -488,9 +492,7 @@ impl Checker<'_> {
     pub(super) fn map_argument(&mut self, expr: &ast::Expr, function: &str) -> Option<(EventMap, Option<Expr>)> {
         match &expr.kind {
             ast::ExprKind::Map { name, keys } => {
-                if keys.is_none()
-                    && let Some(instance) = self.alias(name)
-                {
+                if let Some(instance) = self.alias(name) {
                     let native = &self.natives[instance];
                     let names: Vec<String> = native.native.maps.iter().map(|m| format!("`@{name}.{}`", m.name)).collect();
                     let d = Diagnostic::error(

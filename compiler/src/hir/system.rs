@@ -59,6 +59,16 @@ impl Checker<'_> {
         self.options.unsafe_functions
     }
 
+    /// Whether there is a kernel to look things up in: a replay has none, and says so.
+    pub(super) fn has_kernel(&mut self, word: &str, span: Span) -> bool {
+        let there = !self.kernel.any_interface();
+        if !there {
+            let message = format!("`{word}` needs a kernel, and a replay has none");
+            self.error(Diagnostic::error("replay", span, message));
+        }
+        there
+    }
+
     pub(super) fn system_call(&mut self, function: &'static Function, args: &[ast::Arg], span: Span) -> Option<Expr> {
         match function.kind {
             FunctionKind::Stack { user } => self.stack_call(user, args, span),
@@ -72,6 +82,7 @@ impl Checker<'_> {
             }
             FunctionKind::Kaddr => {
                 let name = self.literal(&args[0], function)?;
+                self.has_kernel(function.name, span).then_some(())?;
                 match self.kernel.symbol_address(&name) {
                     Some(address) => Some(Self::make(ExprKind::Int(address.cast_signed()), Ty::U64, span)),
                     None => {
@@ -128,6 +139,7 @@ impl Checker<'_> {
             }
             FunctionKind::Cgroupid => {
                 let path = self.literal(&args[0], function)?;
+                self.has_kernel(function.name, span).then_some(())?;
                 match self.kernel.cgroup_id(&path) {
                     Some(id) => Some(Self::make(ExprKind::Int(id.cast_signed()), Ty::U64, span)),
                     None => {
@@ -306,6 +318,9 @@ impl Checker<'_> {
     }
 
     pub(super) fn stack(&mut self, user: bool, mode: Option<StackMode>, depth: Option<u32>, span: Span) -> Expr {
+        if !self.has_kernel(if user { "ustack" } else { "kstack" }, span) {
+            return self.failed(span);
+        }
         let mode = mode.unwrap_or(match self.config.stack_mode {
             StackMode::BuildId if !user => StackMode::Bpftrace,
             mode => mode,

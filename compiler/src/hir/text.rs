@@ -148,6 +148,7 @@ impl Printer<'_> {
                     };
                     format!("{word} {}", self.list(args))
                 }
+                Event::SeqPrintf { args, .. } => format!("seq_printf {}", self.list(args)),
                 Event::Join { args, .. } => format!("join {}", self.list(args)),
                 Event::PrintValue(e) => format!("print {}", self.expr(e)),
                 Event::PrintMap { map, top, div } => format!("print {} top {top} div {div}", self.event_map(*map)),

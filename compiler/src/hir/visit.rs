@@ -130,7 +130,7 @@ pub fn stmt(stmt: &Stmt, f: &mut dyn FnMut(&Expr)) {
         }
         StmtKind::Aggregate { key, value, .. } => key.iter().chain(value).for_each(|e| expr(e, f)),
         StmtKind::Event(event) => match event {
-            Event::Printf { args, .. } => args.iter().for_each(|a| expr(a, f)),
+            Event::Printf { args, .. } | Event::SeqPrintf { args, .. } => args.iter().for_each(|a| expr(a, f)),
             Event::PrintValue(e) | Event::PrintMapKey { key: e, .. } => expr(e, f),
             Event::Join { args, .. } => args.iter().for_each(|a| expr(a, f)),
             Event::PrintMap { .. } | Event::PrintNative { .. } | Event::Clear(_) | Event::Zero(_) | Event::Time(_) => {}

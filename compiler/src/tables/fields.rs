@@ -323,7 +323,7 @@ fields! {
     "dns.qtype" U16, Hooks::PACKET, parsed(Parsed::DnsQtype), "type that is asked for: 1 A, 28 AAAA";
     "pkt.len" U32, Hooks::PACKET, FieldKind::PacketLen, "length of the packet in bytes, all fragments of its buffer";
     "pkt.segs" U32, Hooks::PACKET, FieldKind::Segments, "packets on the wire: segments of a GSO packet, else 1";
-    "pkt.ifname" IfName, Hooks::of(&[Hook::Xdp, Hook::Tc]), FieldKind::IfName, "name of the interface";
+    "pkt.ifname" IfName, Hooks::FRAME, FieldKind::IfName, "name of the interface";
     "pkt.ifindex" U32, Hooks::PACKET, ctx(Some((12, 4)), Some((40, 4))), "interface number";
     "pkt.queue" U32, Hooks::FRAME, FieldKind::Queue, "receive queue; at TC egress the transmit queue";
     "pkt.direction" Direction, Hooks::of(&[Hook::Xdp, Hook::Tc, Hook::NativeXdp, Hook::CgroupSkb]), FieldKind::Direction, "`ingress` or `egress`";

@@ -210,7 +210,7 @@ functions! {
     "pid" FunctionKind::Pid { thread: false }, 0..=1, Hooks::PROCESS, "pid([init or curr_ns])", "process id of the current task, in the first or weir's own pid namespace";
     "tid" FunctionKind::Pid { thread: true }, 0..=1, Hooks::PROCESS, "tid([init or curr_ns])", "thread id of the current task, in the first or weir's own pid namespace";
     "comm" FunctionKind::CommOf, 0..=1, Hooks::PROCESS, "comm([pid])", "name of the current task, or of a process when it is printed";
-    "signal_name" FunctionKind::SignalName, 1..=1, Hooks::ALL, "signal_name(number)", "name of a signal: `SIGKILL`";
+    "signal_name" FunctionKind::SignalName, 1..=1, Hooks::ALL, "signal_name(number)", "a signal in words: `Killed`";
     "syscall_name" FunctionKind::SyscallName, 1..=1, Hooks::ALL, "syscall_name(number)", "name of a system call: `openat`";
     "strstr" FunctionKind::Strstr, 2..=2, Hooks::ALL, "strstr(text, part)", "where a text has another of at most 63 bytes, -1 where it has not";
     "strcap" FunctionKind::Strcap, 1..=1, Hooks::ALL, "strcap(text)", "room of a string in bytes";

@@ -30,6 +30,8 @@ pub const D_PATH: u32 = 147;
 pub const GET_NS_CURRENT_PID_TGID: u32 = 120;
 pub const JIFFIES64: u32 = 118;
 pub const KTIME_GET_BOOT_NS: u32 = 125;
+/// Linux 5.7.
+pub const SEQ_PRINTF: u32 = 126;
 pub const RINGBUF_RESERVE: u32 = 131;
 pub const RINGBUF_SUBMIT: u32 = 132;
 pub const RINGBUF_OUTPUT: u32 = 130;

@@ -1,4 +1,4 @@
-//! The declaration tables: hooks, builtins, functions, packet fields.
+//! The declaration tables: hooks, builtins, functions, packet fields, statements, settings.
 //!
 //! Each thing a script can name is declared once, here; type checker, code generator, `-l`, completion and the
 //! reference manual are derived from it. Natives are declared in `weir-stdlib`, constants in [`crate::constants`].
@@ -11,6 +11,8 @@ mod functions;
 pub mod helper;
 mod hooks;
 mod providers;
+mod settings;
+mod statements;
 
 pub use builtins::{BUILTINS, Builtin, BuiltinKind, builtin};
 pub use cgroups::{AddressFamily, CGROUP_HOOKS, CgroupHook};
@@ -19,6 +21,8 @@ pub use fields::*;
 pub use functions::{AggKind, FUNCTIONS, Function, FunctionKind, Is, Verdict, function};
 pub use hooks::{Hook, Hooks};
 pub use providers::{PROVIDERS, Provider, provider};
+pub use settings::{MAX_STRLEN, Preset, SETTINGS, Setting, Takes, setting};
+pub use statements::{STATEMENTS, Statement, statement};
 
 #[cfg(test)]
 mod tests {
@@ -36,6 +40,8 @@ mod tests {
         unique(FUNCTIONS.iter().map(|f| f.name));
         unique(FIELDS.iter().map(|f| f.name));
         unique(PROVIDERS.iter().map(|p| p.name));
+        unique(SETTINGS.iter().map(|s| s.name));
+        unique(STATEMENTS.iter().flat_map(|s| s.words).copied());
     }
 
     #[test]

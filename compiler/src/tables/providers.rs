@@ -10,6 +10,8 @@ pub struct Provider {
     pub aliases: &'static [&'static str],
     pub form: &'static str,
     pub hook: Hook,
+    /// Whether `weir replay` runs it: a capture has packets and their time, and no kernel.
+    pub replays: bool,
     pub doc: &'static str,
 }
 
@@ -20,6 +22,7 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &["BEGIN"],
         form: "begin",
         hook: Hook::RunOnce,
+        replays: true,
         doc: "once, before anything is attached",
     },
     Provider {
@@ -27,6 +30,7 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &["END"],
         form: "end",
         hook: Hook::RunOnce,
+        replays: true,
         doc: "once, after everything is detached",
     },
     Provider {
@@ -34,6 +38,7 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &[],
         form: "self:signal:NAME",
         hook: Hook::RunOnce,
+        replays: false,
         doc: "when weir itself receives the signal",
     },
     Provider {
@@ -41,6 +46,7 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &["i"],
         form: "interval:s:N | ms:N | us:N | hz:N | interval:10ms",
         hook: Hook::PerfEvent,
+        replays: true,
         doc: "regularly, on one CPU",
     },
     Provider {
@@ -48,6 +54,7 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &["p"],
         form: "profile:hz:N | s:N | ms:N | us:N",
         hook: Hook::PerfEvent,
+        replays: false,
         doc: "regularly, on every CPU",
     },
     Provider {
@@ -55,6 +62,7 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &["s"],
         form: "software:EVENT[:COUNT]",
         hook: Hook::PerfCounter,
+        replays: false,
         doc: "every COUNT events that the kernel counts itself",
     },
     Provider {
@@ -62,6 +70,7 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &["h"],
         form: "hardware:EVENT[:COUNT]",
         hook: Hook::PerfCounter,
+        replays: false,
         doc: "every COUNT events that the processor counts",
     },
     Provider {
@@ -69,6 +78,7 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &["w"],
         form: "watchpoint:ADDRESS:LENGTH:MODE",
         hook: Hook::Watchpoint,
+        replays: false,
         doc: "access to a memory address; MODE is of `r`, `w`, `x`",
     },
     Provider {
@@ -76,6 +86,7 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &["t"],
         form: "tracepoint:CATEGORY:NAME",
         hook: Hook::Tracepoint,
+        replays: false,
         doc: "a static event of the kernel",
     },
     Provider {
@@ -83,6 +94,7 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &["k"],
         form: "kprobe:[MODULE:]FUNCTION[+OFFSET]",
         hook: Hook::Kprobe,
+        replays: false,
         doc: "entry of a kernel function",
     },
     Provider {
@@ -90,6 +102,7 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &["kr"],
         form: "kretprobe:[MODULE:]FUNCTION",
         hook: Hook::Kretprobe,
+        replays: false,
         doc: "return of a kernel function",
     },
     Provider {
@@ -97,27 +110,31 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &["rt"],
         form: "rawtracepoint:[MODULE:]EVENT",
         hook: Hook::RawTracepoint,
+        replays: false,
         doc: "a static event of the kernel, with the arguments that the kernel has there",
     },
     Provider {
         name: "fentry",
         aliases: &["f", "kfunc"],
-        form: "fentry:[MODULE:]FUNCTION",
+        form: "fentry:[MODULE:]FUNCTION | fentry:bpf:[ID:]PROGRAM",
         hook: Hook::Fentry,
-        doc: "entry of a kernel function, with typed arguments",
+        replays: false,
+        doc: "entry of a function of the kernel, of a module or of a BPF program, with typed arguments",
     },
     Provider {
         name: "fexit",
         aliases: &["fr", "kretfunc"],
-        form: "fexit:[MODULE:]FUNCTION",
+        form: "fexit:[MODULE:]FUNCTION | fexit:bpf:[ID:]PROGRAM",
         hook: Hook::Fexit,
-        doc: "return of a kernel function, with typed arguments and return value",
+        replays: false,
+        doc: "return of a function of the kernel, of a module or of a BPF program, with typed arguments and return value",
     },
     Provider {
         name: "uprobe",
         aliases: &["u"],
         form: "uprobe:BINARY:FUNCTION[+OFFSET]",
         hook: Hook::Uprobe,
+        replays: false,
         doc: "entry of a function of a program or library",
     },
     Provider {
@@ -125,6 +142,7 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &["ur"],
         form: "uretprobe:BINARY:FUNCTION",
         hook: Hook::Uretprobe,
+        replays: false,
         doc: "return of a function of a program or library",
     },
     Provider {
@@ -132,20 +150,23 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &["U"],
         form: "usdt:BINARY:[PROVIDER:]PROBE",
         hook: Hook::Usdt,
+        replays: false,
         doc: "a static event of a program or library",
     },
     Provider {
         name: "iter",
         aliases: &["it"],
-        form: "iter:KIND",
+        form: "iter:KIND[:NAME]",
         hook: Hook::Iter,
-        doc: "once for every object of a kind that the kernel has",
+        replays: false,
+        doc: "once for every object of a kind that the kernel has; with a name, for whoever reads that file in `/sys/fs/bpf`, also when weir has ended",
     },
     Provider {
         name: "xdp",
         aliases: &[],
         form: "xdp:IFACE[:native|generic|offload]",
         hook: Hook::Xdp,
+        replays: true,
         doc: "every packet that an interface receives, before the stack",
     },
     Provider {
@@ -153,6 +174,7 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &[],
         form: "tc:IFACE:ingress|egress (or from_pod|to_pod)",
         hook: Hook::Tc,
+        replays: true,
         doc: "every packet into or out of an interface, as sk_buff",
     },
     Provider {
@@ -160,6 +182,7 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &[],
         form: "cgroup:PATH:connect4|connect6|bind4|sendmsg4|…",
         hook: Hook::CgroupSockAddr,
+        replays: false,
         doc: "a system call of a socket, by a process of a cgroup",
     },
     Provider {
@@ -167,6 +190,7 @@ pub static PROVIDERS: &[Provider] = &[
         aliases: &[],
         form: "cgroup_skb:PATH:ingress|egress",
         hook: Hook::CgroupSkb,
+        replays: false,
         doc: "every packet of the sockets in a cgroup, from its IP header on",
     },
 ];

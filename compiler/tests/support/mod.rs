@@ -2,10 +2,15 @@
 
 #![allow(clippy::unwrap_used, dead_code)] // A panic is the failure; each test uses its part.
 
+mod module;
+pub use module::module;
+
 use std::sync::OnceLock;
 use weir_compiler::btf::Btf;
 use weir_compiler::hir::glob_match;
-use weir_compiler::kernel::{Feature, KernelInfo, KernelVersion, Support, TracepointField, UsdtProbe, UserFunction, Whereabouts};
+use weir_compiler::kernel::{
+    BpfFunction, Feature, KernelInfo, KernelVersion, Support, TracepointField, UsdtProbe, UserFunction, Whereabouts,
+};
 use weir_compiler::object::LinkLayer;
 
 pub struct FixtureKernel {
@@ -51,6 +56,12 @@ const TRACEPOINTS: &[(&str, &str)] = &[
     ("tcp", "tcp_send_reset"),
 ];
 
+/// The files that scripts can name.
+const FILES: &[(&str, &str)] = &[
+    ("tools.bt", "macro twice(n) { n * 2 }\n"),
+    ("bad.txt", "192.0.2.0/24 # seen in the logs\n2001:db8::7\n"),
+];
+
 impl KernelInfo for FixtureKernel {
     fn version(&self) -> KernelVersion {
         KernelVersion::new(6, 18, 0)
@@ -69,8 +80,36 @@ impl KernelInfo for FixtureKernel {
 
     fn btf(&self) -> Option<&Btf> {
         static BTF: OnceLock<Btf> = OnceLock::new();
-        let load = || Btf::from_bytes(include_bytes!("../fixtures/vmlinux-6.18.btf").to_vec()).unwrap();
+        let load = || {
+            let blob = include_bytes!("../fixtures/vmlinux-6.18.btf").to_vec();
+            let own = Btf::from_bytes(blob.clone()).unwrap();
+            let veth = module(&own, &blob, "veth_xmit", "veth_stats");
+            own.with_modules(&[("veth".to_owned(), veth)]).unwrap()
+        };
         self.btf.then(|| BTF.get_or_init(load))
+    }
+
+    fn add_modules(&self, modules: &[&str]) -> Result<(), String> {
+        match modules.iter().find(|m| **m != "veth") {
+            None => Ok(()),
+            Some(other) => Err(format!("the types of the module `{other}` cannot be read: no such file")),
+        }
+    }
+
+    fn bpf_functions(&self) -> Result<Vec<BpfFunction>, String> {
+        let function = |program, name: &str, tracing, args: &[bool], returns| BpfFunction {
+            program,
+            name: name.to_owned(),
+            btf_id: 3,
+            tracing,
+            args: args.to_vec(),
+            returns,
+        };
+        Ok(vec![
+            function(7, "guard_ingress", false, &[true], true),
+            function(7, "guard_count", false, &[true, false], false),
+            function(9, "guard_watch", true, &[true], true),
+        ])
     }
 
     fn tracepoint(&self, category: &str, name: &str) -> Option<Vec<TracepointField>> {
@@ -121,6 +160,7 @@ impl KernelInfo for FixtureKernel {
     fn functions_by_module(&self) -> Vec<(String, String)> {
         let mut all: Vec<(String, String)> = self.functions().into_iter().map(|f| ("vmlinux".to_owned(), f)).collect();
         all.extend(["veth_open", "veth_xmit"].map(|f| ("veth".to_owned(), f.to_owned())));
+        all.push(("sch_netem".to_owned(), "netem_enqueue".to_owned()));
         all
     }
 
@@ -246,6 +286,17 @@ impl KernelInfo for FixtureKernel {
     }
 
     fn read_file(&self, path: &str) -> std::io::Result<Vec<u8>> {
-        Err(std::io::Error::new(std::io::ErrorKind::NotFound, path.to_owned()))
+        let missing = || std::io::Error::new(std::io::ErrorKind::NotFound, path.to_owned());
+        FILES
+            .iter()
+            .find(|(name, _)| *name == path)
+            .map(|(_, text)| text.as_bytes().to_vec())
+            .ok_or_else(missing)
+    }
+
+    fn import(&self, path: &std::path::Path) -> Result<Vec<(String, String)>, String> {
+        let found = FILES.iter().find(|(name, _)| path.ends_with(name));
+        let (name, text) = found.ok_or_else(|| format!("`{}` cannot be read here", path.display()))?;
+        Ok(vec![((*name).to_owned(), (*text).to_owned())])
     }
 }

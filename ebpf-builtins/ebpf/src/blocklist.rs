@@ -1,7 +1,8 @@
 //! The blocklist: drops packets from, or to, listed prefixes.
 //!
-//! Input: an XDP frame, two tries for each address family (block, allow), exact tables in the place of the first for a long
-//! list (`exact`), settings in `.rodata`. Output: `XDP_PASS` or `XDP_DROP`, counters, and a tail call for each event that a script
+//! One program at XDP, one at TC for both directions, of the same code ([`Frame`]).
+//! Input: a frame, two tries for each address family (block, allow), exact tables in the place of the first for a long
+//! list (`exact`), settings in `.rodata`. Output: whether the packet is dropped, counters, and a tail call for each event that a script
 //! listens to. Names, layouts and what the settings mean: `weir_ebpf_builtins::{abi, blocklist}`.
 //!
 //! The order: find the IP header, allow list, block list; only for what the block list matched: neighbour discovery, protocol and
@@ -26,13 +27,15 @@ use abi::blocklist::*;
 use abi::{EventRecord, FAMILY_IPV4, FAMILY_IPV6, Lpm4, Lpm6, PacketsBytes, Prefix, Record4, Record6};
 use atomic::add64;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
-use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::generated::bpf_tail_call;
 use common::headers::{ICMPV6, Ipv4, Ports, SCTP, TCP, UDP};
+use common::heartbeat::is_owned;
 use common::ipv6::skip_extensions;
 use common::map::{Array, Hash, LpmTrie, PerCpuArray, PerCpuHash, ProgArray, SharedArray};
-use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Truncated, context, length, network_header};
+use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Skb, Truncated, context, length, network_header};
 use common::{setting, settings};
+use core::ffi::c_void;
 use core::mem::offset_of;
 use core::ptr::NonNull;
 
@@ -73,6 +76,9 @@ static RECORDS4: SharedArray<Record4, 1> = SharedArray::new();
 static RECORDS6: SharedArray<Record6, 1> = SharedArray::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
+static SIEVE4: SharedArray<u64, 1> = SharedArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
 static PORTS: Array<[u64; PORT_WORDS], 1> = Array::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
@@ -103,7 +109,13 @@ static EVENT: PerCpuArray<EventRecord, 1> = PerCpuArray::new();
 static EVENTS: ProgArray<2> = ProgArray::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
+static EVENTS_TC: ProgArray<2> = ProgArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
 static CHAIN: ProgArray<1> = ProgArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static HEARTBEAT: Array<u64, 1> = Array::new();
 
 settings! {
     MATCH = MATCH_SRC;
@@ -113,10 +125,13 @@ settings! {
     ONLY_PORTS = 0;
     ATOMIC = 0;
     EXACT = 0;
+    SIEVE = 0;
+    FLAT = 0;
     DRY_RUN = 0;
     EVENT_DROP = 0;
     EVENT_ALLOW = 0;
     CHAIN_NEXT = 0;
+    NEEDS_HEARTBEAT = 0;
 }
 
 /// Looks up the addresses that are to be matched, the source first. A macro, since closures that are called twice are not inlined.
@@ -136,6 +151,107 @@ macro_rules! either {
     }};
 }
 
+/// A packet as its hook has it.
+trait Frame: Copy {
+    type Whole: Reader;
+    const PASS: u32;
+    const DROP: u32;
+
+    /// Reads what is not in the first buffer, too.
+    fn whole(self) -> Self::Whole;
+    fn context(self) -> *mut c_void;
+    /// Programs of events: an array takes those of one hook.
+    fn events() -> &'static ProgArray<2>;
+    /// How many packets the wire has of it.
+    fn packets(self) -> u64;
+    /// How many bytes these have; what they carry is asked for where segmentation repeats its header.
+    fn bytes(self, upper: impl FnOnce() -> Upper) -> u64;
+}
+
+impl<'a> Frame for &'a xdp_md {
+    type Whole = Anywhere<'a>;
+    const PASS: u32 = XDP_PASS;
+    const DROP: u32 = XDP_DROP;
+
+    #[inline(always)]
+    fn whole(self) -> Anywhere<'a> {
+        Anywhere(self)
+    }
+
+    #[inline(always)]
+    fn context(self) -> *mut c_void {
+        context(self).cast()
+    }
+
+    #[inline(always)]
+    fn events() -> &'static ProgArray<2> {
+        &EVENTS
+    }
+
+    #[inline(always)]
+    fn packets(self) -> u64 {
+        1
+    }
+
+    #[inline(always)]
+    fn bytes(self, _: impl FnOnce() -> Upper) -> u64 {
+        length(self)
+    }
+}
+
+/// Where TCP has the length of its header.
+const DATA_OFFSET: usize = 12;
+
+impl<'a> Frame for &'a __sk_buff {
+    type Whole = Skb<'a>;
+    /// `TC_ACT_UNSPEC`, of tcx `TCX_NEXT`: whoever comes next decides.
+    const PASS: u32 = u32::MAX;
+    /// `TC_ACT_SHOT`
+    const DROP: u32 = 2;
+
+    #[inline(always)]
+    fn whole(self) -> Skb<'a> {
+        Skb(self)
+    }
+
+    #[inline(always)]
+    fn context(self) -> *mut c_void {
+        core::ptr::from_ref(self).cast_mut().cast()
+    }
+
+    #[inline(always)]
+    fn events() -> &'static ProgArray<2> {
+        &EVENTS_TC
+    }
+
+    #[inline(always)]
+    fn packets(self) -> u64 {
+        if self.gso_segs > 1 { u64::from(self.gso_segs) } else { 1 }
+    }
+
+    #[inline(always)]
+    fn bytes(self, upper: impl FnOnce() -> Upper) -> u64 {
+        let len = u64::from(self.len);
+        let repeated = self.packets() - 1;
+        if repeated == 0 {
+            return len;
+        }
+        let Upper { proto, offset, is_there } = upper();
+        if !is_there {
+            return len;
+        }
+        let mut room = Room::new();
+        let header = match proto {
+            TCP => match self.whole().header::<[u8; 1]>(offset + DATA_OFFSET, &mut room) {
+                Ok(&[data_offset]) => (data_offset >> 4) as usize * 4,
+                Err(Truncated) => return len,
+            },
+            _ => 8,
+        };
+        len + repeated * (offset + header) as u64
+    }
+}
+
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "xdp.frags")]
 fn blocklist(ctx: &xdp_md) -> u32 {
@@ -153,41 +269,56 @@ fn blocklist(ctx: &xdp_md) -> u32 {
     verdict
 }
 
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "classifier")]
+fn blocklist_tc(ctx: &__sk_buff) -> u32 {
+    if setting!(NEEDS_HEARTBEAT) != 0 && !is_owned(&HEARTBEAT) {
+        return <&__sk_buff>::PASS;
+    }
+    let linear = Linear::of_skb(ctx);
+    let outcome = match classify(ctx, &linear) {
+        Ok(outcome) => outcome,
+        Err(Truncated) if ctx.len as usize > linear.len() => classify(ctx, &Skb(ctx)).unwrap_or(STAT_MALFORMED),
+        Err(Truncated) => STAT_MALFORMED,
+    };
+    conclude(ctx, outcome)
+}
+
 /// Counts the packet, and goes on to the event that it is; returns what becomes of it.
 #[inline(always)]
-fn conclude(ctx: &xdp_md, outcome: u32) -> u32 {
-    count(outcome);
+fn conclude<F: Frame>(frame: F, outcome: u32) -> u32 {
+    count(outcome, frame.packets());
     // Everything is released: a tail call does not return, unless the slot is empty. Each setting is read where it
     // matters only: reading it costs, although the branch behind it does not.
     match outcome {
         STAT_DROPPED => {
             if setting!(EVENT_DROP) != 0 {
-                tail_call(ctx, &EVENTS, SLOT_DROP);
+                tail_call(frame, F::events(), SLOT_DROP);
             }
             if setting!(DRY_RUN) == 0 {
-                return XDP_DROP;
+                return F::DROP;
             }
         }
-        STAT_ALLOWED if setting!(EVENT_ALLOW) != 0 => tail_call(ctx, &EVENTS, SLOT_ALLOW),
+        STAT_ALLOWED if setting!(EVENT_ALLOW) != 0 => tail_call(frame, F::events(), SLOT_ALLOW),
         _ => {}
     }
-    XDP_PASS
+    F::PASS
 }
 
 /// Goes on with another program; returns if the slot is empty.
 #[inline(always)]
-fn tail_call<const MAX: usize>(ctx: &xdp_md, programs: &'static ProgArray<MAX>, slot: u32) {
+fn tail_call<F: Frame, const MAX: usize>(frame: F, programs: &'static ProgArray<MAX>, slot: u32) {
     // SAFETY: the program's own context, a program array, an index.
-    unsafe { bpf_tail_call(context(ctx).cast(), programs.id(), slot) };
+    unsafe { bpf_tail_call(frame.context(), programs.id(), slot) };
 }
 
 /// Decides on a packet; counts its hit and leaves the event record. Returns the index of its counter in `STATS`.
 #[inline(always)]
-fn classify<R: Reader>(ctx: &xdp_md, packet: &R) -> Result<u32, Truncated> {
+fn classify<F: Frame, R: Reader>(frame: F, packet: &R) -> Result<u32, Truncated> {
     let (ethertype, offset) = network_header(packet)?;
     match ethertype {
-        ETH_P_IP => ipv4(ctx, packet, offset),
-        ETH_P_IPV6 => ipv6(ctx, packet, offset),
+        ETH_P_IP => ipv4(frame, packet, offset),
+        ETH_P_IPV6 => ipv6(frame, packet, offset),
         _ => Ok(STAT_NON_IP),
     }
 }
@@ -214,7 +345,7 @@ struct Key4 {
 }
 
 #[inline(always)]
-fn ipv4<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Truncated> {
+fn ipv4<F: Frame, R: Reader>(frame: F, packet: &R, offset: usize) -> Result<u32, Truncated> {
     let mut room = Room::new();
     let header: &Ipv4 = packet.header(offset, &mut room)?;
     if header.version_ihl >> 4 != 4 || header.version_ihl & 15 < 5 {
@@ -224,26 +355,24 @@ fn ipv4<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Trunc
         && let Some(entry) = either!(header.src, header.dst, |addr| trie4(&ALLOW4, addr))
     {
         if setting!(EVENT_ALLOW) != 0 {
-            record(XDP_PASS, SLOT_ALLOW, prefix4(entry));
+            record(F::PASS, SLOT_ALLOW, prefix4(entry));
         }
         return Ok(STAT_ALLOWED);
     }
     if setting!(FAMILIES) & IPV4 != 0
         && let Some(entry) = blocked4(header)
     {
-        if narrowed() {
-            let first_fragment = header.flags_fragment & 0x1fff_u16.to_be() == 0;
-            let upper = Upper {
-                proto: header.proto,
-                offset: first_fragment.then_some(offset + ((header.version_ihl & 15) as usize) * 4),
-            };
-            if !wanted(ctx, &upper) {
-                return Ok(STAT_PASSED);
-            }
+        let upper = || Upper {
+            proto: header.proto,
+            offset: offset + ((header.version_ihl & 15) as usize) * 4,
+            is_there: header.flags_fragment & 0x1fff_u16.to_be() == 0,
+        };
+        if narrowed() && !wanted(frame, &upper()) {
+            return Ok(STAT_PASSED);
         }
-        hit(ctx, &HITS4, entry);
+        hit(frame, &HITS4, entry, upper);
         if setting!(EVENT_DROP) != 0 {
-            record(drop_verdict(), SLOT_DROP, prefix4(entry.key));
+            record(drop_verdict::<F>(), SLOT_DROP, prefix4(entry.key));
         }
         return Ok(STAT_DROPPED);
     }
@@ -323,7 +452,7 @@ struct Key6 {
 }
 
 #[inline(always)]
-fn ipv6<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Truncated> {
+fn ipv6<F: Frame, R: Reader>(frame: F, packet: &R, offset: usize) -> Result<u32, Truncated> {
     let mut room = Room::new();
     let header: &Ipv6 = packet.header(offset, &mut room)?;
     if header.version >> 4 != 6 {
@@ -333,23 +462,23 @@ fn ipv6<R: Reader>(ctx: &xdp_md, packet: &R, offset: usize) -> Result<u32, Trunc
         && let Some(entry) = either!(header.src(), header.dst(), |addr| trie6(&ALLOW6, addr))
     {
         if setting!(EVENT_ALLOW) != 0 {
-            record(XDP_PASS, SLOT_ALLOW, prefix6(entry));
+            record(F::PASS, SLOT_ALLOW, prefix6(entry));
         }
         return Ok(STAT_ALLOWED);
     }
     if setting!(FAMILIES) & IPV6 != 0
         && let Some(entry) = blocked6(header)
     {
-        let (upper, fragmented) = upper6(ctx, header.next_header, offset + size_of::<Ipv6>());
-        if !fragmented && is_neighbour_discovery(ctx, &upper) {
+        let (upper, fragmented) = upper6(frame, header.next_header, offset + size_of::<Ipv6>());
+        if !fragmented && is_neighbour_discovery(frame, &upper) {
             return Ok(STAT_NEIGHBOUR);
         }
-        if narrowed() && !wanted(ctx, &upper) {
+        if narrowed() && !wanted(frame, &upper) {
             return Ok(STAT_PASSED);
         }
-        hit(ctx, &HITS6, entry);
+        hit(frame, &HITS6, entry, || upper);
         if setting!(EVENT_DROP) != 0 {
-            record(drop_verdict(), SLOT_DROP, prefix6(entry.key));
+            record(drop_verdict::<F>(), SLOT_DROP, prefix6(entry.key));
         }
         return Ok(STAT_DROPPED);
     }
@@ -436,16 +565,12 @@ fn prefix6(entry: &Lpm6) -> Prefix {
 /// Behind a fragment header it is none: neighbour discovery in fragments, even in a single one, is to be ignored by
 /// its receiver (RFC 6980, section 5), so there is nothing to let through.
 #[inline(always)]
-fn is_neighbour_discovery(ctx: &xdp_md, upper: &Upper) -> bool {
-    let Upper {
-        proto: ICMPV6,
-        offset: Some(offset),
-    } = *upper
-    else {
+fn is_neighbour_discovery<F: Frame>(frame: F, upper: &Upper) -> bool {
+    if upper.proto != ICMPV6 || !upper.is_there {
         return false;
-    };
+    }
     let mut room = Room::new();
-    let kind = Anywhere(ctx).header::<[u8; 2]>(offset, &mut room).map(|&[kind, _]| kind);
+    let kind = frame.whole().header::<[u8; 2]>(upper.offset, &mut room).map(|&[kind, _]| kind);
     matches!(kind, Ok(133..=137))
 }
 
@@ -489,18 +614,21 @@ fn narrowed() -> bool {
 }
 
 /// What comes behind the IP headers.
+///
+/// Where it starts is a number in any case: of a number that is only there sometimes, older verifiers do not follow when it is.
 #[derive(Clone, Copy)]
 struct Upper {
     proto: u8,
-    /// Where its header starts; `None` in a fragment behind the first.
-    offset: Option<usize>,
+    /// Where its header starts, if it is there: not in a fragment behind the first.
+    offset: usize,
+    is_there: bool,
 }
 
 const ICMP: u32 = 1;
 
 /// Tells whether a packet has the protocol, and its port is among the ports, that are asked for.
 #[inline(always)]
-fn wanted(ctx: &xdp_md, upper: &Upper) -> bool {
+fn wanted<F: Frame>(frame: F, upper: &Upper) -> bool {
     let proto = setting!(PROTO);
     if proto != 0 && u32::from(upper.proto) != proto && !(proto == ICMP && upper.proto == ICMPV6) {
         return false;
@@ -508,12 +636,12 @@ fn wanted(ctx: &xdp_md, upper: &Upper) -> bool {
     if setting!(ONLY_PORTS) == 0 {
         return true;
     }
-    let Some(offset) = upper.offset.filter(|_| matches!(upper.proto, TCP | UDP | SCTP)) else {
+    if !upper.is_there || !matches!(upper.proto, TCP | UDP | SCTP) {
         return false;
-    };
-    let packet = Anywhere(ctx);
+    }
+    let packet = frame.whole();
     let mut room = Room::new();
-    let Ok(ports) = packet.header::<Ports>(offset, &mut room) else {
+    let Ok(ports) = packet.header::<Ports>(upper.offset, &mut room) else {
         return false;
     };
     // As it lies in the packet: turned round, the verifier would no longer know its bounds.
@@ -527,16 +655,20 @@ fn wanted(ctx: &xdp_md, upper: &Upper) -> bool {
 
 /// Walks along the extension headers; tells as well whether the packet is a fragment. What is cut off there carries nothing.
 #[inline(always)]
-fn upper6(ctx: &xdp_md, mut proto: u8, mut offset: usize) -> (Upper, bool) {
+fn upper6<F: Frame>(frame: F, mut proto: u8, mut offset: usize) -> (Upper, bool) {
     let mut fragmented = false;
-    let carries = skip_extensions(&Anywhere(ctx), &mut proto, &mut offset, &mut fragmented).unwrap_or(false);
-    let offset = carries.then_some(offset);
-    (Upper { proto, offset }, fragmented)
+    let carries = skip_extensions(&frame.whole(), &mut proto, &mut offset, &mut fragmented).unwrap_or(false);
+    let upper = Upper {
+        proto,
+        offset,
+        is_there: carries,
+    };
+    (upper, fragmented)
 }
 
 #[inline(always)]
-fn drop_verdict() -> u32 {
-    if setting!(DRY_RUN) != 0 { XDP_PASS } else { XDP_DROP }
+fn drop_verdict<F: Frame>() -> u32 {
+    if setting!(DRY_RUN) != 0 { F::PASS } else { F::DROP }
 }
 
 /// Leaves the event record for the program of `slot`.
@@ -551,8 +683,8 @@ fn record(verdict: u32, slot: u32, prefix: Prefix) {
 
 /// Counts a packet for the entry that matched it.
 #[inline(always)]
-fn hit<K, const MAX: usize>(ctx: &xdp_md, hits: &PerCpuHash<K, PacketsBytes, MAX>, entry: Match<K>) {
-    let (packets, bytes) = (1, length(ctx));
+fn hit<F: Frame, K, const MAX: usize>(frame: F, hits: &PerCpuHash<K, PacketsBytes, MAX>, entry: Match<K>, upper: impl FnOnce() -> Upper) {
+    let (packets, bytes) = (frame.packets(), frame.bytes(upper));
     if let Some(own) = entry.hits {
         let own = own.as_ptr();
         // SAFETY: the counters of a record; nobody uses it again before this program has ended.
@@ -567,14 +699,14 @@ fn hit<K, const MAX: usize>(ctx: &xdp_md, hits: &PerCpuHash<K, PacketsBytes, MAX
         counters.bytes += bytes;
     } else if !hits.set(entry.key, &PacketsBytes { packets, bytes }) {
         // No race with another CPU that made the element in the meantime: this sets only our own, untouched counters.
-        count(STAT_UNCOUNTED);
+        count(STAT_UNCOUNTED, packets);
     }
 }
 
 #[inline(always)]
-fn count(stat: u32) {
+fn count(stat: u32, packets: u64) {
     if let Some(counter) = STATS.get(&stat) {
         // SAFETY: this CPU's counter.
-        unsafe { *counter.as_ptr() += 1 };
+        unsafe { *counter.as_ptr() += packets };
     }
 }

@@ -3,10 +3,11 @@
 //! Layout: `abi::blocklist::NODE_SLOTS`. User space builds and changes them (`weir_ebpf_builtins::exact`) by stores of
 //! single words, and reuses nothing before a grace period of RCU; so every load here sees the list before or after a change.
 
-use crate::abi::blocklist::{NODE, NODE_BYTE_SHIFT, NODE_INDEX, NODE_SLOTS, SIBLINGS};
+use crate::abi::blocklist::{FLAT_NODES, NODE, NODE_BYTE_SHIFT, NODE_INDEX, NODE_SLOTS, SIBLINGS, SIEVE_WORDS};
 use crate::abi::{Lpm4, Lpm6, Record4, Record6};
 use crate::common::map::SharedArray;
-use crate::{Halves, Match, NODES4, NODES6, RECORDS4, RECORDS6};
+use crate::common::setting;
+use crate::{ATOMIC, FLAT, Halves, Match, NODES4, NODES6, RECORDS4, RECORDS6, SIEVE, SIEVE4};
 use core::mem::offset_of;
 use core::ptr::NonNull;
 
@@ -25,16 +26,21 @@ fn load64<T>(at: NonNull<T>, offset: usize) -> u64 {
     unsafe { at.cast::<u64>().byte_add(offset).read_volatile() }
 }
 
-/// Follows nodes from the two bytes at the top, at most `LEVELS` more; returns the record to start with, or 0.
+/// The node of the first byte.
+#[inline(always)]
+fn root(second: bool, byte: u32) -> u32 {
+    byte + if second { NODE_SLOTS as u32 } else { 0 }
+}
+
+/// Follows nodes from a slot of one, at most `LEVELS` more; returns the record to start with, or 0.
 #[inline(always)]
 fn descend<const MAX: usize, const LEVELS: u32>(
     nodes: &'static Nodes<MAX>,
-    second: bool,
-    first_bytes: u32,
+    node: u32,
+    slot: u32,
     byte: impl Fn(u32) -> u32,
 ) -> Option<u32> {
-    let root = (first_bytes >> 8 & 0xff) + if second { NODE_SLOTS as u32 } else { 0 };
-    let mut slot = load(nodes.get(&root)?, (first_bytes & 0xff) as usize * 4);
+    let mut slot = load(nodes.get(&node)?, (slot & 0xff) as usize * 4);
     for _ in 0..LEVELS {
         if slot & NODE == 0 {
             break;
@@ -45,11 +51,28 @@ fn descend<const MAX: usize, const LEVELS: u32>(
     Some(slot)
 }
 
+/// Whether an entry has anything to do with the /24 of an address, in host order.
+#[inline(always)]
+fn sieved4(second: bool, bits: u32) -> bool {
+    let word = (bits >> 14) + if second { SIEVE_WORDS } else { 0 };
+    SIEVE4.get(&word).is_some_and(|word| load64(word, 0) >> (bits >> 8 & 63) & 1 != 0)
+}
+
 /// Finds the longest entry that covers an address, which is in network order.
 #[inline(always)]
 pub fn find4(second: bool, addr: u32) -> Option<Match<Lpm4>> {
     let bits = u32::from_be(addr);
-    let mut record = descend::<_, 2>(&NODES4, second, bits >> 16, |number| bits >> ((number & 3 ^ 3) * 8) & 0xff)?;
+    if setting!(SIEVE) != 0 && !sieved4(second, bits) {
+        return None;
+    }
+    let byte = |number: u32| bits >> ((number & 3 ^ 3) * 8) & 0xff;
+    let mut record = if setting!(FLAT) != 0 {
+        let roots = if setting!(ATOMIC) != 0 { 2 } else { 1 } * NODE_SLOTS as u32;
+        let set = if second { FLAT_NODES } else { 0 };
+        descend::<_, 1>(&NODES4, roots + set + (bits >> 16), bits >> 8, byte)?
+    } else {
+        descend::<_, 2>(&NODES4, root(second, bits >> 24), bits >> 16, byte)?
+    };
     // Those of the slot, then one that covers it for each shorter length.
     for _ in 0..SIBLINGS + 33 {
         if record == 0 {
@@ -81,7 +104,7 @@ pub fn find6(second: bool, addr: Halves) -> Option<Match<Lpm6>> {
         let half = high & !lower | low & lower;
         (half >> ((number & 7 ^ 7) * 8)) as u32 & 0xff
     };
-    let mut record = descend::<_, 14>(&NODES6, second, (high >> 48) as u32, byte)?;
+    let mut record = descend::<_, 14>(&NODES6, root(second, (high >> 56) as u32), (high >> 48) as u32, byte)?;
     for _ in 0..SIBLINGS + 129 {
         if record == 0 {
             break;

@@ -79,6 +79,9 @@ static EVENT: PerCpuArray<Event, 1> = PerCpuArray::new();
 static EVENTS: ProgArray<{ SLOTS as usize }> = ProgArray::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
+static EVENTS_XDP: ProgArray<{ SLOTS as usize }> = ProgArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
 static CHAIN: ProgArray<1> = ProgArray::new();
 
 settings! {
@@ -212,8 +215,8 @@ fn at_tc<const DIRECTION: u8>(ctx: *mut __sk_buff) -> i32 {
 fn flows_xdp(ctx: &xdp_md) -> u32 {
     let slot = at_xdp(ctx);
     if slot != NO_EVENT {
-        // SAFETY: as at TC.
-        unsafe { bpf_tail_call(context(ctx).cast(), EVENTS.id(), slot) };
+        // SAFETY: as at TC; an array takes programs of one hook.
+        unsafe { bpf_tail_call(context(ctx).cast(), EVENTS_XDP.id(), slot) };
     }
     if setting!(CHAIN_NEXT) != 0 {
         // SAFETY: as above.

@@ -21,10 +21,11 @@ use abi::PacketsBytes;
 use abi::identity::{self as id, *};
 use aya_ebpf::bindings::{__sk_buff, bpf_sock, bpf_sock_addr, bpf_sockopt};
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns, bpf_loop, bpf_setsockopt, bpf_sk_fullsock,
-    bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_tail_call,
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_loop, bpf_setsockopt, bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id,
+    bpf_skb_cgroup_id, bpf_tail_call,
 };
 use common::headers::{ICMPV6, Ipv4, Ipv6, Ports, SCTP, TCP, UDP};
+use common::heartbeat::is_owned;
 use common::ipv6::skip_extensions;
 use common::map::{Array, Hash, LruHash, LruPerCpuHash, PerCpuArray, ProgArray};
 use common::packet::{ETH_P_IP, ETH_P_IPV6, Reader, Room, Skb, Truncated, network_header};
@@ -250,23 +251,6 @@ fn identity_to_pod(ctx: *mut __sk_buff) -> i32 {
     enforce::<false>(ctx)
 }
 
-const TEN_SECONDS: u64 = 10_000_000_000;
-
-/// Whether user space has shown itself within ten seconds. Filters on kernels without tcx outlive it.
-#[inline(always)]
-fn is_owned() -> bool {
-    if setting!(NEEDS_HEARTBEAT) == 0 {
-        return true;
-    }
-    let first = 0;
-    HEARTBEAT.get(&first).is_some_and(|beat| {
-        // SAFETY: a word that is written as a whole.
-        let beat = unsafe { beat.read_volatile() };
-        // SAFETY: no arguments.
-        unsafe { bpf_ktime_get_boot_ns() }.wrapping_sub(beat) < TEN_SECONDS
-    })
-}
-
 /// What there is to know of a packet.
 ///
 /// It lies in a map: what the verifier reads from there it knows nothing of, so it follows what comes after the headers once, and not
@@ -297,7 +281,7 @@ const ICMP: u8 = 1;
 
 #[inline(always)]
 fn enforce<const FROM_POD: bool>(ctx: *mut __sk_buff) -> i32 {
-    if !is_owned() {
+    if setting!(NEEDS_HEARTBEAT) != 0 && !is_owned(&HEARTBEAT) {
         return NEXT;
     }
     // SAFETY: the program's own context.

@@ -95,12 +95,16 @@ impl Pool {
         })
     }
 
-    /// Copies all there is to other memory, and stays there.
+    /// Copies all there is to other memory, which must be zero, and stays there.
     pub fn move_to(&mut self, memory: Memory) -> Result<(), NoRoom> {
         let old = &self.memory.words()[..self.next as usize * self.size];
         let new = memory.words().get(..old.len()).ok_or(NoRoom)?;
         for (old, new) in old.iter().zip(new) {
-            new.store(old.load(Ordering::Relaxed), Ordering::Relaxed);
+            // It is zero where nothing is written.
+            match old.load(Ordering::Relaxed) {
+                0 => {}
+                word => new.store(word, Ordering::Relaxed),
+            }
         }
         self.memory = memory;
         Ok(())

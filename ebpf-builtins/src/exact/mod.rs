@@ -15,8 +15,10 @@ use crate::abi::blocklist::{NODE, NODE_BYTE_SHIFT, NODE_INDEX, NODE_SLOTS, SIBLI
 use crate::abi::{Record4, Record6};
 use std::collections::HashSet;
 
+mod flat;
 mod hits;
 mod memory;
+mod sieve;
 
 pub use hits::Counted;
 pub use memory::Memory;
@@ -94,6 +96,10 @@ pub struct Tables {
     nodes: Pool,
     records: Pool,
     meta: Vec<Meta>,
+    /// A bit for each /24 of each set.
+    sieve: Option<Memory>,
+    /// Nodes before this one are always there.
+    fixed: u32,
     sets: u32,
     /// Programs may be looking.
     live: bool,
@@ -132,6 +138,8 @@ impl Tables {
             // Index 0 is none.
             records: Pool::new(family.record_words(), 1, 1 << 31),
             meta,
+            sieve: None,
+            fixed: root,
             sets,
             live: false,
             gone: Vec::new(),
@@ -163,6 +171,7 @@ impl Tables {
         if !self.nodes.has(NODES_AT_ONCE) || !self.records.has(RECORDS_AT_ONCE) {
             return Err(NoRoom);
         }
+        self.mark(set, key);
         let mut path = Path::default();
         let added = if key.1 < 8 {
             self.insert_wide(set, key)
@@ -214,15 +223,23 @@ impl Tables {
     /// Looks an address up, as the programs do. Returns the length of the longest entry.
     #[must_use]
     pub fn find(&self, set: u32, addr: u128) -> Option<u32> {
-        let mut word = self.leaf(set, addr);
+        if !self.sieved(set, addr) {
+            return None;
+        }
+        let record = self.longest(self.leaf(set, addr), addr, 128);
+        (record != 0).then(|| self.len(record))
+    }
+
+    /// Finds, from a slot's first record on, the longest entry of at most `most` bits that covers an address; 0: none.
+    fn longest(&self, mut word: u32, addr: u128, most: u32) -> u32 {
         while word != 0 {
             let (bits, len) = self.key(word);
-            if (bits ^ addr) & mask(len) == 0 {
-                return Some(len);
+            if len <= most && (bits ^ addr) & mask(len) == 0 {
+                break;
             }
             word = self.next(word);
         }
-        None
+        word
     }
 
     fn slot(node: u32, slot: u32) -> usize {
@@ -487,6 +504,14 @@ impl Tables {
     ///
     /// Needs no room: a node that becomes a chain again stays a node if there is none.
     pub fn remove(&mut self, set: u32, key: Bits) -> bool {
+        let removed = self.take_out(set, key);
+        if removed {
+            self.unmark(set, key);
+        }
+        removed
+    }
+
+    fn take_out(&mut self, set: u32, key: Bits) -> bool {
         if key.1 < 8 {
             let roots = range(key, 0);
             let record = self.cover(self.nodes.word(Self::slot(set * ROOT + roots.start, 0)), key.1);
@@ -540,7 +565,7 @@ impl Tables {
         }
         path.iter().for_each(|(node, _)| self.meta[*node as usize].entries -= 1);
         let small = path.iter().find_map(|(node, slot)| {
-            slot.filter(|_| self.meta[*node as usize].entries <= COLLAPSE)
+            slot.filter(|_| *node >= self.fixed && self.meta[*node as usize].entries <= COLLAPSE)
                 .map(|slot| (*node, slot))
         });
         if let Some((node, (slot, end))) = small
@@ -595,19 +620,26 @@ impl Tables {
             self.gather(root, 0, &mut nodes, &mut records);
             for slot in 0..NODE_SLOTS as u32 {
                 // Of no bits: it covers everything.
-                let word = self.nodes.word(Self::slot(root, slot));
-                let everything = self.cover(word, 0);
+                let everything = self.cover(self.nodes.word(Self::slot(root, slot)), 0);
                 if everything != 0 {
                     records.insert(everything);
                 }
-                self.nodes.set(Self::slot(root, slot), 0);
             }
-            self.meta[root as usize].entries = 0;
         }
-        let meta = &self.meta;
-        self.nodes
-            .free
-            .extend(nodes.into_iter().filter(|node| meta[*node as usize].byte != 1));
+        self.unmark_all(set);
+        for node in nodes {
+            if node >= self.fixed {
+                self.nodes.free.push(node);
+                continue;
+            }
+            self.meta[node as usize].entries = 0;
+            for slot in 0..NODE_SLOTS as u32 {
+                let at = Self::slot(node, slot);
+                if !self.leads_to_fixed(self.nodes.word(at)) {
+                    self.nodes.set(at, 0);
+                }
+            }
+        }
         self.free_records(records);
     }
 }

@@ -63,6 +63,11 @@ fn agree(tables: &Tables, set: u32, list: &BTreeSet<Bits>, random: &mut Random, 
     for addr in addresses {
         let addr = addr & mask(width);
         assert_eq!(tables.find(set, addr), longest(list, addr), "{addr:032x}");
+        if tables.has_sieve() {
+            // Not a bit too many, either.
+            let near = list.iter().any(|(bits, len)| (bits ^ addr) & mask(*len).min(mask(24)) == 0);
+            assert_eq!(tables.sieved(set, addr), near, "{addr:032x}");
+        }
     }
 }
 
@@ -72,13 +77,25 @@ fn random_changes_agree_with_a_linear_search() {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let (family, width) = if seed % 2 == 0 { (Family::V4, 32) } else { (Family::V6, 128) };
         let mut tables = Tables::new(family, 1);
+        if matches!(seed, 10 | 20) {
+            tables = tables.with_sieve();
+        }
+        if seed == 10 {
+            tables = tables.flat();
+        }
         let mut list = BTreeSet::new();
         for step in 0..400 {
             if step == 150 {
-                let memory = || Memory::Own((0..1 << 19).map(|_| AtomicU64::new(0)).collect());
-                tables.move_to(memory(), memory()).unwrap();
+                let memory = |words: usize| Memory::Own((0..words).map(|_| AtomicU64::new(0)).collect());
+                let nodes = if tables.is_flat() { 66_560 * 128 } else { 1 << 19 };
+                tables.move_to(memory(nodes), memory(1 << 19)).unwrap();
+                tables.move_sieve_to(memory(1 << 19)).unwrap();
             }
             let key = prefix(&mut random, width);
+            if tables.is_flat() && key.1 < 8 {
+                // It would be in millions of slots.
+                continue;
+            }
             if random.below(3) > 0 {
                 assert_eq!(tables.insert(0, key), Ok(list.insert(key)), "{key:x?}");
             }
@@ -99,9 +116,16 @@ fn random_changes_agree_with_a_linear_search() {
             assert!(tables.remove(0, key));
         }
         agree(&tables, 0, &list, &mut random, width);
+        if let Some(sieve) = &tables.sieve {
+            assert!(sieve.counters().iter().all(|word| word.load(Ordering::Relaxed) == 0), "seed {seed}");
+        }
         // Nothing is lost: no node but the first, no record.
         tables.reclaim();
-        assert_eq!(tables.nodes.next as usize - tables.nodes.free.len(), ROOT as usize, "seed {seed}");
+        assert_eq!(
+            tables.nodes.next as usize - tables.nodes.free.len(),
+            tables.fixed as usize,
+            "seed {seed}"
+        );
         assert_eq!(tables.records.next as usize - tables.records.free.len(), 1, "seed {seed}");
     }
 }
@@ -156,9 +180,21 @@ fn hits_stay_with_their_entries() {
 
 #[test]
 fn two_sets_do_not_disturb_each_other() {
+    two_sets(Tables::new(Family::V4, 2).with_sieve());
+}
+
+#[test]
+fn two_flat_sets_do_not_disturb_each_other() {
+    two_sets(Tables::new(Family::V4, 2).with_sieve().flat());
+}
+
+fn two_sets(mut tables: Tables) {
     let mut random = Random(7);
-    let mut tables = Tables::new(Family::V4, 2);
-    let lists: [BTreeSet<Bits>; 2] = std::array::from_fn(|_| (0..600).map(|_| prefix(&mut random, 32)).collect());
+    let least = if tables.is_flat() { 7 } else { 0 };
+    let lists: [BTreeSet<Bits>; 2] = std::array::from_fn(|_| {
+        let all = (0..600).map(|_| prefix(&mut random, 32));
+        all.filter(|(_, len)| *len >= least).collect()
+    });
     for (set, list) in (0..).zip(&lists) {
         for key in list {
             assert_eq!(tables.insert(set, *key), Ok(true));
@@ -169,7 +205,7 @@ fn two_sets_do_not_disturb_each_other() {
     agree(&tables, 0, &BTreeSet::new(), &mut random, 32);
     agree(&tables, 1, &lists[1], &mut random, 32);
     tables.clear(1);
-    assert_eq!(tables.nodes.next as usize - tables.nodes.free.len(), 2 * ROOT as usize);
+    assert_eq!(tables.nodes.next as usize - tables.nodes.free.len(), tables.fixed as usize);
     assert_eq!(tables.records.next as usize - tables.records.free.len(), 1);
 }
 
@@ -178,6 +214,7 @@ fn no_room_changes_nothing() {
     let mut tables = Tables::new(Family::V4, 1);
     let memory = |words: usize| Memory::Own((0..words / 2).map(|_| AtomicU64::new(0)).collect());
     assert_eq!(tables.move_to(memory(NODE_SLOTS), memory(64)), Err(NoRoom));
+    assert_eq!(Tables::new(Family::V4, 2).with_sieve().move_sieve_to(memory(1 << 19)), Err(NoRoom));
     let lend = |words: usize| {
         let memory: &'static [AtomicU64] = Vec::leak((0..words / 2).map(|_| AtomicU64::new(0)).collect());
         Memory::Lent {

@@ -10,7 +10,7 @@ mod rig;
 
 use oracle::{Counters, Entry, Lists, Settings, judge};
 use packet::{Body, Extension, Generator, Packet, Upper};
-use rig::{Rig, XDP_DROP, XDP_PASS, XDP_TX, insn};
+use rig::{Rig, TC_ACT_SHOT, TC_ACT_UNSPEC, XDP_DROP, XDP_PASS, XDP_TX, insn};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use weir_ebpf_builtins::blocklist as bl;
@@ -64,6 +64,7 @@ fn random_packets() {
             ports: [None, None, None, Some((0x101, 0x5a5a)), Some((0x5a5b, 0xffff)), Some((0, 0))][seed as usize % 6],
             second_set: seed % 4 == 1,
             exact: [0, BOTH, BOTH, bl::IPV4, bl::IPV6][seed as usize % 5],
+            sieve: seed % 3 != 2,
             spill_every: [0, 0, 3][seed as usize % 3],
             dry_run: seed % 7 == 0,
             ..Settings::default()
@@ -94,18 +95,65 @@ fn random_packets() {
         assert_eq!(rig.counters(), expected, "seed {seed}");
     }
     // A generator that misses a case would make this test worthless.
-    for (stat, seen) in outcomes.iter().enumerate().filter(|(stat, _)| *stat != bl::STAT_UNCOUNTED as usize) {
+    for (stat, seen) in outcomes.iter().enumerate().take(bl::STAT_UNCOUNTED as usize) {
         let enough = if in_guest() { 10 } else { 100 };
         assert!(*seen >= enough, "only {seen} packets with outcome {stat}");
     }
 }
 
+/// The same program at TC: random packets, in the tries and in the exact tables, with the same outcomes and counters.
+#[test]
+fn random_packets_at_tc() {
+    let mut dropped = 0;
+    for seed in if in_guest() { 102..=103 } else { 101..=104 } {
+        let mut generator = Generator::new(seed);
+        let settings = Settings {
+            fields: bl::MATCH_SRC | bl::MATCH_DST,
+            families: BOTH,
+            allow_families: BOTH,
+            proto: if seed == 102 { 17 } else { 0 },
+            ports: (seed == 103).then_some((0x101, 0x5a5a)),
+            exact: if seed % 2 == 0 { BOTH } else { 0 },
+            ..Settings::default()
+        };
+        let Some(mut rig) = Rig::load_tc(&settings, MAX_HITS) else { return };
+        let mut list = |max| -> Vec<Entry> {
+            let len = 1 + generator.random.below(max);
+            (0..len).map(|_| generator.prefix()).collect()
+        };
+        let lists = Lists {
+            block: list(300),
+            allow: list(30),
+        };
+        rig.set(&lists);
+        let mut expected = Counters::default();
+        for _ in 0..if in_guest() { 250 } else { 1500 } {
+            let packet = generator.packet();
+            let outcome = judge(&packet, &settings, &lists);
+            let bytes = packet.bytes();
+            // Less than a header of Ethernet and one of IP, or more than a page, the kernel does not take there.
+            if !(14 + 40..=3500).contains(&bytes.len()) {
+                continue;
+            }
+            let drops = outcome.stat == bl::STAT_DROPPED;
+            let verdict = if drops { TC_ACT_SHOT } else { TC_ACT_UNSPEC };
+            assert_eq!(rig.run_tc(&bytes), verdict, "seed {seed}: {packet:?} {outcome:?} {settings:?}");
+            expected.add(outcome, bytes.len());
+            dropped += u32::from(drops);
+        }
+        assert_eq!(rig.counters(), expected, "seed {seed}");
+    }
+    assert!(dropped > if in_guest() { 20 } else { 100 }, "{dropped}");
+}
+
 /// Thousands of nested prefixes in the exact tables, which then lose half of them: verdicts and hits at both ends of each, and beyond.
 #[test]
 fn exact_tables_agree_with_the_oracle() {
-    for (second_set, spill_every) in [(false, 0), (true, 5)] {
+    for (second_set, long, spill_every) in [(false, true, 0), (true, false, 5)] {
         let settings = Settings {
             exact: BOTH,
+            sieve: long,
+            flat: long,
             second_set,
             spill_every,
             ..Settings::default()
@@ -198,6 +246,41 @@ fn exact_tables_agree_with_the_oracle() {
         check(&rig, &left, 2);
         let [passed, dropped, ..] = expected.stats;
         assert!((second_set || passed > 100) && dropped > 1000, "{passed} {dropped}");
+    }
+}
+
+/// Both sets of flat tables, which begin at places of their own.
+#[test]
+fn flat_tables_of_either_set() {
+    let block = prefixes(&["192.0.2.0/24", "192.0.2.128/25", "192.0.0.0/12", "0.0.0.1/32", "255.255.255.255/32"]);
+    let lists = Lists { block, allow: vec![] };
+    for second_set in [false, true] {
+        let settings = Settings {
+            exact: bl::IPV4,
+            flat: true,
+            second_set,
+            ..Settings::default()
+        };
+        let Some(mut rig) = Rig::load(&settings, MAX_HITS) else { return };
+        rig.set(&lists);
+        let mut expected = Counters::default();
+        for source in [
+            "192.0.2.1",
+            "192.0.2.200",
+            "192.15.0.1",
+            "192.16.0.1",
+            "0.0.0.1",
+            "0.0.0.2",
+            "255.255.255.255",
+        ] {
+            let packet = v4(source);
+            let outcome = judge(&packet, &settings, &lists);
+            let bytes = packet.bytes();
+            assert_eq!(rig.run(&bytes), verdict(outcome, &settings), "{source} {outcome:?}");
+            expected.add(outcome, bytes.len());
+        }
+        assert_eq!(rig.counters(), expected);
+        assert_eq!(expected.stats[bl::STAT_DROPPED as usize], 5);
     }
 }
 
@@ -576,7 +659,7 @@ fn events_get_their_record() {
         }
         assert_eq!(rig::read_array::<5>(&seen[0])[0], 2);
         assert_eq!(rig::read_array::<5>(&seen[1])[0], 2);
-        assert_eq!(rig.counters().stats, [1, 2, 2, 0, 1, 1, 0]);
+        assert_eq!(rig.counters().stats, [1, 2, 2, 0, 1, 1, 0, 0]);
     }
 }
 
@@ -639,7 +722,50 @@ fn every_combination_of_settings_loads() {
                 if Rig::load(&settings, MAX_HITS).is_none() {
                     return;
                 }
+                // The verifier takes longest for those.
+                if number % (step * 4) == 0 && Rig::load_tc(&settings, MAX_HITS).is_none() {
+                    return;
+                }
             }
         }
     }
+    // With everything that scripts can ask for. To verify that takes an emulated machine seconds.
+    for fields in if in_guest() { 1..=1 } else { 1..=3 } {
+        let settings = Settings {
+            fields,
+            families: BOTH,
+            allow_families: BOTH,
+            proto: 17,
+            ports: Some((1, 2)),
+            event_drop: true,
+            event_allow: true,
+            exact: if fields == 2 { BOTH } else { 0 },
+            second_set: fields == 2,
+            ..Settings::default()
+        };
+        if Rig::load(&settings, MAX_HITS).is_none() || Rig::load_tc(&settings, MAX_HITS).is_none() {
+            return;
+        }
+    }
+}
+
+/// What is switched off is not in the program that runs: the verifier takes it out.
+#[test]
+fn what_is_switched_off_costs_nothing() {
+    let off = Settings {
+        allow_families: 0,
+        ..Settings::default()
+    };
+    let on = Settings {
+        allow_families: BOTH,
+        ports: Some((1, 2)),
+        event_drop: true,
+        event_allow: true,
+        ..off
+    };
+    let size = |settings: &Settings| Rig::load(settings, MAX_HITS).map(|rig| rig.translated_bytes());
+    let (Some(small), Some(large)) = (size(&off), size(&on)) else {
+        return;
+    };
+    assert!(small * 5 / 4 < large, "{small} bytes without, {large} with");
 }

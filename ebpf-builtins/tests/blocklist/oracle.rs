@@ -20,6 +20,10 @@ pub struct Settings {
     pub second_set: bool,
     /// Families in the exact tables, as in `EXACT`.
     pub exact: u32,
+    /// The exact tables of IPv4 have a sieve in front.
+    pub sieve: bool,
+    /// The exact tables of IPv4 are flat.
+    pub flat: bool,
     /// Every so many-th entry is in the tries nevertheless; 0: none.
     pub spill_every: usize,
     pub dry_run: bool,
@@ -38,6 +42,8 @@ impl Default for Settings {
             ports: None,
             second_set: false,
             exact: 0,
+            sieve: false,
+            flat: false,
             spill_every: 0,
             dry_run: false,
             event_drop: false,

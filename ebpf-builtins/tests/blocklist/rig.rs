@@ -3,7 +3,7 @@
 use crate::oracle::{Counters, Entry, Lists, Settings};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, MapData, PerCpuArray, PerCpuHashMap};
-use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp};
+use aya::programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -15,6 +15,9 @@ use weir_ebpf_builtins::{Record4, Record6};
 pub const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;
 pub const XDP_TX: u32 = 3;
+pub const TC_ACT_SHOT: u32 = 2;
+/// Whoever comes next decides.
+pub const TC_ACT_UNSPEC: u32 = u32::MAX;
 
 pub struct Rig {
     pub ebpf: Ebpf,
@@ -27,6 +30,15 @@ pub struct Rig {
 impl Rig {
     /// Loads the object. `None`, with a word on standard error, when this user may not load BPF programs.
     pub fn load(settings: &Settings, max_hits: u32) -> Option<Self> {
+        Self::load_at(settings, max_hits, false)
+    }
+
+    /// The same with the program at TC: only one of the two, for their program arrays take one type of programs.
+    pub fn load_tc(settings: &Settings, max_hits: u32) -> Option<Self> {
+        Self::load_at(settings, max_hits, true)
+    }
+
+    fn load_at(settings: &Settings, max_hits: u32, tc: bool) -> Option<Self> {
         // SAFETY: no arguments, no failure.
         if unsafe { libc::geteuid() } != 0 {
             eprintln!("skipped: loading BPF programs needs root");
@@ -40,28 +52,41 @@ impl Rig {
             (bl::RODATA_ONLY_PORTS, settings.ports.is_some().into()),
             (bl::RODATA_ATOMIC, settings.second_set.into()),
             (bl::RODATA_EXACT, settings.exact),
+            (bl::RODATA_FLAT, if settings.flat { settings.exact & bl::IPV4 } else { 0 }),
+            (bl::RODATA_SIEVE, if settings.sieve { settings.exact & bl::IPV4 } else { 0 }),
             (bl::RODATA_DRY_RUN, settings.dry_run.into()),
             (bl::RODATA_EVENT_DROP, settings.event_drop.into()),
             (bl::RODATA_EVENT_ALLOW, settings.event_allow.into()),
             (bl::RODATA_CHAIN_NEXT, settings.chain_next.into()),
         ];
+        let nodes4 = match (settings.flat, settings.second_set) {
+            (false, _) => ROOM,
+            (true, false) => ROOM + bl::FLAT_NODES,
+            (true, true) => ROOM + 2 * bl::FLAT_NODES,
+        };
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
             .map_max_entries(bl::HITS4, max_hits)
             .map_max_entries(bl::HITS6, max_hits)
-            .map_max_entries(bl::NODES4, if settings.exact & bl::IPV4 != 0 { ROOM } else { 1 })
+            .map_max_entries(bl::NODES4, if settings.exact & bl::IPV4 != 0 { nodes4 } else { 1 })
             .map_max_entries(bl::RECORDS4, if settings.exact & bl::IPV4 != 0 { ROOM } else { 1 })
             .map_max_entries(bl::NODES6, if settings.exact & bl::IPV6 != 0 { ROOM } else { 1 })
             .map_max_entries(bl::RECORDS6, if settings.exact & bl::IPV6 != 0 { ROOM } else { 1 })
+            .map_max_entries(bl::SIEVE4, SIEVE_ROOM)
             .map_max_entries(bl::SWAP4, 1 << 16)
             .map_max_entries(bl::SWAP6, 1 << 16);
         for (name, value) in &words {
             loader.override_global(name, value, true);
         }
         let mut ebpf = loader.load(&bl::OBJECT).unwrap();
-        let program: &mut Xdp = ebpf.program_mut(bl::PROGRAM).unwrap().try_into().unwrap();
-        program.load().unwrap();
+        if tc {
+            let program: &mut SchedClassifier = ebpf.program_mut(bl::TC).unwrap().try_into().unwrap();
+            program.load().unwrap();
+        } else {
+            let program: &mut Xdp = ebpf.program_mut(bl::PROGRAM).unwrap().try_into().unwrap();
+            program.load().unwrap();
+        }
         let second_set = settings.second_set;
         let mut state: Array<&mut MapData, [u32; bl::STATE_WORDS]> = ebpf.map_mut(bl::STATE).unwrap().try_into().unwrap();
         let mut words = [0; bl::STATE_WORDS];
@@ -76,9 +101,22 @@ impl Rig {
         .map(|(flag, family, nodes, records, record)| {
             (settings.exact & flag != 0).then(|| {
                 let mut tables = Tables::new(family, sets);
+                let room = ROOM as usize;
+                let mut room_of_nodes = room;
+                if settings.flat && family == Family::V4 {
+                    tables = tables.flat();
+                    room_of_nodes = nodes4 as usize;
+                }
                 tables
-                    .move_to(memory(&ebpf, nodes, bl::NODE_SLOTS * 4), memory(&ebpf, records, record))
+                    .move_to(
+                        memory(&ebpf, nodes, room_of_nodes * bl::NODE_SLOTS * 4),
+                        memory(&ebpf, records, room * record),
+                    )
                     .unwrap();
+                if settings.sieve && family == Family::V4 {
+                    tables = tables.with_sieve();
+                    tables.move_sieve_to(memory(&ebpf, bl::SIEVE4, SIEVE_ROOM as usize * 8)).unwrap();
+                }
                 tables
             })
         });
@@ -97,6 +135,22 @@ impl Rig {
             spill_every: settings.spill_every,
             tables,
         })
+    }
+
+    /// How long the program is that the kernel runs.
+    pub fn translated_bytes(&self) -> u32 {
+        let program: &Xdp = self.ebpf.program(bl::PROGRAM).unwrap().try_into().unwrap();
+        program.info().unwrap().size_translated().unwrap()
+    }
+
+    /// Runs one packet at TC and returns the verdict.
+    pub fn run_tc(&self, packet: &[u8]) -> u32 {
+        let program: &SchedClassifier = self.ebpf.program(bl::TC).unwrap().try_into().unwrap();
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            ..TestRunOptions::default()
+        };
+        program.test_run(options).unwrap().return_value
     }
 
     /// Takes an entry of the block list out of the exact tables.
@@ -232,14 +286,15 @@ impl Rig {
 
 /// Elements of the exact tables' maps.
 const ROOM: u32 = 1 << 14;
+/// Of the sieve, for two sets.
+const SIEVE_ROOM: u32 = 2 * bl::SIEVE_WORDS;
 
-/// Maps a map into memory, which stays until the process ends.
-fn memory(ebpf: &Ebpf, name: &str, element: usize) -> Memory {
+/// Maps a map of so many bytes into memory, which stays until the process ends.
+fn memory(ebpf: &Ebpf, name: &str, len: usize) -> Memory {
     use aya::maps::Map;
     let Map::Array(data) = ebpf.map(name).unwrap() else {
         panic!("{name}")
     };
-    let len = ROOM as usize * element;
     // SAFETY: a new mapping of a map that is that large (`load` says so); words of it are only used as atomics.
     let memory: &'static [AtomicU64] = unsafe {
         let fd = data.fd().as_fd().as_raw_fd();

@@ -212,6 +212,7 @@ impl ByInterface {
             kind,
             expected_attach_type,
             attach_btf_id: 0,
+            attach_to: None,
             flags,
             insns: &insns,
             license: c"GPL",

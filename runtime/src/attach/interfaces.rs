@@ -4,6 +4,7 @@
 //! each program and interface, and notices. What cannot be attached at the start is an error; later it is a warning, and the others
 //! go on.
 
+use super::attachments::{Attachment, Attachments};
 use super::chain::{self, Chain};
 use super::reaper::Reaper;
 use super::{Handle, Observer, iface, tc, xdp};
@@ -95,15 +96,6 @@ pub(super) struct Attempt<'a> {
 }
 
 #[derive(Debug)]
-struct Attachment {
-    /// Index of the target.
-    target: usize,
-    ifindex: u32,
-    iface: String,
-    handle: Handle,
-}
-
-#[derive(Debug)]
 struct Watch {
     netns: Option<String>,
     /// Which namespace the name stands for.
@@ -114,8 +106,10 @@ struct Watch {
 /// All programs on interfaces.
 pub struct Interfaces {
     /// Before the reaper: it is told to go only when the filters are gone.
-    attached: Vec<Attachment>,
+    attached: Attachments,
     targets: Vec<Target>,
+    /// Namespaces that targets name; attachments have their index.
+    namespaces: Vec<Option<String>>,
     /// Attempts that failed while running, said once: target and interface.
     failed: HashSet<(usize, u32)>,
     watches: Vec<Watch>,
@@ -141,8 +135,9 @@ impl Interfaces {
     #[must_use]
     pub fn new(tcx: bool, settings: Settings, observer: &Observer, reaper_args: &[OsString]) -> Self {
         Self {
-            attached: Vec::new(),
+            attached: Attachments::default(),
             targets: Vec::new(),
+            namespaces: Vec::new(),
             failed: HashSet::new(),
             watches: Vec::new(),
             ready: None,
@@ -172,6 +167,9 @@ impl Interfaces {
             });
         }
         let index = self.targets.len();
+        if !self.namespaces.contains(&target.pattern.netns) {
+            self.namespaces.push(target.pattern.netns.clone());
+        }
         self.targets.push(target);
         let mut modes = Vec::new();
         for link in &links {
@@ -200,6 +198,7 @@ impl Interfaces {
     fn keep(&mut self, target: usize, link: &Link, handle: Handle) {
         self.attached.push(Attachment {
             target,
+            netns: self.namespace(self.targets[target].pattern.netns.as_deref()),
             ifindex: link.ifindex,
             iface: link.name.clone(),
             handle,
@@ -211,18 +210,23 @@ impl Interfaces {
         point_name(target.place, link, target.pattern.netns.as_deref())
     }
 
+    fn namespace(&self, netns: Option<&str>) -> usize {
+        // One that no target names has nothing attached.
+        let known = self.namespaces.iter().position(|n| n.as_deref() == netns);
+        known.unwrap_or(self.namespaces.len())
+    }
+
     /// What is on the hook of a target and this interface already, in its order.
     fn earlier(&self, target: usize, link: &Link) -> impl DoubleEndedIterator<Item = &Attachment> {
         let target = &self.targets[target];
-        let (ifindex, place, netns) = (link.ifindex, target.place, &target.pattern.netns);
-        self.attached.iter().filter(move |a| {
-            let other = &self.targets[a.target];
-            let one_hook = match (place, other.place) {
-                (Place::Xdp(_), Place::Xdp(_)) => true,
-                (a, b) => a == b,
-            };
-            a.ifindex == ifindex && one_hook && other.pattern.netns == *netns
-        })
+        let (place, netns) = (target.place, self.namespace(target.pattern.netns.as_deref()));
+        let one_hook = move |other: Place| match (place, other) {
+            (Place::Xdp(_), Place::Xdp(_)) => true,
+            (a, b) => a == b,
+        };
+        self.attached
+            .on(netns, link.ifindex)
+            .filter(move |a| one_hook(self.targets[a.target].place))
     }
 
     /// The native that a target comes behind on this interface, and the mode of what is attached there.
@@ -367,21 +371,18 @@ impl Interfaces {
         }
         let list = || -> SysResult<Vec<Link>> { Netlink::open()?.links() };
         let Ok(Ok(links)) = netns::run_in(netns, list) else { return };
-        let targets = &self.targets;
-        let is_gone = |a: &Attachment| {
-            targets[a.target].pattern.netns.as_deref() == netns
-                && (gone.contains(&a.ifindex) || !links.iter().any(|l| l.ifindex == a.ifindex))
-        };
+        let namespace = self.namespace(netns);
+        let there: HashSet<u32> = links.iter().map(|l| l.ifindex).collect();
+        let mut lost = self.attached.interfaces_of(namespace);
+        lost.retain(|ifindex| gone.contains(ifindex) || !there.contains(ifindex));
+        lost.sort_unstable();
         self.failed.retain(|(_, ifindex)| !gone.contains(ifindex));
-        self.let_go(is_gone_list(&self.attached, is_gone), netns);
+        self.let_go(&lost, netns);
         for link in &links {
             let mut points = Vec::new();
             for target in 0..self.targets.len() {
                 let pattern = &self.targets[target].pattern;
-                let known = self
-                    .attached
-                    .iter()
-                    .any(|a| a.target == target && a.ifindex == link.ifindex && self.targets[a.target].pattern.netns.as_deref() == netns);
+                let known = self.attached.on(namespace, link.ifindex).any(|a| a.target == target);
                 if known
                     || pattern.netns.as_deref() != netns
                     || !iface::matches(pattern, link)
@@ -420,28 +421,25 @@ impl Interfaces {
         }
     }
 
-    /// Drops these attachments and says which interfaces they were on.
-    fn let_go(&mut self, which: Vec<usize>, netns: Option<&str>) {
+    /// Drops what is on these interfaces, and says so.
+    fn let_go(&mut self, interfaces: &[u32], netns: Option<&str>) {
+        let namespace = self.namespace(netns);
         let mut names: Vec<String> = Vec::new();
-        for index in which.into_iter().rev() {
-            let attachment = self.attached.remove(index);
-            // The kernel has let go of it already.
-            drop(attachment.handle);
-            if let Some(pin) = &self.targets[attachment.target].pin {
-                pin.forget_interface(attachment.ifindex);
-            }
-            let name = with_netns(&attachment.iface, netns);
-            if !names.contains(&name) {
-                names.push(name);
+        for ifindex in interfaces {
+            for attachment in self.attached.take(namespace, *ifindex) {
+                // The kernel has let go of it already.
+                drop(attachment.handle);
+                if let Some(pin) = &self.targets[attachment.target].pin {
+                    pin.forget_interface(*ifindex);
+                }
+                let name = with_netns(&attachment.iface, netns);
+                if !names.contains(&name) {
+                    names.push(name);
+                }
             }
         }
-        for iface in names.into_iter().rev() {
-            let left: HashSet<(Option<&str>, u32)> = self
-                .attached
-                .iter()
-                .map(|a| (self.targets[a.target].pattern.netns.as_deref(), a.ifindex))
-                .collect();
-            let left = left.len();
+        let left = self.attached.interfaces();
+        for iface in names {
             (self.observer)(&Notice::InterfaceGone { iface, left });
         }
     }
@@ -456,8 +454,10 @@ impl Interfaces {
             .collect();
         for netns in stale {
             self.watches.retain(|w| w.netns.as_deref() != Some(&netns));
-            let targets = &self.targets;
-            self.attached.retain(|a| targets[a.target].pattern.netns.as_deref() != Some(&netns));
+            let namespace = self.namespace(Some(&netns));
+            for ifindex in self.attached.interfaces_of(namespace) {
+                drop(self.attached.take(namespace, ifindex));
+            }
             if let Some(reaper) = &mut self.reaper {
                 // Without it there is nobody who holds the namespace.
                 let _ = reaper.leave(&netns);
@@ -483,10 +483,6 @@ fn any(target: &Target) -> bool {
         };
         iface::resolve(&whole, target.span).is_ok_and(|links| !links.is_empty())
     })
-}
-
-fn is_gone_list(attached: &[Attachment], is_gone: impl Fn(&Attachment) -> bool) -> Vec<usize> {
-    attached.iter().enumerate().filter(|(_, a)| is_gone(a)).map(|(i, _)| i).collect()
 }
 
 fn with_netns(iface: &str, netns: Option<&str>) -> String {

@@ -3,6 +3,7 @@
 //! Links are owned by descriptors: dropping [`Attached`] (or dying) detaches. The one exception is the clsact
 //! qdisc of kernels without tcx, see [`tc`] and [`reaper`].
 
+mod attachments;
 pub mod cgroup;
 pub mod chain;
 pub mod iface;
@@ -80,8 +81,8 @@ pub struct Attacher<'a> {
     pub observer: &'a Observer,
     /// Says where each program is attached.
     pub verbose: bool,
-    /// Where programs look up the names of interfaces, if any does.
-    pub names: Option<OwnedFd>,
+    /// Where programs look up the names of interfaces, by network namespace, if any does.
+    names: Vec<(Option<String>, OwnedFd)>,
     pub attached: Attached,
 }
 
@@ -128,7 +129,7 @@ impl<'a> Attacher<'a> {
             kernel,
             observer,
             verbose: settings.verbose,
-            names: None,
+            names: Vec::new(),
             attached: Attached {
                 handles: Vec::new(),
                 interfaces: Interfaces::new(tcx, settings, observer, reaper_args),
@@ -146,13 +147,17 @@ impl<'a> Attacher<'a> {
     /// # Errors
     /// When there are no descriptors left.
     pub fn use_names(&mut self, object: &Object, loaded: &Loaded) -> Result<(), Error> {
-        let map = loaded.map_with(object, |role| matches!(role, MapRole::Interfaces));
-        self.names = map.map(|m| maps::dup(m.fd.as_fd(), &m.symbol)).transpose()?;
+        for (spec, map) in object.maps.iter().zip(&loaded.maps) {
+            if let MapRole::Interfaces { netns } = &spec.role {
+                self.names.push((netns.clone(), maps::dup(map.fd.as_fd(), &map.symbol)?));
+            }
+        }
         Ok(())
     }
 
-    pub(crate) fn names(&self) -> Result<Option<OwnedFd>, Error> {
-        Ok(self.names.as_ref().map(|fd| maps::dup(fd.as_fd(), "interface names")).transpose()?)
+    pub(crate) fn names(&self, pattern: &IfacePattern) -> Result<Option<OwnedFd>, Error> {
+        let found = self.names.iter().find(|(netns, _)| *netns == pattern.netns);
+        Ok(found.map(|(_, fd)| maps::dup(fd.as_fd(), "interface names")).transpose()?)
     }
 
     pub(crate) fn push(&mut self, handle: Handle) {
@@ -233,7 +238,7 @@ impl<'a> Attacher<'a> {
             AttachPoint::Tracepoint { category, name } => tracepoint::attach(self, place, category, name),
             AttachPoint::RawTracepoint { name } => tracing::raw_tracepoint(self, place, name),
             AttachPoint::Fentry { function, ret, .. } => tracing::function(self, place, function, *ret),
-            AttachPoint::Iter { kind, .. } => tracing::iterator(self, place, kind),
+            AttachPoint::Iter { kind, pin, .. } => tracing::iterator(self, place, kind, pin.as_deref()),
             AttachPoint::Uprobe {
                 path,
                 function,
@@ -293,7 +298,7 @@ impl<'a> Attacher<'a> {
             program: maps::dup(program, "program")?,
             pattern: pattern.clone(),
             place,
-            names: self.names()?,
+            names: self.names(pattern)?,
             pin: None,
             chain: None,
             span,

@@ -2,12 +2,15 @@
 
 use super::{Attacher, Handle, Point};
 use crate::error::Error;
+use crate::pin;
 use crate::sys::bpf::{self, LinkTarget, link_create};
 use crate::sys::{ATTACH, SysError};
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use weir_parser::Span;
 
 /// Attaches to a raw tracepoint by its name.
 ///
@@ -37,14 +40,23 @@ pub fn function(attacher: &mut Attacher<'_>, place: &Point<'_>, function: &str, 
 pub struct Iterator {
     link: OwnedFd,
     kind: String,
+    /// Where it goes, instead of being run.
+    pin: Option<PathBuf>,
+    span: Span,
 }
 
 /// Makes an iterator ready.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn iterator(attacher: &mut Attacher<'_>, place: &Point<'_>, kind: &str) -> Result<(), Error> {
-    let iterator = Iterator::new(place.program, kind).map_err(|e| place.error(&format!("iter:{kind}"), e))?;
+pub fn iterator(attacher: &mut Attacher<'_>, place: &Point<'_>, kind: &str, pin: Option<&str>) -> Result<(), Error> {
+    let mut iterator = Iterator::new(place.program, kind).map_err(|e| place.error(&format!("iter:{kind}"), e))?;
+    iterator.pin = pin.map(pin::path).transpose().map_err(|e| Error::Param {
+        help: e.help(),
+        message: e.to_string(),
+        span: place.span,
+    })?;
+    iterator.span = place.span;
     attacher.attached.iterators.push(iterator);
     Ok(())
 }
@@ -59,7 +71,37 @@ impl Iterator {
         Ok(Self {
             link,
             kind: kind.to_owned(),
+            pin: None,
+            span: Span::default(),
         })
+    }
+
+    /// Gives it its name, if it has one. Whoever reads that file runs it, for as long as the name is there.
+    ///
+    /// # Errors
+    /// `EEXIST` when there is something of that name.
+    pub fn pin(&self) -> Result<Option<&Path>, Error> {
+        let Some(path) = &self.pin else { return Ok(None) };
+        bpf::pin::pin(self.link.as_fd(), path).map_err(|e| {
+            let shown = path.display();
+            let (message, help) = match e.errno() {
+                libc::EEXIST => (
+                    format!("there is something at `{shown}` already"),
+                    format!("take another name, or remove it: `rm {shown}`"),
+                ),
+                libc::EPERM | libc::EINVAL => (
+                    format!("the iterator cannot have the name `{shown}`: {e}"),
+                    "it takes a name in a BPF file system, without a dot: `/sys/fs/bpf/NAME`".to_owned(),
+                ),
+                _ => return Error::Sys(e),
+            };
+            Error::Param {
+                message,
+                help: Some(help),
+                span: self.span,
+            }
+        })?;
+        Ok(Some(path))
     }
 
     /// Runs the program once for every object.

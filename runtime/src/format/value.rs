@@ -102,10 +102,7 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
             // The standard library adds ` (os error N)`.
             out.extend_from_slice(text.split(" (os error").next().unwrap_or_default().as_bytes());
         }
-        Type::SignalName => match signal_name(uint(bytes)) {
-            Some(name) => out.extend_from_slice(name.as_bytes()),
-            None => put!(out, "{}", uint(bytes)),
-        },
+        Type::SignalName => out.extend_from_slice(signal_name(uint(bytes)).as_bytes()),
         Type::SyscallName => match super::syscalls::syscall_name(uint(bytes)) {
             Some(name) => out.extend_from_slice(name.as_bytes()),
             None => put!(out, "{}", uint(bytes)),
@@ -190,13 +187,52 @@ pub(super) fn member<'b>(field: &StructField, bytes: &'b [u8]) -> (Type, std::bo
     }
 }
 
-/// Returns the name of a signal.
-fn signal_name(number: u64) -> Option<&'static str> {
-    let number = i64::try_from(number).ok()?;
-    let mut signals = weir_compiler::constants::CONSTANTS
-        .iter()
-        .filter(|(name, _)| name.starts_with("SIG"));
-    signals.find(|(_, value)| *value == number).map(|(name, _)| *name)
+/// What the C library says of signals, from 1.
+const SIGNALS: &[&str] = &[
+    "Hangup",
+    "Interrupt",
+    "Quit",
+    "Illegal instruction",
+    "Trace/breakpoint trap",
+    "Aborted",
+    "Bus error",
+    "Floating point exception",
+    "Killed",
+    "User defined signal 1",
+    "Segmentation fault",
+    "User defined signal 2",
+    "Broken pipe",
+    "Alarm clock",
+    "Terminated",
+    "Stack fault",
+    "Child exited",
+    "Continued",
+    "Stopped (signal)",
+    "Stopped",
+    "Stopped (tty input)",
+    "Stopped (tty output)",
+    "Urgent I/O condition",
+    "CPU time limit exceeded",
+    "File size limit exceeded",
+    "Virtual timer expired",
+    "Profiling timer expired",
+    "Window changed",
+    "I/O possible",
+    "Power failure",
+    "Bad system call",
+];
+/// The first that the C library leaves to programs, and the last one of the kernel.
+const REAL_TIME: std::ops::RangeInclusive<u64> = 34..=64;
+
+/// Returns a signal in words, those of the C library, as bpftrace does.
+fn signal_name(number: u64) -> std::borrow::Cow<'static, str> {
+    let known = number.checked_sub(1).and_then(|n| SIGNALS.get(usize::try_from(n).ok()?));
+    match known {
+        Some(words) => (*words).into(),
+        None if REAL_TIME.contains(&number) => format!("Real-time signal {}", number - REAL_TIME.start()).into(),
+        None if number < *REAL_TIME.end() => format!("Unknown signal {number}").into(),
+        None => "N/A".into(),
+    }
 }
 
 /// Returns the name that a process has now, nothing where it is gone.

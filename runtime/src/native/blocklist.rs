@@ -5,9 +5,11 @@ use super::exact::Exact;
 use super::lists::{Lists, Origin, Plan, covering, fits, spares};
 use super::prefixes::{Prefixes, bytes};
 use super::protect::Guard;
-use super::{Params, Setup, prefixes};
-use crate::error::Error;
+use super::{Params, Setup, heartbeat, prefixes};
+use crate::error::{Error, Notice};
+use crate::kernel::Kernel;
 use crate::load::Elf;
+use crate::pin::Pin;
 use weir_ebpf_builtins::blocklist as object;
 use weir_stdlib::ParamValue;
 use weir_stdlib::blocklist::{AUDIT_DEFAULT, MAX_DEFAULT, MAX_HITS_DEFAULT};
@@ -15,8 +17,105 @@ use weir_stdlib::blocklist::{AUDIT_DEFAULT, MAX_DEFAULT, MAX_HITS_DEFAULT};
 /// IP protocols by their names in `proto`.
 const PROTOCOLS: &[(&str, u32)] = &[("tcp", 6), ("udp", 17), ("icmp", 1), ("sctp", 132)];
 const TCP: u32 = 6;
+const UDP: u32 = 17;
 
-pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn Fn(&str) -> bool, chained: bool) -> Result<Setup, Error> {
+/// Where packets are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Way {
+    tc: bool,
+    incoming: bool,
+    outgoing: bool,
+    /// Bits of `MATCH`.
+    matched: u32,
+}
+
+impl Way {
+    /// Reads `hook`, `direction` and `match`, which is the far end unless it is given.
+    fn of(params: &Params<'_>) -> Result<Self, Error> {
+        let tc = params.text("hook") == Some("tc");
+        let direction = params.text("direction").unwrap_or("ingress");
+        let refused = |param: &str, message: String, help: &str| {
+            Err(Error::Param {
+                message,
+                help: Some(help.to_owned()),
+                span: params.get(param).map_or(params.0.span, |(_, span)| span),
+            })
+        };
+        if !tc && !matches!(direction, "ingress" | "from_pod") {
+            let message = format!("XDP sees what comes in, and `direction` is `{direction}`");
+            return refused("direction", message, "add `hook=\"tc\"`: TC sees what goes out, too");
+        }
+        if tc && params.get("mode").is_some() {
+            let message = "TC has no `mode`: it is the same on every interface".to_owned();
+            return refused("mode", message, "leave out `mode`, or `hook=\"tc\"`");
+        }
+        let far = match direction {
+            "egress" | "from_pod" => "dst",
+            "both" => "either",
+            _ => "src",
+        };
+        Ok(Self {
+            tc,
+            incoming: matches!(direction, "ingress" | "to_pod" | "both"),
+            outgoing: matches!(direction, "egress" | "from_pod" | "both"),
+            matched: match params.text("match").unwrap_or(far) {
+                "dst" => object::MATCH_DST,
+                "either" => object::MATCH_SRC | object::MATCH_DST,
+                _ => object::MATCH_SRC,
+            },
+        })
+    }
+
+    /// Tells whether addresses of the far end are looked up in packets that come from there.
+    fn comes_from_far(self) -> bool {
+        self.incoming && self.matched & object::MATCH_SRC != 0
+    }
+
+    /// The same in packets that go there.
+    fn goes_to_far(self) -> bool {
+        self.outgoing && self.matched & object::MATCH_DST != 0
+    }
+
+    /// Tells whether addresses of this end are looked up in packets that come.
+    fn comes_to_near(self) -> bool {
+        self.incoming && self.matched & object::MATCH_DST != 0
+    }
+
+    fn goes_from_near(self) -> bool {
+        self.outgoing && self.matched & object::MATCH_SRC != 0
+    }
+
+    /// Says at the start what is judged by what.
+    fn notice(self, params: &Params<'_>) -> Option<Notice> {
+        let direction = match params.text("direction").unwrap_or("ingress") {
+            _ if !self.tc => return None,
+            "both" => "what comes in and what goes out",
+            "egress" | "to_pod" => "what goes out (egress; of a pod's interface: to_pod)",
+            _ => "what comes in (ingress; of a pod's interface: from_pod)",
+        };
+        let address = match self.matched {
+            object::MATCH_SRC => "its source",
+            object::MATCH_DST => "its destination",
+            _ => "either address",
+        };
+        Some(Notice::Native {
+            alias: params.0.alias.clone(),
+            message: format!("judges {direction} by {address}"),
+            warning: false,
+            span: None,
+        })
+    }
+}
+
+pub(super) fn setup(
+    params: &Params<'_>,
+    netns: Option<&str>,
+    event_used: &dyn Fn(&str) -> bool,
+    chained: bool,
+    kernel: &Kernel,
+    pin: Option<&Pin>,
+) -> Result<Setup, Error> {
+    let way = Way::of(params)?;
     let mut elf = Elf::parse(&object::OBJECT)?;
     let max = params.int("max").unwrap_or(MAX_DEFAULT);
     let max_hits = u32::try_from(params.int("max_hits").unwrap_or(MAX_HITS_DEFAULT)).unwrap_or(u32::MAX);
@@ -24,11 +123,6 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
     let (allow, allow_span) = prefixes::param(params, "allow")?.unwrap_or((Prefixes::default(), params.0.span));
     fits("prefixes", &block, max, block_span)?;
     fits("allow", &allow, max, allow_span)?;
-    let matched = match params.text("match") {
-        Some("dst") => object::MATCH_DST,
-        Some("either") => object::MATCH_SRC | object::MATCH_DST,
-        _ => object::MATCH_SRC,
-    };
     let proto = params
         .text("proto")
         .and_then(|word| PROTOCOLS.iter().find(|(name, _)| *name == word));
@@ -41,10 +135,13 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
 
     let guard = (params.flag_or("protect", true) && !dry_run).then(|| Guard {
         netns: netns.map(str::to_owned),
-        src: matched & object::MATCH_SRC != 0,
-        dst: matched & object::MATCH_DST != 0,
+        from_far: way.comes_from_far(),
+        to_far: way.goes_to_far(),
+        to_near: way.comes_to_near(),
+        from_near: way.goes_from_near(),
         ports: ports.clone(),
         tcp: proto == 0 || proto == TCP,
+        udp: proto == 0 || proto == UDP,
     });
     if let Some(guard) = &guard {
         let allowed = |addr| covering(&allow, addr).is_some();
@@ -65,12 +162,17 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
         let any = from.file.is_some();
         (if any || !list.v4.is_empty() { object::IPV4 } else { 0 }) | (if any || !list.v6.is_empty() { object::IPV6 } else { 0 })
     };
+    let beats = way.tc && heartbeat::is_needed(kernel, pin);
     let sets = if atomic { 2 } else { 1 };
     let exact = [Exact::build(&block.v4, sets), Exact::build(&block.v6, sets)];
     let in_tables = (if exact[0].is_some() { object::IPV4 } else { 0 }) | (if exact[1].is_some() { object::IPV6 } else { 0 });
+    let sieve = exact[0].as_ref().and_then(Exact::sieve_room);
+    let flat = exact[0].as_ref().is_some_and(Exact::is_flat);
     for (symbol, value) in [
         (object::RODATA_EXACT, in_tables),
-        (object::RODATA_MATCH, matched),
+        (object::RODATA_SIEVE, if sieve.is_some() { object::IPV4 } else { 0 }),
+        (object::RODATA_FLAT, if flat { object::IPV4 } else { 0 }),
+        (object::RODATA_MATCH, way.matched),
         (object::RODATA_FAMILIES, families(&block, &block_from)),
         (object::RODATA_ALLOW_FAMILIES, families(&allow, &allow_from)),
         (object::RODATA_PROTO, proto),
@@ -80,6 +182,7 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
         (object::RODATA_EVENT_DROP, u32::from(event_used("drop"))),
         (object::RODATA_EVENT_ALLOW, u32::from(event_used("allow"))),
         (object::RODATA_CHAIN_NEXT, u32::from(chained)),
+        (object::RODATA_NEEDS_HEARTBEAT, u32::from(beats)),
     ] {
         elf.set_rodata(symbol, value)?;
     }
@@ -104,7 +207,7 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
         fill.push((object::PORTS, 0u32.to_ne_bytes().to_vec(), port_bits(ports)));
     }
 
-    let mut notices = Vec::new();
+    let mut notices: Vec<Notice> = way.notice(params).into_iter().collect();
     let audit = Audit::of(params, AUDIT_DEFAULT, &mut notices);
     let [(nodes4, records4), (nodes6, records6)] = exact.each_ref().map(|exact| exact.as_ref().map_or((1, 1), Exact::room));
     let pinned = params.get("pin").is_some();
@@ -122,6 +225,7 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
         audit,
         duration: params.duration("duration"),
         notices,
+        beats,
     });
     Ok(Setup {
         elf,
@@ -134,6 +238,7 @@ pub(super) fn setup(params: &Params<'_>, netns: Option<&str>, event_used: &dyn F
             (object::RECORDS4, records4),
             (object::NODES6, nodes6),
             (object::RECORDS6, records6),
+            (object::SIEVE4, sieve.unwrap_or(1)),
             (object::ALLOW4, room),
             (object::ALLOW6, room),
             (object::HITS4, max_hits),

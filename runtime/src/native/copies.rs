@@ -151,7 +151,7 @@ impl Instance {
         for copy in copies.iter_mut() {
             let snapshot = match read.entry(copy.map) {
                 Entry::Occupied(found) => found.into_mut(),
-                Entry::Vacant(place) => place.insert(self.read(copy.map, room[&copy.map])?),
+                Entry::Vacant(place) => place.insert(self.read(copy.map, room[&copy.map], false)?),
             };
             let left_out = copy.renew(snapshot)?;
             if left_out > 0 && !copy.told {

@@ -59,6 +59,14 @@ pub(super) trait Engine: Debug + Send {
     /// What the kernel says.
     fn rows(&mut self, table: &str, top: usize, maps: &Maps) -> Result<Rows, Error>;
 
+    /// The same for the summary on one screen: without what tells nothing there.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn telling_rows(&mut self, table: &str, top: usize, maps: &Maps) -> Result<Rows, Error> {
+        self.rows(table, top, maps)
+    }
+
     /// The numbers of a map that only the engine knows, in the order of the declaration.
     ///
     /// # Errors

@@ -11,11 +11,15 @@ use crate::sys::mmap::Mmap;
 use std::os::fd::AsFd;
 use std::sync::atomic::AtomicU64;
 use weir_ebpf_builtins::PacketsBytes;
-use weir_ebpf_builtins::blocklist::NODE_SLOTS;
+use weir_ebpf_builtins::blocklist::{NODE_SLOTS, SIEVE_WORDS};
 use weir_ebpf_builtins::exact::{Bits, Counted, Family, Memory, NoRoom, Tables};
 
 /// Shorter lists stay in the tries: they are as fast there, and cost less memory.
 pub(super) const FROM: usize = 512;
+/// Shorter lists have no sieve: their nodes are few, and in the cache.
+const SIEVE_FROM: usize = 1 << 15;
+/// Lists so long have a node for nearly each /16 anyway.
+const FLAT_FROM: usize = 1 << 18;
 /// Nodes and records to spare, whatever the list is.
 const SPARE_NODES: u32 = 1024;
 const SPARE_RECORDS: u32 = 4096;
@@ -45,6 +49,12 @@ impl Exact {
         }
         let family = if K::WIDTH == 32 { Family::V4 } else { Family::V6 };
         let mut tables = Tables::new(family, sets);
+        if family == Family::V4 && list.len() >= SIEVE_FROM {
+            tables = tables.with_sieve();
+        }
+        if family == Family::V4 && list.len() >= FLAT_FROM {
+            tables = tables.flat();
+        }
         for entry in list {
             // A list that these cannot take (gigabytes of nodes) is the tries'.
             tables.insert(0, bits(&entry.key)).ok()?;
@@ -55,7 +65,7 @@ impl Exact {
     /// How many nodes and records the maps are to hold: a list that is exchanged for another of its kind fits beside it.
     pub fn room(&self) -> (u32, u32) {
         let (nodes, records) = self.tables.used();
-        let more = nodes.saturating_sub(256 * self.sets);
+        let more = nodes.saturating_sub(self.tables.fixed());
         let more = if self.sets == 1 { more / 2 } else { more + more / 4 };
         (
             nodes.saturating_add(more).saturating_add(SPARE_NODES),
@@ -63,13 +73,31 @@ impl Exact {
         )
     }
 
-    /// Moves into the maps.
-    pub fn move_to(&mut self, nodes: &Map, records: &Map) -> Result<(), Error> {
-        let moved = self.tables.move_to(
-            memory(nodes, NODE_SLOTS * 4)?,
-            memory(records, records.value_size.next_multiple_of(8) as usize)?,
-        );
-        moved.map_err(|NoRoom| Error::Object(format!("`{}` is too small", nodes.symbol)))
+    pub fn is_flat(&self) -> bool {
+        self.tables.is_flat()
+    }
+
+    /// How many words the map of the sieve is to hold, if there is one.
+    pub fn sieve_room(&self) -> Option<u32> {
+        self.tables.has_sieve().then_some(SIEVE_WORDS * self.sets)
+    }
+
+    /// Moves into the maps; `sieve` is asked for if there is one.
+    pub fn move_to<'m>(&mut self, nodes: &Map, records: &Map, sieve: impl FnOnce() -> Result<&'m Map, Error>) -> Result<(), Error> {
+        let too_small = |map: &Map| Error::Object(format!("`{}` is too small", map.symbol));
+        self.tables
+            .move_to(
+                memory(nodes, NODE_SLOTS * 4)?,
+                memory(records, records.value_size.next_multiple_of(8) as usize)?,
+            )
+            .map_err(|NoRoom| too_small(nodes))?;
+        if self.tables.has_sieve() {
+            let map = sieve()?;
+            self.tables
+                .move_sieve_to(memory(map, size_of::<u64>())?)
+                .map_err(|NoRoom| too_small(map))?;
+        }
+        Ok(())
     }
 
     /// Adds entries to a set; gives those that there is no room for. `grace` waits until programs that run now have ended.

@@ -5,7 +5,9 @@
 
 use super::audit::{Audit, Record, listed};
 use super::exact::{self, Exact, key};
+use super::heartbeat::Heart;
 use super::prefixes::{self, Key, Prefixes, bytes};
+use super::pressure::{self, Pressure};
 use super::protect::{Guard, Protected};
 use super::table::{Change, Table};
 use crate::error::{Error, Notice};
@@ -42,8 +44,6 @@ struct List {
     v6: Table<Lpm6>,
     /// Two sets of tries, one of them in force.
     sets: [[&'static str; 2]; 2],
-    /// Packets whose entries have gone, and for whose hits there was no room among those of others that have.
-    uncounted: u64,
     /// Which set is in force, where there are two.
     active: Option<usize>,
     /// IPv4, IPv6: where the entries are instead.
@@ -68,10 +68,15 @@ pub(super) struct Lists {
     warned: bool,
     /// `.hits` has been said to be full.
     warned_of_hits: bool,
+    /// How full the kernel's part of it is.
+    hits: Pressure,
     notices: Vec<Notice>,
     span: Span,
     /// Records of the instance that this one takes the place of.
     before: [Option<Map>; 2],
+    /// Programs pass everything unless they see that we are there.
+    beats: bool,
+    heart: Option<Heart>,
 }
 
 /// What [`Lists::new`] is made from.
@@ -89,6 +94,7 @@ pub(super) struct Plan {
     /// Nanoseconds from now.
     pub duration: Option<u64>,
     pub notices: Vec<Notice>,
+    pub beats: bool,
 }
 
 type Maps = HashMap<String, Map>;
@@ -113,7 +119,6 @@ impl Lists {
             origin,
             sets,
             active,
-            uncounted: 0,
             exact,
             spilled: false,
         };
@@ -128,9 +133,12 @@ impl Lists {
             over: false,
             warned: false,
             warned_of_hits: false,
+            hits: Pressure::new(),
             notices: plan.notices,
             span: plan.span,
             before: [None, None],
+            beats: plan.beats,
+            heart: None,
         };
         lists.check_pressure();
         lists
@@ -141,8 +149,11 @@ impl Lists {
         let map = |symbol: &str| maps.get(symbol).ok_or_else(|| Error::Object(format!("no map `{symbol}`")));
         for (exact, [nodes, records]) in self.block.exact.iter_mut().zip(TABLES) {
             if let Some(exact) = exact {
-                exact.move_to(map(nodes)?, map(records)?)?;
+                exact.move_to(map(nodes)?, map(records)?, || map(object::SIEVE4))?;
             }
+        }
+        if self.beats {
+            self.heart = Some(Heart::start(map(object::HEARTBEAT)?, libc::CLOCK_BOOTTIME)?);
         }
         Ok(())
     }
@@ -276,11 +287,6 @@ impl Lists {
         }
     }
 
-    /// Packets whose entries are gone, and that there was no room for any more.
-    pub fn uncounted(&self) -> u64 {
-        self.block.uncounted
-    }
-
     /// Number of entries: IPv4, IPv6, allowed IPv4, allowed IPv6.
     pub fn sizes(&self) -> [usize; 4] {
         [self.block.v4.len(), self.block.v6.len(), self.allow.v4.len(), self.allow.v6.len()]
@@ -372,31 +378,40 @@ impl Lists {
 
     fn check_pressure(&mut self) {
         let most = self.sizes().into_iter().max().unwrap_or(0) as u64;
-        let high = most * 5 > self.max * 4;
+        let high = most >= pressure::high(self.max) && most > 0;
         if high && !self.warned {
             self.say(true, format!("a list has {most} entries of at most {}: raise `max`", self.max));
         }
         self.warned = high;
     }
 
-    /// Says once that packets were dropped for prefixes that have no counter of their own.
+    /// Says once that `.hits` is nearly full, and once that packets were dropped for prefixes that have no counter of their own.
     pub fn check_hits(&mut self, maps: &Maps) {
-        let (Some(stats), Some(hits)) = (maps.get(object::STATS_MAP), maps.get(object::HITS4)) else {
+        let map = |symbol: &str| maps.get(symbol);
+        let (Some(stats), Some(v4), Some(v6)) = (map(object::STATS_MAP), map(object::HITS4), map(object::HITS6)) else {
             return;
         };
-        let uncounted = super::stat(stats, object::STAT_UNCOUNTED).unwrap_or(0) + self.block.uncounted;
-        if self.warned_of_hits || uncounted == 0 {
-            return;
+        let more = u64::from(v4.max_entries) * 4;
+        if !self.warned_of_hits && uncounted(stats).is_ok_and(|n| n > 0) {
+            self.warned_of_hits = true;
+            let max = v4.max_entries;
+            self.say(
+                true,
+                format!(
+                    "`.hits` is full with {max} prefixes: hits of others are in `.stats` alone, as `uncounted`; give it more with `max_hits={more}`"
+                ),
+            );
         }
-        self.warned_of_hits = true;
-        let max = hits.max_entries;
-        self.say(
-            true,
-            format!(
-                "`.hits` is full with {max} prefixes: hits of others are in `.stats` alone, as `uncounted`; give it more with `max_hits={}`",
-                u64::from(max) * 4
-            ),
-        );
+        // What cannot be read now is complained about when somebody wants to see it.
+        let dropped = super::stat(stats, object::STAT_DROPPED).unwrap_or(0);
+        if let Ok(Some((entries, max))) = self.hits.check(dropped, &[v4, v6])
+            && !self.warned_of_hits
+        {
+            self.say(
+                true,
+                format!("`.hits` has {entries} prefixes of a family, of at most {max}: give it more with `max_hits={more}`"),
+            );
+        }
     }
 
     /// Ends entries whose time is over, and enforcement when its own is.
@@ -626,6 +641,7 @@ impl List {
     fn add_past(&mut self, family: usize, counted: &[Counted], maps: &Maps) -> Result<(), Error> {
         let symbol = PAST[family];
         let map = maps.get(symbol).ok_or_else(|| Error::Object(format!("no map `{symbol}`")))?;
+        let mut no_room = 0u64;
         for (bits, hits) in counted {
             let key = if family == 0 {
                 bytes([&key::<Lpm4>(*bits)])
@@ -637,9 +653,19 @@ impl List {
             let sums = [word(0) + hits.packets, word(8) + hits.bytes];
             let value: Vec<u8> = sums.iter().flat_map(|sum| sum.to_ne_bytes()).collect();
             match map.put(&key, &value, 0) {
-                Err(e) if e.errno() == libc::E2BIG => self.uncounted = self.uncounted.saturating_add(hits.packets),
+                Err(e) if e.errno() == libc::E2BIG => no_room = no_room.saturating_add(hits.packets),
                 result => result?,
             }
+        }
+        if no_room > 0 {
+            let stats = maps.get(object::STATS_MAP);
+            let stats = stats.ok_or_else(|| Error::Object(format!("no map `{}`", object::STATS_MAP)))?;
+            let sum = super::stat(stats, object::STAT_UNCOUNTED_PAST)? + no_room;
+            // Of all processors the first has it: no program writes there.
+            let mut value = sum.to_ne_bytes().to_vec();
+            value.resize(stats.lookup_size(), 0);
+            let key = object::STAT_UNCOUNTED_PAST.to_ne_bytes();
+            bpf::map_update(stats.fd.as_fd(), &key, &value, 0, &stats.symbol)?;
         }
         Ok(())
     }
@@ -669,6 +695,11 @@ impl List {
         self.settle(maps)?;
         Ok(removed)
     }
+}
+
+/// Packets that `.hits` has no prefix for: those that the programs had no room for, and those of entries that are gone.
+pub(super) fn uncounted(stats: &Map) -> Result<u64, Error> {
+    Ok(super::stat(stats, object::STAT_UNCOUNTED)? + super::stat(stats, object::STAT_UNCOUNTED_PAST)?)
 }
 
 /// Reads what was counted in records that nobody counts in any more.

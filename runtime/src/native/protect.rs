@@ -10,12 +10,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     pub netns: Option<String>,
-    pub src: bool,
-    pub dst: bool,
+    /// The far end's address, in packets from there.
+    pub from_far: bool,
+    /// The far end's address, in packets to there.
+    pub to_far: bool,
+    /// This end's address, in packets to here.
+    pub to_near: bool,
+    /// This end's address, in packets from here.
+    pub from_near: bool,
     /// Only packets to these ports are dropped.
     pub ports: Option<Vec<(u16, u16)>>,
     /// TCP is among what is dropped.
     pub tcp: bool,
+    pub udp: bool,
 }
 
 /// An address that must stay reachable.
@@ -26,6 +33,7 @@ pub(super) struct Protected {
 }
 
 const SSH: u16 = 22;
+const DNS: u16 = 53;
 const GATEWAY: &str = "the default gateway";
 const RESOLVER: &str = "a resolver";
 const SSH_PEER: &str = "the peer of an SSH session";
@@ -43,31 +51,35 @@ impl Guard {
                 all.insert(Protected { addr, why });
             }
         };
-        // Answers of both come to ports that nobody knows beforehand.
-        if self.src && self.ports.is_none() {
+        // Answers of both come to ports that nobody knows beforehand. What is sent to a gateway itself has no port to speak of.
+        let from_far = self.from_far && self.ports.is_none();
+        if from_far || self.to_far && self.ports.is_none() {
             gateways(&route, &route6).into_iter().for_each(|a| add(a, GATEWAY));
+        }
+        if from_far || self.to_far && (self.udp || self.tcp) && self.has(DNS) {
             resolvers().into_iter().for_each(|a| add(a, RESOLVER));
         }
         if self.tcp {
             let own = std::env::var("SSH_CONNECTION").ok();
             let sockets: Vec<Socket> = sockets(&tcp).chain(sockets(&tcp6)).collect();
-            for (local, remote, port) in sessions(&sockets, own.as_deref(), &ssh_inodes()) {
-                if self
-                    .ports
-                    .as_ref()
-                    .is_some_and(|ports| !ports.iter().any(|(low, high)| (*low..=*high).contains(&port)))
-                {
-                    continue;
+            for session in sessions(&sockets, own.as_deref(), &ssh_inodes()) {
+                // Ports are those that packets go to.
+                let (comes, goes) = (self.has(session.local.1), self.has(session.remote.1));
+                if self.from_far && comes || self.to_far && goes {
+                    add(session.remote.0, SSH_PEER);
                 }
-                if self.src {
-                    add(remote, SSH_PEER);
-                }
-                if self.dst {
-                    add(local, SSH_LOCAL);
+                if self.to_near && comes || self.from_near && goes {
+                    add(session.local.0, SSH_LOCAL);
                 }
             }
         }
         all
+    }
+
+    /// Whether packets to this port are dropped.
+    fn has(&self, port: u16) -> bool {
+        let ports = self.ports.as_ref();
+        ports.is_none_or(|ports| ports.iter().any(|(low, high)| (*low..=*high).contains(&port)))
     }
 }
 
@@ -117,7 +129,7 @@ fn nameservers(text: &str) -> Vec<IpAddr> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Socket {
     local: (IpAddr, u16),
-    remote: IpAddr,
+    remote: (IpAddr, u16),
     established: bool,
     listening: bool,
     inode: u64,
@@ -127,7 +139,7 @@ fn sockets(text: &str) -> impl Iterator<Item = Socket> {
     text.lines().skip(1).filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (local, port) = endpoint(fields.get(1)?)?;
-        let (remote, _) = endpoint(fields.get(2)?)?;
+        let remote = endpoint(fields.get(2)?)?;
         let state = *fields.get(3)?;
         Some(Socket {
             local: (local, port),
@@ -155,8 +167,15 @@ fn endpoint(text: &str) -> Option<(IpAddr, u16)> {
     Some((addr, u16::from_str_radix(port, 16).ok()?))
 }
 
-/// Established SSH sessions: local address, remote address, local port. `own` is `SSH_CONNECTION`.
-fn sessions(sockets: &[Socket], own: Option<&str>, held_by_ssh: &HashSet<u64>) -> Vec<(IpAddr, IpAddr, u16)> {
+/// The two ends of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Session {
+    local: (IpAddr, u16),
+    remote: (IpAddr, u16),
+}
+
+/// Established SSH sessions. `own` is `SSH_CONNECTION`.
+fn sessions(sockets: &[Socket], own: Option<&str>, held_by_ssh: &HashSet<u64>) -> Vec<Session> {
     let listening: HashSet<u16> = sockets.iter().filter(|s| s.listening).map(|s| s.local.1).collect();
     // Where sshd listens, or where it serves what somebody (systemd) listens to. Not what it connects to for its users.
     let mut ports: HashSet<u16> = sockets
@@ -166,14 +185,21 @@ fn sessions(sockets: &[Socket], own: Option<&str>, held_by_ssh: &HashSet<u64>) -
         .collect();
     ports.insert(SSH);
     let mut found = Vec::new();
-    if let Some([remote, _, local, port]) = own.map(|own| own.split(' ').collect::<Vec<_>>()).as_deref()
-        && let (Ok(remote), Ok(local), Ok(port)) = (remote.parse::<IpAddr>(), local.parse::<IpAddr>(), port.parse())
+    if let Some([remote, from, local, port]) = own.map(|own| own.split(' ').collect::<Vec<_>>()).as_deref()
+        && let (Ok(remote), Ok(local)) = (remote.parse::<IpAddr>(), local.parse::<IpAddr>())
+        && let (Ok(from), Ok(port)) = (from.parse(), port.parse())
     {
-        found.push((local.to_canonical(), remote.to_canonical(), port));
+        found.push(Session {
+            local: (local.to_canonical(), port),
+            remote: (remote.to_canonical(), from),
+        });
         ports.insert(port);
     }
     let established = sockets.iter().filter(|s| s.established && ports.contains(&s.local.1));
-    found.extend(established.map(|s| (s.local.0, s.remote, s.local.1)));
+    found.extend(established.map(|s| Session {
+        local: s.local,
+        remote: s.remote,
+    }));
     found
 }
 
@@ -248,7 +274,7 @@ mod tests {
         let remotes = |own: Option<&str>, held: &HashSet<u64>| -> Vec<String> {
             sessions(&list, own, held)
                 .into_iter()
-                .map(|(_, remote, _)| remote.to_string())
+                .map(|session| session.remote.0.to_string())
                 .collect()
         };
         assert_eq!(remotes(None, &held), ["10.0.0.2", "10.0.0.3"]);

@@ -4,7 +4,7 @@
 //! what they have sent stays. An iterator over all open files reads the sockets that nothing has happened to.
 
 use super::engine::{Engine, Maps, Rows, Value, text_bytes};
-use super::{Params, Setup};
+use super::{Params, Setup, pressure};
 use crate::attach::tracing::Iterator as KernelIterator;
 use crate::error::{Error, Notice};
 use crate::format::uint;
@@ -19,6 +19,7 @@ use weir_compiler::kernel::KernelInfo;
 use weir_ebpf_builtins::abi::net::{Flow, Inet};
 use weir_ebpf_builtins::retransmits::{self as object, ClosedKey, Conn, Dest, KINDS};
 use weir_parser::Span;
+use weir_stdlib::MapShape;
 use weir_stdlib::retransmits::{KEEP_DEFAULT, MAX_DEFAULT, MAX_DESTINATIONS_DEFAULT};
 
 /// So often, in ticks, sockets are asked whose they are.
@@ -88,6 +89,9 @@ pub(super) fn setup(params: &Params<'_>, event_used: &dyn Fn(&str) -> bool, kern
         lists: None,
         engine: Some(Box::new(Retransmits {
             only,
+            max: u64::from(max),
+            alias: params.0.alias.clone(),
+            span: params.0.span,
             ..Retransmits::new(usize::try_from(size("keep", KEEP_DEFAULT)).unwrap_or(usize::MAX))
         })),
     })
@@ -214,6 +218,12 @@ struct Retransmits {
     forgotten_stats: Vec<u64>,
     /// Until its namespace is gone.
     only: Option<Only>,
+    /// How many connections there can be.
+    max: u64,
+    alias: String,
+    span: Span,
+    /// Parameters whose maps have been said to be nearly full.
+    told: Vec<&'static str>,
     notices: Vec<Notice>,
 }
 
@@ -238,6 +248,34 @@ impl Retransmits {
                 warning: true,
                 span: Some(span),
             });
+        }
+    }
+
+    /// Says once of each map that it is nearly full.
+    fn check_pressure(&mut self, param: &'static str, what: &str, entries: usize, map: &Map) {
+        let max = u64::from(map.max_entries);
+        if (entries as u64) < pressure::high(max) || self.told.contains(&param) {
+            return;
+        }
+        self.told.push(param);
+        self.notices.push(Notice::Native {
+            alias: self.alias.clone(),
+            message: format!(
+                "{entries} {what} of at most {max}: what finds no room is in no row, only in the sums, as `untracked`; give it more with \
+                 `{param}={}`",
+                max.saturating_mul(4)
+            ),
+            warning: true,
+            span: Some(self.span),
+        });
+    }
+
+    /// Names of the columns of a table.
+    fn columns(table: &str) -> Vec<&'static str> {
+        let map = weir_stdlib::native("retransmits").and_then(|n| n.maps.iter().find(|m| m.name == table));
+        match map.map(|m| m.shape) {
+            Some(MapShape::Table { columns, .. }) => columns.iter().map(|c| c.name).collect(),
+            _ => Vec::new(),
         }
     }
 
@@ -341,7 +379,8 @@ impl Engine for Retransmits {
     fn look(&mut self, maps: &Maps) -> Result<(), Error> {
         self.ask_sockets()?;
         // First the open ones: what ends meanwhile is found among the ended, and only there counted.
-        let open: Vec<(ClosedKey, Conn)> = map(maps, object::SOCKS)?
+        let socks = map(maps, object::SOCKS)?;
+        let open: Vec<(ClosedKey, Conn)> = socks
             .elements()?
             .iter()
             .filter_map(|(sk, conn)| {
@@ -353,6 +392,7 @@ impl Engine for Retransmits {
                 Some((key, conn))
             })
             .collect();
+        self.check_pressure("max", "connections", open.len(), socks);
         let taken = self.take_ended(maps)?;
         self.open = open.into_iter().filter(|(key, _)| !taken.contains(key)).collect();
         let dests = map(maps, object::DESTS)?;
@@ -364,6 +404,7 @@ impl Engine for Retransmits {
                 Some((plain(peer)?, plain(&sum)?))
             })
             .collect();
+        self.check_pressure("max_destinations", "peers with SYN-ACKs and resets", self.dests.len(), dests);
         let stats = map(maps, object::STATS_MAP)?;
         self.stats = (0..object::STATS)
             .map(|i| Ok(uint(&super::sum_words(&stats.lookup(&i.to_ne_bytes())?.unwrap_or_default(), 1))))
@@ -375,7 +416,7 @@ impl Engine for Retransmits {
         self.ticks += 1;
         // What cannot be read now is read, and complained about, when somebody wants to see it.
         if self.ticks.is_multiple_of(OWNERS_EVERY) {
-            let _ = self.ask_sockets();
+            let _ = self.look(maps);
         }
         let _ = self.take_ended(maps);
         self.check_namespace();
@@ -441,6 +482,19 @@ impl Engine for Retransmits {
         Ok(rows.into_iter().map(|(_, key, values)| (key, values)).collect())
     }
 
+    /// Rows of which something was sent again or reset, if there are any: of hundreds of connections most are in order.
+    fn telling_rows(&mut self, table: &str, top: usize, maps: &Maps) -> Result<Rows, Error> {
+        let mut rows = self.rows(table, top, maps)?;
+        let columns = Self::columns(table);
+        let is_quiet =
+            |(name, value): (&&str, &Value)| matches!(value, Value::Count(0) | Value::Text(_)) || matches!(*name, "sent" | "pid");
+        let tells = |values: &[Value]| !columns.iter().zip(values).all(is_quiet);
+        if rows.iter().any(|(_, values)| tells(values)) {
+            rows.retain(|(_, values)| tells(values));
+        }
+        Ok(rows)
+    }
+
     fn numbers(&mut self, _: &str, _: &Maps) -> Result<Vec<u64>, Error> {
         let conns = self.processes().into_values().fold(Counts::default(), Counts::plus);
         let synacks = self.stat(object::STAT_SYNACK);
@@ -457,6 +511,7 @@ impl Engine for Retransmits {
             self.stat(object::STAT_RESET_IN),
             self.stat(object::STAT_RESET_OUT),
             self.open.len() as u64,
+            self.max,
             untracked,
         ])
     }

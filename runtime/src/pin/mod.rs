@@ -117,6 +117,18 @@ fn file_system() -> Result<PathBuf, PinError> {
     }
 }
 
+/// Where in a BPF file system something with this name goes: a path, or a name in the usual place.
+///
+/// # Errors
+/// There is no such file system, and none can be mounted.
+pub fn path(name: &str) -> Result<PathBuf, PinError> {
+    Ok(if name.starts_with('/') {
+        name.into()
+    } else {
+        file_system()?.join(name)
+    })
+}
+
 /// The folder of all named instances; nothing is made.
 fn ours() -> Option<PathBuf> {
     Some(usual(lasting()).join(OURS)).filter(|dir| dir.is_dir())

@@ -53,28 +53,6 @@ struct Interval {
     next: u64,
 }
 
-const WHAT_RUNS: &str = "a replay runs `xdp:`, `tc:`, `interval`, `begin` and `end`";
-
-/// Says what of a script cannot be replayed.
-fn refuse(attach: &Attach) -> Option<Error> {
-    let what = match &attach.point {
-        AttachPoint::Begin
-        | AttachPoint::End
-        | AttachPoint::Signal { .. }
-        | AttachPoint::Interval { .. }
-        | AttachPoint::Timer { .. }
-        | AttachPoint::Xdp { .. }
-        | AttachPoint::Tc { .. } => return None,
-        AttachPoint::NativeEvent { .. } => "a native's event",
-        _ => "this probe",
-    };
-    Some(Error::Replay {
-        message: format!("{what} cannot be replayed: a capture has packets only"),
-        help: Some(WHAT_RUNS.to_owned()),
-        span: Some(attach.span),
-    })
-}
-
 impl Engine {
     /// Makes the maps and compiles the programs.
     ///
@@ -86,13 +64,10 @@ impl Engine {
                 message: format!("`{}` cannot be replayed: natives run in the kernel only", native.native.name),
                 help: Some(match native.native.name {
                     "blocklist" => "put its addresses into a set: `ip.src in (10.0.0.0/8, …)`, or into an `lpm` map".to_owned(),
-                    _ => WHAT_RUNS.to_owned(),
+                    _ => "`xdp:` and `tc:` blocks are replayed, with maps of their own".to_owned(),
                 }),
                 span: Some(native.span),
             });
-        }
-        if let Some(error) = object.programs.iter().flat_map(|p| &p.attach).find_map(refuse) {
-            return Err(error);
         }
         // Boxed by the vector: their addresses are in the code, and the vector does not grow any more.
         let maps: Vec<MemoryMap> = object

@@ -68,6 +68,10 @@ impl MemoryMap {
             key_size: spec.key_size as usize,
             store: UnsafeCell::new(store),
         };
+        // Every device is there: only what has no number is lost.
+        if let (MapRole::Devices { .. }, Store::Array(data)) = (&spec.role, map.store()) {
+            data.fill(1);
+        }
         if let MapRole::Set { keys } = &spec.role {
             for key in keys {
                 map.update(key, &[0; 8], 0).map_err(|_| spec.name.clone())?;

@@ -34,6 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 use weir_compiler::clif::Code;
 use weir_compiler::object::{AttachPoint, LinkLayer, MapRole, Object, ProgramKind};
+use weir_compiler::tables::IFNAME_BYTES;
 use write::PacketFile;
 
 /// How a replay goes.
@@ -356,7 +357,24 @@ impl Replay {
             for file in [&mut self.dropped, &mut self.passed].into_iter().flatten() {
                 file.name(number, name);
             }
+            self.name_interface(number + 1, name);
             self.seen_interfaces.push(number);
+        }
+    }
+
+    /// Tells `pkt.ifname` what the file calls an interface, where it does.
+    fn name_interface(&self, ifindex: u32, name: &str) {
+        let mut text = [0; IFNAME_BYTES as usize];
+        let n = name.len().min(text.len() - 1);
+        text[..n].copy_from_slice(&name.as_bytes()[..n]);
+        for (spec, i) in self.shared.object.maps.iter().zip(0..) {
+            if matches!(spec.role, MapRole::Interfaces { .. })
+                && n > 0
+                && let Some(map) = self.shared.replayed.as_ref().and_then(|m| m.get(i))
+            {
+                // A file with more interfaces than there is room for leaves some without a name.
+                let _ = map.update(&ifindex.to_ne_bytes(), &text, 0);
+            }
         }
     }
 

@@ -362,8 +362,10 @@ pub struct ProgAttr<'a> {
     pub kind: u32,
     /// `enum bpf_attach_type`, 0 where the type has none.
     pub expected_attach_type: u32,
-    /// The kernel function of an fentry program, as a BTF type id of vmlinux; else 0.
+    /// The function of an fentry program or an iterator, as a BTF type id; else 0.
     pub attach_btf_id: u32,
+    /// Whose function that is, where it is not vmlinux's: the BTF of a module, or a BPF program.
+    pub attach_to: Option<BorrowedFd<'a>>,
     /// `BPF_F_XDP_HAS_FRAGS`, …
     pub flags: u32,
     pub insns: &'a [bpf_insn],
@@ -434,6 +436,10 @@ fn try_load(prog: &ProgAttr<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
         attr.__bindgen_anon_3.prog_name = object_name(prog.name);
         attr.__bindgen_anon_3.expected_attach_type = prog.expected_attach_type;
         attr.__bindgen_anon_3.attach_btf_id = prog.attach_btf_id;
+        if let Some(fd) = prog.attach_to {
+            // `attach_btf_obj_fd` is the same field.
+            attr.__bindgen_anon_3.__bindgen_anon_1.attach_prog_fd = ufd(fd);
+        }
         if let Some(btf) = prog.btf {
             attr.__bindgen_anon_3.prog_btf_fd = ufd(btf);
             let (info, size) = prog.func_info;

@@ -5,10 +5,10 @@ use std::os::fd::AsFd;
 use weir_compiler::kernel::KernelInfo;
 use weir_compiler::object::{MapRole, Object};
 use weir_compiler::pipeline::{Options, Source, compile};
-use weir_runtime::Kernel;
 use weir_runtime::format::Context;
 use weir_runtime::load::{Loaded, load};
 use weir_runtime::maps::Contents;
+use weir_runtime::{Kernel, native};
 
 pub const XDP_DROP: u32 = 1;
 pub const XDP_PASS: u32 = 2;
@@ -81,7 +81,9 @@ pub struct Session {
 impl Session {
     pub fn new(script: &str, optimise: bool) -> Session {
         let object = compiled(script, optimise);
-        let loaded = load(&object, &|_, _| None).unwrap_or_else(|e| match e {
+        let natives = native::load_all(&object, &Kernel::new()).unwrap_or_else(|e| panic!("{script}\n{e}"));
+        let of_native = |instance: usize, symbol: &str| natives.get(instance).and_then(|n| n.map_fd(symbol));
+        let loaded = load(&object, &of_native).unwrap_or_else(|e| match e {
             weir_runtime::Error::Rejected { log, .. } => panic!("{script}\n{log}"),
             other => panic!("{script}\n{other}"),
         });

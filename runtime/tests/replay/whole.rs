@@ -1,11 +1,13 @@
 //! Whole replays: from a capture file to what is printed and written.
 
-use crate::{portable, real};
+use crate::{portable, real, source};
 use etherparse::PacketBuilder;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use weir_compiler::pipeline::{Options, compile_portable};
+use weir_compiler::tables::PROVIDERS;
 use weir_runtime::pcap::{LinkType, Reader, Way, Writer, WrittenPacket};
-use weir_runtime::replay::{self, Engine};
+use weir_runtime::replay::{self, Engine, NoKernel};
 use weir_runtime::{CaptureTarget, Output};
 
 struct Folder(PathBuf);
@@ -297,10 +299,61 @@ fn what_was_read_before_the_damage_is_printed() {
 
 #[test]
 fn what_needs_a_kernel_is_refused_by_name() {
+    let refused = |script: &str| -> Vec<(String, String)> {
+        let output = compile_portable(&source(script), &NoKernel, &Options::default()).0;
+        let errors = output.diagnostics.iter().filter(|d| d.is_error());
+        errors.map(|d| (d.message.clone(), d.help.join("\n"))).collect()
+    };
+    for provider in PROVIDERS {
+        for name in [provider.name].iter().chain(provider.aliases) {
+            let found = refused(&format!("{name}:a:b {{ @ = count(); }}"));
+            let says = found.iter().any(|(message, help)| {
+                *message == format!("`{}` cannot be replayed: a capture has packets only", provider.name)
+                    && help == "a replay runs `begin`, `end`, `interval`, `xdp`, `tc`: `xdp:any { … }` sees every packet"
+            });
+            assert_eq!(says, !provider.replays, "{name}: {found:?}");
+            assert!(provider.replays || found.len() == 1, "{name}: {found:?}");
+        }
+    }
+    // All of them at once, each with its place.
+    assert_eq!(refused("kprobe:f, xdp:a { @a = count(); } iter:task { @b = count(); }").len(), 2);
+    for call in ["kaddr(\"_text\")", "cgroupid(\"/\")", "percpu_kaddr(\"runqueues\")"] {
+        let name = call.split('(').next().unwrap();
+        let found = refused(&format!("xdp:a {{ @ = {call}; }}"));
+        assert_eq!(found[0].0, format!("`{name}` needs a kernel, and a replay has none"), "{found:?}");
+    }
+    assert_eq!(refused("begin { print(kstack(3)); @[ustack] = count(); }").len(), 2);
+    let found = refused("xdp:a { $s = (struct sock *)1; }");
+    assert_eq!(found[0].0, "a replay has no kernel, and so none of its types");
     let refuse = |script: &str| {
         let (object, code) = portable(script);
         Engine::new(&object, &code).unwrap_err().to_string()
     };
-    assert!(refuse("profile:hz:99 { @ = count(); }").contains("cannot be replayed"));
     assert!(refuse("begin { @ = cgroup; }").contains("needs the kernel (`bpf_get_current_cgroup_id`)"));
+    let native = "use flows(iface=\"eth0\") as fl; fl:new { @ = count(); }";
+    assert_eq!(refuse(native), "`flows` cannot be replayed: natives run in the kernel only");
+}
+
+/// Whatever the script calls them; a file that has no names leaves the field absent.
+#[test]
+fn interfaces_have_the_names_of_the_file() {
+    let folder = Folder::new("names");
+    let frames: Vec<_> = (0..6).map(|i| udp(53, i)).collect();
+    let script =
+        "xdp:* { @[pkt.ifname] = count(); if (!has(pkt.ifname)) { @none++; } } tc:b*:egress { @b[pkt.ifname, pkt.direction] = count(); }";
+    let (out, _, _) = replay(&folder, &capture(&frames, LinkType::Ethernet), script, |_| {});
+    assert!(
+        out.contains("@[eth7]: 6\n") && out.contains("@b[eth7, egress]: 3\n") && !out.contains("@none"),
+        "{out}"
+    );
+    let (out, _, _) = replay(&folder, &std::fs::read(real("http.pcap")).unwrap(), script, |_| {});
+    assert!(!out.contains("@[") && out.contains("@none: "), "{out}");
+    // What is sent to another interface is that: every one is there.
+    let (_, said, _) = replay(
+        &folder,
+        &capture(&frames, LinkType::Ethernet),
+        "xdp:a { redirect(\"gone\"); }",
+        |_| {},
+    );
+    assert_eq!(said, "Replayed 6 packets: 6 XDP_REDIRECT");
 }

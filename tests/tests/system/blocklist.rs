@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use weir_tests::frame::Frame;
 use weir_tests::harness::Test;
@@ -19,6 +19,9 @@ pub const TESTS: &[Test] = &[
     Test::new("blocklist_hits_of_a_long_list_stay_with_their_entries", long_list),
     Test::new("blocklist_hits_of_a_long_list_are_zeroed_and_overflow", zeroed),
     Test::new("blocklist_atomic_hits_of_a_long_list_stay_with_their_entries", long_list_atomic),
+    Test::new("blocklist_hits_that_are_nearly_full_are_said", pressure),
+    Test::new("blocklist_drops_every_fragment", || fragments("")),
+    Test::new("blocklist_tc_drops_every_fragment", || fragments(", hook=\"tc\"")),
     Test::new("blocklist_second_on_one_interface_is_refused", second),
     Test::new("blocklist_outlives_its_interface", interface_gone),
     Test::new("blocklist_file_cut_off_in_the_middle_changes_nothing", cut_off),
@@ -133,9 +136,14 @@ fn long_list_atomic() -> Result<()> {
 }
 
 /// Entries of a long list that stay, that move because others come beside them, that go, and that come back: each keeps what it has counted.
+/// The list is long enough for a sieve: a /24 that loses all of its entries passes, and drops again when they are back.
 fn long_list_with(extra: &str) -> Result<()> {
+    const MORE: u32 = 33_000;
     let lab = Lab::new()?;
-    replace(&lab, &hosts(172, 16, 600))?;
+    let more: String = (0..MORE).map(|i| format!("100.{}.{}.0/24\n", i >> 8, i & 255)).collect();
+    let list = |count: u32, beside: &str| replace(&lab, &(hosts(172, 16, count) + &more + beside));
+    let in_force = |count: u32| format!("{} in force", count + MORE);
+    list(600, "")?;
     let script = format!(
         r#"
 use blocklist(iface="veth0", audit="off", protect=false, prefixes=file("bad.txt"){extra}) as bl;
@@ -149,18 +157,24 @@ end {{ for ($kv : @bl.hits) {{ @walked[$kv.0] = $kv.1.packets; }} @dropped = @bl
     ensure!(arrive(&lab, &[BAD, stays, goes, deleted], 3)? == 0, "the list is not in force");
     // Neighbours of the first, so that its chain becomes a node; the last hundred are gone.
     let beside: String = (2..40).map(|i| format!("198.51.100.{i}\n")).collect();
-    replace(&lab, &(hosts(172, 16, 500) + &beside))?;
-    weir.wait_stderr("word of the reload", |text| text.contains("38 added, 100 removed, 539 in force"))?;
+    list(500, &beside)?;
+    weir.wait_stderr("word of the reload", |text| {
+        text.contains(&format!("38 added, 100 removed, {}", in_force(539)))
+    })?;
     ensure!(
         arrive(&lab, &[BAD, stays, Ipv4Addr::new(198, 51, 100, 20)], 2)? == 0,
         "the new list is not in force"
     );
     ensure!(arrive(&lab, &[goes], 1)? == 1, "what has gone is still in force");
+    ensure!(
+        arrive(&lab, &[Ipv4Addr::new(11, 0, 0, 1)], 1)? == 1,
+        "what was never listed is dropped"
+    );
     weir.signal(Signal::SIGUSR1)?;
     weir.wait_stdout("word of the deletion", |text| text.contains("deleted"))?;
-    replace(&lab, &hosts(172, 16, 600))?;
+    list(600, "")?;
     weir.wait_stderr("word of the second reload", |text| {
-        text.contains("100 added, 38 removed, 601 in force")
+        text.contains(&format!("100 added, 38 removed, {}", in_force(601)))
     })?;
     ensure!(arrive(&lab, &[BAD, goes, deleted], 1)? == 0, "the last list is not in force");
     let done = weir.stop()?.clean()?;
@@ -200,6 +214,47 @@ end {
     for line in ["@uncounted: 5", "@dropped: 13"] {
         ensure!(done.stdout.lines().any(|l| l == line), "{line}: {done}");
     }
+    Ok(())
+}
+
+/// Four fifths of `max_hits` are taken: that is said while there is room.
+fn pressure() -> Result<()> {
+    let lab = Lab::new()?;
+    let mut weir = started(&lab, "prefixes=198.51.100.0/24, max_hits=1")?;
+    ensure!(arrive(&lab, &[BAD], 1)? == 0, "the list is not in force");
+    weir.wait_stderr("a warning", |text| {
+        text.contains("`.hits` has 1 prefixes of a family, of at most 1: give it more with `max_hits=4`")
+    })?;
+    let done = weir.stop()?.clean()?;
+    ensure!(!done.stderr.contains("is full"), "{done}");
+    Ok(())
+}
+
+/// Datagrams that the sender's kernel cuts into three packets each: all of them have the address, and each is a packet.
+fn fragments(extra: &str) -> Result<()> {
+    let lab = Lab::new()?;
+    let (peer4, peer6) = (lab.peer4(), lab.peer6());
+    let script = format!(
+        r#"use blocklist(iface="veth0", audit="off", protect=false, prefixes=({peer4}, "{peer6}"){extra}) as bl; bl:drop {{ @[ip.src] = count(); }}"#
+    );
+    let weir = Weir::script(&script).at(&lab).start()?;
+    for (source, to, count) in [
+        (IpAddr::from(peer4), IpAddr::from(lab.node4()), 5),
+        (peer6.into(), lab.node6().into(), 7),
+    ] {
+        lab.peer.run(|| {
+            let socket = UdpSocket::bind((source, 0)).context("cannot bind")?;
+            (0..count).try_for_each(|_| socket.send_to(&[0; 4000], (to, PORT)).map(drop).context("cannot send"))
+        })?;
+    }
+    // One that is not listed comes behind them.
+    let socket = traffic::listen_udp(&lab.node, SocketAddr::new(lab.node4().into(), PORT))?;
+    traffic::send_frames(&lab, &[(1, Frame::udp(BAD, lab.node4(), PORT))])?;
+    weir_tests::wait_for("the last packet", || Ok((traffic::received(&socket)? == 1).then_some(())))?;
+    let done = weir.stop()?.clean()?;
+    done.expect_map("@", [(peer4.to_string(), 15), (peer6.to_string(), 21)])?;
+    let done = done.map("@bl.stats");
+    ensure!(done["dropped"] == "36" && done["passed"] == "1", "{done:?}");
     Ok(())
 }
 

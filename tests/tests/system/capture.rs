@@ -240,15 +240,15 @@ fn errors() -> Result<()> {
         (&["wifi.pcap", "-e", count], &["link type 105", "Ethernet"]),
         (
             &["x.pcap", "-e", "profile:hz:9 { @ = count(); }"],
-            &["cannot be replayed", "`xdp:`", "^"],
+            &["`profile` cannot be replayed", "`xdp:any { … }`", "^"],
         ),
         (
             &["x.pcap", "-e", "tracepoint:tcp:tcp_probe { @ = count(); }"],
-            &["a replay has packets only"],
+            &["`tracepoint` cannot be replayed", "^"],
         ),
         (
             &["x.pcap", "-e", "kprobe:tcp_connect { @ = count(); }"],
-            &["a replay has packets only"],
+            &["`kprobe` cannot be replayed", "`xdp:any { … }`", "^"],
         ),
         (
             &[

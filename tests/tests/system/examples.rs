@@ -1,6 +1,7 @@
 //! Every saved script in `examples/` attaches, sees traffic that makes it print what its head shows, and leaves nothing behind.
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
@@ -18,6 +19,7 @@ use weir_tests::{patience, wait_for};
 
 pub const TESTS: &[Test] = &[
     Test::new("every_example_runs", every_example).alone(),
+    Test::new("the_unit_of_systemd_runs_a_script_and_ends_it", unit),
     Test::new("an_example_for_captures_prints_what_its_head_says", replayed),
 ];
 
@@ -171,6 +173,31 @@ fn examples() -> Result<Vec<PathBuf>> {
     files.sort();
     ensure!(files.len() >= 25, "only {} examples in {}", files.len(), folder.display());
     Ok(files)
+}
+
+/// What the unit starts is started here by its own words, and ended by the signal that it names.
+fn unit() -> Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let text = std::fs::read_to_string(folder.join("weir@.service"))?;
+    let setting = |name: &str| -> Result<&str> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.with_context(|| format!("the unit has no {name}"))
+    };
+    let lab = Lab::new()?;
+    lab.dir.write(
+        "edge.weir",
+        "use blocklist(iface=\"veth0\", prefixes=198.51.100.1, audit=\"off\") as bl;\n",
+    )?;
+    let script = lab.dir.path().join("edge.weir").display().to_string();
+    let mut words = setting("ExecStart")?.split(' ');
+    ensure!(words.next().is_some_and(|program| program.ends_with("/weir")), "{text}");
+    let args: Vec<String> = words.map(|word| word.replace("/etc/weir/%i.weir", &script)).collect();
+    ensure!(args.contains(&script), "{args:?}");
+    let weir = Weir::new(args).at(&lab).start()?;
+    let signal: Signal = setting("KillSignal")?.parse()?;
+    let done = weir.end_with(signal)?.clean()?;
+    ensure!(done.status.success() && done.stdout.contains("@bl.stats[passed]: "), "{done}");
+    Ok(())
 }
 
 fn every_example() -> Result<()> {

@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
     Test::new("comm_in_xdp_is_a_compile_error_that_says_why", comm_in_xdp),
     Test::new("an_unknown_interface_is_named", unknown_interface),
     Test::new("xdp_sees_through_two_vlan_tags", vlan),
+    Test::new("a_limit_lets_some_packets_run_and_counts_the_rest", limit),
     Test::new("tc_is_a_link_where_there_is_tcx", tcx).needs(&[Has(Feature::Tcx)]),
     Test::new("tc_is_clsact_where_there_is_no_tcx", clsact).needs(&[Lacks(Feature::Tcx)]),
 ];
@@ -162,6 +163,29 @@ fn vlan() -> Result<()> {
     traffic::send_frames(&lab, &[(2, syn.clone()), (3, syn.clone().vlan(5)), (4, syn.vlan(5).vlan(6))])?;
     traffic::settle(&lab)?;
     weir.stop()?.clean()?.expect_map("@", [(source.to_string(), 2 + 3 + 4)])
+}
+
+/// Each processor has its share, and frames may come on any.
+fn limit() -> Result<()> {
+    const FRAMES: u64 = 300;
+    let lab = Lab::new()?;
+    for hook in ["xdp:veth0", "tc:veth0:ingress"] {
+        let script = format!("{hook} /udp.dport == 5000/ {{ @all = count(); limit(40/h) {{ @some = count(); }} }}");
+        let weir = Weir::script(&script).at(&lab).start()?;
+        traffic::send_frames(&lab, &[(u32::try_from(FRAMES)?, Frame::udp(lab.peer4(), lab.node4(), 5000))])?;
+        traffic::settle(&lab)?;
+        let done = weir.stop()?.clean()?;
+        done.expect_map("@all", [("", FRAMES)])?;
+        let ran: u64 = done.map("@some").get("").map_or(Ok(0), |n| n.parse())?;
+        // Said every now and then while it runs.
+        let words = done.stderr.split("`limit` held back ").skip(1);
+        let held: u64 = words.filter_map(|w| w.split(' ').next()?.parse::<u64>().ok()).sum();
+        ensure!(
+            (1..=40).contains(&ran) && held == FRAMES - ran,
+            "{hook}: {ran} ran, {held} were held back: {done}"
+        );
+    }
+    Ok(())
 }
 
 /// Sends 4 datagrams in and 6 out.

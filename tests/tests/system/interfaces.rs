@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use std::io::Write;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use weir_tests::features::Feature;
@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     Test::new("an_interface_that_comes_later_is_attached_to", comes_later).alone(),
     Test::new("nothing_is_left_of_a_later_interface_after_kill_9", later_and_killed).alone(),
     Test::new("interfaces_without_ethernet_start_with_ip", without_ethernet).needs(&[Has(Feature::Tun)]),
+    Test::new("interfaces_that_are_tunnels_start_with_ip", tunnels).needs(&[Has(Feature::Tunnel)]),
     Test::new("a_glob_may_match_nothing_yet", nothing_yet),
     Test::new("other_namespaces_by_name_pid_and_path", namespaces),
     Test::new("a_namespace_that_goes_ends_nothing_else", namespace_goes).alone(),
@@ -152,6 +153,66 @@ fn without_ethernet() -> Result<()> {
     weir.stop()?.clean()?.expect_map("@", [(format!("{from4}, 53"), 4)])
 }
 
+/// What is outside of a tunnel's packets belongs to another interface, whatever header a kind of tunnel adds.
+fn tunnels() -> Result<()> {
+    let lab = Lab::new()?;
+    let (outer4, outer6) = ([lab.node4().into(), lab.peer4().into()], [lab.node6().into(), lab.peer6().into()]);
+    let inner4: [IpAddr; 2] = ["10.77.0.1".parse()?, "10.77.0.2".parse()?];
+    let inner6: [IpAddr; 2] = ["fd77::1".parse()?, "fd77::2".parse()?];
+    let kinds: [(&[&str], [IpAddr; 2], &[[IpAddr; 2]]); 5] = [
+        (&["ipip"], outer4, &[inner4]),
+        (&["sit"], outer4, &[inner6]),
+        (&["gre"], outer4, &[inner4, inner6]),
+        (&["ip6tnl", "mode", "any"], outer6, &[inner4, inner6]),
+        (&["ip6gre"], outer6, &[inner4, inner6]),
+    ];
+    for (kind, outer, inner) in kinds {
+        for (ns, [local, remote], which) in [(&lab.node, outer, 0), (&lab.peer, [outer[1], outer[0]], 1)] {
+            let (local, remote) = (local.to_string(), remote.to_string());
+            let make = ["link", "add", "try0", "type"];
+            ns.ip(&[&make, kind, &["local", &local, "remote", &remote]].concat())?;
+            for addresses in inner {
+                let (length, flags) = if addresses[0].is_ipv4() {
+                    (24, &[][..])
+                } else {
+                    (64, &["nodad"][..])
+                };
+                let address = format!("{}/{length}", addresses[which]);
+                ns.ip(&[&["addr", "add", &address, "dev", "try0"], flags].concat())?;
+            }
+            ns.ip(&["link", "set", "try0", "up"])?;
+        }
+        let count = |map: &str| format!("@{map}[ip.src, ip.dst] = count(); if (has(eth) || has(eth.type)) {{ @eth = count(); }}");
+        let script = format!(
+            "tc:try0:ingress /udp.dport == 5000/ {{ {} }} tc:try0:egress /udp.dport == 5001/ {{ {} }} xdp:try0:generic /udp.dport == 5000/ {{ {} }}
+             interval:ms:100 {{ print(@in); print(@xdp); print(@out); }}",
+            count("in"),
+            count("out"),
+            count("xdp")
+        );
+        let mut weir = Weir::script(&script).at(&lab).start()?;
+        for [node, peer] in inner {
+            traffic::send_udp(&lab.peer, *peer, (*node, 5000).into(), 5)?;
+            traffic::send_udp(&lab.node, *node, (*peer, 5001).into(), 3)?;
+        }
+        for [node, peer] in inner {
+            for line in [
+                format!("@in[{peer}, {node}]: 5"),
+                format!("@xdp[{peer}, {node}]: 5"),
+                format!("@out[{node}, {peer}]: 3"),
+            ] {
+                counted(&mut weir, &line).with_context(|| format!("{kind:?}"))?;
+            }
+        }
+        let done = weir.stop()?.clean()?;
+        ensure!(done.map("@eth").is_empty(), "{kind:?} has Ethernet: {done}");
+        for ns in [&lab.node, &lab.peer] {
+            ns.ip(&["link", "del", "try0"])?;
+        }
+    }
+    Ok(())
+}
+
 fn namespaces() -> Result<()> {
     let lab = Lab::new()?;
     // A process to name the namespace by.
@@ -225,6 +286,7 @@ fn foreign_xdp() -> Result<()> {
         "already has an XDP program",
         "w0_xdp",
         "weir -e xdp:veth0",
+        " s ago",
         &first.pid()?.to_string(),
         "--force",
         "^",

@@ -1,6 +1,6 @@
 //! However weir ends, the kernel is as it was: no program, map, link, filter, qdisc or pin of ours, everyone else's untouched.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use std::os::unix::process::ExitStatusExt;
 use weir_tests::features::{Answer, Feature};
@@ -101,6 +101,15 @@ fn demo() -> Result<()> {
     let before = KernelState::now(None)?;
     let done = Weir::new(["demo", "--seconds", "1"]).run()?;
     ensure!(done.status.success(), "{done}");
+    // Nobody else's connections.
+    let (_, answer) = done.stdout.split_once("@re: retransmits\n").with_context(|| done.to_string())?;
+    let lines = answer.lines().skip(1).take_while(|line| !line.starts_with("  processes"));
+    let destinations: Vec<&str> = lines.filter_map(|line| line.split_whitespace().next()).collect();
+    let ours = |to: &&str| ["10.0.0.1", "fd00::1"].contains(to);
+    ensure!(
+        !destinations.is_empty() && destinations.iter().all(ours),
+        "{destinations:?}: {done}"
+    );
     before.assert_same(None)
 }
 

@@ -5,6 +5,7 @@
 mod absent;
 mod bad_input;
 mod blocklist;
+mod blocklist_tc;
 mod buffers;
 mod capture;
 mod cgroups;
@@ -21,6 +22,7 @@ mod hooks;
 mod identity;
 mod inspect;
 mod interfaces;
+mod kernel_code;
 mod kprobes;
 mod leftovers;
 mod mends;
@@ -62,8 +64,10 @@ fn main() {
         cgroups::TESTS,
         inspect::TESTS,
         tracing::TESTS,
+        kernel_code::TESTS,
         kprobes::TESTS,
         natives::TESTS,
+        blocklist_tc::TESTS,
         native_maps::TESTS,
         flows::TESTS,
         identity::TESTS,
@@ -83,7 +87,9 @@ fn main() {
     if !weir_tests::in_vm() {
         lists.extend([
             bad_input::TESTS,
+            natives::ONCE,
             blocklist::TESTS,
+            blocklist_tc::ONCE,
             hooks::ONCE,
             check::TESTS,
             mends::TESTS,

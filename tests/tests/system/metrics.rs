@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use weir_tests::frame::Frame;
 use weir_tests::harness::Test;
 use weir_tests::net::Lab;
 use weir_tests::patience;
@@ -12,6 +13,7 @@ use weir_tests::weir::{Running, Weir};
 
 pub const TESTS: &[Test] = &[
     Test::new("metrics_of_every_kind_of_map_parse_and_count", kinds).alone(),
+    Test::new("metrics_of_natives", natives),
     Test::new("metrics_are_limited_and_say_so", limited),
     Test::new("metrics_help_is_the_comment_beside_a_map", help),
     Test::new("metrics_a_slow_client_keeps_nobody_waiting", slow_client),
@@ -258,6 +260,34 @@ fn kinds() -> Result<()> {
         "it still serves"
     );
     Ok(())
+}
+
+/// Tables are gauges by column, numbers are counters.
+fn natives() -> Result<()> {
+    let lab = Lab::new()?;
+    let bad = Ipv4Addr::new(198, 51, 100, 1);
+    let script = r#"use blocklist(iface="veth0", hook="tc", dry_run=true, audit="off", prefixes=198.51.100.0/24) as bl; use flows(iface="veth0") as fl;"#;
+    let mut running = Weir::new(["--prometheus", "127.0.0.1:0", "-e", script]).at(&lab).start()?;
+    let address = served(&mut running)?;
+    traffic::send_frames(&lab, &[(7, Frame::udp(bad, lab.node4(), 5000))])?;
+    traffic::settle(&lab)?;
+    let families = parse(&get(&lab, address, GET)?.1)?;
+    let value = |name: &str, labels: &[(&str, &str)]| -> Result<f64> {
+        families
+            .get(name)
+            .with_context(|| format!("no `{name}` among {:?}", families.keys()))?
+            .value(name, labels)
+    };
+    ensure!(
+        value("weir_bl_hits_packets", &[("key0", "198.51.100.0/24")])? == 7.0,
+        "{families:?}"
+    );
+    ensure!(value("weir_bl_stats_total", &[("key0", "dropped")])? == 7.0, "{families:?}");
+    let flow = format!("{bad}:40000 > {}:5000 udp", lab.node4());
+    let labels = [("key0", flow.as_str()), ("key1", "veth0"), ("key2", "ingress/from_pod")];
+    ensure!(value("weir_fl_flows_packets", &labels)? == 7.0, "{families:?}");
+    ensure!(value("weir_fl_stats_total", &[("key0", "overflow")])? == 0.0, "{families:?}");
+    running.stop()?.clean().map(drop)
 }
 
 fn limited() -> Result<()> {

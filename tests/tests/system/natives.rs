@@ -27,6 +27,12 @@ pub const TESTS: &[Test] = &[
     Test::new("blocklist_audit_log_has_every_change", audit),
 ];
 
+/// What takes tools that guests have not.
+pub const ONCE: &[Test] = &[
+    Test::new("natives_are_objects_that_others_load", objects).alone(),
+    Test::new("natives_run_as_their_documentation_shows", documented),
+];
+
 const SPORT: u16 = 5000;
 
 fn v4(text: &str) -> Ipv4Addr {
@@ -68,7 +74,7 @@ fn flood_atomic() -> Result<()> {
 
 /// Two lists take turns while packets come at full speed. What both of them list, by other prefixes, never passes; what neither of them
 /// lists is never dropped; what one of them lists is either.
-fn flood_with(extra: &str) -> Result<()> {
+pub fn flood_with(extra: &str) -> Result<()> {
     const LISTS: [&str; 2] = [
         "10.66.0.0/16\n192.0.2.0/25\n2001:db8:bad::/48\n198.51.100.1\n",
         "10.64.0.0/10\n192.0.2.1\n2001:db8::/32\n203.0.113.1\n",
@@ -194,10 +200,14 @@ fn passes(lab: &Lab, source: &str) -> Result<Instant> {
 }
 
 fn ttl() -> Result<()> {
+    ttl_with("")
+}
+
+pub fn ttl_with(extra: &str) -> Result<()> {
     let lab = Lab::new()?;
     let list = "198.51.100.1 ttl=1s\n198.51.100.2\n198.51.100.3 ttl=1h\n";
     lab.dir.write("bad.txt", list)?;
-    let weir = started(&lab, "prefixes=file(\"bad.txt\"), ttl=2s")?;
+    let weir = started(&lab, &format!("prefixes=file(\"bad.txt\"), ttl=2s{extra}"))?;
     // Much longer than a second, but refreshed all the time, in place and by a new file.
     let begin = Instant::now();
     let mut refreshed = Instant::now();
@@ -217,11 +227,15 @@ fn ttl() -> Result<()> {
 }
 
 fn duration() -> Result<()> {
+    duration_with("")
+}
+
+pub fn duration_with(extra: &str) -> Result<()> {
     let lab = Lab::new()?;
     // A slow machine may not have sent anything when a short duration is over already.
     for seconds in [1, 10, 60] {
         let begun = Instant::now();
-        let mut weir = started(&lab, &format!("prefixes=198.51.100.0/24, duration={seconds}s"))?;
+        let mut weir = started(&lab, &format!("prefixes=198.51.100.0/24, duration={seconds}s{extra}"))?;
         let passed = arrive(&lab, "198.51.100.1", 3)?;
         let is_late = begun.elapsed() >= Duration::from_secs(seconds);
         ensure!(passed == 0 || is_late, "it is not in force");
@@ -236,12 +250,19 @@ fn duration() -> Result<()> {
 }
 
 fn narrowed() -> Result<()> {
+    narrowed_with("")
+}
+
+pub fn narrowed_with(extra: &str) -> Result<()> {
     let lab = Lab::new()?;
     let (node4, node6) = (lab.node4(), lab.node6());
     // Allow before block, whatever the lengths are; both lists with both families; the destination's ports.
     let weir = started(
         &lab,
-        "prefixes=(198.51.100.0/24, \"2001:db8::/32\", 198.51.100.7), allow=(198.51.100.0/28, \"2001:db8::1\"), proto=\"udp\", ports=(5000, 6000-6002)",
+        &format!(
+            "prefixes=(198.51.100.0/24, \"2001:db8::/32\", 198.51.100.7), allow=(198.51.100.0/28, \"2001:db8::1\"), proto=\"udp\", \
+             ports=(5000, 6000-6002){extra}"
+        ),
     )?;
     let udp = |src: &str, port| Frame::udp(v4(src), node4, port);
     let frames = [
@@ -265,7 +286,7 @@ fn narrowed() -> Result<()> {
     );
 
     // A dry run counts the same and drops nothing. `protect` has nothing to refuse then.
-    let weir = started(&lab, "prefixes=(0.0.0.0/0, \"::/0\"), dry_run=true")?;
+    let weir = started(&lab, &format!("prefixes=(0.0.0.0/0, \"::/0\"), dry_run=true{extra}"))?;
     ensure!(arrive(&lab, "198.51.100.7", 5)? == 5, "a dry run has dropped");
     let done = weir.stop()?.clean()?;
     done.expect_entry("@", "198.51.100.7", 5)?;
@@ -320,6 +341,15 @@ fn protect() -> Result<()> {
     ] {
         everything(harmless).start()?.stop()?.clean()?;
     }
+    // Of what goes out, the far end is the destination; ports are those of the other side.
+    let out = ", hook=\"tc\", direction=\"egress\"";
+    everything(out)
+        .run()?
+        .refused(&[&format!("the list covers {peer4}, the peer of an SSH session")])?;
+    everything(&format!("{out}, match=\"src\""))
+        .run()?
+        .refused(&["this host's end of an SSH session"])?;
+    everything(&format!("{out}, ports=22")).start()?.stop()?.clean()?;
     everything(", ports=(20-30)").run()?.refused(&["the peer of an SSH session"])?;
     everything(", match=\"dst\"")
         .run()?
@@ -355,12 +385,16 @@ fn capacity() -> Result<()> {
 }
 
 fn neighbours() -> Result<()> {
+    neighbours_with("")
+}
+
+pub fn neighbours_with(extra: &str) -> Result<()> {
     let lab = Lab::new()?;
     for (ns, iface) in [(&lab.node, NODE_IF), (&lab.peer, PEER_IF)] {
         ns.ip(&["link", "set", iface, "arp", "on"])?;
         ns.ip(&["neigh", "flush", "dev", iface, "nud", "permanent"])?;
     }
-    let weir = started(&lab, &format!("prefixes=({}, \"fd00::/8\", \"fe80::/10\")", subnet(&lab)))?;
+    let weir = started(&lab, &format!("prefixes=({}, \"fd00::/8\", \"fe80::/10\"){extra}", subnet(&lab)))?;
     let (node4, node6) = (lab.node4(), lab.node6());
     traffic::send_udp(&lab.peer, lab.peer4().into(), SocketAddr::new(node4.into(), SPORT), 1)?;
     traffic::send_udp(&lab.peer, lab.peer6().into(), SocketAddr::new(node6.into(), SPORT), 1)?;
@@ -436,5 +470,79 @@ fn audit() -> Result<()> {
         done.stderr.contains("no audit log is kept: cannot open `no/such/folder/log`"),
         "{done}"
     );
+    Ok(())
+}
+
+/// Each native is a plain object, too: others load it, with its settings as they are.
+fn objects() -> Result<()> {
+    let lab = Lab::new()?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ebpf-builtins/objects");
+    let mut loaded = Vec::new();
+    for file in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+        let path = file?.path();
+        let Some(name) = path.file_name().and_then(|n| n.to_str()?.strip_suffix(".bpf.o")) else {
+            continue;
+        };
+        let pins = Pins::new(name)?;
+        let done = std::process::Command::new("bpftool")
+            .args(["prog", "loadall"])
+            .args([&path, &pins.0])
+            .output()
+            .context("bpftool")?;
+        ensure!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
+        ensure!(std::fs::read_dir(&pins.0)?.count() > 0, "{name}: no program is pinned");
+        loaded.push(name.to_owned());
+    }
+    loaded.sort();
+    ensure!(loaded == ["blocklist", "flows", "identity", "retransmits"], "{loaded:?}");
+    let object = folder.join("blocklist.bpf.o").display().to_string();
+    lab.node.ip(&["link", "set", NODE_IF, "xdp", "obj", &object, "sec", "xdp.frags"])?;
+    let link = lab.node.ip(&["-d", "link", "show", "dev", NODE_IF])?;
+    ensure!(link.contains("prog/xdp"), "{link}");
+    // Its lists are empty.
+    ensure!(arrive(&lab, "198.51.100.1", 2)? == 2, "an empty list drops");
+    lab.node.ip(&["link", "set", NODE_IF, "xdp", "off"]).map(drop)
+}
+
+/// A folder of the BPF file system.
+struct Pins(std::path::PathBuf);
+
+impl Pins {
+    fn new(name: &str) -> Result<Self> {
+        let path = Path::new("/sys/fs/bpf").join(format!("weirtest-{}-{name}", std::process::id()));
+        std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            eprintln!("test support: {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// What `weir doc` shows runs as it is printed.
+fn documented() -> Result<()> {
+    for name in ["blocklist", "flows", "identity", "retransmits"] {
+        let lab = Lab::new()?;
+        lab.dir.write(
+            "policy.toml",
+            "[[identity]]\nname = \"web\"\ncgroup = \"/weirtest-nobody\"\n[[rule]]\nverdict = \"allow\"\nfrom = \"web\"\n",
+        )?;
+        let doc = Weir::new(["doc", name]).run()?;
+        let (_, example) = doc.stdout.split_once("\nEXAMPLE\n").with_context(|| doc.to_string())?;
+        let lines = example.lines().map_while(|line| line.strip_prefix("    "));
+        let script: Vec<&str> = lines.collect();
+        ensure!(
+            script.first().is_some_and(|line| line.starts_with(&format!("use {name}("))),
+            "{doc}"
+        );
+        let mut weir = Weir::script(&script.join("\n")).at(&lab).start()?;
+        // Each of them prints something about every second.
+        weir.wait_stdout("the first second", |text| !text.is_empty())?;
+        weir.stop()?.clean()?;
+    }
     Ok(())
 }

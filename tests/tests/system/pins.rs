@@ -20,7 +20,9 @@ use weir_tests::weir::{Finished, Running, Weir};
 
 pub const TESTS: &[Test] = &[
     Test::new("pin_outlives_kill_under_flood_and_is_taken_over", flood).alone(),
+    Test::new("pin_at_tc_outlives_kill_under_flood_and_is_taken_over", flood_at_tc).alone(),
     Test::new("pin_keeps_the_hits_of_a_long_list", long_list).alone(),
+    Test::new("pin_keeps_what_is_uncounted", uncounted).alone(),
     Test::new("pin_of_identity_outlives_kill_and_keeps_its_replies", identity).alone(),
     Test::new("pin_outlives_the_heartbeat_of_filters", heartbeat)
         .needs(&[Lacks(Feature::Tcx)])
@@ -115,17 +117,46 @@ fn long_list() -> Result<()> {
     name.stop()
 }
 
+/// So does the number of packets whose entries have gone, and for whose hits there was no room.
+fn uncounted() -> Result<()> {
+    let lab = Lab::new()?;
+    let name = Name::new("uncounted");
+    let hosts = |count: u32| -> String { (0..count).map(|i| format!("172.16.{}.{}\n", i >> 8, i & 255)).collect() };
+    lab.dir.write("bad.txt", &hosts(600))?;
+    let params = "prefixes=file(\"bad.txt\"), max_hits=1";
+    let mut first = started(&lab, &name, params)?;
+    let [one, other] = [(2, 80), (2, 81)].map(|(third, fourth)| Ipv4Addr::new(172, 16, third, fourth));
+    ensure!(arrive(&lab, one, 3)? + arrive(&lab, other, 3)? == 0, "not in force");
+    lab.dir.write("bad.txt", &hosts(560))?;
+    first.wait_stderr("word of the reload", |text| text.contains("40 removed, 560 in force"))?;
+    first.end_with(Signal::SIGKILL)?;
+    let done = started(&lab, &name, params)?.stop()?;
+    let of = stats(&done, "@bl.stats");
+    ensure!(of.get("uncounted") == Some(&3) && of.get("dropped") == Some(&6), "{done}");
+    name.stop()
+}
+
 /// Killed while it runs, killed while it starts, ended by Ctrl-C, with lists short and long: of a listed source nothing ever passes, and
 /// every one of its packets is counted.
 fn flood() -> Result<()> {
+    flood_with("", "xdp:veth0")
+}
+
+/// The same with links of tcx, or filters in clsact.
+fn flood_at_tc() -> Result<()> {
+    flood_with(", hook=\"tc\"", "tc:veth0:ingress")
+}
+
+fn flood_with(extra: &str, place: &str) -> Result<()> {
     let lab = Lab::new()?;
     let name = Name::new("flood");
+    let params = format!("prefixes=file(\"bad.txt\"){extra}");
     let before = KernelState::now(Some(&lab.node))?;
     let long: String = (0..700u32).map(|i| format!("172.16.{}.{}\n", i >> 8, i & 255)).collect();
     let lists = [format!("{BAD}\n{long}"), format!("198.51.100.0/24\n{OTHER}\n")];
     let start = |round: usize| -> Result<Running> {
         lab.dir.write("bad.txt", &lists[round % 2])?;
-        started(&lab, &name, "prefixes=file(\"bad.txt\")")
+        started(&lab, &name, &params)
     };
     let address = SocketAddr::new(lab.node4().into(), PORT);
     let socket = traffic::listen_udp(&lab.node, address)?;
@@ -147,9 +178,7 @@ fn flood() -> Result<()> {
                 let signal = if round == 2 { Signal::SIGINT } else { Signal::SIGKILL };
                 running.end_with(signal)?;
                 // Somewhere on the way: a start that is killed leaves what was in force.
-                let starting = Weir::script(&script(&name, "prefixes=file(\"bad.txt\")"))
-                    .at(&lab)
-                    .start_unattached()?;
+                let starting = Weir::script(&script(&name, &params)).at(&lab).start_unattached()?;
                 std::thread::sleep(Duration::from_millis(15 * round as u64));
                 starting.end_with(Signal::SIGKILL)?;
             }
@@ -170,6 +199,9 @@ fn flood() -> Result<()> {
     let dropped = stats(&done, "@bl.stats");
     ensure!(dropped.get("dropped") == Some(&sent), "{dropped:?}, {sent} were sent");
     ensure!(arrive(&lab, BAD, 3)? == 0, "not in force without weir");
+    let status = name.status()?;
+    let on = status["attached"][0].as_str().unwrap_or_default();
+    ensure!(on.starts_with(place) && status["owner_alive"] == false, "{status}");
     name.stop()?;
     ensure!(arrive(&lab, BAD, 3)? == 3, "still in force");
     before.assert_same(Some(&lab.node))

@@ -275,14 +275,17 @@ fn namespace_gone() -> Result<()> {
 /// One connection has a row, the other only a part in the sum; so when they end at once.
 fn full() -> Result<()> {
     let lab = Lab::new()?;
-    let script = format!(r#"use retransmits(netns="/proc/self/ns/net", max=1) as re; end {PRINT}"#);
-    let weir = Weir::script(&script).at(&lab).start()?;
+    let script =
+        format!(r#"use retransmits(netns="/proc/self/ns/net", max=1) as re; self:signal:SIGUSR2 {{ print(@re.stats); }} end {PRINT}"#);
+    let mut weir = Weir::script(&script).at(&lab).start()?;
     let mut first = pair(&lab, lab.peer4(), PORT)?;
     let mut second = pair(&lab, lab.peer4(), QUIET)?;
     first.lose(&lab, 1)?;
     let of_first = tcp_info(&first.node_side)?.total_retrans;
     second.lose(&lab, 2)?;
     let of_second = tcp_info(&second.node_side)?.total_retrans;
+    weir.signal(Signal::SIGUSR2)?;
+    weir.wait_stderr("word of the pressure", |text| text.contains("1 connections of at most 1"))?;
     close(first)?;
     close(second)?;
     let done = weir.stop()?.clean()?;
@@ -292,6 +295,10 @@ fn full() -> Result<()> {
     ensure!(
         (of_first, of_second) == (kernel - ours["untracked"], ours["untracked"]),
         "{of_first}, {of_second}: {ours:?}"
+    );
+    ensure!(
+        done.stderr.contains("1 connections of at most 1") && done.stderr.contains("`max=4`"),
+        "{done}"
     );
     Ok(())
 }

@@ -19,6 +19,10 @@ pub const TESTS: &[Test] = &[
     Test::new("mirrored_packets_go_both_ways", mirrored),
     Test::new("what_xdp_leaves_before_a_packet_tc_reads", tagged),
     Test::new("the_name_of_an_interface_is_known_in_a_pattern_too", names),
+    Test::new(
+        "names_of_interfaces_are_those_of_their_namespace_in_natives_events_too",
+        names_of_namespaces_and_events,
+    ),
     Test::new("a_redirect_to_a_missing_device_is_refused", missing_device),
 ];
 
@@ -124,12 +128,19 @@ fn redirected() -> Result<()> {
     Ok(())
 }
 
-/// A device that is made again has another number.
+/// A device that is made again has another number. What is sent to it in between is counted.
 fn device_comes_back() -> Result<()> {
+    for hook in ["tc:veth0:ingress", "xdp:veth0:generic"] {
+        device_goes_and_comes(hook).with_context(|| hook.to_owned())?;
+    }
+    Ok(())
+}
+
+fn device_goes_and_comes(hook: &str) -> Result<()> {
     let lab = Lab::new()?;
     lab.add_cable("veth1", "peer1")?;
-    let script = "tc:veth0:ingress /udp.dport == 7000/ { @ = count(); redirect(\"veth1\"); }";
-    let mut weir = Weir::script(script).at(&lab).start()?;
+    let script = format!("{hook} /udp.dport == 7000/ {{ @ = count(); redirect(\"veth1\"); }}");
+    let mut weir = Weir::script(&script).at(&lab).start()?;
     lab.node.ip(&["link", "del", "veth1"])?;
     weir.wait_stderr("word of the end", |text| {
         text.contains("interface `veth1` is gone: packets that are sent to it are lost until it is back")
@@ -147,6 +158,11 @@ fn device_comes_back() -> Result<()> {
     let done = weir.stop()?.clean()?;
     ensure!(there == 5, "{there} of 5 packets left by the new veth1: {done}");
     ensure!(traffic::received(&socket)? == 0, "they arrived here: {done}");
+    // Those in between were sent to nobody, and are counted.
+    ensure!(
+        done.stderr.contains("3 packets were sent to `veth1`, which was gone, and lost"),
+        "{done}"
+    );
     done.expect_map("@", [("", 8)])
 }
 
@@ -243,6 +259,56 @@ fn names() -> Result<()> {
     Ok(())
 }
 
+/// Interfaces of two namespaces may have one number, and natives' events are on interfaces, too.
+fn names_of_namespaces_and_events() -> Result<()> {
+    let lab = Lab::new()?;
+    let (node, peer) = (lab.node.name(), lab.peer.name());
+    let number = |ns: &Netns, iface: &str| -> Result<u64> {
+        let text = ns.ip(&["-j", "link", "show", iface])?;
+        let json: serde_json::Value = serde_json::from_str(&text)?;
+        json[0]["ifindex"].as_u64().with_context(|| text.clone())
+    };
+    let index = 4242;
+    for (ns, name) in [(&lab.node, "n4242"), (&lab.peer, "p4242")] {
+        ns.ip(&[
+            "link",
+            "add",
+            name,
+            "index",
+            &index.to_string(),
+            "type",
+            "veth",
+            "peer",
+            "name",
+            &format!("{name}b"),
+        ])?;
+        ensure!(number(ns, name)? == index, "`{name}` has another number");
+        ns.ip(&["link", "set", name, "up"])?;
+        ns.ip(&["link", "set", &format!("{name}b"), "up"])?;
+    }
+    let script = format!(
+        "use blocklist(iface=\"?4242@{node}\", prefixes=192.0.2.0/24, audit=\"off\", protect=false) as bl;
+         use flows(iface=\"p424*@{peer}\", direction=\"ingress\", max=100) as fl;
+         bl:drop {{ @drop[pkt.ifname, pkt.direction] = count(); }}
+         fl:new /udp.dport == 5000/ {{ @new[pkt.ifname] = count(); }}
+         tc:n424*@{node}:ingress /udp.dport == 5000/ {{ @n[pkt.ifname] = count(); }}
+         tc:p424*@{peer}:ingress /udp.dport == 5000/ {{ @p[pkt.ifname] = count(); }}"
+    );
+    let weir = Weir::script(&script).start()?;
+    let listed = Frame::udp(Ipv4Addr::new(192, 0, 2, 9), lab.node4(), 5000);
+    let other = Frame::udp(lab.peer4(), lab.node4(), 5000);
+    for (ns, name, count) in [(&lab.node, "n4242b", 2), (&lab.peer, "p4242b", 3)] {
+        traffic::send_frames_from(ns, name, &[(count, other.clone()), (count + 2, listed.clone())])?;
+    }
+    traffic::settle(&lab)?;
+    let done = weir.stop()?.clean()?;
+    done.expect_map("@drop", [("n4242, ingress", 4)])?;
+    // Every packet but the dropped ones; a flow is new once.
+    done.expect_map("@n", [("n4242", 2)])?;
+    done.expect_map("@p", [("p4242", 3 + 5)])?;
+    done.expect_map("@new", [("p4242", 2)])
+}
+
 fn missing_device() -> Result<()> {
     let lab = Lab::new()?;
     let script = "tc:veth0:ingress { redirect(\"veth9\"); }";
@@ -250,5 +316,15 @@ fn missing_device() -> Result<()> {
         .at(&lab)
         .run()?
         .refused(&["there is no interface `veth9`", "did you mean `veth0`?"])?;
-    Ok(())
+    // Of another namespace, which is asked when the script starts.
+    let script = format!("tc:veth0@{}:ingress {{ redirect(\"veth9\"); }}", lab.node.name());
+    Weir::script(&script)
+        .run()?
+        .refused(&[
+            "no network interface matches `veth9`",
+            lab.node.name(),
+            "did you mean `veth0`?",
+            "^",
+        ])
+        .map(drop)
 }

@@ -15,7 +15,7 @@ mod write;
 use super::value::{Val, VarSlot, words};
 use super::{Generator, plain};
 use crate::hir::{ExprKind, StmtKind, Ty, visit};
-use crate::object::{AttachPoint, Direction, MapKind, MapRole, MapSpec};
+use crate::object::{AttachPoint, Direction};
 use crate::tables::{FIELDS, Field, FieldKind, FieldType, Header, Hook, IFNAME_BYTES, IpPart, NAME_BYTES, Parsed, helper};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::types::{I8, I32, I64};
@@ -27,8 +27,6 @@ use std::collections::BTreeSet;
 const PULL_BYTES: i64 = 512;
 /// Largest header that is read at once: IPv6.
 const HEADER_BYTES: u32 = 40;
-/// Entries of the map of interface names.
-const MAX_INTERFACES: u32 = 4096;
 /// Marks the number that XDP leaves before a packet as ours.
 pub(super) const META_MAGIC: i64 = 0x7765_6972;
 /// The magic and the number.
@@ -387,15 +385,7 @@ impl Generator<'_, '_> {
         let (Some(super::value::Room::Frame(at)), Some(present)) = (slot.memory, slot.present) else {
             return;
         };
-        let map = self.plan.map(MapSpec {
-            name: "weir_interfaces".to_owned(),
-            kind: MapKind::Hash,
-            key_size: 4,
-            value_size: IFNAME_BYTES,
-            max_entries: MAX_INTERFACES,
-            flags: 0,
-            role: MapRole::Interfaces,
-        });
+        let map = self.plan.interfaces(self.index);
         let at = i32::try_from(at).unwrap_or(0);
         let frame = self.memory.frame();
         let zero = self.int(0);
@@ -711,5 +701,27 @@ impl Generator<'_, '_> {
                 self.set_field(field, values);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::{BUILTINS, Hooks};
+
+    /// The rules for what is absent need no test at hooks that have no such word.
+    #[test]
+    fn nothing_is_absent_in_system_calls_of_cgroups() {
+        let mut words = 0;
+        for field in FIELDS.iter().filter(|f| Hooks::CGROUP_CALL.iter().any(|h| f.hooks.contains(h))) {
+            words += 1;
+            assert!(header_of(field).is_none() && !may_be_missing(field.kind), "{}", field.name);
+            assert!(
+                !Hooks::PACKET.iter().any(|h| field.hooks.contains(h)),
+                "{} is of a packet, too",
+                field.name
+            );
+        }
+        assert!(words >= 4 && BUILTINS.iter().all(|b| crate::tables::field(b.name).is_none() || b.name == "flow"));
     }
 }

@@ -1,6 +1,7 @@
 //! Attach points and `use`, one file a family: from the words between colons to what the kernel is asked for.
 
 mod cgroup;
+mod fentry;
 mod native;
 mod packet;
 mod perf;
@@ -47,6 +48,11 @@ pub(super) enum Target {
     },
     /// Numbered arguments without names or types.
     Numbered,
+    /// A function of a BPF program: which of its arguments the kernel shows, and whether it returns something.
+    BpfFunction {
+        args: Vec<bool>,
+        returns: bool,
+    },
     /// Where a note says that the arguments are.
     Usdt(Vec<UsdtArg>),
     /// The struct that the context of an iterator is.
@@ -200,6 +206,16 @@ impl Checker<'_> {
             };
             return self.error(d);
         };
+        if self.kernel.any_interface() && !provider.replays {
+            let run: Vec<String> = tables::PROVIDERS
+                .iter()
+                .filter(|p| p.replays)
+                .map(|p| format!("`{}`", p.name))
+                .collect();
+            let message = format!("`{}` cannot be replayed: a capture has packets only", provider.name);
+            let d = Diagnostic::error("replay", span, message);
+            return self.error(d.help(format!("a replay runs {}: `xdp:any {{ … }}` sees every packet", run.join(", "))));
+        }
         let site = |hook: Hook, attach: AttachPoint| Site::new(hook, span, &parts, attach);
         let wrong = |what: &str| {
             Diagnostic::error("probe-form", span, format!("`{}` {what}", parts.join(":"))).help(format!("the form is `{}`", provider.form))

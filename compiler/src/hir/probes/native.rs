@@ -2,6 +2,7 @@
 
 use super::Site;
 use crate::hir::check::{Checker, Options, nearest_name};
+use crate::hir::sets::{file_path, given_text};
 use crate::object::{AttachPoint, NativeInstance};
 use crate::tables::{self, Hook};
 use weir_parser::{Diagnostic, ast};
@@ -96,6 +97,10 @@ pub(in crate::hir) fn native_instance(
                 name.span,
                 format!("`{}` has no parameter `{}`", native.name, name.name),
             );
+            if let Some((_, why)) = native.without.iter().find(|(param, _)| *param == name.name) {
+                out.push(d.help(*why));
+                continue;
+            }
             if let Some(near) = nearest_name(&name.name, list.iter().copied()) {
                 d = d.help(format!("did you mean `{near}`?"));
             }
@@ -156,57 +161,20 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
     };
     let wrong = || Box::new(Diagnostic::error("param-value", value.span, format!("`{}` takes {}", decl.name, expected())).help(decl.doc));
     // `$1` stands for its text.
-    let positional = |n: u32| {
-        usize::try_from(n)
-            .ok()
-            .and_then(|n| n.checked_sub(1))
-            .and_then(|i| options.positional.get(i))
-            .cloned()
-    };
-    let missing = |n: u32| {
-        let d = Diagnostic::error("param-missing", value.span, format!("the parameter `${n}` is not given"));
-        Box::new(d.help("it stands behind the script on the command line"))
-    };
-    // What `--name` says, or the default. What has to be named, and is not, is nothing where the script is only judged.
-    let given_text = |call: &ast::Expr, ty: ParamType| -> Result<Option<String>, Box<Diagnostic>> {
-        let E::Call { args, .. } = &call.kind else { return Err(wrong()) };
-        let text = named(args, options).ok_or_else(wrong)?;
-        let must_be_named = match ty {
-            ParamType::Bool | ParamType::Text => false,
-            _ => text.is_empty() || args.len() == 1,
-        };
-        match args.first().map(|a| &a.value.kind) {
-            Some(E::Str(name)) if must_be_named && !is_given(name, options) => {
-                let name = String::from_utf8_lossy(name);
-                let d = Diagnostic::error("param-missing", value.span, format!("the parameter `--{name}` is not given"));
-                let help = format!("write `--{name}=VALUE` behind the script, or give it a default: `getopt(\"{name}\", \"DEFAULT\")`");
-                if options.judged_only {
-                    Ok(None)
-                } else {
-                    Err(Box::new(d.help(help)))
-                }
-            }
-            _ => Ok(Some(text)),
+    // What nobody has given, of what has to be.
+    if let Some(name) = not_given(value, decl.ty, options) {
+        if options.judged_only {
+            return Ok(stand_in(decl.ty));
         }
-    };
-    if options.judged_only
-        && let Some(n) = parameter(value)
-        && positional(n).is_none()
-    {
-        return Ok(stand_in(decl.ty));
+        if let Some(name) = name {
+            let d = Diagnostic::error("param-missing", value.span, format!("the parameter `--{name}` is not given"));
+            let help = format!("write `--{name}=VALUE` behind the script, or give it a default: `getopt(\"{name}\", \"DEFAULT\")`");
+            return Err(Box::new(d.help(help)));
+        }
     }
     let text = match &value.kind {
-        E::Str(s) => Some(String::from_utf8_lossy(s).into_owned()),
-        E::Param(n) => Some(positional(*n).ok_or_else(|| missing(*n))?),
-        E::Call { name, args } if name.name == "str" => match args.first().map(|a| &a.value.kind) {
-            Some(E::Param(n)) => Some(positional(*n).ok_or_else(|| missing(*n))?),
-            _ => None,
-        },
-        E::Call { name, .. } if name.name == "getopt" => match given_text(value, decl.ty)? {
-            Some(text) => Some(text),
-            None => return Ok(stand_in(decl.ty)),
-        },
-        _ => None,
+        E::Call { name, .. } if name.name == "getopt" => Some(given_text(value, options)?.ok_or_else(wrong)?),
+        _ => given_text(value, options)?,
     };
     match (decl.ty, &value.kind, text) {
         (ParamType::Iface, _, Some(text)) if !text.is_empty() => Ok(ParamValue::Str(text)),
@@ -236,17 +204,9 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
             Ok(n) if (min..=max).contains(&n) => Ok(ParamValue::Int(n)),
             _ => Err(wrong()),
         },
-        (ParamType::Prefixes | ParamType::File, E::Call { name, args }, None) if name.name == "file" => match args.as_slice() {
-            [ast::Arg { name: None, value: path }] => match &path.kind {
-                E::Str(path) => Ok(ParamValue::File(String::from_utf8_lossy(path).into_owned())),
-                E::Param(n) => positional(*n).map(ParamValue::File).ok_or_else(|| missing(*n)),
-                E::Call { name, .. } if name.name == "getopt" => {
-                    given_text(path, decl.ty).map(|text| text.map_or_else(|| stand_in(decl.ty), ParamValue::File))
-                }
-                _ => Err(wrong()),
-            },
-            _ => Err(wrong()),
-        },
+        (ParamType::Prefixes | ParamType::File, E::Call { name, args }, None) if name.name == "file" => {
+            file_path(args, value.span, options).map(ParamValue::File)
+        }
         (ParamType::Prefixes, _, Some(text)) if text == "-" => Ok(ParamValue::Stdin),
         (ParamType::Prefixes, _, Some(text)) if !matches!(value.kind, E::Str(_)) => text
             .split(',')
@@ -267,11 +227,24 @@ fn is_given(name: &[u8], options: &Options) -> bool {
     options.named.iter().any(|(n, _)| n.as_bytes() == name)
 }
 
-/// N, where a value is `$N`, `str($N)` or `file($N)`.
-fn parameter(value: &ast::Expr) -> Option<u32> {
+/// Whether a value is a parameter, `$1` or `getopt("name")`, also in `str(…)` and `file(…)`, that has to be given and is not; its name.
+fn not_given(value: &ast::Expr, ty: ParamType, options: &Options) -> Option<Option<String>> {
+    use ast::ExprKind as E;
     match &value.kind {
-        ast::ExprKind::Param(n) => Some(*n),
-        ast::ExprKind::Call { name, args } if matches!(name.name.as_str(), "str" | "file") => parameter(&args.first()?.value),
+        E::Param(n) => {
+            let given = usize::try_from(*n).is_ok_and(|n| (1..=options.positional.len()).contains(&n));
+            (!given).then_some(None)
+        }
+        E::Call { name, args } if name.name == "getopt" => {
+            let E::Str(name) = &args.first()?.value.kind else { return None };
+            let default = args.get(1).map(|a| &a.value.kind);
+            let needed = match ty {
+                ParamType::Bool | ParamType::Text => false,
+                _ => default.is_none() || matches!(default, Some(E::Str(text)) if text.is_empty()),
+            };
+            (needed && !is_given(name, options)).then(|| Some(String::from_utf8_lossy(name).into_owned()))
+        }
+        E::Call { name, args } if matches!(name.name.as_str(), "str" | "file") => not_given(&args.first()?.value, ty, options),
         _ => None,
     }
 }
@@ -312,24 +285,6 @@ fn known_prefix(text: &str, span: weir_parser::Span) -> Result<String, Box<Diagn
             span,
             format!("`{text}` is not a prefix: {why}"),
         ))),
-    }
-}
-
-/// `getopt("name", default)`: what `--name=…` says, else the default, as text.
-fn named(args: &[ast::Arg], options: &Options) -> Option<String> {
-    use ast::ExprKind as E;
-    let E::Str(name) = &args.first()?.value.kind else { return None };
-    let name = String::from_utf8_lossy(name);
-    let given = options.named.iter().rev().find(|(n, _)| *n == name);
-    match (given, args.get(1).map(|a| &a.value.kind)) {
-        (Some((_, Some(value))), _) => Some(value.clone()),
-        (Some((_, None)), _) => Some("true".to_owned()),
-        (None, Some(E::Str(text))) => Some(String::from_utf8_lossy(text).into_owned()),
-        (None, Some(E::Int(n))) => Some(n.to_string()),
-        (None, Some(E::Duration(ns))) => Some(weir_stdlib::show_duration(*ns)),
-        (None, Some(E::Bool(b))) => Some(b.to_string()),
-        (None, None) => Some("false".to_owned()),
-        _ => None,
     }
 }
 

@@ -162,7 +162,7 @@ impl Checker<'_> {
     }
 
     /// Says what works where a kernel function cannot be probed.
-    fn instead_of(&self, d: Diagnostic, function: &str) -> Diagnostic {
+    pub(super) fn instead_of(&self, d: Diagnostic, function: &str) -> Diagnostic {
         let all = self.kernel.tracepoints();
         let same: Vec<String> = all
             .iter()
@@ -177,85 +177,6 @@ impl Checker<'_> {
                 "`tracepoint:{near}` works here and may answer the question; `weir -l 'tracepoint:*'` lists more"
             )),
             None => d.help("tracepoints work here: `weir -l 'tracepoint:*'` lists them"),
-        }
-    }
-
-    pub(super) fn fentry_site(
-        &mut self,
-        point: &ast::AttachPoint,
-        parts: &[String],
-        ret: bool,
-        out: &mut Vec<Site>,
-        wrong: impl Fn(&str) -> Diagnostic,
-    ) {
-        let word = if ret { "fexit" } else { "fentry" };
-        let hook = if ret { Hook::Fexit } else { Hook::Fentry };
-        let function = match parts {
-            [_, function] => function,
-            [_, module, function] if module == "vmlinux" => function,
-            [_, module, ..] if module == "bpf" => {
-                return self.error(wrong("names a BPF program, which this version of weir cannot probe"));
-            }
-            [_, module, function] => {
-                let d = wrong(&format!(
-                    "names the module `{module}`, whose types this version of weir does not read"
-                ));
-                let kprobe = if ret { "kretprobe" } else { "kprobe" };
-                return self.error(d.help(format!("`{kprobe}:{module}:{function}` needs no types")));
-            }
-            _ => return self.error(wrong("has the wrong number of parts")),
-        };
-        let kernel = self.kernel;
-        if let Support::No(why) = kernel.feature(Feature::Fentry) {
-            let d = Diagnostic::error("no-fentry", point.span, format!("this kernel has no `{word}` ({why})"));
-            let d = if kernel.feature(Feature::Kprobe) == Support::Yes {
-                d.help(format!(
-                    "`{}:{function}` works here; {}",
-                    if ret { "kretprobe" } else { "kprobe" },
-                    if ret {
-                        "the result is `retval`"
-                    } else {
-                        "its arguments are `arg0`, `arg1`, …"
-                    }
-                ))
-            } else {
-                self.instead_of(d, function)
-            };
-            return self.error(d);
-        }
-        let Some(btf) = self.need_btf(kernel, point.span) else { return };
-        let make = |name: &str| {
-            let id = btf.find_func(name)?;
-            let proto = match btf.type_by_id(id)? {
-                BtfType::Func { proto, .. } => proto,
-                _ => return None,
-            };
-            let attach = AttachPoint::Fentry {
-                module: None,
-                function: name.to_owned(),
-                btf_id: id.0,
-                ret,
-            };
-            let mut site = Site::found(hook, point.span, word, &format!("vmlinux:{name}"), name, attach);
-            site.target = Target::Proto { proto, skip: 0 };
-            Some(site)
-        };
-        if is_glob(function) {
-            let before = out.len();
-            // What cannot be traced has types all the same.
-            let names = kernel.functions();
-            out.extend(names.iter().filter(|n| glob_match(function, n)).filter_map(|n| make(n)));
-            if out.len() == before {
-                self.missing(point, format!("no kernel function with types matches `{function}`"), None);
-            }
-            return;
-        }
-        match make(function) {
-            Some(site) => out.push(site),
-            None => {
-                let near = nearest_name(function, btf.func_names()).map(|n| format!("did you mean `{word}:{n}`?"));
-                self.missing(point, format!("this kernel has no types of a function `{function}`"), near);
-            }
         }
     }
 
@@ -317,23 +238,17 @@ impl Checker<'_> {
         out: &mut Vec<Site>,
         wrong: impl Fn(&str) -> Diagnostic,
     ) {
-        let kind = match parts {
-            [_, kind] => kind,
-            [_, _, _] => {
-                return self.error(
-                    wrong("has a name to be read by, which this version of weir does not make")
-                        .help("without it, the block runs once for each object, then the script ends"),
-                );
-            }
+        let (kind, pin) = match parts {
+            [_, kind] => (kind, None),
+            [_, _, name] if name.is_empty() => return self.error(wrong("has an empty name")),
+            [_, kind, name] => (kind, Some(name.as_str())),
             _ => return self.error(wrong("has the wrong number of parts")),
         };
         let kernel = self.kernel;
         let Some(btf) = self.need_btf(kernel, point.span) else { return };
         let find = |kind: &str| {
-            Some((
-                btf.find_func(&format!("bpf_iter_{kind}"))?,
-                btf.find_struct(&format!("bpf_iter__{kind}"))?,
-            ))
+            let func = btf.find_func(&format!("bpf_iter_{kind}")).filter(|id| btf.is_own(*id))?;
+            Some((func, btf.find_struct(&format!("bpf_iter__{kind}"))?))
         };
         let all = iterators(btf);
         let names = all.iter().filter(|n| glob_match(kind, n));
@@ -343,10 +258,15 @@ impl Checker<'_> {
             let near = near.or_else(|| Some(format!("there are `{}`", all.join("`, `"))));
             return self.missing(point, format!("this kernel has no iterator `{kind}`"), near);
         }
+        if let (Some(pin), [_, _, ..]) = (pin, found.as_slice()) {
+            let message = format!("`{kind}` matches {} iterators, which cannot all have the name `{pin}`", found.len());
+            return self.error(Diagnostic::error("iter-name", point.span, message).help("name one iterator"));
+        }
         for (name, (func, context)) in found {
             let attach = AttachPoint::Iter {
                 kind: name.clone(),
                 btf_id: func.0,
+                pin: pin.map(str::to_owned),
             };
             let mut site = Site::found(Hook::Iter, point.span, "iter", name, "", attach);
             site.target = Target::Iter(context);
@@ -363,7 +283,7 @@ const NEED_A_TARGET: &[&str] = &["bpf_map_elem", "bpf_sk_storage_map", "sockmap"
 pub fn iterators(btf: &Btf) -> Vec<String> {
     let names = btf.struct_names().filter_map(|n| n.strip_prefix("bpf_iter__"));
     let mut names: Vec<String> = names
-        .filter(|n| !NEED_A_TARGET.contains(n) && btf.find_func(&format!("bpf_iter_{n}")).is_some())
+        .filter(|n| !NEED_A_TARGET.contains(n) && btf.find_func(&format!("bpf_iter_{n}")).is_some_and(|id| btf.is_own(id)))
         .map(str::to_owned)
         .collect();
     names.sort();

@@ -1,6 +1,7 @@
 //! What all natives are made of. No program of its own.
 
 pub mod headers;
+pub mod heartbeat;
 pub mod ipv6;
 pub mod kernel;
 pub mod map;

@@ -9,7 +9,9 @@ mod who;
 
 use super::audit::{Audit, Record};
 use super::engine::{Engine, Maps, Rows, Value, text_bytes};
+use super::heartbeat::{self, Heart};
 use super::lists::grace_period;
+use super::pressure::Pressure;
 use super::{Params, Setup};
 use crate::attach::tracing::Iterator as KernelIterator;
 use crate::error::{Error, Notice};
@@ -26,7 +28,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use watch::Watch;
-use weir_compiler::kernel::{Feature, KernelInfo, Support};
 use weir_compiler::object::MapKind;
 use weir_ebpf_builtins::identity::{self as object, NAME_WORDS, RULE_WORDS, Rule as Row};
 use weir_parser::Span;
@@ -65,8 +66,7 @@ pub(super) fn setup(
         _ => object::ENFORCE_FROM_POD,
     };
     let deny_unknown = params.text("unknown") == Some("deny");
-    // A tcx link goes with its owner; a filter in clsact may outlive it, and is meant to with a pin.
-    let is_tied = pin.is_some() || matches!(kernel.feature(Feature::Tcx), Support::Yes);
+    let beats = heartbeat::is_needed(kernel, pin);
     for (symbol, value) in [
         (object::RODATA_ENFORCE, enforce),
         (object::RODATA_MASK, mask),
@@ -76,7 +76,7 @@ pub(super) fn setup(
         (object::RODATA_ON_DENY, u32::from(event_used("deny"))),
         (object::RODATA_ON_ALLOW, u32::from(event_used("allow"))),
         (object::RODATA_ON_UNKNOWN, u32::from(event_used("unknown"))),
-        (object::RODATA_NEEDS_HEARTBEAT, u32::from(!is_tied)),
+        (object::RODATA_NEEDS_HEARTBEAT, u32::from(beats)),
     ] {
         elf.set_rodata(symbol, value)?;
     }
@@ -95,6 +95,7 @@ pub(super) fn setup(
             deny_unknown,
             audit,
             notices,
+            beats,
         },
         pin,
     )?;
@@ -126,6 +127,8 @@ pub(super) struct Plan {
     pub deny_unknown: bool,
     pub audit: Audit,
     pub notices: Vec<Notice>,
+    /// Programs pass everything unless they see that we are there.
+    pub beats: bool,
 }
 
 /// An instance while it runs.
@@ -143,8 +146,9 @@ pub(super) struct Enforcer {
     over: bool,
     /// What has been complained about already.
     told: Vec<String>,
-    /// How many packets must have been denied before `.denied` can be nearly full; nothing when that has been said.
-    denied_due: Option<u64>,
+    /// How full `.denied` is.
+    denied: Pressure,
+    heart: Option<Heart>,
 }
 
 /// Sets one element.
@@ -194,7 +198,8 @@ impl Enforcer {
             slots: BTreeMap::new(),
             over: false,
             told: Vec::new(),
-            denied_due: Some(0),
+            denied: Pressure::new(),
+            heart: None,
             policy,
             everybody,
             watch,
@@ -469,19 +474,12 @@ impl Enforcer {
         self.tell_who();
     }
 
-    /// Says once that `.denied` is nearly full. Its entries are counted only when so many more packets were denied that it can be.
+    /// Says once that `.denied` is nearly full.
     fn check_denied(&mut self, maps: &Maps) -> Result<(), Error> {
-        let Some(due) = self.denied_due else { return Ok(()) };
         let (stats, denied) = (map(maps, object::STATS_MAP)?, map(maps, object::DENIED)?);
         let numbers = [object::STAT_DENIED, object::STAT_UNKNOWN, object::STAT_UNDECIDED].map(|i| super::stat(stats, i));
         let packets = numbers.into_iter().sum::<Result<u64, Error>>()?;
-        if packets < due {
-            return Ok(());
-        }
-        let (entries, max) = (denied.len()? as u64, u64::from(denied.max_entries));
-        let high = max * 4 / 5;
-        self.denied_due = (entries < high).then_some(packets + (high - entries.min(high)));
-        if self.denied_due.is_none() {
+        if let Some((entries, max)) = self.denied.check(packets, &[denied])? {
             self.say(
                 true,
                 format!(
@@ -533,8 +531,14 @@ impl Enforcer {
 }
 
 impl Engine for Enforcer {
-    fn started(&mut self, maps: &Maps, _: Vec<KernelIterator>) -> Result<(), Error> {
-        beat(maps)?;
+    fn move_in(&mut self, maps: &Maps) -> Result<(), Error> {
+        if self.plan.beats {
+            self.heart = Some(Heart::start(map(maps, object::HEARTBEAT)?, libc::CLOCK_BOOTTIME)?);
+        }
+        Ok(())
+    }
+
+    fn started(&mut self, _: &Maps, _: Vec<KernelIterator>) -> Result<(), Error> {
         self.record("start", self.policy.rules.len(), 0);
         Ok(())
     }
@@ -546,8 +550,6 @@ impl Engine for Enforcer {
     }
 
     fn tick(&mut self, maps: &Maps) {
-        // Without it everything passes: the safe side.
-        let _ = beat(maps);
         // Whoever looks at the map hears why it cannot be read.
         let _ = self.check_denied(maps);
         if !self.over {
@@ -616,18 +618,6 @@ impl Engine for Enforcer {
         }
         Ok(())
     }
-}
-
-/// Shows the programs that somebody is there.
-fn beat(maps: &Maps) -> Result<(), Error> {
-    let heartbeat = map(maps, object::HEARTBEAT)?;
-    Ok(bpf::map_update(
-        heartbeat.fd.as_fd(),
-        &word(0),
-        &word64(now()),
-        0,
-        &heartbeat.symbol,
-    )?)
 }
 
 /// Packets and bytes of all CPUs.

@@ -210,6 +210,48 @@ pub fn prog_main_func(prog: BorrowedFd<'_>) -> Result<Option<u32>> {
     Ok((answer.nr_func_info > 0 && answer.func_info != 0 && record[1] != 0).then_some(record[1]))
 }
 
+/// Reads the BTF type ids of all functions of a program, its main one first.
+///
+/// # Errors
+/// What the kernel says.
+pub fn prog_funcs(prog: BorrowedFd<'_>, count: u32) -> Result<Vec<u32>> {
+    // `struct bpf_func_info`: instruction offset, type id.
+    let mut records = vec![[0u32; 2]; count as usize];
+    // SAFETY: plain integers, all zero is valid.
+    let mut ask: bpf_prog_info = unsafe { std::mem::zeroed() };
+    ask.nr_func_info = count;
+    ask.func_info_rec_size = 8;
+    ask.func_info = records.as_mut_ptr() as u64;
+    let answer = info_into(prog, ask, "ask about program")?;
+    if answer.func_info == 0 {
+        return Ok(Vec::new());
+    }
+    records.truncate(answer.nr_func_info as usize);
+    Ok(records.into_iter().map(|[_, id]| id).filter(|id| *id != 0).collect())
+}
+
+/// Opens the BTF that the kernel has of one of its modules.
+///
+/// # Errors
+/// `ENOENT` when there is none.
+pub fn module_btf(module: &str) -> Result<OwnedFd> {
+    for id in ids(ObjectKind::Btf)? {
+        // It may be gone by now.
+        let Ok(fd) = by_id(ObjectKind::Btf, id) else { continue };
+        let mut name = [0u8; 64];
+        // SAFETY: plain integers, all zero is valid (and asks for no data).
+        let mut ask: bpf_btf_info = unsafe { std::mem::zeroed() };
+        ask.name = name.as_mut_ptr() as u64;
+        ask.name_len = name.len() as u32;
+        let answer = info_into(fd.as_fd(), ask, "ask about BTF object")?;
+        if answer.kernel_btf != 0 && name.split(|b| *b == 0).next() == Some(module.as_bytes()) {
+            return Ok(fd);
+        }
+    }
+    let gone = io::Error::from_raw_os_error(libc::ENOENT);
+    Err(SysError::new("find the types of the module", module, gone))
+}
+
 /// A map's information with the types of its key and value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapDetails {

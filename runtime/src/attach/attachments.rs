@@ -1,0 +1,97 @@
+//! What is attached to interfaces, found by interface: a node may have thousands of them, and each is asked about at every change.
+
+use super::Handle;
+use std::collections::{BTreeMap, HashMap};
+
+#[derive(Debug)]
+pub(super) struct Attachment {
+    /// Index of the target.
+    pub target: usize,
+    /// Index of the namespace among those that targets name.
+    pub netns: usize,
+    pub ifindex: u32,
+    pub iface: String,
+    pub handle: Handle,
+}
+
+/// All attachments, in the order in which they were made.
+#[derive(Debug, Default)]
+pub(super) struct Attachments {
+    all: BTreeMap<u64, Attachment>,
+    /// By namespace and interface.
+    on: HashMap<(usize, u32), Vec<u64>>,
+    next: u64,
+}
+
+impl Attachments {
+    pub fn push(&mut self, attachment: Attachment) {
+        let key = (attachment.netns, attachment.ifindex);
+        self.on.entry(key).or_default().push(self.next);
+        self.all.insert(self.next, attachment);
+        self.next += 1;
+    }
+
+    /// What is on one interface.
+    pub fn on(&self, netns: usize, ifindex: u32) -> impl DoubleEndedIterator<Item = &Attachment> {
+        let ids = self.on.get(&(netns, ifindex)).map_or(&[][..], Vec::as_slice);
+        ids.iter().filter_map(|id| self.all.get(id))
+    }
+
+    /// Interfaces of a namespace that something is on.
+    pub fn interfaces_of(&self, netns: usize) -> Vec<u32> {
+        self.on
+            .keys()
+            .filter(|(other, _)| *other == netns)
+            .map(|(_, ifindex)| *ifindex)
+            .collect()
+    }
+
+    /// How many interfaces something is on.
+    pub fn interfaces(&self) -> usize {
+        self.on.len()
+    }
+
+    /// Takes out all that is on one interface.
+    pub fn take(&mut self, netns: usize, ifindex: u32) -> Vec<Attachment> {
+        let ids = self.on.remove(&(netns, ifindex)).unwrap_or_default();
+        ids.iter().filter_map(|id| self.all.remove(id)).collect()
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.all.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+
+    #[test]
+    fn what_is_on_an_interface_is_found_in_its_order() {
+        let mut all = Attachments::default();
+        for (target, netns, ifindex) in [(0, 0, 7), (1, 0, 7), (0, 0, 8), (2, 1, 7), (3, 0, 7)] {
+            all.push(Attachment {
+                target,
+                netns,
+                ifindex,
+                iface: format!("if{ifindex}"),
+                handle: Handle::Link(OwnedFd::from(std::fs::File::open("/dev/null").unwrap())),
+            });
+        }
+        let on = |all: &Attachments, netns, ifindex| -> Vec<usize> { all.on(netns, ifindex).map(|a| a.target).collect() };
+        assert_eq!(on(&all, 0, 7), [0, 1, 3]);
+        assert_eq!(all.on(0, 7).next_back().map(|a| a.target), Some(3));
+        assert_eq!((on(&all, 1, 7), on(&all, 1, 8)), (vec![2], Vec::new()));
+        assert_eq!(all.interfaces(), 3);
+        let mut there = all.interfaces_of(0);
+        there.sort_unstable();
+        assert_eq!(there, [7, 8]);
+
+        let gone: Vec<usize> = all.take(0, 7).iter().map(|a| a.target).collect();
+        assert_eq!(gone, [0, 1, 3]);
+        assert_eq!((on(&all, 0, 7), on(&all, 1, 7), all.len()), (Vec::new(), vec![2], 2));
+        assert!(all.take(0, 7).is_empty());
+    }
+}
