@@ -27,6 +27,8 @@ pub enum Feature {
     Override,
     /// Breakpoints on data.
     Watchpoint,
+    /// Pairs of devices with programs of their own.
+    Netkit,
 }
 
 pub enum Answer {
@@ -36,7 +38,7 @@ pub enum Answer {
 }
 
 impl Feature {
-    pub const ALL: [Feature; 9] = [
+    pub const ALL: [Feature; 10] = [
         Feature::Kprobe,
         Feature::Tcx,
         Feature::Netem,
@@ -46,6 +48,7 @@ impl Feature {
         Feature::Fentry,
         Feature::Override,
         Feature::Watchpoint,
+        Feature::Netkit,
     ];
 
     pub fn name(self) -> &'static str {
@@ -59,6 +62,7 @@ impl Feature {
             Feature::Fentry => "fentry",
             Feature::Override => "override",
             Feature::Watchpoint => "watchpoint",
+            Feature::Netkit => "netkit",
         }
     }
 
@@ -116,6 +120,7 @@ impl Feature {
             },
             Feature::Vlan => kind_of_link("VLAN interfaces", try_vlan()),
             Feature::Tunnel => kind_of_link("tunnels", try_tunnel()),
+            Feature::Netkit => kind_of_link("netkit", try_netkit()),
             Feature::Netem => match try_netem() {
                 Ok(()) => Answer::Yes,
                 Err(e) => {
@@ -151,6 +156,12 @@ fn try_netem() -> Result<()> {
     lab.node
         .tc(&["qdisc", "add", "dev", net::NODE_IF, "root", "netem", "loss", "0%"])
         .map(drop)
+}
+
+fn try_netkit() -> Result<()> {
+    let lab = net::Lab::new()?;
+    // The other end is called `nk0`.
+    lab.node.ip(&["link", "add", "nkhost", "type", "netkit"]).map(drop)
 }
 
 fn try_vlan() -> Result<()> {

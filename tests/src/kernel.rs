@@ -479,6 +479,19 @@ pub fn attach_xdp(ns: &Netns, iface: &str, program: &OwnedFd) -> Result<OwnedFd>
     })
 }
 
+/// Attaches a program to what the host sends into a netkit device, until the returned link is closed (kernel 6.7).
+///
+/// # Errors
+/// No interface, or what the kernel says.
+pub fn attach_netkit(ns: &Netns, iface: &str, program: &OwnedFd) -> Result<OwnedFd> {
+    const BPF_LINK_CREATE: libc::c_long = 28;
+    const BPF_NETKIT_PRIMARY: u32 = 54;
+    ns.run(|| {
+        let index = nix::net::if_::if_nametoindex(iface)?;
+        bpf_fd(BPF_LINK_CREATE, &[program.as_raw_fd() as u32, index, BPF_NETKIT_PRIMARY]).context("cannot attach to a netkit device")
+    })
+}
+
 /// The names of the programs of an interface's tcx ingress chain, in their order.
 ///
 /// # Errors

@@ -27,6 +27,9 @@ pub const TESTS: &[Test] = &[
     Test::new("inspect_watching_maps_and_programs_shows_them_again", watch_lists).alone(),
     Test::new("inspect_other_namespaces_are_shown", all_netns).alone(),
     Test::new("inspect_two_namespaces_with_one_number_are_not_mixed_up", same_number).alone(),
+    Test::new("inspect_netkit_programs_are_shown_and_removed", netkit)
+        .needs(&[Has(Feature::Netkit)])
+        .alone(),
     // libxdp's dispatcher needs programs that replace functions, which come with fentry.
     Test::new("inspect_members_of_a_dispatcher_are_shown_in_their_order", dispatcher)
         .needs(&[Has(Feature::Fentry)])
@@ -417,6 +420,39 @@ fn all_netns() -> Result<()> {
     Weir::new(["net", "rm", "--id", &number, "--yes"]).at_peer(&lab).run()?.clean()?;
     let filters = lab.node.tc(&["filter", "show", "dev", NODE_IF, "ingress"])?;
     ensure!(!filters.contains("bpf"), "{filters}");
+    Ok(())
+}
+
+fn netkit() -> Result<()> {
+    const NEXT: i32 = -1;
+    let lab = Lab::new()?;
+    lab.node.ip(&["link", "add", "nkhost", "type", "netkit"])?;
+    let program = kernel::load_program(kernel::ProgramType::SchedCls, "into_pod", NEXT)?;
+    let link = kernel::attach_netkit(&lab.node, "nkhost", &program)?;
+    let id = kernel::program_id(&program)?;
+    let picture = json(&lab, &["net", "nkhost"], 0)?;
+    let interface = &picture["namespaces"][0]["interfaces"][0];
+    let hook = &interface["hooks"][0];
+    ensure!(
+        interface["kind"] == "netkit" && interface["peer"]["interface"].is_string(),
+        "{picture:#}"
+    );
+    ensure!(
+        hook["hook"] == "netkit_primary" && hook["programs"][0]["at"]["via"] == "netkit" && hook["programs"][0]["program"]["id"] == id,
+        "{picture:#}"
+    );
+    let done = weir(&lab, &["net", "nkhost"])?.clean()?;
+    ensure!(
+        done.stdout.contains("netkit primary = what ") && done.stdout.contains("into_pod"),
+        "{done}"
+    );
+    weir(&lab, &["net", "rm", "nkhost", "--id", &id.to_string(), "--yes"])?.clean()?;
+    let picture = json(&lab, &["net", "nkhost"], 0)?;
+    ensure!(
+        picture["namespaces"][0]["interfaces"][0]["hooks"] == Value::Array(vec![]),
+        "{picture:#}"
+    );
+    drop(link);
     Ok(())
 }
 
