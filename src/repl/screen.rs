@@ -282,7 +282,8 @@ mod tests {
         shown(&seen, "shown\n");
         let job = screen.clone();
         let job = std::thread::spawn(move || (0..10_000).for_each(|i| job.print(&format!("line {i} {}\n", "x".repeat(80)))));
-        while screen.lock().queued < MOST_QUEUED {
+        let waits = |inner: &Inner| inner.queued >= MOST_QUEUED && inner.in_flight.is_some();
+        while !waits(&screen.lock()) {
             std::thread::yield_now();
         }
         // More than the queue takes: the job waits now, and goes on when the line is there.
