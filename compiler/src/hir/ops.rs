@@ -266,9 +266,10 @@ impl Checker<'_> {
         }
         if op.is_comparison() {
             for (field, value) in [(&l, &r), (&r, &l)] {
-                if let ExprKind::Field(index) = field.kind
-                    && !self.fits_family(&crate::tables::FIELDS[index], value)
-                {
+                let ExprKind::Field(index) = field.kind else { continue };
+                let field = &crate::tables::FIELDS[index];
+                self.fits_width(field, value);
+                if !self.fits_family(field, value) {
                     return self.failed(span);
                 }
             }

@@ -207,6 +207,28 @@ impl Checker<'_> {
         self.same_family(field, v6, value.span)
     }
 
+    /// Says that a number is compared with a field that has too few bits for it.
+    pub(super) fn fits_width(&mut self, field: &Field, value: &Expr) {
+        let most = match field.ty {
+            FieldType::U8 => u64::from(u8::MAX),
+            FieldType::U16 => u64::from(u16::MAX),
+            FieldType::U32 => u64::from(u32::MAX),
+            _ => return,
+        };
+        let number = match &value.kind {
+            ExprKind::Int(n) => *n,
+            ExprKind::Neg(inner) => match inner.kind {
+                ExprKind::Int(n) => n.wrapping_neg(),
+                _ => return,
+            },
+            _ => return,
+        };
+        if number < 0 || number.cast_unsigned() > most {
+            let message = format!("`{}` is a number from 0 to {most}, never {number}", field.name);
+            self.diagnostics.push(Diagnostic::lint("never-equal", value.span, message));
+        }
+    }
+
     pub(super) fn same_family(&mut self, field: &Field, v6: bool, span: Span) -> bool {
         let wanted = match field.kind {
             FieldKind::Ip {

@@ -103,7 +103,15 @@ impl Checker<'_> {
     fn element_fits(&mut self, field: usize, elem: &SetElem, set: Span) -> bool {
         let field = &crate::tables::FIELDS[field];
         match elem {
-            SetElem::One(e) | SetElem::Range(e, _) => self.fits_family(field, e),
+            SetElem::One(e) => {
+                self.fits_width(field, e);
+                self.fits_family(field, e)
+            }
+            SetElem::Range(low, high) => {
+                self.fits_width(field, low);
+                self.fits_width(field, high);
+                self.fits_family(field, low)
+            }
             SetElem::Prefix(_, _, v6) => self.same_family(field, *v6, set),
         }
     }
