@@ -550,9 +550,11 @@ impl Worker {
 
     fn attached(&mut self, probes: Option<usize>, test_hook: bool) {
         self.drain(usize::MAX);
-        if let Some(probes) = probes {
-            self.write(|sink, _| sink.attached(probes));
-        }
+        self.write(|sink, _| match probes {
+            Some(probes) => sink.attached(probes),
+            // Nothing stands in front of what `begin` has printed.
+            None => sink.release(),
+        });
         if test_hook {
             self.write(|sink, _| sink.raw_line("__BPFTRACE_NOTIFY_PROBES_ATTACHED"));
         }

@@ -493,6 +493,9 @@ impl Session {
                 native.attach(&mut attacher)?;
             }
             attacher.attach_all(&shared.object, &self.shared.loaded)?;
+            for native in &shared.natives {
+                native.attached()?;
+            }
         }
         let attached = attacher.finish();
         let probes = attached.probes;
@@ -528,9 +531,12 @@ impl Session {
         let iterators = self.attached.as_ref().map(|a| a.iterators.as_slice()).unwrap_or_default();
         let mut named = Vec::new();
         for iterator in iterators {
-            match iterator.pin() {
-                Ok(None) => iterator.run()?,
-                Ok(Some(path)) => named.push(path),
+            let done = iterator.pin().and_then(|path| match path {
+                None => Ok(iterator.run().map(|()| None)?),
+                path => Ok(path),
+            });
+            match done {
+                Ok(path) => named.extend(path),
                 Err(e) => {
                     for path in named {
                         // Made a moment ago; it is the first error that is told.

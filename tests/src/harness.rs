@@ -6,6 +6,7 @@
 use crate::features::{Answer, Feature};
 use anyhow::{Result, anyhow};
 use libtest_mimic::{Arguments, Conclusion, Trial};
+use nix::sys::signal::{SigHandler, Signal};
 use std::collections::HashMap;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -50,6 +51,11 @@ impl Test {
 
 /// Runs the tests of all the lists as the command line says and returns how it went.
 pub fn run(lists: &[&'static [Test]]) -> Conclusion {
+    // A shell starts what it puts into the background, and `nohup` all of its own, with signals ignored that tests send.
+    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
+        // SAFETY: no handler is installed; the one in force is the inherited one.
+        let _ = unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) };
+    }
     let args = Arguments::from_args();
     let tests: Vec<&'static Test> = lists.iter().copied().flatten().collect();
     // Listing must work without root and touches nothing.

@@ -30,7 +30,6 @@ use crate::load::{AttachTo, Elf, Loaded};
 use crate::maps::{Cell, Contents, Map, Row, Snapshot};
 use crate::pin::Pin;
 use crate::sys::bpf;
-use crate::sys::netlink::Link;
 use engine::Engine;
 use lists::Lists;
 pub use pinned::renew;
@@ -402,7 +401,10 @@ impl Instance {
                 }
             }
         }
-        self.settle()?;
+        if self.adopts() {
+            // What the last start had decides by this one's programs already.
+            self.settle()?;
+        }
         if let Some(mut lists) = self.lists() {
             lists.started(&self.maps)?;
         }
@@ -413,6 +415,14 @@ impl Instance {
             (attacher.observer)(&notice);
         }
         Ok(())
+    }
+
+    /// Everything of the script is attached: what has a name outlives weir from now on.
+    ///
+    /// # Errors
+    /// What its name cannot be given to.
+    pub fn attached(&self) -> Result<(), Error> {
+        if self.adopts() { Ok(()) } else { self.settle() }
     }
 
     fn on_interfaces(&self, attacher: &mut Attacher<'_>, program: &OwnedFd, place: Place) -> Result<(), Error> {
@@ -439,17 +449,19 @@ impl Instance {
         };
         attacher.attached.probes += attacher.attached.interfaces.add(target)?;
         if let (Place::Xdp(mode), Some((pattern, _))) = (place, &self.iface) {
-            self.advise(mode, &iface::resolve(pattern, span)?);
+            self.advise(mode, pattern, span);
         }
         Ok(())
     }
 
     /// Says where TC would be the better place: on a veth, XDP's packets have their buffers already, and what it lets pass is no longer put together.
-    fn advise(&self, mode: XdpMode, links: &[Link]) {
+    fn advise(&self, mode: XdpMode, pattern: &IfacePattern, span: Span) {
         let has_choice = |p: &weir_stdlib::ParamDecl| p.name == "hook" && matches!(p.ty, ParamType::Choice(words) if words.contains(&"tc"));
         if mode == XdpMode::Generic || !self.spec.native.params.iter().any(has_choice) {
             return;
         }
+        // What has gone meanwhile needs no advice.
+        let Ok(links) = iface::resolve(pattern, span) else { return };
         let veths: Vec<&str> = links.iter().filter(|l| l.kind == "veth").map(|l| l.name.as_str()).collect();
         let which = match veths[..] {
             [] => return,

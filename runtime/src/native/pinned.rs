@@ -55,6 +55,7 @@ pub fn renew(object: &Object, kernel: &Kernel, observer: &Observer) -> Result<()
     for native in &natives {
         native.attach(&mut attacher)?;
     }
+    natives.iter().try_for_each(super::Instance::attached)?;
     super::upkeep::tell(&natives, observer);
     attacher.finish().detach();
     Ok(())
@@ -86,6 +87,11 @@ impl Instance {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         pin.introduce(&record).map_err(|e| error(e, self.pin_span()))
+    }
+
+    /// Whether it takes over what a name stands for.
+    pub(super) fn adopts(&self) -> bool {
+        self.pin.as_ref().is_some_and(|pin| pin.before().is_some())
     }
 
     /// Everything is attached: from now on it outlives us.

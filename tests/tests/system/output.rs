@@ -19,7 +19,19 @@ pub const TESTS: &[Test] = &[
     Test::new("lost_events_are_counted_in_both_forms", lost),
     Test::new("other_kinds_of_json_objects", other_objects),
     Test::new("what_begin_prints_is_out_before_a_refusal_to_attach", refused_to_attach),
+    Test::new("quiet_json_comes_while_the_script_runs", quiet_json),
 ];
+
+/// Nothing tells how many probes there are, and nothing waits for it.
+fn quiet_json() -> Result<()> {
+    let quiet = Weir::new(["-q", "-f", "json", "-e", "begin { print(1); } interval:ms:50 { print(2); }"]);
+    let mut running = quiet.env("__BPFTRACE_NOTIFY_PROBES_ATTACHED", "0").start_unattached()?;
+    let line = |n: u32| format!("{{\"type\": \"value\", \"data\": {n}}}\n");
+    running.wait_stdout("both values", |text| text.starts_with(&line(1)) && text.contains(&line(2)))?;
+    let done = running.end_with(nix::sys::signal::Signal::SIGINT)?;
+    ensure!(!done.stdout.contains("attached_probes"), "{done}");
+    done.nothing_left().map(drop)
+}
 
 /// Runs `begin { BODY }` and compares all of its output.
 fn prints(body: &str, text: &str, json: &str) -> Result<()> {

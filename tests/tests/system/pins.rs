@@ -419,6 +419,15 @@ fn refused() -> Result<()> {
     )?;
     ensure!(arrive(&lab, BAD, 2)? == 0, "no longer in force");
     name.stop()?;
+    // A new name is given when all of the script is attached: here another's program is in the way of the rest.
+    let other = Weir::script("xdp:lo { @ = count(); }").at(&lab).start()?;
+    bad(
+        &format!("{} xdp:lo {{ @ = count(); }}", script(&name, &format!("prefixes={BAD}"))),
+        &["xdp:lo", "--force"],
+    )?;
+    name.tool("stop")?.refused(&["nothing is pinned as"])?;
+    other.stop()?.clean()?;
+    ensure!(arrive(&lab, BAD, 2)? == 2, "in force after a start that was refused");
     // Without a name, weir says beforehand how long it lasts.
     let unnamed = |more: &str| {
         let text = format!(r#"use blocklist(iface="veth0", audit="off", prefixes={BAD}{more}) as bl;"#);
