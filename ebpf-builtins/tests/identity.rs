@@ -451,7 +451,7 @@ fn without_a_heartbeat_everything_passes() {
     assert_eq!(rig.sends(&syn), NEXT);
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: writes into `now`.
-    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) }, 0);
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) }, 0);
     let mut beat: Array<&mut MapData, u64> = rig.ebpf.map_mut(id::HEARTBEAT).unwrap().try_into().unwrap();
     beat.set(0, now.tv_sec as u64 * 1_000_000_000, 0).unwrap();
     assert_eq!(rig.sends(&syn), SHOT);

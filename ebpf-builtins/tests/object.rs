@@ -173,6 +173,26 @@ fn identity_has_its_maps_programs_and_settings() {
     assert_eq!(words, expected, "two settings at one place, or one missing");
 }
 
+/// Filters compare the beat with the clock that it is written by: the one that stands still while the machine sleeps.
+#[test]
+fn heartbeats_are_read_by_the_monotonic_clock() {
+    use aya_obj::generated::{BPF_CALL, BPF_JMP, bpf_func_id};
+    for (name, bytes) in [
+        ("blocklist", &bl::OBJECT[..]),
+        ("identity", &weir_ebpf_builtins::identity::OBJECT[..]),
+    ] {
+        let object = Object::parse(bytes).unwrap();
+        let instructions = object.functions.values().flat_map(|f| &f.instructions);
+        let calls = instructions.filter(|i| u32::from(i.code) == BPF_JMP | BPF_CALL && i.src_reg() == 0);
+        let helpers: BTreeSet<i32> = calls.map(|i| i.imm).collect();
+        assert!(
+            helpers.contains(&(bpf_func_id::BPF_FUNC_ktime_get_ns as i32)),
+            "{name}: {helpers:?}"
+        );
+        assert!(!helpers.contains(&(bpf_func_id::BPF_FUNC_ktime_get_boot_ns as i32)), "{name}");
+    }
+}
+
 /// Sets every one of these to another number; each must have a place of its own.
 fn settings_are_apart(bytes: &[u8], names: &[&str]) {
     let mut object = Object::parse(bytes).unwrap();

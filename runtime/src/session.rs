@@ -435,7 +435,7 @@ impl Session {
         let map = |role: fn(&MapRole) -> bool| self.shared.loaded.map_with(&self.shared.object, role);
         // Tells programs in clsact chains that we are alive.
         if let Some(map) = map(|role| matches!(role, MapRole::Heartbeat)) {
-            self.heart = Some(Heart::start(map, libc::CLOCK_MONOTONIC)?);
+            self.heart = Some(Heart::start(map)?);
         }
         if let Some(map) = self
             .shared

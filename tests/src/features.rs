@@ -29,6 +29,8 @@ pub enum Feature {
     Watchpoint,
     /// Pairs of devices with programs of their own.
     Netkit,
+    /// The driver of cables as a module.
+    VethModule,
 }
 
 pub enum Answer {
@@ -38,7 +40,7 @@ pub enum Answer {
 }
 
 impl Feature {
-    pub const ALL: [Feature; 10] = [
+    pub const ALL: [Feature; 11] = [
         Feature::Kprobe,
         Feature::Tcx,
         Feature::Netem,
@@ -49,6 +51,7 @@ impl Feature {
         Feature::Override,
         Feature::Watchpoint,
         Feature::Netkit,
+        Feature::VethModule,
     ];
 
     pub fn name(self) -> &'static str {
@@ -63,6 +66,7 @@ impl Feature {
             Feature::Override => "override",
             Feature::Watchpoint => "watchpoint",
             Feature::Netkit => "netkit",
+            Feature::VethModule => "veth_module",
         }
     }
 
@@ -121,6 +125,11 @@ impl Feature {
             Feature::Vlan => kind_of_link("VLAN interfaces", try_vlan()),
             Feature::Tunnel => kind_of_link("tunnels", try_tunnel()),
             Feature::Netkit => kind_of_link("netkit", try_netkit()),
+            Feature::VethModule => match veth_is_a_module() {
+                Ok(true) => Answer::Yes,
+                Ok(false) => Answer::No("this kernel has `veth` built in".to_owned()),
+                Err(e) => Answer::CannotTell(format!("{e:#}")),
+            },
             Feature::Netem => match try_netem() {
                 Ok(()) => Answer::Yes,
                 Err(e) => {
@@ -156,6 +165,18 @@ fn try_netem() -> Result<()> {
     lab.node
         .tc(&["qdisc", "add", "dev", net::NODE_IF, "root", "netem", "loss", "0%"])
         .map(drop)
+}
+
+fn veth_is_a_module() -> Result<bool> {
+    // The first cable loads it.
+    let _lab = net::Lab::new()?;
+    let modules = std::fs::read_to_string("/proc/modules").or_else(|e| match e.kind() {
+        // A kernel that loads none.
+        std::io::ErrorKind::NotFound => Ok(String::new()),
+        _ => Err(e),
+    });
+    let modules = modules.context("cannot read the list of modules")?;
+    Ok(modules.lines().any(|line| line.starts_with("veth ")))
 }
 
 fn try_netkit() -> Result<()> {

@@ -1,7 +1,7 @@
 //! Flat tables, for the longest IPv4 lists: each /16 has its node from the start, at a place that its number says.
 //!
-//! So programs begin there and do not read the root, which is one load less on the way of each packet. A list that is so long has nearly all
-//! of these nodes anyway. The root leads to them as to any other node: nothing else here needs to know.
+//! So programs begin there and do not read the root, which is one load less on the way of each packet. They are for lists
+//! that would have many of these nodes anyway: all of them take 64 MiB a set. The root leads to them as to any other node: nothing else here needs to know.
 
 use super::{Family, Meta, NODE, NODE_INDEX, NODE_SLOTS, ROOT, Tables};
 use crate::abi::blocklist::FLAT_NODES;

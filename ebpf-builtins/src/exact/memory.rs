@@ -100,7 +100,7 @@ impl Pool {
         let old = &self.memory.words()[..self.next as usize * self.size];
         let new = memory.words().get(..old.len()).ok_or(NoRoom)?;
         for (old, new) in old.iter().zip(new) {
-            // It is zero where nothing is written.
+            // The new memory is zero, so that zeros need no stores.
             match old.load(Ordering::Relaxed) {
                 0 => {}
                 word => new.store(word, Ordering::Relaxed),

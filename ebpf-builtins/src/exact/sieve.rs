@@ -54,7 +54,7 @@ impl Tables {
         if let Some(old) = &self.sieve {
             let new = memory.counters().get(..old.counters().len()).ok_or(NoRoom)?;
             for (old, new) in old.counters().iter().zip(new) {
-                // Most of it is zero, and pages that nobody writes to are not there yet.
+                // Most of it is zero, as the map is, so most stores can be left out.
                 match old.load(Ordering::Relaxed) {
                     0 => {}
                     word => new.store(word, Ordering::Relaxed),

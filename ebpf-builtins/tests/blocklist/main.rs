@@ -114,6 +114,8 @@ fn random_packets_at_tc() {
             proto: if seed == 102 { 17 } else { 0 },
             ports: (seed == 103).then_some((0x101, 0x5a5a)),
             exact: if seed % 2 == 0 { BOTH } else { 0 },
+            sieve: seed == 102,
+            flat: seed == 104,
             ..Settings::default()
         };
         let Some(mut rig) = Rig::load_tc(&settings, MAX_HITS) else { return };

@@ -15,7 +15,8 @@ use weir_compiler::hir::{glob_match, is_glob};
 use weir_compiler::object::{IfacePattern, MapKind, ProgramKind};
 use weir_parser::Span;
 
-/// Users that one may come behind: the kernel ends a packet's way after 33 tail calls; going on by interface takes two, and an event's block may take one more.
+/// Users that one may come behind: the kernel ends a packet's way after 33 tail calls; going on by interface takes two, and an event's block
+/// may take one more.
 pub const MOST: usize = 10;
 /// Programs that may come behind one native, on one interface or another.
 const PROGRAMS: usize = 256;

@@ -18,8 +18,10 @@ use weir_ebpf_builtins::exact::{Bits, Counted, Family, Memory, NoRoom, Tables};
 pub(super) const FROM: usize = 512;
 /// Shorter lists have no sieve: their nodes are few, and in the cache.
 const SIEVE_FROM: usize = 1 << 15;
-/// Lists so long have a node for nearly each /16 anyway.
+/// Lists so long are flat, with a node for each /16 there is,
 const FLAT_FROM: usize = 1 << 18;
+/// if they have entries in so many of them: the nodes of few need a fraction of that memory.
+const FLAT_BLOCKS: usize = 1 << 15;
 /// Nodes and records to spare, whatever the list is.
 const SPARE_NODES: u32 = 1024;
 const SPARE_RECORDS: u32 = 4096;
@@ -41,6 +43,13 @@ pub(super) fn key<K: Key>((bits, len): Bits) -> K {
     K::new(bits >> (128 - K::WIDTH), len)
 }
 
+/// In how many /16s the entries of a sorted IPv4 list are. Those of a whole /16 and more need no node for it.
+fn blocks<K: Key>(list: &[Entry<K>]) -> usize {
+    let longer = list.iter().map(|entry| bits(&entry.key)).filter(|(_, len)| *len > 16);
+    let mut last = None;
+    longer.filter(|(bits, _)| last.replace(bits >> 112) != Some(bits >> 112)).count()
+}
+
 impl Exact {
     /// Builds the first set, if the list is long enough.
     pub fn build<K: Key>(list: &[Entry<K>], sets: u32) -> Option<Self> {
@@ -52,7 +61,7 @@ impl Exact {
         if family == Family::V4 && list.len() >= SIEVE_FROM {
             tables = tables.with_sieve();
         }
-        if family == Family::V4 && list.len() >= FLAT_FROM {
+        if family == Family::V4 && list.len() >= FLAT_FROM && blocks(list) >= FLAT_BLOCKS {
             tables = tables.flat();
         }
         for entry in list {
@@ -179,4 +188,73 @@ fn memory(map: &Map, element: usize) -> Result<Memory, Error> {
         memory,
         owner: Box::new(mapping),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_ebpf_builtins::Lpm4;
+    use weir_ebpf_builtins::blocklist::FLAT_NODES;
+
+    /// A sorted list of so many hosts, spread evenly over so many /16s from 16.0.0.0 on.
+    fn hosts(count: usize, blocks: usize) -> Vec<Entry<Lpm4>> {
+        let host = |i: usize| (0x1000_0000 + ((i % blocks) << 16) + i / blocks) as u128;
+        let mut list: Vec<_> = (0..count)
+            .map(|i| Entry {
+                key: Lpm4::new(host(i), 32),
+                ttl: None,
+            })
+            .collect();
+        list.sort_unstable_by_key(|entry| entry.key.order());
+        list
+    }
+
+    #[test]
+    fn long_lists_in_many_blocks_are_flat() {
+        let many = hosts(FLAT_FROM, FLAT_BLOCKS);
+        for sets in [1, 2] {
+            let flat = Exact::build(&many, sets).unwrap();
+            // Those that are always there are not reckoned twice for a list that is exchanged.
+            let fixed = sets * (256 + FLAT_NODES);
+            let (nodes, records) = flat.room();
+            assert!(
+                flat.is_flat() && (fixed + SPARE_NODES..fixed + 2 * SPARE_NODES).contains(&nodes),
+                "{nodes}"
+            );
+            assert!(records as usize > 2 * FLAT_FROM, "{records}");
+            assert_eq!(flat.sieve_room(), Some(SIEVE_WORDS * sets));
+            assert_eq!(flat.tables.find(0, 0x1000_0003 << 96), Some(32));
+            assert_eq!(flat.tables.find(0, 0x1000_0103 << 96), None);
+        }
+        let shorter = Exact::build(&many[..FLAT_FROM - 1], 1).unwrap();
+        assert!(!shorter.is_flat() && shorter.sieve_room().is_some());
+    }
+
+    /// All of a /14: four nodes and one for each /24, not one for each /16 there is.
+    #[test]
+    fn long_lists_in_few_blocks_are_not_flat() {
+        for sets in [1, 2] {
+            let exact = Exact::build(&hosts(FLAT_FROM, 4), sets).unwrap();
+            let (nodes, _) = exact.room();
+            assert!(!exact.is_flat() && nodes < 5000, "{nodes}");
+        }
+    }
+
+    #[test]
+    fn whole_blocks_need_no_nodes() {
+        let entry = |addr, len| Entry {
+            key: Lpm4::new(addr, len),
+            ttl: None,
+        };
+        let list = [
+            (0x0a00_0000, 8),
+            (0x0a01_0000, 16),
+            (0x0a01_0000, 17),
+            (0x0a01_8000, 32),
+            (0x0a02_0000, 24),
+            (0x0b02_0000, 24),
+        ];
+        assert_eq!(blocks(&list.map(|(addr, len)| entry(addr, len))), 3);
+        assert_eq!(blocks::<Lpm4>(&[]), 0);
+    }
 }

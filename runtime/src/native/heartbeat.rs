@@ -31,18 +31,19 @@ pub(crate) struct Heart {
 }
 
 impl Heart {
-    /// Beats once, and from then on by itself: writes the time of this clock.
+    /// Beats once, and from then on by itself: writes the time of the monotonic clock. It stands still while the
+    /// machine sleeps: nothing is open until the first beat after that.
     ///
     /// # Errors
     /// What the kernel says; no more threads.
-    pub fn start(map: &Map, clock: libc::clockid_t) -> Result<Self, Error> {
+    pub fn start(map: &Map) -> Result<Self, Error> {
         let map = maps::dup(map.fd.as_fd(), &map.symbol)?;
-        beat(&map, clock)?;
+        beat(&map)?;
         let (stop, stopped) = channel::<()>();
         let thread = std::thread::Builder::new().name("heartbeat".to_owned()).spawn(move || {
             while stopped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
                 // Without it everything passes: the safe side.
-                let _ = beat(&map, clock);
+                let _ = beat(&map);
             }
         });
         Ok(Self {
@@ -62,7 +63,7 @@ impl Drop for Heart {
     }
 }
 
-fn beat(map: &OwnedFd, clock: libc::clockid_t) -> SysResult<()> {
-    let now = proc::clock_ns(clock);
+fn beat(map: &OwnedFd) -> SysResult<()> {
+    let now = proc::clock_ns(libc::CLOCK_MONOTONIC);
     bpf::map_update(map.as_fd(), &0u32.to_ne_bytes(), &now.to_ne_bytes(), 0, "heartbeat")
 }

@@ -153,7 +153,7 @@ impl Lists {
             }
         }
         if self.beats {
-            self.heart = Some(Heart::start(map(object::HEARTBEAT)?, libc::CLOCK_BOOTTIME)?);
+            self.heart = Some(Heart::start(map(object::HEARTBEAT)?)?);
         }
         Ok(())
     }

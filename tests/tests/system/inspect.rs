@@ -457,13 +457,14 @@ fn netkit() -> Result<()> {
 }
 
 fn dispatcher() -> Result<()> {
-    /// Programs of the package itself, by what they let pass.
-    const FOLDER: &str = "/usr/lib/x86_64-linux-gnu/bpf";
+    // Programs of the package itself, by what they let pass.
+    let folder = bpf_folder("xdpfilt_alw_tcp.o").context("the objects of xdp-tools are nowhere below /usr/lib")?;
+    let folder = folder.display();
     let lab = Lab::new()?;
     // Each with a file system of pins of its own, which goes with the process: then only the kernel knows who is a member.
     let script = format!(
-        "mount -t bpf bpf /sys/fs/bpf && xdp-loader load -m skb -P 30 {NODE_IF} {FOLDER}/xdpfilt_alw_tcp.o && \
-         xdp-loader load -m skb -P 20 {NODE_IF} {FOLDER}/xdpfilt_alw_udp.o && exec {} net {NODE_IF} --json",
+        "mount -t bpf bpf /sys/fs/bpf && xdp-loader load -m skb -P 30 {NODE_IF} {folder}/xdpfilt_alw_tcp.o && \
+         xdp-loader load -m skb -P 20 {NODE_IF} {folder}/xdpfilt_alw_udp.o && exec {} net {NODE_IF} --json",
         weir_tests::weir::program()?.display()
     );
     let output = std::process::Command::new("ip")
@@ -486,6 +487,18 @@ fn dispatcher() -> Result<()> {
         "{programs:#}"
     );
     Ok(())
+}
+
+/// Where packages put BPF objects: below the folder of the machine's kind, which has a name of its own everywhere.
+fn bpf_folder(object: &str) -> Option<std::path::PathBuf> {
+    let lib = std::fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()));
+    let fixed = ["/usr/lib64", "/usr/lib"].map(std::path::PathBuf::from);
+    lib.chain(fixed)
+        .map(|path| path.join("bpf"))
+        .find(|path| path.join(object).exists())
 }
 
 /// A process in the pod's namespace and cgroup, with a host name of its own in `/etc`.

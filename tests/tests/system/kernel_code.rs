@@ -13,10 +13,10 @@ use weir_tests::traffic;
 use weir_tests::weir::Weir;
 
 pub const TESTS: &[Test] = &[
-    Test::new("code_in_a_module_has_typed_arguments", module).needs(&[Has(Feature::Fentry)]),
+    Test::new("code_in_a_module_has_typed_arguments", module).needs(&[Has(Feature::Fentry), Has(Feature::VethModule)]),
     Test::new("code_of_a_bpf_program_is_seen_with_its_verdicts", bpf_program).needs(&[Has(Feature::Fentry)]),
-    Test::new("code_that_is_not_there_is_named", missing).needs(&[Has(Feature::Fentry)]),
-    Test::new("code_of_modules_is_listed", listed).needs(&[Has(Feature::Fentry)]),
+    Test::new("code_that_is_not_there_is_named", missing).needs(&[Has(Feature::Fentry), Has(Feature::VethModule)]),
+    Test::new("code_of_modules_is_listed", listed).needs(&[Has(Feature::Fentry), Has(Feature::VethModule)]),
     Test::new("code_of_a_named_iterator_runs_for_its_readers", iter_name).alone(),
 ];
 

@@ -27,8 +27,9 @@ pub const TESTS: &[Test] = &[
     Test::new("blocklist_audit_log_has_every_change", audit),
 ];
 
-/// What takes tools that guests have not.
+/// What takes tools that guests have not, or there too much time.
 pub const ONCE: &[Test] = &[
+    Test::new("blocklist_of_a_quarter_million_hosts_everywhere", everywhere),
     Test::new("natives_are_objects_that_others_load", objects).alone(),
     Test::new("natives_run_as_their_documentation_shows", documented),
 ];
@@ -382,6 +383,48 @@ fn capacity() -> Result<()> {
         "the new list is not in force"
     );
     weir.stop()?.clean().map(drop)
+}
+
+/// A list that is long enough for flat tables, with a node for each /16 there is.
+fn everywhere() -> Result<()> {
+    const HOSTS: u32 = 1 << 18;
+    const BLOCKS: u32 = 40_000;
+    let lab = Lab::new()?;
+    // From 16.0.0.0 on: the lab is in 10.0.0.0/8.
+    let host = |i: u32| Ipv4Addr::from_bits(0x1000_c84d + ((i % BLOCKS) << 16) + i / BLOCKS);
+    let list: String = (0..HOSTS).map(|i| format!("{}\n", host(i))).collect();
+    lab.dir.write("bad.txt", &list)?;
+    for (extra, sets) in [("", 1), (", atomic=true", 2)] {
+        let weir = started(&lab, &format!("prefixes=file(\"bad.txt\"){extra}"))?;
+        let nodes = largest_map_of(weir.pid()?, 1024)?;
+        ensure!(nodes > sets << 16, "room for {nodes} nodes: that is not flat");
+        for i in [0, 39_999, 40_000, HOSTS - 1] {
+            let (listed, beside) = (host(i), Ipv4Addr::from_bits(host(i).to_bits() + 0x100));
+            ensure!(arrive(&lab, &listed.to_string(), 3)? == 0, "{listed} is listed, and came");
+            ensure!(
+                arrive(&lab, &beside.to_string(), 2)? == 2,
+                "{beside} is not listed, and did not come"
+            );
+        }
+        let done = weir.stop()?.clean()?;
+        done.expect_map("@", [0, 39_999, 40_000, HOSTS - 1].map(|i| (host(i), 3)))?;
+        ensure!(stats(&done)["dropped"] == 12, "{done}");
+    }
+    Ok(())
+}
+
+/// How many elements the largest map with values of this size has that a process holds.
+fn largest_map_of(pid: u32, value_size: u32) -> Result<u32> {
+    let mut largest = 0;
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // It may have been closed again.
+        let text = std::fs::read_to_string(entry?.path()).unwrap_or_default();
+        let word = |name: &str| -> Option<u32> { text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok() };
+        if word("value_size:") == Some(value_size) {
+            largest = largest.max(word("max_entries:").unwrap_or(0));
+        }
+    }
+    Ok(largest)
 }
 
 fn neighbours() -> Result<()> {

@@ -540,7 +540,7 @@ impl Enforcer {
 impl Engine for Enforcer {
     fn move_in(&mut self, maps: &Maps) -> Result<(), Error> {
         if self.plan.beats {
-            self.heart = Some(Heart::start(map(maps, object::HEARTBEAT)?, libc::CLOCK_BOOTTIME)?);
+            self.heart = Some(Heart::start(map(maps, object::HEARTBEAT)?)?);
         }
         Ok(())
     }
