@@ -8,7 +8,7 @@ use crate::{out, report, runbook, source};
 use serde::Serialize;
 use std::path::Path;
 use std::process::ExitCode;
-use weir_compiler::pipeline::Source;
+use weir_compiler::pipeline::{self, Source};
 
 use weir_parser::{Diagnostic, LineIndex, Severity};
 use weir_runtime::Kernel;
@@ -95,26 +95,37 @@ pub fn main(args: &Check) -> Result<ExitCode, Failure> {
     let script_args: Vec<String> = script_args.collect::<Result<_, _>>()?;
     let renderer = Renderer::for_stderr();
     let mut all = Vec::new();
+    // The others are judged all the same.
+    let refuse = |all: &mut Vec<Checked>, file: String, code: &str, failure: Failure| {
+        if !args.json {
+            out::stderr(&renderer.failure(&failure));
+        }
+        all.push(Checked::refused(file, code, failure));
+    };
     for file in &args.files {
         let source = match source::read(None, Some(file)) {
             Ok(source) => source,
-            Err(failure) if args.json => {
-                all.push(Checked::refused(file.display().to_string(), "cannot-read", failure));
+            Err(failure) => {
+                refuse(&mut all, file.display().to_string(), "cannot-read", failure);
                 continue;
             }
-            Err(failure) => return Err(failure),
         };
-        let given = match runbook::some_arguments(&source, script_args.clone()) {
+        let params = pipeline::parameters(&source, &kernel);
+        let given = match runbook::some_arguments(&source, &params, script_args.clone()) {
             Ok(runbook::Call::Run(given)) => given,
+            Ok(runbook::Call::Help(_)) if args.json => {
+                let failure = Failure::new("`--help` is for people").help(format!("`weir run {} --help`", source.name));
+                refuse(&mut all, source.name.clone(), "bad-argument", failure);
+                continue;
+            }
             Ok(runbook::Call::Help(text)) => {
                 out::stdout(&text)?;
                 continue;
             }
-            Err(failure) if args.json => {
-                all.push(Checked::refused(source.name.clone(), "bad-argument", failure));
+            Err(failure) => {
+                refuse(&mut all, source.name.clone(), "bad-argument", failure);
                 continue;
             }
-            Err(failure) => return Err(failure),
         };
         let job = Job {
             source: &source,

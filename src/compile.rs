@@ -12,7 +12,7 @@ use weir_compiler::kernel::KernelInfo;
 use weir_compiler::object::Object;
 use weir_compiler::pipeline::{self, Source, Stage};
 use weir_parser::Diagnostic;
-use weir_parser::params::{Default, Param, Params, Words};
+use weir_parser::params::{Default, Param, Words};
 use weir_runtime::Kernel;
 
 /// One compilation, with all that it takes.
@@ -74,7 +74,7 @@ impl<K: KernelInfo> Job<'_, K> {
 
     /// Whether the script's own arguments ask for a list of what it takes.
     pub fn wants_help(&self) -> bool {
-        let parameters = Params::of(&self.source.text).named;
+        let parameters = pipeline::parameters(self.source, self.kernel).named;
         Words::read(&self.args, &parameters).named.iter().any(|(name, _)| name == hir::HELP)
     }
 

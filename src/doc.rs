@@ -63,9 +63,6 @@ fn section(out: &mut String, title: &str, rows: impl Iterator<Item = (String, &'
 /// Everything that is called `name`; a header word is all of its fields.
 pub fn entry(name: &str) -> Option<String> {
     let mut parts = Vec::new();
-    if name == "use" {
-        parts.push(use_text());
-    }
     parts.extend(weir_stdlib::native(name).map(weir_stdlib::doc));
     parts.extend(provider(name).map(probe_text));
     parts.extend(statement(name).map(statement_text));
@@ -94,22 +91,6 @@ pub fn entry(name: &str) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("\n"))
 }
 
-/// The statement that starts a native, and which there are.
-fn use_text() -> String {
-    let example = NATIVES.first().map_or("", |n| n.example);
-    let mut text = String::from(
-        "use: statement, outside blocks\n    use NAME(PARAMETER=VALUE, …) [as ALIAS];\n    \
-         starts a native, a ready-made program: its maps are `@ALIAS.map`, its events are probes `ALIAS:event`,\n    \
-         `print(@ALIAS)` shows it on one screen; `weir doc NAME` has its parameters, maps and events\n\n",
-    );
-    for line in example.lines() {
-        // Writing to a `String` cannot fail.
-        let _ = writeln!(text, "    {line}");
-    }
-    section(&mut text, "natives", NATIVES.iter().map(|n| (n.name.to_owned(), n.summary)));
-    text
-}
-
 fn probe_text(probe: &Provider) -> String {
     let aliases = if probe.aliases.is_empty() {
         String::new()
@@ -132,6 +113,7 @@ fn statement_text(statement: &Statement) -> String {
         statement.example
     );
     if statement.words.contains(&"use") {
+        text.push_str("    `print(@ALIAS)` shows it on one screen; `weir doc NATIVE` has its parameters, maps and events\n");
         section(&mut text, "natives", NATIVES.iter().map(|n| (n.name.to_owned(), n.summary)));
     }
     text
@@ -258,7 +240,13 @@ mod tests {
         assert!(comm.contains("builtin") && comm.contains("softirq"), "{comm}");
         assert!(entry("printf()").is_some());
         assert!(entry("AF_INET6").unwrap().contains("10"));
-        assert!(entry("use").unwrap().contains("retransmits"), "it names the natives");
+        let of_use = entry("use").unwrap();
+        assert!(of_use.contains("retransmits") && of_use.contains("`print(@ALIAS)`"), "{of_use}");
+        assert_eq!(
+            (of_use.matches("natives\n").count(), of_use.matches("use, as: ").count()),
+            (1, 1),
+            "{of_use}"
+        );
         assert!(entry("limit").unwrap().contains("limit (n/s)"));
         assert!(entry("else").unwrap().starts_with("if, else: "));
         assert!(entry("max_map_keys").unwrap().contains("above 0; 4096 unless set"));

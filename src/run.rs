@@ -30,7 +30,7 @@ pub fn main(args: &Run) -> Result<ExitCode, Failure> {
     let (file, script_args) = split_rest(args.program.as_deref(), &args.rest).map_err(Failure::new)?;
     let source = source::read(args.program.as_deref(), file)?;
     let script_args = if args.saved {
-        match runbook::arguments(&source, script_args)? {
+        match runbook::arguments(&source, &weir_compiler::pipeline::parameters(&source, &kernel), script_args)? {
             runbook::Call::Run(script_args) => script_args,
             runbook::Call::Help(text) => {
                 out::stdout(&text)?;

@@ -27,34 +27,33 @@ struct Head {
     usage: Vec<String>,
 }
 
-/// Reads the arguments of a saved script.
+/// Reads the arguments of a saved script, which takes these parameters, with those of what it imports.
 ///
 /// # Errors
 /// A parameter that the script does not have, one that it needs, or a value of the wrong kind.
-pub fn arguments(source: &Source, words: Vec<String>) -> Result<Call, Failure> {
-    read(source, words, true)
+pub fn arguments(source: &Source, params: &Params, words: Vec<String>) -> Result<Call, Failure> {
+    read(source, params, words, true)
 }
 
 /// Reads the arguments of a script that is only judged: what it needs may be left out.
 ///
 /// # Errors
 /// A parameter that the script does not have, or a value of the wrong kind.
-pub fn some_arguments(source: &Source, words: Vec<String>) -> Result<Call, Failure> {
-    read(source, words, false)
+pub fn some_arguments(source: &Source, params: &Params, words: Vec<String>) -> Result<Call, Failure> {
+    read(source, params, words, false)
 }
 
-fn read(source: &Source, words: Vec<String>, complete: bool) -> Result<Call, Failure> {
-    let params = Params::of(&source.text);
+fn read(source: &Source, params: &Params, words: Vec<String>, complete: bool) -> Result<Call, Failure> {
     // A first `--` says that the rest is the script's, which it is anyway.
     let words = words.strip_prefix(&["--".to_owned()]).unwrap_or(&words);
     let own = words.split(|w| w == "--").next().unwrap_or_default();
     if own.iter().any(|w| w == "--help" || w == "-h") {
-        return Ok(Call::Help(help(source, &params)));
+        return Ok(Call::Help(help(source, params)));
     }
     let words = Words::read(words, &params.named);
     for (name, value) in &words.named {
         let Some(param) = params.named.iter().find(|p| p.name == *name) else {
-            return Err(unknown(source, &params, name));
+            return Err(unknown(source, params, name));
         };
         if value.is_none() && param.default != Default::Switch {
             return Err(needs(source, param, "needs a value"));
@@ -73,11 +72,11 @@ fn read(source: &Source, words: Vec<String>, complete: bool) -> Result<Call, Fai
         } else {
             format!("the arguments `${}` to `${wanted}` are missing", given + 1)
         };
-        return Err(Failure::new(format!("{which}: `{}` takes {wanted}", source.name)).help(usage_line(source, &params)));
+        return Err(Failure::new(format!("{which}: `{}` takes {wanted}", source.name)).help(usage_line(source, params)));
     }
     if given > wanted && !params.counts {
         let extra = &words.positional[wanted];
-        return Err(Failure::new(format!("`{}` has no use for the argument `{extra}`", source.name)).help(usage_line(source, &params)));
+        return Err(Failure::new(format!("`{}` has no use for the argument `{extra}`", source.name)).help(usage_line(source, params)));
     }
     Ok(Call::Run(words.plain()))
 }
@@ -243,7 +242,7 @@ xdp:getopt("dev"):native {}
     }
 
     fn call(text: &str, words: &[&str]) -> Result<Call, Failure> {
-        arguments(&script(text), words.iter().map(|w| (*w).to_owned()).collect())
+        arguments(&script(text), &Params::of(text), words.iter().map(|w| (*w).to_owned()).collect())
     }
 
     fn run(text: &str, words: &[&str]) -> Vec<String> {

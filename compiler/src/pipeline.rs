@@ -143,6 +143,21 @@ pub fn compile_portable(source: &Source, kernel: &dyn KernelInfo, options: &Opti
     (out, Some(code))
 }
 
+/// What a script and those that it imports take on the command line. Errors in them are passed over.
+pub fn parameters(source: &Source, kernel: &dyn KernelInfo) -> Params {
+    let mut imports = Vec::new();
+    // Reading a script once more is for those that import.
+    if source.text.contains("import") {
+        let mut parsed = weir_parser::parse(SourceId(0), &source.text);
+        imports = crate::import::resolve(source, &mut parsed.program, kernel, &mut Vec::new());
+    }
+    of_all(source, &imports)
+}
+
+fn of_all(source: &Source, imports: &[Source]) -> Params {
+    Params::of_all(std::iter::once(source).chain(imports).map(|s| s.text.as_str()))
+}
+
 /// What is known before anything depends on the machine.
 struct Front {
     program: hir::Program,
@@ -172,7 +187,7 @@ fn front(source: &Source, kernel: &dyn KernelInfo, options: &Options, out: &mut 
     if out.failed() {
         return None;
     }
-    out.parameters = Params::of_all(std::iter::once(source).chain(&out.imports).map(|s| s.text.as_str())).named;
+    out.parameters = of_all(source, &out.imports).named;
     let script = options.script.with_words_read(&out.parameters);
     let (program, mut diagnostics) = hir::check(&parsed.program, kernel, &script);
     out.diagnostics.append(&mut diagnostics);

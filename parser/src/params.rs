@@ -74,11 +74,7 @@ impl Params {
                     self.positional = self.positional.max(highest(point.text));
                 }
                 Tok::Name(GETOPT) => {
-                    if let Some(mut param) = call(text, &tokens[at + 1..], false) {
-                        // No interface and no file is called nothing.
-                        if in_use && param.default == Default::Text(String::new()) {
-                            param.default = Default::Required;
-                        }
+                    if let Some(param) = call(text, &tokens[at + 1..], in_use) {
                         self.add(param);
                     }
                 }
@@ -204,8 +200,8 @@ pub(crate) fn opens(text: &str, at: usize) -> bool {
     text.as_bytes().get(at) == Some(&b'(') && text[..at].ends_with(GETOPT)
 }
 
-/// The parameter of a call, from its parenthesis on.
-fn call(text: &str, tokens: &[&Token<'_>], attach_point: bool) -> Option<Param> {
+/// The parameter of a call, from its parenthesis on. Where it is `needed`, the value has to be given unless there is a default.
+fn call(text: &str, tokens: &[&Token<'_>], needed: bool) -> Option<Param> {
     let mut tokens = tokens.iter();
     let mut next = || tokens.next().map(|t| (&t.tok, &text[t.start as usize..t.end as usize]));
     (*next()?.0 == Tok::LParen).then_some(())?;
@@ -216,7 +212,7 @@ fn call(text: &str, tokens: &[&Token<'_>], attach_point: bool) -> Option<Param> 
     let name = string(next()?.0)?;
     let mut param = Param {
         name,
-        default: if attach_point { Default::Required } else { Default::Switch },
+        default: if needed { Default::Required } else { Default::Switch },
         doc: String::new(),
     };
     if *next()?.0 != Tok::Comma {
@@ -230,8 +226,8 @@ fn call(text: &str, tokens: &[&Token<'_>], attach_point: bool) -> Option<Param> 
         ""
     };
     param.default = match value.0 {
-        // An empty place to attach to is none: the form for a description without a default.
-        Tok::Str(bytes) if attach_point && bytes.is_empty() => Default::Required,
+        // No interface and no file is called nothing: the form for a description without a default.
+        Tok::Str(bytes) if needed && bytes.is_empty() => Default::Required,
         Tok::Str(bytes) => Default::Text(String::from_utf8_lossy(bytes).into_owned()),
         Tok::Bool(_) => Default::Switch,
         Tok::Int(_) | Tok::Duration(_) => Default::Int(format!("{sign}{}", value.1)),
@@ -317,6 +313,15 @@ mod tests {
         assert_eq!(
             Params::of("use blocklist(iface=getopt(\"if\", \"\", \"d\")) as bl; begin { print(getopt(\"t\", \"\")); }").named,
             [param("if", Default::Required, "d"), param("t", Default::Text(String::new()), "")]
+        );
+        // A parameter of a native is no switch, unless it says so.
+        assert_eq!(
+            Params::of("use blocklist(iface=getopt(\"if\"), atomic=getopt(\"at\", false)) as bl; begin { getopt(\"t\"); }").named,
+            [
+                param("if", Default::Required, ""),
+                param("at", Default::Switch, ""),
+                param("t", Default::Switch, "")
+            ]
         );
         // A later mention may say what it is.
         assert_eq!(

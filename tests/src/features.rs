@@ -1,10 +1,12 @@
-//! What the running kernel can do, by trying it. A probe's "no" is the only reason to skip a test.
+//! What the running kernel can do, and which shells there are, by trying it. A probe's "no" is the only reason to skip a test.
 //!
 //! Input: the running kernel. Output: yes, no with the reason, or cannot tell, which is never a reason to skip.
 
 use crate::{kernel, net};
 use anyhow::{Context, Result};
+use std::io::ErrorKind;
 use std::path::Path;
+use std::process::Command;
 
 /// Something that not every kernel has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,9 @@ pub enum Feature {
     Netkit,
     /// The driver of cables as a module.
     VethModule,
+    /// A shell: a program on this machine, and not of the kernel.
+    Zsh,
+    Fish,
 }
 
 pub enum Answer {
@@ -40,7 +45,7 @@ pub enum Answer {
 }
 
 impl Feature {
-    pub const ALL: [Feature; 11] = [
+    pub const ALL: [Feature; 13] = [
         Feature::Kprobe,
         Feature::Tcx,
         Feature::Netem,
@@ -52,6 +57,8 @@ impl Feature {
         Feature::Watchpoint,
         Feature::Netkit,
         Feature::VethModule,
+        Feature::Zsh,
+        Feature::Fish,
     ];
 
     pub fn name(self) -> &'static str {
@@ -67,6 +74,8 @@ impl Feature {
             Feature::Watchpoint => "watchpoint",
             Feature::Netkit => "netkit",
             Feature::VethModule => "veth_module",
+            Feature::Zsh => "zsh",
+            Feature::Fish => "fish",
         }
     }
 
@@ -130,6 +139,12 @@ impl Feature {
                 Ok(false) => Answer::No("this kernel has `veth` built in".to_owned()),
                 Err(e) => Answer::CannotTell(format!("{e:#}")),
             },
+            Feature::Zsh | Feature::Fish => match Command::new(self.name()).arg("--version").output() {
+                Ok(output) if output.status.success() => Answer::Yes,
+                Ok(output) => Answer::CannotTell(format!("`{} --version` failed: {}", self.name(), output.status)),
+                Err(e) if e.kind() == ErrorKind::NotFound => Answer::No(format!("there is no {} on this machine", self.name())),
+                Err(e) => Answer::CannotTell(format!("starting {}: {e}", self.name())),
+            },
             Feature::Netem => match try_netem() {
                 Ok(()) => Answer::Yes,
                 Err(e) => {
@@ -146,7 +161,7 @@ impl Feature {
     }
 
     /// Whether a "no" is wrong here: the version has it, or `WEIR_TEST_REQUIRE` (set for the virtual machines, whose kernels
-    /// we know) lists it.
+    /// we know, and on this one for what `xtask` installs) lists it.
     ///
     /// # Errors
     /// The kernel's version cannot be read.

@@ -75,7 +75,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let filter = args.filter.as_deref();
     report.kernel(&format!("kernel {}", release()?), &programs[..1], filter, |script, tally| {
         let mut command = Command::new(&script[0]);
-        command.args(&script[1..]).envs(env.clone());
+        // What this command installs is there.
+        command.args(&script[1..]).envs(env.clone()).env("WEIR_TEST_REQUIRE", "zsh,fish");
         local(command, tally)
     })?;
 

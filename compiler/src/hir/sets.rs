@@ -7,6 +7,8 @@ use crate::kernel::KernelInfo;
 use weir_parser::ast;
 use weir_parser::{Diagnostic, Span};
 
+/// The code of what is said of a parameter that the command line does not have.
+const NOT_GIVEN: &str = "param-missing";
 /// Sets up to this size are compared element by element.
 const INLINE_ELEMENTS: usize = 64;
 /// Elements that a set has at most, ranges counted by what is in them.
@@ -196,6 +198,8 @@ impl Checker<'_> {
     fn file_elements(&mut self, args: &[ast::Arg], span: Span, value: &Expr, out: &mut Vec<SetElem>) -> Option<()> {
         let path = match file_path(args, span, self.options) {
             Ok(path) => path,
+            // Whatever is in the file that will be named.
+            Err(d) if self.options.judged_only && d.code == NOT_GIVEN => return Some(()),
             Err(d) => {
                 self.error(*d);
                 return None;
@@ -348,10 +352,13 @@ impl Checker<'_> {
 
 /// The path that `file(…)` names: a literal, or what the command line says (`$1`, `str($1)`, `getopt("name", "default")`).
 pub(super) fn file_path(args: &[ast::Arg], span: Span, options: &Options) -> Result<String, Box<Diagnostic>> {
-    if let [ast::Arg { name: None, value }] = args
-        && let Some(text) = given_text(value, options)?
-    {
-        return Ok(text);
+    if let [ast::Arg { name: None, value }] = args {
+        if let Some(d) = not_given(value, options) {
+            return Err(d);
+        }
+        if let Some(text) = given_text(value, options)? {
+            return Ok(text);
+        }
     }
     let d = Diagnostic::error(
         "argument-type",
@@ -369,7 +376,7 @@ pub(super) fn given_text(value: &ast::Expr, options: &Options) -> Result<Option<
     let positional = |n: u32| {
         let index = usize::try_from(n).ok().and_then(|n| n.checked_sub(1));
         index.and_then(|i| options.positional.get(i)).cloned().map(Some).ok_or_else(|| {
-            let d = Diagnostic::error("param-missing", value.span, format!("the parameter `${n}` is not given"));
+            let d = Diagnostic::error(NOT_GIVEN, value.span, format!("the parameter `${n}` is not given"));
             Box::new(d.help("it stands behind the script on the command line"))
         })
     };
@@ -383,6 +390,27 @@ pub(super) fn given_text(value: &ast::Expr, options: &Options) -> Result<Option<
         E::Call { name, args } if name.name == "getopt" => Ok(named(args, options)),
         _ => Ok(None),
     }
+}
+
+/// What is said of a `getopt` without a default, or with an empty one, that is not given where nothing is called nothing: no file,
+/// no interface. In code it would be a switch that is off.
+pub(super) fn not_given(value: &ast::Expr, options: &Options) -> Option<Box<Diagnostic>> {
+    use ast::ExprKind as E;
+    let E::Call { name, args } = &value.kind else { return None };
+    if name.name != "getopt" {
+        return None;
+    }
+    let E::Str(name) = &args.first()?.value.kind else { return None };
+    let name = String::from_utf8_lossy(name);
+    let has_default = args
+        .get(1)
+        .is_some_and(|a| !matches!(&a.value.kind, E::Str(text) if text.is_empty()));
+    if has_default || options.named.iter().any(|(n, _)| *n == name) {
+        return None;
+    }
+    let d = Diagnostic::error(NOT_GIVEN, value.span, format!("the parameter `--{name}` is not given"));
+    let help = format!("write `--{name}=VALUE` behind the script, or give it a default: `getopt(\"{name}\", \"DEFAULT\")`");
+    Some(Box::new(d.help(help)))
 }
 
 /// `getopt("name", default)`: what `--name=…` says, else the default, as text.
@@ -421,6 +449,8 @@ pub(super) fn file_prefixes(
     };
     let path = match path {
         Ok(path) => path,
+        // Whatever is in the file that will be named.
+        Err(d) if options.judged_only && d.code == NOT_GIVEN => return Some(Vec::new()),
         Err(d) => {
             out.push(*d);
             return None;

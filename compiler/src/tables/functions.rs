@@ -202,7 +202,7 @@ functions! {
     "strerror" FunctionKind::Strerror, 1..=1, Hooks::ALL, "strerror(errno)", "text of an error number";
     "len" FunctionKind::Len, 1..=1, Hooks::ALL, "len(@map) or len(kstack)", "number of entries of a map, or of frames of a stack";
     "nsecs" FunctionKind::Nsecs, 0..=1, Hooks::ALL, "nsecs([clock])", "nanoseconds; clocks are `boot`, `monotonic`, `tai`, `sw_tai`";
-    "getopt" FunctionKind::Getopt, 1..=3, Hooks::ALL, "getopt(\"name\"[, default[, \"description\"]])", "a named argument of the script: `--name=value` after `--`";
+    "getopt" FunctionKind::Getopt, 1..=3, Hooks::ALL, "getopt(\"name\"[, default[, \"description\"]])", "a named argument behind the script: `--name=value`, `--name value`, or `--name` alone for a switch; also in attach points and in the parameters of `use`";
     "ntop" FunctionKind::Ntop, 1..=2, Hooks::ALL, "ntop([family, ]address)", "makes an IPv4 or IPv6 address of its bytes";
     "bswap" FunctionKind::Bswap, 1..=1, Hooks::ALL, "bswap(n)", "reverses the bytes of an integer of 16, 32 or 64 bits";
     "kptr" FunctionKind::Kptr, 1..=1, Hooks::ALL, "kptr(p)", "says that a pointer is to kernel memory";

@@ -4,7 +4,7 @@
 //! (`cls_bpf_exec_opcode` in net/sched/cls_bpf.c makes UNSPEC of every other code, which passes on); in tcx and netkit by
 //! everything but NEXT, and clsact comes after tcx unless that said PASS, DROP or REDIRECT (`tcx_run` in net/core/dev.c).
 
-use super::{Attachment, Hook, HookKind, Interface, Namespace, Node, PRESSURE_PERCENT, Place, Program, XdpMode};
+use super::{Attachment, Hook, HookKind, Interface, Namespace, Node, Owner, PRESSURE_PERCENT, Place, Program, XdpMode};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -348,13 +348,16 @@ fn missing_clsact(namespace: &Namespace, out: &mut Vec<Finding>) {
                 // One program serves all of them: it can serve this one, too.
                 Some(programs) => {
                     let qdisc = (!interface.clsact).then_some(qdisc);
-                    let attach = programs.iter().map(|(hook, id)| attach(&interface.name, *hook, *id));
-                    let all: Vec<String> = qdisc.into_iter().chain(attach).collect();
+                    let all: Vec<String> = qdisc.into_iter().chain(attach(interface, programs)).collect();
                     (format!("sh -c '{}'", all.join(" && ")), "its packets pass by the policy")
                 }
                 None if uses_clsact && !interface.clsact => (qdisc, "its packets pass by the policy until their owner attaches here, too"),
-                // Each has a program of its own: nobody but their owner can make another.
-                None => continue,
+                // Each has a program of its own: nobody but their owner can make another. With the qdisc, all is there that it needs.
+                None if uses_clsact => continue,
+                None => (
+                    format!("weir net {} --watch", interface.name),
+                    "its packets pass by the policy until their owner attaches here, too",
+                ),
             };
             out.push(Finding {
                 kind: FindingKind::MissingClsact,
@@ -401,13 +404,28 @@ fn shared_programs(interfaces: &[&Interface]) -> Option<Vec<(HookKind, u32)>> {
     (!programs.is_empty() && rest.iter().all(|i| of(i).as_ref() == Some(&programs))).then_some(programs)
 }
 
-/// Attaches a loaded program to a direction: `tc` takes it by a name only.
-fn attach(interface: &str, hook: HookKind, id: u32) -> String {
-    let pin = format!("/sys/fs/bpf/weir-mend-{id}-{}", hook.name());
-    format!(
-        "bpftool prog pin id {id} {pin} && tc filter add dev {interface} {} bpf direct-action object-pinned {pin} && rm {pin}",
-        hook.name()
-    )
+/// Attaches loaded programs to their directions, in this order: `tc` takes them by a name only, and puts one without a priority before
+/// all that are there.
+fn attach(interface: &Interface, programs: &[(HookKind, u32)]) -> Vec<String> {
+    let mut taken: BTreeMap<HookKind, u16> = BTreeMap::new();
+    for hook in &interface.hooks {
+        let priorities = hook.programs.iter().filter_map(|a| match &a.at {
+            Place::Clsact { priority, .. } => Some(*priority),
+            _ => None,
+        });
+        taken.insert(hook.hook, priorities.max().unwrap_or(0));
+    }
+    let command = |(hook, id): &(HookKind, u32)| {
+        let last = taken.entry(*hook).or_default();
+        *last = last.saturating_add(1);
+        let pin = format!("/sys/fs/bpf/weir-mend-{id}-{}", hook.name());
+        format!(
+            "bpftool prog pin id {id} {pin} && (tc filter add dev {} {} prio {last} bpf direct-action object-pinned {pin}; r=$?; rm {pin}; exit $r)",
+            interface.name,
+            hook.name()
+        )
+    };
+    programs.iter().map(command).collect()
 }
 
 /// An attachment of the picture, with what to call its place and the command that removes it.
@@ -502,8 +520,33 @@ fn no_owner(node: &Node, out: &mut Vec<Finding>) {
     }
 }
 
+/// Whether an object is weir's own, or nobody's: no other process holds it, and it is pinned nowhere else.
+fn is_ours(owners: &[Owner], pins: &[String]) -> bool {
+    // A copy may bear its version: `weir-1.2`.
+    let weir = |command: &str| command == "weir" || command.starts_with("weir-");
+    owners.iter().all(|o| weir(&o.command)) && pins.iter().all(|pin| crate::pin::name_of(pin).is_some())
+}
+
+/// Maps that somebody else has, or one of the programs that use them.
+fn foreign_maps(node: &Node) -> BTreeSet<u32> {
+    let mut all = BTreeSet::new();
+    for placed in attachments(node) {
+        let Some(program) = &placed.attachment.program else { continue };
+        for map in &program.maps {
+            let nobodys = map.owners.is_empty() && map.pins.is_empty() && !program.is_owned();
+            // Somebody whom we cannot see may hold it.
+            let unknown = nobodys && !node.owners_complete;
+            if unknown || !is_ours(&map.owners, &map.pins) || !is_ours(&program.owners, &program.pins) {
+                all.insert(map.id);
+            }
+        }
+    }
+    all
+}
+
 fn map_pressure(node: &Node, out: &mut Vec<Finding>) {
     let mut seen = BTreeSet::new();
+    let foreign = foreign_maps(node);
     for placed in attachments(node) {
         let Some(program) = &placed.attachment.program else { continue };
         for map in &program.maps {
@@ -526,9 +569,11 @@ fn map_pressure(node: &Node, out: &mut Vec<Finding>) {
                 map.entries.unwrap_or(0),
                 map.max_entries
             );
+            // What others keep in their maps is theirs: connections, policies.
+            let clear = if foreign.contains(&map.id) { "" } else { " --clear" };
             out.push(Finding {
                 map: Some(map.id),
-                fix: format!("weir maps {} --clear", map.id),
+                fix: format!("weir maps {}{clear}", map.id),
                 ..placed.finding(FindingKind::MapPressure, message, why)
             });
         }
@@ -538,7 +583,7 @@ fn map_pressure(node: &Node, out: &mut Vec<Finding>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inspect::{MapState, Owner};
+    use crate::inspect::MapState;
 
     fn program(id: u32, name: &str, returns: &[i32]) -> Program {
         Program {
@@ -704,8 +749,14 @@ mod tests {
         let with = |name: &str, attachment: fn(Program) -> Attachment| interface(name, vec![attachment(program(7, "p", &[]))]);
         let fixes = |all: Vec<Interface>| -> Vec<String> { judge(&node(all)).into_iter().map(|f| f.fix).collect() };
         let first: fn(Program) -> Attachment = |p| clsact(1, p);
-        let attach = "bpftool prog pin id 7 /sys/fs/bpf/weir-mend-7-ingress && tc filter add dev lxc3 ingress bpf direct-action \
-                      object-pinned /sys/fs/bpf/weir-mend-7-ingress && rm /sys/fs/bpf/weir-mend-7-ingress";
+        let pinned = |id: u32, prio: u16| {
+            let pin = format!("/sys/fs/bpf/weir-mend-{id}-ingress");
+            format!(
+                "bpftool prog pin id {id} {pin} && (tc filter add dev lxc3 ingress prio {prio} bpf direct-action object-pinned {pin}; \
+                 r=$?; rm {pin}; exit $r)"
+            )
+        };
+        let attach = pinned(7, 1);
         let whole = format!("sh -c 'tc qdisc add dev lxc3 clsact && {attach}'");
         for kind in [first, tcx] {
             let all = vec![with("lxc1", kind), with("lxc2", kind), interface("lxc3", vec![])];
@@ -722,7 +773,29 @@ mod tests {
         );
         // A program each: with the qdisc, the rest is their owner's.
         let own = |name: &str, id| interface(name, vec![clsact(1, program(id, "p", &[]))]);
-        assert!(fixes(vec![own("lxc1", 1), own("lxc2", 2), bare]).is_empty());
+        assert!(fixes(vec![own("lxc1", 1), own("lxc2", 2), bare.clone()]).is_empty());
+        // Two programs run in the order in which they run elsewhere, behind what is there and is not BPF.
+        let two = |name: &str| interface(name, vec![first(program(7, "p", &[])), clsact(2, program(5, "q", &[]))]);
+        let chain = |from: u16| format!("{} && {}", pinned(7, from), pinned(5, from + 1));
+        assert_eq!(fixes(vec![two("lxc1"), two("lxc2"), bare]), [format!("sh -c '{}'", chain(1))]);
+        let mut other = clsact(9, program(1, "", &[]));
+        other.program = None;
+        let busy = interface("lxc3", vec![other]);
+        assert_eq!(fixes(vec![two("lxc1"), two("lxc2"), busy]), [format!("sh -c '{}'", chain(10))]);
+    }
+
+    #[test]
+    fn siblings_with_programs_of_their_own_in_tcx_have_a_rule_too() {
+        let own = |name: &str, id| Interface {
+            clsact: false,
+            ..interface(name, vec![tcx(program(id, "p", &[]))])
+        };
+        let found = judge(&node(vec![own("lxc1", 1), own("lxc2", 2), interface("lxc3", vec![])]));
+        let found: Vec<_> = found.iter().map(|f| (f.kind, f.message.as_str(), f.fix.as_str())).collect();
+        assert_eq!(
+            found,
+            [(FindingKind::MissingClsact, "lxc3: no TC program", "weir net lxc3 --watch")]
+        );
     }
 
     #[test]
@@ -749,12 +822,10 @@ mod tests {
         assert!(missed(vec![with("eth0", 1), with("eth1", 2), of_kind("vlan", "eth2", vec![])]).is_empty());
     }
 
-    #[test]
-    fn orphans_and_full_maps() {
-        let mut orphan = program(5, "x", &[]);
-        orphan.owners.clear();
-        orphan.maps.push(MapState {
-            id: 3,
+    /// A map that is nearly full, and that nobody has.
+    fn map(id: u32) -> MapState {
+        MapState {
+            id,
             name: "m".into(),
             kind: "hash".into(),
             raw_kind: 1,
@@ -769,7 +840,48 @@ mod tests {
             owners: vec![],
             pins: vec![],
             used_by: vec![],
-        });
+        }
+    }
+
+    #[test]
+    fn only_what_is_weirs_own_or_nobodys_is_emptied() {
+        let held = |command: &str, pins: &[&str]| {
+            let mut program = program(5, "x", &[]);
+            program.owners[0].command = command.into();
+            program.pins = pins.iter().map(|p| (*p).to_owned()).collect();
+            program.maps.push(map(3));
+            program
+        };
+        let fix = |programs: Vec<Program>, owners_complete: bool| {
+            let programs = programs.into_iter().map(tcx).collect();
+            let mut node = node(vec![interface("veth0", programs)]);
+            node.owners_complete = owners_complete;
+            let found = judge(&node).into_iter().find(|f| f.kind == FindingKind::MapPressure).unwrap();
+            assert!(found.why.contains("its owner must make it larger"), "{}", found.why);
+            found.fix
+        };
+        let (empty, show) = ("weir maps 3 --clear", "weir maps 3");
+        assert_eq!(fix(vec![held("weir", &[])], true), empty);
+        assert_eq!(fix(vec![held("weir", &["/sys/fs/bpf/weir/bad/prog_x"])], false), empty);
+        assert_eq!(fix(vec![held("agent", &[])], true), show);
+        assert_eq!(fix(vec![held("weir", &["/sys/fs/bpf/agent/x"])], true), show);
+        // Whoever has the map, or another program that uses it, has a say.
+        let mut shared = held("weir", &[]);
+        shared.maps[0].owners = held("agent", &[]).owners;
+        assert_eq!(fix(vec![shared], true), show);
+        assert_eq!(fix(vec![held("weir", &[]), held("agent", &[])], true), show);
+        // Nobody's, as far as can be seen.
+        let mut orphan = held("weir", &[]);
+        orphan.owners.clear();
+        assert_eq!(fix(vec![orphan.clone()], true), empty);
+        assert_eq!(fix(vec![orphan], false), show);
+    }
+
+    #[test]
+    fn orphans_and_full_maps() {
+        let mut orphan = program(5, "x", &[]);
+        orphan.owners.clear();
+        orphan.maps.push(map(3));
         let mut node = node(vec![interface("veth0", vec![clsact(7, orphan)])]);
         let found = judge(&node);
         assert_eq!(found[0].fix, "weir net rm veth0 ingress --priority 7 --handle 0x1");

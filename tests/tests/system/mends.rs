@@ -162,19 +162,23 @@ fn missing() -> Result<()> {
     for (name, peer) in [("veth1", "peer1"), ("veth2", "peer2")] {
         lab.add_cable(name, peer)?;
     }
-    const NEXT: i32 = -1;
-    let program = kernel::load_program(ProgramType::SchedCls, "policy", NEXT)?;
-    let id = kernel::program_id(&program)?;
-    let pin = format!("/sys/fs/bpf/weir-test-{}", std::process::id());
-    let attach = |iface: &str| {
-        let tc = format!("tc filter add dev {iface} egress bpf direct-action object-pinned {pin}");
-        typed(
-            &lab,
-            &format!("tc qdisc add dev {iface} clsact && bpftool prog pin id {id} {pin} && {tc} && rm {pin}"),
-        )
-    };
-    attach(NODE_IF)?;
-    attach("veth1")?;
+    // Both pass on; with the same code, one would be a version of the other.
+    const UNSPEC: i32 = -1;
+    const PIPE: i32 = 3;
+    let programs = [("first", UNSPEC, 1), ("second", PIPE, 2)].map(|(name, returns, priority)| -> Result<_> {
+        let program = kernel::load_program(ProgramType::SchedCls, name, returns)?;
+        let id = kernel::program_id(&program)?;
+        Ok((program, id, priority))
+    });
+    let programs = programs.into_iter().collect::<Result<Vec<_>>>()?;
+    for iface in [NODE_IF, "veth1"] {
+        lab.node.tc(&["qdisc", "add", "dev", iface, "clsact"])?;
+        for (_, id, priority) in &programs {
+            let pin = format!("/sys/fs/bpf/weir-test-{}", std::process::id());
+            let tc = format!("tc filter add dev {iface} egress prio {priority} bpf direct-action object-pinned {pin}");
+            typed(&lab, &format!("bpftool prog pin id {id} {pin} && {tc} && rm {pin}"))?;
+        }
+    }
     let fix = fixes(&lab, "missing-clsact")?;
     ensure!(
         fix.len() == 1 && fix[0].starts_with("sh -c 'tc qdisc add dev veth2 clsact && bpftool "),
@@ -183,10 +187,13 @@ fn missing() -> Result<()> {
     mended(&lab, "missing-clsact")?;
     let picture = json(&lab, &["net", "veth2"], 0)?;
     let hook = &picture["namespaces"][0]["interfaces"][0]["hooks"][0];
-    ensure!(
-        hook["hook"] == "egress" && hook["programs"][0]["program"]["id"] == id,
-        "{picture:#}"
-    );
+    let order: Vec<&Value> = hook["programs"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|p| &p["program"]["id"])
+        .collect();
+    ensure!(hook["hook"] == "egress" && order == [programs[0].1, programs[1].1], "{picture:#}");
     let left = std::fs::read_dir("/sys/fs/bpf")?
         .filter_map(Result::ok)
         .any(|e| e.file_name().to_string_lossy().contains("weir-mend"));

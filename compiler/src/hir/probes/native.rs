@@ -2,7 +2,7 @@
 
 use super::Site;
 use crate::hir::check::{Checker, Options, nearest_name};
-use crate::hir::sets::{file_path, given_text};
+use crate::hir::sets::{file_path, given_text, not_given};
 use crate::object::{AttachPoint, NativeInstance};
 use crate::tables::{self, Hook};
 use weir_parser::{Diagnostic, ast};
@@ -160,7 +160,7 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
         ParamType::Int { min, max } => format!("an integer from {min} to {max}"),
     };
     let wrong = || Box::new(Diagnostic::error("param-value", value.span, format!("`{}` takes {}", decl.name, expected())).help(decl.doc));
-    if let Some(missing) = missing(value, decl.ty, options) {
+    if let Some(missing) = missing(value, options) {
         return if options.judged_only { Ok(stand_in(decl.ty)) } else { Err(missing) };
     }
     // `$1` stands for its text.
@@ -216,25 +216,14 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
 }
 
 /// What is said of a value that takes its text from the command line, which does not have it.
-fn missing(value: &ast::Expr, ty: ParamType, options: &Options) -> Option<Box<Diagnostic>> {
+fn missing(value: &ast::Expr, options: &Options) -> Option<Box<Diagnostic>> {
     use ast::ExprKind as E;
     let E::Call { name, args } = &value.kind else {
         return given_text(value, options).err();
     };
     match name.name.as_str() {
-        "file" => missing(&args.first()?.value, ty, options),
-        "getopt" => {
-            let E::Str(name) = &args.first()?.value.kind else { return None };
-            let name = String::from_utf8_lossy(name);
-            let text = given_text(value, options).ok()??;
-            let may_be_empty = matches!(ty, ParamType::Bool | ParamType::Text);
-            if may_be_empty || !(text.is_empty() || args.len() == 1) || options.named.iter().any(|(n, _)| *n == name) {
-                return None;
-            }
-            let d = Diagnostic::error("param-missing", value.span, format!("the parameter `--{name}` is not given"));
-            let help = format!("write `--{name}=VALUE` behind the script, or give it a default: `getopt(\"{name}\", \"DEFAULT\")`");
-            Some(Box::new(d.help(help)))
-        }
+        "file" => missing(&args.first()?.value, options),
+        "getopt" => not_given(value, options),
         _ => given_text(value, options).err(),
     }
 }
