@@ -76,7 +76,7 @@ fn script(args: &Run, kernel: &Kernel, source: &Source, script_args: Vec<String>
         args: script_args,
         allow_unsafe: args.allow_unsafe,
         helper_errors: args.warnings,
-        portable: false,
+        portable: args.emit_elf.is_some(),
         child: bound.child.as_ref().map(Child::pid),
         warnings: !args.quiet && !args.no_warnings,
         times: args.verbose,
@@ -97,7 +97,7 @@ fn script(args: &Run, kernel: &Kernel, source: &Source, script_args: Vec<String>
         return Ok(ExitCode::FAILURE);
     };
     if let Some(path) = &args.emit_elf {
-        build::write(&object, path)?;
+        build::write(&object, path, &renderer, args.quiet || args.no_warnings)?;
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(message) = capture::refuse(&object, args.pcap.as_deref()) {

@@ -139,11 +139,13 @@ impl Words {
     /// The same as words that are read alike whatever the script takes.
     #[must_use]
     pub fn plain(self) -> Vec<String> {
+        // It would take the word behind it.
+        let open = matches!(self.named.last(), Some((_, None))) && !self.positional.is_empty();
         let named = self.named.into_iter().map(|(name, value)| match value {
             Some(value) => format!("--{name}={value}"),
             None => format!("--{name}"),
         });
-        let rest = self.positional.iter().any(|word| word.starts_with("--"));
+        let rest = open || self.positional.iter().any(|word| word.starts_with("--"));
         let end = rest.then(|| "--".to_owned());
         named.chain(end).chain(self.positional).collect()
     }
@@ -267,8 +269,10 @@ mod tests {
         let read = |line: &str| {
             let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
             let read = Words::read(&words, &params);
-            let again = Words::read(&read.clone().plain(), &[]);
-            assert_eq!(again, read, "{line}");
+            for parameters in [&params[..], &[]] {
+                let again = Words::read(&read.clone().plain(), parameters);
+                assert_eq!(again, read, "{line}");
+            }
             let named: Vec<String> = read
                 .named
                 .iter()
@@ -283,6 +287,9 @@ mod tests {
         assert_eq!(read("--on a --off b --what c"), pair("on off what", "a b c"));
         assert_eq!(read("a -- --n 5 -- x"), pair("", "a --n 5 -- x"));
         assert_eq!(read("--s= --n"), pair("s: n", ""));
+        // A value that is missing stays so.
+        assert_eq!(read("c --s"), pair("s", "c"));
+        assert_eq!(read("--n --s -- c"), pair("n s", "c"));
     }
 
     #[test]

@@ -23,6 +23,13 @@ const MAX_COPIED_BYTES: u32 = 16 << 10;
 /// The most values that a tuple or a record holds, those of the tuples in it included.
 const MAX_VALUES: usize = 256;
 
+/// Text that is too long.
+struct TooLong {
+    diagnostic: Diagnostic,
+    /// `None` where no setting allows as much.
+    setting: Option<String>,
+}
+
 fn values_in(ty: &Ty) -> usize {
     match ty {
         Ty::Tuple(parts) => parts.iter().map(values_in).sum(),
@@ -114,6 +121,39 @@ impl Checker<'_> {
         Self::make(kind, Ty::Kept(kept), span)
     }
 
+    pub(super) fn text_literal(bytes: Vec<u8>, span: Span) -> Expr {
+        let cap = u32::try_from(bytes.len() + 1).unwrap_or(u32::MAX);
+        Self::make(ExprKind::Str(bytes), Ty::Str { cap }, span)
+    }
+
+    /// Text of the command line.
+    pub(super) fn given_text(&mut self, text: &str, span: Span) -> Expr {
+        if let Some(longer) = self.too_long(text.len(), span) {
+            let d = longer.diagnostic;
+            self.error(match longer.setting {
+                Some(set) => d.help(set),
+                None => d,
+            });
+            return self.failed(span);
+        }
+        Self::text_literal(text.as_bytes().to_vec(), span)
+    }
+
+    /// Says of text of so many bytes that it is longer than the script allows, and what would allow it.
+    fn too_long(&self, len: usize, span: Span) -> Option<TooLong> {
+        let cap = u32::try_from(len + 1).unwrap_or(u32::MAX);
+        let max = self.config.max_strlen;
+        let most = max.saturating_sub(1);
+        (cap > max).then(|| TooLong {
+            diagnostic: Diagnostic::error(
+                "string-too-long",
+                span,
+                format!("a string of {len} bytes; `max_strlen`, which is {max}, allows {most}"),
+            ),
+            setting: (u64::from(cap) <= tables::MAX_STRLEN).then(|| format!("`config = {{ max_strlen = {} }}`", cap.next_multiple_of(64))),
+        })
+    }
+
     pub(super) fn expr(&mut self, expr: &ast::Expr) -> Expr {
         let span = expr.span;
         if !self.may_write_out(1, span) {
@@ -127,22 +167,15 @@ impl Checker<'_> {
             ast::ExprKind::Duration(n) => Self::make(ExprKind::Int(n.cast_signed()), Ty::U64, span),
             ast::ExprKind::Bool(b) => Self::make(ExprKind::Int(i64::from(*b)), Ty::Bool, span),
             ast::ExprKind::Str(s) => {
-                let cap = u32::try_from(s.len() + 1).unwrap_or(u32::MAX);
-                let max = self.config.max_strlen;
-                if cap > max {
-                    let message = format!(
-                        "a string of {} bytes; `max_strlen`, which is {max}, allows {}",
-                        s.len(),
-                        max.saturating_sub(1)
-                    );
-                    let d = Diagnostic::error("string-too-long", span, message);
-                    self.error(d.help(format!(
-                        "write it in pieces, or `config = {{ max_strlen = {} }}`",
-                        cap.next_multiple_of(64)
-                    )));
+                if let Some(longer) = self.too_long(s.len(), span) {
+                    let pieces = "write it in pieces";
+                    let help = longer
+                        .setting
+                        .map_or_else(|| pieces.to_owned(), |set| format!("{pieces}, or {set}"));
+                    self.error(longer.diagnostic.help(help));
                     return self.failed(span);
                 }
-                Self::make(ExprKind::Str(s.clone()), Ty::Str { cap }, span)
+                Self::text_literal(s.clone(), span)
             }
             ast::ExprKind::Ipv4(bytes) => {
                 let mut address = [0; 16];
@@ -180,10 +213,7 @@ impl Checker<'_> {
                 match (value, text) {
                     (Some(value), _) => Self::make(ExprKind::Int(value), Ty::I64, span),
                     // As it stands: `comm == $1`.
-                    (None, Some(text)) if text.len() < 512 && text.starts_with(|c: char| c.is_alphabetic() || "/_.".contains(c)) => {
-                        let cap = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
-                        Self::make(ExprKind::Str(text.clone().into_bytes()), Ty::Str { cap }, span)
-                    }
+                    (None, Some(text)) if text.starts_with(|c: char| c.is_alphabetic() || "/_.".contains(c)) => self.given_text(text, span),
                     (None, text) => {
                         let text = text.cloned().unwrap_or_default();
                         self.error(
@@ -795,8 +825,8 @@ impl Checker<'_> {
             ast::ExprKind::Var(_) => {
                 let inner = self.expr(target);
                 if let ExprKind::Var(id) = inner.kind {
-                    // It may become any number now.
-                    self.vars[id].written = None;
+                    // It may become any number of its type now.
+                    self.vars[id].written = Some(self.vars[id].ty.clone());
                 }
                 self.finish_inc_dec(inner, increment, postfix, word, span)
             }

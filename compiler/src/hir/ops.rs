@@ -7,6 +7,17 @@ use crate::types::Type;
 use weir_parser::ast::{self, BinaryOp};
 use weir_parser::{Diagnostic, Span};
 
+/// The comparison with its sides exchanged.
+fn turned(op: BinaryOp) -> BinaryOp {
+    match op {
+        BinaryOp::Lt => BinaryOp::Gt,
+        BinaryOp::Le => BinaryOp::Ge,
+        BinaryOp::Gt => BinaryOp::Lt,
+        BinaryOp::Ge => BinaryOp::Le,
+        other => other,
+    }
+}
+
 impl Checker<'_> {
     /// Makes a literal in quotes an address where the other operand is one.
     pub(super) fn adapt(&mut self, value: Expr, other: &Ty) -> Expr {
@@ -265,10 +276,10 @@ impl Checker<'_> {
             return self.failed(span);
         }
         if op.is_comparison() {
-            for (field, value) in [(&l, &r), (&r, &l)] {
+            for (field, op, value) in [(&l, op, &r), (&r, turned(op), &l)] {
                 let ExprKind::Field(index) = field.kind else { continue };
                 let field = &crate::tables::FIELDS[index];
-                self.fits_width(field, value);
+                self.fits_width(field, op, value);
                 if !self.fits_family(field, value) {
                     return self.failed(span);
                 }

@@ -8,6 +8,9 @@ use crate::tables::{self, FIELDS, Family, Field, FieldKind, FieldType, Header, H
 use weir_parser::ast::{self, BinaryOp};
 use weir_parser::{Diagnostic, Span};
 
+/// The lint of numbers that a field never has.
+const NEVER_EQUAL: &str = "never-equal";
+
 impl Checker<'_> {
     /// The text of a field that the attach point tells.
     pub(super) fn known_field(&mut self, index: usize, span: Span) -> Option<Expr> {
@@ -207,26 +210,37 @@ impl Checker<'_> {
         self.same_family(field, v6, value.span)
     }
 
-    /// Says that a number is compared with a field that has too few bits for it.
-    pub(super) fn fits_width(&mut self, field: &Field, value: &Expr) {
+    /// Says that a number stands beside a field that has too few bits for it: `field op value`, in a set `==`. Once for each place,
+    /// whatever number of attach points or macros brings the checker there.
+    pub(super) fn fits_width(&mut self, field: &Field, op: BinaryOp, value: &Expr) {
         let most = match field.ty {
-            FieldType::U8 => u64::from(u8::MAX),
-            FieldType::U16 => u64::from(u16::MAX),
-            FieldType::U32 => u64::from(u32::MAX),
+            FieldType::U8 => i128::from(u8::MAX),
+            FieldType::U16 => i128::from(u16::MAX),
+            FieldType::U32 => i128::from(u32::MAX),
             _ => return,
         };
         let number = match &value.kind {
-            ExprKind::Int(n) => *n,
-            ExprKind::Neg(inner) => match inner.kind {
-                ExprKind::Int(n) => n.wrapping_neg(),
-                _ => return,
-            },
+            ExprKind::Int(n) if value.ty.is_signed() => i128::from(*n),
+            ExprKind::Int(n) => i128::from(n.cast_unsigned()),
             _ => return,
         };
-        if number < 0 || number.cast_unsigned() > most {
-            let message = format!("`{}` is a number from 0 to {most}, never {number}", field.name);
-            self.diagnostics.push(Diagnostic::lint("never-equal", value.span, message));
+        if (0..=most).contains(&number) || self.diagnostics.iter().any(|d| d.code == NEVER_EQUAL && d.span == value.span) {
+            return;
         }
+        let range = format!("`{}` is a number from 0 to {most}", field.name);
+        let always = match op {
+            BinaryOp::Lt | BinaryOp::Le => number > most,
+            BinaryOp::Gt | BinaryOp::Ge => number < 0,
+            _ => {
+                let message = format!("{range}, never {number}");
+                return self.diagnostics.push(Diagnostic::lint(NEVER_EQUAL, value.span, message));
+            }
+        };
+        let less_or_greater = if number < 0 { "greater" } else { "less" };
+        let message = format!("{range}, always {less_or_greater} than {number}");
+        let label = if always { "always true" } else { "never true" };
+        self.diagnostics
+            .push(Diagnostic::lint(NEVER_EQUAL, value.span, message).label(label));
     }
 
     pub(super) fn same_family(&mut self, field: &Field, v6: bool, span: Span) -> bool {

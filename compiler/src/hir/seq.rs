@@ -44,9 +44,9 @@ impl Checker<'_> {
         let mut values = values.into_iter();
         for part in parts {
             match part {
-                FormatPart::Text(text) if !text.is_ascii() => {
-                    let d = Diagnostic::error("iter-name", span, "the kernel, which writes this text, writes ASCII only");
-                    self.error(d);
+                FormatPart::Text(text) if !text.bytes().all(is_written) => {
+                    let message = "the kernel, which writes this text, writes printable ASCII, blanks and line ends only";
+                    self.error(Diagnostic::error("iter-name", span, message));
                     return None;
                 }
                 FormatPart::Text(text) => format.push_str(&text.replace('%', "%%")),
@@ -69,6 +69,11 @@ impl Checker<'_> {
             args,
         })
     }
+}
+
+/// Whether the kernel takes the byte in a format; a NUL would end it (`bpf_bprintf_prepare`).
+fn is_written(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~' | b'\t'..=b'\r')
 }
 
 /// What the kernel calls a conversion, and the value as it takes it: 64 bits, or text.

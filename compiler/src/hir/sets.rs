@@ -4,7 +4,7 @@ use super::check::{Checker, Options};
 use super::map_types::DeclaredKind;
 use super::{Expr, ExprKind, SetElem, SetMap, Ty};
 use crate::kernel::KernelInfo;
-use weir_parser::ast;
+use weir_parser::ast::{self, BinaryOp};
 use weir_parser::{Diagnostic, Span};
 
 /// The code of what is said of a parameter that the command line does not have.
@@ -106,12 +106,12 @@ impl Checker<'_> {
         let field = &crate::tables::FIELDS[field];
         match elem {
             SetElem::One(e) => {
-                self.fits_width(field, e);
+                self.fits_width(field, BinaryOp::Eq, e);
                 self.fits_family(field, e)
             }
             SetElem::Range(low, high) => {
-                self.fits_width(field, low);
-                self.fits_width(field, high);
+                self.fits_width(field, BinaryOp::Eq, low);
+                self.fits_width(field, BinaryOp::Eq, high);
                 self.fits_family(field, low)
             }
             SetElem::Prefix(_, _, v6) => self.same_family(field, *v6, set),
@@ -218,7 +218,7 @@ impl Checker<'_> {
             if text.is_empty() {
                 continue;
             }
-            match Self::line_element(text, &value.ty, span) {
+            match self.line_element(text, &value.ty, span) {
                 Ok(elem) => out.push(elem),
                 Err(expected) => {
                     bad += 1;
@@ -237,7 +237,8 @@ impl Checker<'_> {
         (bad == 0).then_some(())
     }
 
-    fn line_element(text: &str, ty: &Ty, span: Span) -> Result<SetElem, &'static str> {
+    fn line_element(&self, text: &str, ty: &Ty, span: Span) -> Result<SetElem, &'static str> {
+        let max_strlen = self.config.max_strlen as usize;
         let int = |text: &str| super::expr::parse_int(text.trim()).map(|n| Self::make(ExprKind::Int(n), Ty::I64, span));
         let inet = |text: &str| {
             let (bytes, v6) = super::ops::inet_bytes(text.trim().parse().ok()?);
@@ -251,7 +252,7 @@ impl Checker<'_> {
             Ty::Int { .. } | Ty::Bool => "an integer or a range",
             Ty::Inet => "an address, a prefix or a range",
             Ty::Mac => "a MAC address",
-            Ty::Str { .. } => "text of at most 511 bytes",
+            Ty::Str { .. } => "text that `max_strlen` allows",
             _ => "nothing: this type has no elements in a file",
         };
         let elem = match ty {
@@ -268,11 +269,7 @@ impl Checker<'_> {
                 None => text.split_once('-').and_then(|(a, b)| range(inet(a), inet(b))),
             },
             Ty::Mac => super::ops::parse_mac(text).map(|mac| SetElem::One(Self::make(ExprKind::Mac(mac), Ty::Mac, span))),
-            Ty::Str { .. } if text.len() < 512 => {
-                let cap = u32::try_from(text.len() + 1).unwrap_or(512);
-                let text = ExprKind::Str(text.as_bytes().to_vec());
-                Some(SetElem::One(Self::make(text, Ty::Str { cap }, span)))
-            }
+            Ty::Str { .. } if text.len() < max_strlen => Some(SetElem::One(Self::text_literal(text.as_bytes().to_vec(), span))),
             _ => None,
         };
         elem.ok_or(expected)
@@ -341,7 +338,7 @@ impl Checker<'_> {
         }
         let ty = if let Ty::Str { .. } = ty {
             Ty::Str {
-                cap: u32::try_from(room).unwrap_or(512),
+                cap: u32::try_from(room).unwrap_or(u32::MAX),
             }
         } else {
             ty.clone()

@@ -536,13 +536,8 @@ impl Checker<'_> {
                 }
             }
             (ExprKind::Str(_), _, Some(value)) => {
-                let text = value.unwrap_or_default().into_bytes();
-                let cap = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
-                if cap > 512 {
-                    refuse(self, "a longer one", "a text of at most 511 bytes");
-                    return None;
-                }
-                Some(Self::make(ExprKind::Str(text), Ty::Str { cap }, span))
+                let text = self.given_text(&value.unwrap_or_default(), span);
+                (text.ty != Ty::Error).then_some(text)
             }
             _ => {
                 let d =

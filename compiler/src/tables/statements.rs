@@ -43,7 +43,7 @@ statements! {
         "let @seen = lruhash(1000); begin { let $n: uint32 = 3; @seen[$n] = 1; exit(); }";
     ["struct" "union" "enum"] "struct name { type member; … };",
         "declares a type as C does; those of the running kernel are known without",
-        "struct pair { int a; int b; }; begin { print(sizeof(struct pair)); exit(); }";
+        "enum side { IN, OUT }; union word { uint32 all; uint8 parts[4]; }; struct pair { int a; union word b; }; begin { print(sizeof(struct pair)); print(OUT); exit(); }";
     ["if" "else"] "if (condition) { … } [else if (…) { … }] [else { … }]",
         "runs the block if the condition holds; an absent condition does not",
         "xdp:lo { if (tcp.dport == 22) { @ssh = count(); } else { @other = count(); } }";
@@ -61,7 +61,7 @@ statements! {
         "xdp:lo { limit (10/s) { printf(\"%s\\n\", ip.src); } }";
     ["break" "continue"] "break;  continue;",
         "leaves a loop, or goes on with its next round",
-        "begin { for ($i : 0..10) { if ($i == 3) { break; } } exit(); }";
+        "begin { for ($i : 0..10) { if ($i == 1) { continue; } if ($i == 3) { break; } print($i); } exit(); }";
     ["return"] "return [value];",
         "ends the block; in a packet block a value is the verdict, as a number of the kernel: `return XDP_DROP;`",
         "xdp:lo { if (has(arp)) { return XDP_PASS; } @ = count(); }";
@@ -73,7 +73,7 @@ statements! {
         "xdp:lo /ip.src in (file(\"bad.txt\"), 10.0.0.66)/ { @[ip.src] = count(); }";
     ["sizeof" "offsetof" "typeof"] "sizeof(type or value)  offsetof(type, member)  typeof(value)",
         "the size of a type in bytes, where a member lies in it, and the type that a value has",
-        "begin { $x = (typeof(pid))7; print(sizeof(uint32)); print(sizeof($x)); exit(); }";
+        "struct pair { int a; int b; }; begin { $x = (typeof(pid))7; print(sizeof($x)); print(offsetof(struct pair, b)); exit(); }";
     ["lpm"] "let @m = lpm(entries[, file(\"PATH\")]);",
         "a map keyed by prefix, IPv4 and IPv6: `@m[ip.src]` is the value of the longest prefix that holds the address",
         "let @nets = lpm(64); begin { @nets[10.0.0.0/8] = 1; } xdp:lo /ip.src in @nets/ { @ = count(); }";

@@ -1,15 +1,19 @@
 //! `fentry` and `fexit`: functions of the kernel, of its modules, and of BPF programs.
 
 use super::{Site, Target, glob_match, is_glob};
-use crate::btf::{Btf, BtfType, TypeId};
+use crate::btf::{Btf, BtfType, ModuleFunc, TypeId};
 use crate::hir::check::{Checker, nearest_name};
 use crate::kernel::{BpfFunction, Feature, Support};
 use crate::object::{AttachPoint, FunctionOf};
 use crate::tables::Hook;
+use std::collections::HashMap;
 use weir_parser::{Diagnostic, ast};
 
 /// What the kernel's own functions are in.
 const KERNEL: &str = "vmlinux";
+
+/// Functions with types, by module and name.
+type ModuleFuncs<'a> = HashMap<(&'a str, &'a str), ModuleFunc>;
 
 /// One attach point with its words.
 struct Asked<'a> {
@@ -40,13 +44,13 @@ impl Asked<'_> {
         site
     }
 
-    /// A function of the kernel or of a module whose types are there.
-    fn typed(&self, btf: &Btf, module: &str, function: &str) -> Option<Site> {
+    /// A function of the kernel, or one of `of_modules`.
+    fn typed(&self, btf: &Btf, of_modules: &ModuleFuncs<'_>, module: &str, function: &str) -> Option<Site> {
         let (id, own, of) = if module == KERNEL {
             let id = btf.find_func(function).filter(|id| btf.is_own(*id))?;
             (id, id.0, FunctionOf::Kernel)
         } else {
-            let (_, func) = btf.module_funcs(module).find(|(name, _)| *name == function)?;
+            let func = of_modules.get(&(module, function))?;
             (func.id, func.own_id, FunctionOf::Module(module.to_owned()))
         };
         let proto = prototype(btf, id)?;
@@ -110,7 +114,7 @@ impl Checker<'_> {
         let wanted = module.unwrap_or(KERNEL);
         if !is_glob(wanted) && !is_glob(function) {
             if wanted == KERNEL
-                && let Some(site) = asked.typed(btf, KERNEL, function)
+                && let Some(site) = asked.typed(btf, &ModuleFuncs::new(), KERNEL, function)
             {
                 return out.push(site);
             }
@@ -143,7 +147,14 @@ impl Checker<'_> {
             return self.error(d.help(format!("`{kprobe}:{module}:{function}` needs no types")));
         }
         let Some(btf) = kernel.btf() else { return };
-        let sites: Vec<Site> = found.iter().filter_map(|(m, f)| asked.typed(btf, m, f)).collect();
+        // Found once for all: a module has thousands.
+        let mut of_modules = ModuleFuncs::new();
+        for module in names {
+            for (name, func) in btf.module_funcs(module) {
+                of_modules.entry((module, name)).or_insert(func);
+            }
+        }
+        let sites: Vec<Site> = found.iter().filter_map(|(m, f)| asked.typed(btf, &of_modules, m, f)).collect();
         if !sites.is_empty() {
             return out.extend(sites);
         }
