@@ -388,11 +388,7 @@ fn parameters() -> Result<()> {
             text(&output.stdout)
         );
     }
-    says(
-        &weir(&["check", &file, "--", "--iface"])?,
-        1,
-        &["the parameter `--iface` is not given", "^"],
-    )?;
+    says(&weir(&["check", &file, "--", "--iface"])?, 1, &["`--iface`", "needs a value"])?;
     says(
         &weir(&["-e", script, "--", "--prot=1"])?,
         1,
