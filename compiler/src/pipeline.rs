@@ -277,20 +277,20 @@ fn back(source: &Source, kernel: &dyn KernelInfo, options: &Options, front: Fron
     let named_bodies = subprograms
         .into_iter()
         .map(|s| ((s.name, plan.programs[s.program].span), s.function));
-    let (heads, functions): (Vec<_>, Vec<_>) = named.chain(named_bodies).unzip();
-    let (mut funcs, mut consts, mut spans) = (Vec::new(), Vec::new(), Vec::new());
-    for function in functions {
-        funcs.push(function.func);
-        consts.push(function.consts);
-        spans.push(function.spans);
+    let mut backend = backend::Backend::default();
+    let mut compiled: Vec<Code> = Vec::new();
+    for ((name, span), function) in named.chain(named_bodies) {
+        let input = backend::Input {
+            func: function.func,
+            name: &name,
+            consts: &function.consts,
+            opts,
+        };
+        match backend.compile(input) {
+            Ok(code) => compiled.push((code, function.spans)),
+            Err(error) => return not_compiled(span, error, out),
+        }
     }
-    let inputs = funcs.into_iter().zip(&heads).zip(&consts);
-    let inputs = inputs.map(|((func, (name, _)), consts)| backend::Input { func, name, consts, opts });
-    let all = match backend::compile_all(inputs.collect(), kernel.cpus()) {
-        Ok(all) => all,
-        Err((at, error)) => return not_compiled(heads[at].1, error, out),
-    };
-    let compiled: Vec<Code> = all.into_iter().zip(spans).collect();
     let (code, body_code) = compiled.split_at(plan.programs.len());
     for (i, body) in bodies.iter().enumerate() {
         let bytes = chain_bytes(i, &bodies, body_code, &code[body.program].0);

@@ -4,7 +4,7 @@ mod backend;
 
 use backend::{BPF_PROG_TYPE_XDP, levels, load, permitted, run};
 use cranelift_reader::parse_functions;
-use weir_compiler::backend::{BackendError, Compiled, Input, Insn, Isa, Options, RelocKind, compile, compile_all, x86};
+use weir_compiler::backend::{Compiled, Input, Insn, Isa, Options, RelocKind, compile, x86};
 
 /// `mix(seven, data byte 3, ctx) + 1`, with a value that lives over the call.
 const MAIN: &str = "function u0:0(i64) -> i64 system_v {
@@ -126,49 +126,5 @@ fn unresolved_on_x86() {
     match x86::compile(&func, &[], &|_| None) {
         Err(x86::NativeError::Unresolved(x86::Symbol::Subprog(1))) => {}
         other => panic!("{other:?}"),
-    }
-}
-
-/// A function whose stack slot has so many bytes, and which returns them.
-fn with_stack(bytes: u32) -> String {
-    format!(
-        "function u0:0(i64) -> i64 system_v {{
-            ss0 = explicit_slot {bytes}
-        block0(v0: i64):
-            v1 = stack_addr.i64 ss0
-            v2 = iconst.i64 {bytes}
-            store notrap v2, v1
-            v3 = load.i64 notrap v1
-            return v3
-        }}"
-    )
-}
-
-#[test]
-fn threads_keep_the_order_of_functions_and_of_errors() {
-    let names: Vec<String> = (0..40).map(|i| format!("f{i}")).collect();
-    let compiled = |sizes: &dyn Fn(usize) -> u32, cpus| {
-        let input = |(i, name)| Input {
-            func: parse_functions(&with_stack(sizes(i))).expect("the test's CLIF parses").remove(0),
-            name,
-            consts: &[],
-            opts: Options {
-                isa: Isa::V3,
-                optimise: true,
-            },
-        };
-        compile_all(names.iter().map(String::as_str).enumerate().map(input).collect(), cpus)
-    };
-    for cpus in [1, 2, 8] {
-        let all = compiled(&|i| 8 + 8 * i as u32, cpus).expect("all are small enough");
-        let stacks: Vec<u32> = all.iter().map(|c| c.stack_bytes).collect();
-        assert_eq!(stacks, (0..40).map(|i| 8 + 8 * i).collect::<Vec<u32>>(), "{cpus} processors");
-        // Every function from the 21st on is too large: the first of them is named.
-        let (at, error) = compiled(&|i| if i < 20 { 8 } else { 4096 }, cpus).expect_err("some are too large");
-        assert_eq!(at, 20, "{cpus} processors");
-        assert!(
-            matches!(&error, BackendError::StackTooLarge { function, .. } if function == "f20"),
-            "{error}"
-        );
     }
 }

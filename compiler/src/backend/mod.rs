@@ -34,7 +34,6 @@ pub use insn::Insn;
 pub use opt::optimise;
 
 use cranelift_codegen::ir;
-use std::sync::{Mutex, PoisonError};
 
 /// Name spaces of `ExternalName::User` in the CLIF that the back end accepts.
 pub mod ns {
@@ -173,49 +172,6 @@ pub enum BackendError {
 /// As [`Backend::compile`].
 pub fn compile(input: Input<'_>) -> Result<Compiled, BackendError> {
     Backend::default().compile(input)
-}
-
-/// Functions for each thread, at least: to start one takes as long as to compile a small function.
-const PER_THREAD: usize = 2;
-/// More threads than these start slower than they compile: a script has few programs, and one of them is the longest.
-const MOST_THREADS: usize = 4;
-
-/// Compiles functions, on several threads where there are processors for it. The result does not depend on their number: it is in
-/// the order of `inputs`, and of several errors that of the first function.
-///
-/// # Errors
-///
-/// As [`Backend::compile`], with the position of the function.
-pub fn compile_all(inputs: Vec<Input<'_>>, cpus: u32) -> Result<Vec<Compiled>, (usize, BackendError)> {
-    let count = inputs.len();
-    let threads = (count / PER_THREAD).min(usize::try_from(cpus).unwrap_or(1)).clamp(1, MOST_THREADS);
-    let work = Mutex::new(inputs.into_iter().enumerate());
-    // Takes functions in their order until there are no more, or one failed: all before it have been taken by then.
-    let run = || {
-        let (mut backend, mut done) = (Backend::default(), Vec::new());
-        loop {
-            let next = work.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some((at, input)) = next else { return done };
-            let result = backend.compile(input);
-            if result.is_err() {
-                work.lock().unwrap_or_else(PoisonError::into_inner).by_ref().for_each(drop);
-            }
-            done.push((at, result));
-        }
-    };
-    let mut done = std::thread::scope(|scope| {
-        // A thread that cannot be started is one less.
-        let others: Vec<_> = (1..threads)
-            .filter_map(|_| std::thread::Builder::new().spawn_scoped(scope, run).ok())
-            .collect();
-        let mut done = run();
-        for other in others {
-            done.extend(other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        done
-    });
-    done.sort_unstable_by_key(|(at, _)| *at);
-    done.into_iter().map(|(at, result)| result.map_err(|error| (at, error))).collect()
 }
 
 /// The working memory of a compilation, to be used for one function after the other.

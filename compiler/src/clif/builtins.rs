@@ -118,7 +118,7 @@ impl Generator<'_, '_> {
 
     /// `func` or `probe`: a literal, or, where the program is attached in many places, found by what the kernel says of this one.
     fn site_name(&mut self, func: bool) -> Val {
-        let cap = crate::hir::expr::name_cap(self.hook);
+        let cap = crate::hir::builtins::name_cap(self.hook);
         let room = usize::try_from(cap - 1).unwrap_or(63);
         let cut = |name: &str| {
             let end = (0..=room.min(name.len())).rev().find(|i| name.is_char_boundary(*i));

@@ -4,10 +4,11 @@
 //! not be compiled further. Not here: memory layout of programs, packet parsing, code.
 
 mod args;
+pub(crate) mod builtins;
 mod calls;
 mod check;
 mod ctypes;
-pub(crate) mod expr;
+mod expr;
 mod functions;
 mod lints;
 mod locate;

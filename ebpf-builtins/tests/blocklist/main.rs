@@ -70,14 +70,7 @@ fn random_packets() {
             ..Settings::default()
         };
         let Some(mut rig) = Rig::load(&settings, MAX_HITS) else { return };
-        let mut list = |max| -> Vec<Entry> {
-            let len = 1 + generator.random.below(max);
-            (0..len).map(|_| generator.prefix()).collect()
-        };
-        let lists = Lists {
-            block: list(300),
-            allow: list(30),
-        };
+        let lists = Lists::random(&mut generator);
         rig.set(&lists);
         let mut expected = Counters::default();
         for _ in 0..if in_guest() { 250 } else { 2500 } {
@@ -119,14 +112,7 @@ fn random_packets_at_tc() {
             ..Settings::default()
         };
         let Some(mut rig) = Rig::load_tc(&settings, MAX_HITS) else { return };
-        let mut list = |max| -> Vec<Entry> {
-            let len = 1 + generator.random.below(max);
-            (0..len).map(|_| generator.prefix()).collect()
-        };
-        let lists = Lists {
-            block: list(300),
-            allow: list(30),
-        };
+        let lists = Lists::random(&mut generator);
         rig.set(&lists);
         let mut expected = Counters::default();
         for _ in 0..if in_guest() { 250 } else { 1500 } {

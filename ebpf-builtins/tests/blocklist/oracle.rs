@@ -1,6 +1,6 @@
 //! What the blocklist should do, written down a second time: linear search over the lists, on packet descriptions.
 
-use crate::packet::{Body, Extension, Packet, Upper};
+use crate::packet::{Body, Extension, Generator, Packet, Upper};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use weir_ebpf_builtins::blocklist as bl;
@@ -57,6 +57,19 @@ impl Default for Settings {
 pub struct Lists {
     pub block: Vec<Entry>,
     pub allow: Vec<Entry>,
+}
+
+impl Lists {
+    pub fn random(generator: &mut Generator) -> Self {
+        let mut list = |max| {
+            let len = 1 + generator.random.below(max);
+            (0..len).map(|_| generator.prefix()).collect()
+        };
+        Self {
+            block: list(300),
+            allow: list(30),
+        }
+    }
 }
 
 /// The counter of a packet, and the entry that decided.

@@ -67,6 +67,15 @@ pub(super) fn add_filter(lab: &Lab, object: &str, direction: &str, priority: &st
     new_program(&before)
 }
 
+/// Puts a program that counts on the node's interface, in generic mode, and nobody owns it; returns its id.
+pub(super) fn add_generic_xdp(lab: &Lab) -> Result<u32> {
+    let object = build(lab, "x.o", "xdp:lo { @seen = count(); }")?;
+    let before = kernel::objects_of(Kind::Program)?;
+    lab.node
+        .ip(&["link", "set", "dev", NODE_IF, "xdpgeneric", "obj", &object, "sec", "xdp.frags"])?;
+    new_program(&before)
+}
+
 pub(super) fn new_program(before: &std::collections::BTreeSet<Object>) -> Result<u32> {
     let after = kernel::objects_of(Kind::Program)?;
     let new: Vec<u32> = after.difference(before).map(|o| o.id).collect();
@@ -229,11 +238,7 @@ fn shadowed() -> Result<()> {
 
 fn generic() -> Result<()> {
     let lab = Lab::new()?;
-    let object = build(&lab, "x.o", "xdp:lo { @seen = count(); }")?;
-    let before = kernel::objects_of(Kind::Program)?;
-    lab.node
-        .ip(&["link", "set", "dev", NODE_IF, "xdpgeneric", "obj", &object, "sec", "xdp.frags"])?;
-    let id = new_program(&before)?;
+    let id = add_generic_xdp(&lab)?;
     let picture = json(&lab, &["net"], 3)?;
     let expected = [("generic-xdp".to_owned(), u64::from(id)), ("no-owner".to_owned(), u64::from(id))];
     ensure!(findings(&picture) == expected, "{picture:#}");

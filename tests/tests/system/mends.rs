@@ -1,6 +1,6 @@
 //! Each finding of `weir net` prints a command that mends it: run as printed, with a yes on the terminal, the finding is gone.
 
-use super::inspect::{add_filter, build, clsact, hold, json, new_program};
+use super::inspect::{add_filter, add_generic_xdp, build, clsact, hold, json, new_program};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::path::Path;
@@ -107,11 +107,7 @@ fn shadowed() -> Result<()> {
 
 fn generic() -> Result<()> {
     let lab = Lab::new()?;
-    let object = build(&lab, "x.o", "xdp:lo { @seen = count(); }")?;
-    let before = kernel::objects_of(Kind::Program)?;
-    lab.node
-        .ip(&["link", "set", "dev", NODE_IF, "xdpgeneric", "obj", &object, "sec", "xdp.frags"])?;
-    let id = new_program(&before)?;
+    let id = add_generic_xdp(&lab)?;
     let _owner = hold(id)?;
     mended(&lab, "generic-xdp")?;
     // The same program, in native mode.
