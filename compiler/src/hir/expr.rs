@@ -681,6 +681,7 @@ impl Checker<'_> {
                     self.map_value(id, MapValueTy::Plain(Ty::I64), target.span);
                 }
                 let _ = keys;
+                self.counted_in_map(id);
                 let inner = self.expr(target);
                 self.finish_inc_dec(inner, increment, postfix, word, span)
             }

@@ -276,6 +276,14 @@ impl Checker<'_> {
         };
     }
 
+    /// Notes that a map is counted up or down: it may become any number.
+    pub fn counted_in_map(&mut self, id: MapId) {
+        let state = &mut self.maps[id];
+        if let Some(MapValueTy::Plain(ty @ Ty::Int { .. })) = &state.value {
+            state.written = Some(ty.clone());
+        }
+    }
+
     /// Fixes or checks the key type of a map.
     pub fn map_key(&mut self, id: MapId, key: Option<&Ty>, span: Span) {
         if key == Some(&Ty::Error) {

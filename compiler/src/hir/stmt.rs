@@ -670,6 +670,7 @@ impl Checker<'_> {
                         }
                         let ty = if op == BinaryOp::Sub { Ty::I64 } else { value.ty.clone() };
                         self.map_value(id, MapValueTy::Plain(ty.clone()), value.span);
+                        self.counted_in_map(id);
                         let span = value.span;
                         let value = if op == BinaryOp::Sub {
                             Expr {
@@ -683,8 +684,12 @@ impl Checker<'_> {
                         Some(StmtKind::AddMap { map: id, key, value })
                     }
                     Some(op) => {
+                        // What only its own value is assigned to is a number.
+                        let outer = self.assigning.replace(id);
                         let value = self.binary(op, target, value, span);
+                        self.assigning = outer;
                         self.map_value(id, MapValueTy::Plain(value.ty.clone()), value.span);
+                        self.written_to_map(id, &value);
                         (value.ty != Ty::Error).then_some(StmtKind::SetMap { map: id, key, value })
                     }
                 }

@@ -162,6 +162,13 @@ fn what_is_kept_is_printed_as_there() {
         "ffffffffffffffff",
     );
     prints("$x = 1; $x = 300; print(sizeof($x)); $y = 5; $y++; print(sizeof($y));", "2\n8");
+    // So it is with maps: what is counted may become any number.
+    prints(
+        r#"@a++; @a = 0; @b = 0; @b--; @d = 5; @d += 300; @e = (int8)1; @e -= 1; @f |= 1; @g = 1; @g |= 0x100000000; @h = 5; @h = 300;
+           print((sizeof(@a), sizeof(@b), sizeof(@d), sizeof(@e), sizeof(@f), sizeof(@g), sizeof(@h))); printf("%d %x\n", @d, @g);
+           clear(@a); clear(@b); clear(@d); clear(@e); clear(@f); clear(@g); clear(@h);"#,
+        "(8, 8, 8, 8, 8, 8, 2)\n305 100000001",
+    );
     let quiet = json("begin { @h = hist(1024, 1); @i = hist(4096, 2); }");
     assert!(!quiet.contains("attached_probes"), "{quiet}");
     let text = run("begin { @h = hist(1024, 1); @i = hist(4096, 2); }");
