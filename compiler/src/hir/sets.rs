@@ -402,12 +402,22 @@ pub(super) fn not_given(value: &ast::Expr, options: &Options) -> Option<Box<Diag
     let has_default = args
         .get(1)
         .is_some_and(|a| !matches!(&a.value.kind, E::Str(text) if text.is_empty()));
-    if has_default || options.named.iter().any(|(n, _)| *n == name) {
+    let given = options.named.iter().rev().find(|(n, _)| *n == name);
+    let is_switch = args.get(1).is_none_or(|a| matches!(a.value.kind, E::Bool(_)));
+    if matches!(given, Some((_, None))) && !is_switch {
+        return Some(Box::new(value_missing(&name, value.span, "VALUE")));
+    }
+    if has_default || given.is_some() {
         return None;
     }
     let d = Diagnostic::error(NOT_GIVEN, value.span, format!("the parameter `--{name}` is not given"));
     let help = format!("write `--{name}=VALUE` behind the script, or give it a default: `getopt(\"{name}\", \"DEFAULT\")`");
     Some(Box::new(d.help(help)))
+}
+
+/// What is said of `--name` alone where it is no switch. `form` is what the value looks like.
+pub(super) fn value_missing(name: &str, span: Span, form: &str) -> Diagnostic {
+    Diagnostic::error("param-type", span, format!("`--{name}` needs a value")).help(format!("write `--{name}={form}` behind the script"))
 }
 
 /// `getopt("name", default)`: what `--name=…` says, else the default, as text.

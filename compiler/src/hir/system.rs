@@ -525,18 +525,24 @@ impl Checker<'_> {
                     None
                 }
             },
-            (ExprKind::Int(_), ty, Some(value)) => {
-                let text = value.unwrap_or_default();
-                match super::expr::parse_int(&text) {
-                    Some(n) => Some(Self::make(ExprKind::Int(n), ty.clone(), span)),
-                    None => {
-                        refuse(self, &text, "an integer");
-                        None
-                    }
-                }
+            // Not a switch: the word behind it is another parameter's, or there is none.
+            (ExprKind::Str(_), _, Some(None)) => {
+                self.error(super::sets::value_missing(&name, span, "TEXT"));
+                None
             }
-            (ExprKind::Str(_), _, Some(value)) => {
-                let text = self.given_text(&value.unwrap_or_default(), span);
+            (ExprKind::Int(_), _, Some(text)) if text.as_deref().is_none_or(str::is_empty) => {
+                self.error(super::sets::value_missing(&name, span, "N"));
+                None
+            }
+            (ExprKind::Int(_), ty, Some(Some(text))) => match super::expr::parse_int(&text) {
+                Some(n) => Some(Self::make(ExprKind::Int(n), ty.clone(), span)),
+                None => {
+                    refuse(self, &text, "an integer");
+                    None
+                }
+            },
+            (ExprKind::Str(_), _, Some(Some(text))) => {
+                let text = self.given_text(&text, span);
                 (text.ty != Ty::Error).then_some(text)
             }
             _ => {

@@ -398,7 +398,18 @@ fn parameters() -> Result<()> {
         &weir(&["-e", script, "--", "--port=many"])?,
         1,
         &["`--port` is an integer, found `many`"],
-    )
+    )?;
+    // Also where nothing but a value is missing, in code, in an attach point, in a file's name.
+    let places = [
+        "begin { print(getopt(\"a\", 1)); }",
+        "begin { print(getopt(\"a\", \"x\")); }",
+        "begin { } interval:s:getopt(\"a\", 1) { }",
+        "begin { print(1.2.3.4 in file(getopt(\"a\", \"/dev/null\"))); }",
+    ];
+    for place in places {
+        says(&weir(&["-e", place, "--", "--a"])?, 1, &["`--a` needs a value", "write `--a=", "^"])?;
+    }
+    Ok(())
 }
 
 fn ends_by_itself() -> Result<()> {

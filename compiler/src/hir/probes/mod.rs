@@ -277,6 +277,10 @@ impl Checker<'_> {
         for (range, param) in in_attach_point(&word.name) {
             out.push_str(&self.positional(&word.name[from..range.start], any));
             let given = self.options.named.iter().rev().find(|(n, _)| *n == param.name);
+            if matches!(given, Some((_, None))) {
+                self.error(super::sets::value_missing(&param.name, word.span, "TEXT"));
+                return None;
+            }
             match given
                 .and_then(|(_, value)| value.clone())
                 .or_else(|| self.attach_defaults.get(&param.name).cloned())
