@@ -2,7 +2,7 @@
 
 use crate::attach::interfaces::Settings;
 use crate::attach::reaper::REAPER_ARG;
-use crate::attach::{Attached, Attacher, Observer, run_once};
+use crate::attach::{self, Attached, Attacher, Observer, run_once};
 use crate::capture::{CaptureFile, CaptureTarget};
 use crate::error::{Error, Notice};
 use crate::format::Context;
@@ -482,8 +482,8 @@ impl Session {
         );
         attacher.pid = self.options.pid;
         if self.exit.is_some() {
-            // `begin` has called `exit()`: the rest would be detached at once.
-            attacher.attached.probes = run_once::count(&shared.object);
+            // `begin` has called `exit()`: the rest would be detached at once. bpftrace attaches it all the same, and says how much.
+            attacher.attached.probes = attach::probes(&shared.object);
         } else {
             attacher.use_names(&shared.object, &shared.loaded)?;
             for (i, native) in shared.natives.iter().enumerate() {

@@ -52,7 +52,7 @@ struct Page(AtomicU16);
 static weir_victim_semaphore: Page = Page(AtomicU16::new(0));
 
 /// The static event `weir_test:tick` with a signed 64-bit number in a register, a 32-bit one in memory, and the constant 42.
-#[inline(never)]
+#[inline(always)]
 fn tick(number: i64, in_memory: &i32) {
     // SAFETY: a `nop` and a note about it (`stapsdt`, version 3); nothing is changed.
     unsafe {
@@ -127,6 +127,10 @@ fn work(args: &[String]) -> Result<()> {
         Some("call") => call(number(1)?),
         Some("preempt") => preempt(number(1)?, number(2)?),
         Some("threads") => threads(number(1)?),
+        Some("spin") => {
+            (0..number(1)?).for_each(|i| _ = black_box(i));
+            Ok(())
+        }
         Some("touch") => touch(number(1)?),
         Some("on-demand") => on_demand(number(1)?),
         _ => bail!("unknown work {args:?}"),
@@ -145,7 +149,12 @@ fn call(n: u64) -> Result<()> {
     let mut sum = 0;
     for i in 0..n {
         sum += weir_victim_add(black_box(i), text.as_ptr(), 100) + weir_victim_double(black_box(i));
-        tick(-7, black_box(&(i as i32)));
+        // One event in two places.
+        if i % 2 == 0 {
+            tick(-7, black_box(&(i as i32)));
+        } else {
+            tick(-7, black_box(&(i as i32)));
+        }
         // SAFETY: two system calls without memory; the second asks for the priority that is there.
         unsafe {
             libc::getpriority(libc::PRIO_PROCESS, 0);

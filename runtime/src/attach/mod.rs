@@ -25,6 +25,7 @@ use crate::maps;
 use crate::sys::SysError;
 use crate::sys::bpf::{LinkTarget, link_create};
 use interfaces::{Interfaces, Place, Settings, Target};
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -185,6 +186,7 @@ impl<'a> Attacher<'a> {
     /// # Errors
     /// The first attach point that cannot be had, unless the script says that missing probes do not matter.
     pub fn attach_all(&mut self, object: &Object, loaded: &Loaded) -> Result<(), Error> {
+        let mut counter = Counter::default();
         for (spec, program) in object.programs.iter().zip(&loaded.programs) {
             if spec.kind == ProgramKind::KprobeMulti {
                 kprobe::attach_many(self, program.as_fd(), &spec.attach, spec.span)?;
@@ -199,8 +201,7 @@ impl<'a> Attacher<'a> {
                 let refused = self.left_out.as_ref().map_or(0, |(_, names)| names.len());
                 match self.attach_one(attach, &place) {
                     Ok(()) if self.left_out.as_ref().map_or(0, |(_, names)| names.len()) > refused => {}
-                    Ok(()) if is_second_half(&attach.point) => {}
-                    Ok(()) => self.attached.probes += 1,
+                    Ok(()) => self.attached.probes += usize::from(counter.counts(attach)),
                     Err(e) if is_missing(&e) && object.config.missing_probes != MissingProbes::Error => {
                         if object.config.missing_probes == MissingProbes::Warn {
                             (self.observer)(&Notice::MissingProbe {
@@ -323,14 +324,32 @@ impl<'a> Attacher<'a> {
     }
 }
 
-/// A pattern of interfaces is attached twice, by what packets start with, and patterns that overlap in parts; each is one probe.
-fn is_second_half(point: &AttachPoint) -> bool {
-    match point {
-        AttachPoint::Xdp { iface, .. } | AttachPoint::Tc { iface, .. } => {
-            iface.is_glob() && iface.link_layer == LinkLayer::None || !iface.overlap.also.is_empty()
+/// How many probes a script has, had everything been attached.
+#[must_use]
+pub fn probes(object: &Object) -> usize {
+    let mut counter = Counter::default();
+    object.programs.iter().flat_map(|p| &p.attach).filter(|a| counter.counts(a)).count()
+}
+
+/// Tells which attach points are probes to whoever wrote the script.
+#[derive(Default)]
+struct Counter<'a> {
+    /// Static events, by where the attach point stands, file, provider and name: the compiler may have put one into several places of a
+    /// file.
+    events: HashSet<(Span, [&'a str; 3])>,
+}
+
+impl<'a> Counter<'a> {
+    fn counts(&mut self, attach: &'a Attach) -> bool {
+        match &attach.point {
+            // A pattern is attached twice, by what packets start with, and patterns that overlap in parts.
+            AttachPoint::Xdp { iface, .. } | AttachPoint::Tc { iface, .. } => {
+                !(iface.is_glob() && iface.link_layer == LinkLayer::None) && iface.overlap.also.is_empty()
+            }
+            AttachPoint::CgroupSkb { path, .. } | AttachPoint::Cgroup { path, .. } => path.overlap.also.is_empty(),
+            AttachPoint::Usdt { path, provider, name, .. } => self.events.insert((attach.span, [path, provider, name])),
+            _ => true,
         }
-        AttachPoint::CgroupSkb { path, .. } | AttachPoint::Cgroup { path, .. } => !path.overlap.also.is_empty(),
-        _ => false,
     }
 }
 

@@ -25,13 +25,6 @@ pub fn run(object: &Object, loaded: &Loaded, point: impl Fn(&AttachPoint) -> boo
     Ok(ran)
 }
 
-/// Counts the `begin` and `end` blocks.
-#[must_use]
-pub fn count(object: &Object) -> usize {
-    let once = |point: &AttachPoint| matches!(point, AttachPoint::Begin | AttachPoint::End);
-    object.programs.iter().flat_map(|p| &p.attach).filter(|a| once(&a.point)).count()
-}
-
 /// Returns whether a script has anything that can happen after `begin`.
 #[must_use]
 pub fn only_runs_once(object: &Object) -> bool {

@@ -86,23 +86,8 @@ impl Checker<'_> {
                 _ => f.name == function,
             };
             let mut found: Vec<&UserFunction> = functions.iter().filter(matches).collect();
-            if let [only] = found[..]
-                && only.indirect
-                && !pattern
-            {
-                let near: Vec<String> = functions
-                    .iter()
-                    .filter(|f| !f.indirect && f.name.trim_start_matches('_').starts_with(&format!("{function}_")))
-                    .map(|f| format!("`{}`", f.name))
-                    .take(6)
-                    .collect();
-                let help = (!near.is_empty()).then(|| format!("one of these runs in its place: {}", near.join(", ")));
-                let message = format!("`{function}` of `{path}` is chosen when the program is loaded and has no code of its own");
-                self.missing(
-                    point,
-                    message,
-                    help.or_else(|| Some(format!("`{word}:{path}:*{function}*` takes all that may be chosen"))),
-                );
+            if !found.is_empty() && found.iter().all(|f| f.indirect) {
+                self.missing(point, chosen(path, &found), Some(chosen_from(&functions, &found)));
                 continue;
             }
             found.retain(|f| !f.indirect);
@@ -224,5 +209,36 @@ impl Checker<'_> {
                 None,
             );
         }
+    }
+}
+
+/// What is said of functions that the program's start puts others in the place of.
+fn chosen(path: &str, found: &[&UserFunction]) -> String {
+    const MOST: usize = 4;
+    let names: Vec<String> = found.iter().take(MOST).map(|f| format!("`{}`", f.name)).collect();
+    let more = match found.len().saturating_sub(MOST) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let rest = match found.len() {
+        1 => "is chosen when the program is loaded and has no code of its own",
+        _ => "are chosen when the program is loaded and have no code of their own",
+    };
+    format!("{}{more} of `{path}` {rest}", names.join(", "))
+}
+
+/// Which functions may run in their place: those are named after what a processor must be able to do.
+fn chosen_from(functions: &[UserFunction], found: &[&UserFunction]) -> String {
+    const ABLE: [&str; 6] = ["avx", "erms", "evex", "generic", "sse", "ssse"];
+    let runs = |f: &&UserFunction| {
+        let name = f.name.trim_start_matches('_');
+        let suffix = found.iter().find_map(|i| name.strip_prefix(&i.name)?.strip_prefix('_'));
+        !f.indirect && suffix.is_some_and(|suffix| ABLE.iter().any(|able| suffix.starts_with(able)))
+    };
+    let names: Vec<String> = functions.iter().filter(runs).take(6).map(|f| format!("`{}`", f.name)).collect();
+    if names.is_empty() {
+        "the file has no names for those that run in their place: `uprobe:BINARY:0xADDRESS` takes an address of its code".to_owned()
+    } else {
+        format!("of these one runs in its place: {}", names.join(", "))
     }
 }
