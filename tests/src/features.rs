@@ -29,6 +29,8 @@ pub enum Feature {
     Override,
     /// Breakpoints on data.
     Watchpoint,
+    /// Counters of the processor.
+    Pmu,
     /// Pairs of devices with programs of their own.
     Netkit,
     /// The driver of cables as a module.
@@ -45,7 +47,7 @@ pub enum Answer {
 }
 
 impl Feature {
-    pub const ALL: [Feature; 13] = [
+    pub const ALL: [Feature; 14] = [
         Feature::Kprobe,
         Feature::Tcx,
         Feature::Netem,
@@ -55,6 +57,7 @@ impl Feature {
         Feature::Fentry,
         Feature::Override,
         Feature::Watchpoint,
+        Feature::Pmu,
         Feature::Netkit,
         Feature::VethModule,
         Feature::Zsh,
@@ -72,6 +75,7 @@ impl Feature {
             Feature::Fentry => "fentry",
             Feature::Override => "override",
             Feature::Watchpoint => "watchpoint",
+            Feature::Pmu => "pmu",
             Feature::Netkit => "netkit",
             Feature::VethModule => "veth_module",
             Feature::Zsh => "zsh",
@@ -130,6 +134,13 @@ impl Feature {
                     Answer::No(format!("this machine has no breakpoints on data: {e}"))
                 }
                 Err(e) => Answer::CannotTell(format!("opening a breakpoint: {e}")),
+            },
+            Feature::Pmu => match kernel::open_counter() {
+                Ok(()) => Answer::Yes,
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP)) => {
+                    Answer::No(format!("this machine has no counters of the processor: {e}"))
+                }
+                Err(e) => Answer::CannotTell(format!("opening a counter: {e}")),
             },
             Feature::Vlan => kind_of_link("VLAN interfaces", try_vlan()),
             Feature::Tunnel => kind_of_link("tunnels", try_tunnel()),

@@ -560,6 +560,25 @@ pub fn open_watchpoint() -> std::io::Result<()> {
     attr[6] = u64::from(HW_BREAKPOINT_W) << 32;
     attr[7] = WATCHED.as_ptr() as u64;
     attr[8] = 8;
+    open_event(&attr)
+}
+
+/// Opens and closes a counter of the processor's instructions, as `hardware` does.
+///
+/// # Errors
+/// What the kernel says.
+pub fn open_counter() -> std::io::Result<()> {
+    const PERF_TYPE_HARDWARE: u32 = 0;
+    const PERF_COUNT_HW_INSTRUCTIONS: u64 = 1;
+    let mut attr = [0_u64; 16];
+    attr[0] = u64::from(PERF_TYPE_HARDWARE) | (128 << 32);
+    attr[1] = PERF_COUNT_HW_INSTRUCTIONS;
+    attr[2] = 1_000_000;
+    open_event(&attr)
+}
+
+/// Opens and closes an event of this process, which is a `struct perf_event_attr`.
+fn open_event(attr: &[u64; 16]) -> std::io::Result<()> {
     // SAFETY: the struct lives through the call; this process, any CPU, no group.
     let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, attr.as_ptr(), 0, -1, -1, 0) };
     if fd < 0 {

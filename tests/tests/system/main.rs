@@ -12,6 +12,7 @@ mod cgroups;
 mod chains;
 mod check;
 mod cli;
+mod clocks;
 mod command_line;
 mod ends;
 mod environment;
@@ -64,6 +65,7 @@ fn main() {
         cgroups::TESTS,
         inspect::TESTS,
         tracing::TESTS,
+        clocks::TESTS,
         kernel_code::TESTS,
         kprobes::TESTS,
         natives::TESTS,
