@@ -384,13 +384,17 @@ pub fn helper_message(helper: &str, code: i64) -> String {
         }
         "map_lookup_elem" => "Can't lookup map element because it does not exist.".to_owned(),
         "map_delete_elem" if code == -i64::from(libc::ENOENT) => "Can't delete map element because it does not exist.".to_owned(),
-        _ => {
-            let errno = i32::try_from(code.unsigned_abs()).unwrap_or(0);
-            let text = std::io::Error::from_raw_os_error(errno).to_string();
-            // The standard library adds ` (os error N)`.
-            text.split(" (os error").next().unwrap_or_default().to_owned()
-        }
+        _ => errno_text(code),
     }
+}
+
+/// What the C library says of the negative error number that a helper returns. JSON has no more: it names helper and number, too.
+#[must_use]
+pub fn errno_text(code: i64) -> String {
+    let errno = i32::try_from(code.unsigned_abs()).unwrap_or(0);
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    // The standard library adds ` (os error N)`.
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 impl Notice {

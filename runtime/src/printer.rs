@@ -5,7 +5,7 @@
 
 use crate::attach::Observer;
 use crate::capture::CaptureFile;
-use crate::error::{Error, Notice, UPDATE, helper_message};
+use crate::error::{Error, Notice, UPDATE, errno_text};
 use crate::format::{Context, printf, sint, time, uint, value};
 use crate::load::Loaded;
 use crate::maps::{self, Contents, Map};
@@ -404,7 +404,7 @@ impl Worker {
             EventAction::HelperError { call, code } => {
                 let code = sint(field(code));
                 let helper = call.name();
-                let msg = crate::error::helper_message(helper, code);
+                let msg = errno_text(code);
                 self.problem(
                     &Problem {
                         kind: "helper_error",
@@ -632,7 +632,7 @@ impl Worker {
                     let code = -i64::from(libc::E2BIG);
                     let problem = Problem {
                         kind: "helper_error",
-                        msg: &helper_message(UPDATE, code),
+                        msg: &errno_text(code),
                         helper: Some((UPDATE, code)),
                         place: None,
                     };

@@ -207,7 +207,7 @@ fn helpers() -> Result<()> {
     let done = Weir::script(script).run()?.clean()?;
     ensure!(!done.stderr.contains("helper"), "only with -k: {done}");
     let done = Weir::new(["-k", "-f", "json", "-e", script]).run()?.clean()?;
-    let line = "{\"type\": \"helper_error\", \"msg\": \"Can't delete map element because it does not exist.\", \"helper\": \"map_delete_elem\", \
+    let line = "{\"type\": \"helper_error\", \"msg\": \"No such file or directory\", \"helper\": \"map_delete_elem\", \
                 \"retcode\": -2, \"filename\": \"stdin\", \"line\": 1, \"col\": ";
     ensure!(done.stdout.contains(line), "no {line} in {done}");
     // A full map is told always.
