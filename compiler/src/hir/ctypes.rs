@@ -512,8 +512,12 @@ impl Checker<'_> {
             union,
         } = &to
         else {
-            let d = Diagnostic::error("no-members", base.span, format!("`{to}` has no member `{}`", name.name))
-                .help("cast it to a pointer to its struct first");
+            let mut d = Diagnostic::error("no-members", base.span, format!("`{to}` has no member `{}`", name.name));
+            d = if to == CTy::Void && self.kernel.btf().is_none() {
+                d.help("this kernel has no type information (CONFIG_DEBUG_INFO_BTF is not set), so nobody knows what it points to")
+            } else {
+                d.help("cast it to a pointer to its struct first")
+            };
             self.error(d);
             return self.failed(span);
         };

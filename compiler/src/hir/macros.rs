@@ -337,9 +337,10 @@ impl Checker<'_> {
         let result = check(self);
         self.macro_depth -= 1;
         for d in &mut self.diagnostics[errors..] {
-            // The innermost uses say enough of a recursion.
-            if d.labels.len() < 4 {
-                d.labels.push((span, "expanded from here".to_owned()));
+            // The innermost uses say enough of a recursion, and each of them once.
+            let label = (span, "expanded from here".to_owned());
+            if d.labels.len() < 4 && span != d.span && !d.labels.contains(&label) {
+                d.labels.push(label);
             }
         }
         result
