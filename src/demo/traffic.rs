@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, getsockopt, socket, sockopt};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -73,6 +73,7 @@ impl Traffic {
             shared: Arc::new(Shared::default()),
             threads: Vec::new(),
         };
+        // Addresses, not text: for that the static file would have the C library's resolver in it, 160 kB.
         for (name, port, serve) in [
             ("web-server", WEB, answer as fn(TcpStream)),
             ("sshd", SSH, drop),
@@ -81,12 +82,12 @@ impl Traffic {
         ] {
             let listener = cable
                 .node
-                .run(|| TcpListener::bind(("::", port)).with_context(|| format!("cannot listen on port {port}")))?;
+                .run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).with_context(|| format!("cannot listen on port {port}")))?;
             traffic.spawn(name, cable, |c| &c.node, move |shared| accept(shared, &listener, serve))?;
         }
         let dns = cable
             .node
-            .run(|| UdpSocket::bind(("::", DNS)).context("cannot listen for datagrams"))?;
+            .run(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, DNS)).context("cannot listen for datagrams"))?;
         traffic.spawn("dns-server", cable, |c| &c.node, move |shared| echo(shared, &dns))?;
         traffic.spawn("browser", cable, |c| &c.peer, browse)?;
         traffic.spawn("resolver", cable, |c| &c.peer, resolve)?;
