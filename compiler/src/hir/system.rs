@@ -2,7 +2,8 @@
 
 use super::check::{Checker, nearest};
 use super::{CTy, Event, Expr, ExprKind, Space, Ty};
-use crate::tables::{BuiltinKind, Function, FunctionKind, helper};
+use crate::object::AttachPoint;
+use crate::tables::{BuiltinKind, Function, FunctionKind, Hook, helper};
 use crate::types::{StackMode, Type};
 use weir_parser::ast;
 use weir_parser::{Diagnostic, Span};
@@ -110,6 +111,17 @@ impl Checker<'_> {
                 }
             }
             FunctionKind::Signal { thread } => {
+                // Also where one block is on both: each is looked at by itself.
+                self.site_dependent |= self.hook == Hook::PerfEvent;
+                if let Some(AttachPoint::Interval { .. } | AttachPoint::Timer { .. }) = self.point {
+                    let message = format!(
+                        "`{}` is not available in an `interval` block: it would hit whatever runs when the time is up",
+                        function.name
+                    );
+                    let d = Diagnostic::error("not-at-this-hook", span, message);
+                    self.error(d.help("send it where the process does something: `tracepoint:syscalls:sys_enter_… /pid == 1234/ { … }`"));
+                    return None;
+                }
                 let number = self.signal_number(&args[0])?;
                 self.allowed_unsafe(function.name, span).then_some(())?;
                 let helper = if thread { helper::SEND_SIGNAL_THREAD } else { helper::SEND_SIGNAL };
