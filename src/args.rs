@@ -170,6 +170,13 @@ pub struct Run {
     pub mode: Option<String>,
     #[arg(long = "probe-filter", value_name = "REGEX", hide = true)]
     pub probe_filter: Option<String>,
+    // These would do something else there.
+    #[arg(long = "test", hide = true)]
+    pub test: bool,
+    #[arg(long = "bench", hide = true)]
+    pub bench: bool,
+    #[arg(long = "fmt", hide = true)]
+    pub fmt: bool,
 }
 
 /// Compiles a script to a BPF object file.

@@ -27,6 +27,14 @@ pub fn main(args: &Run) -> Result<ExitCode, Failure> {
     if args.list {
         return list::main(args, &kernel);
     }
+    if args.test || args.bench {
+        let failure = Failure::new("weir runs no `test:` and `bench:` blocks");
+        return Err(failure.help("without the switch they are left out, and the rest of the script runs"));
+    }
+    if args.fmt {
+        return Err(Failure::new("`--fmt` is bpftrace's")
+            .help("`weir fmt FILE` formats a script in place, `weir fmt --check FILE` only says whether it is"));
+    }
     let (file, script_args) = split_rest(args.program.as_deref(), &args.rest).map_err(Failure::new)?;
     let source = source::read(args.program.as_deref(), file)?;
     let script_args = if args.saved {

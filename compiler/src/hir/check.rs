@@ -132,7 +132,11 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             continue;
         }
         let mut diagnostics = early;
-        if !program.items.iter().any(|i| matches!(i, ast::Item::Probe(_) | ast::Item::Use(_))) && diagnostics.is_empty() {
+        let does_something = |item: &ast::Item| match item {
+            ast::Item::Probe(probe) => !probe.attach_points.iter().all(super::probes::is_left_out),
+            item => matches!(item, ast::Item::Use(_)),
+        };
+        if !program.items.iter().any(does_something) && diagnostics.is_empty() {
             diagnostics.push(
                 Diagnostic::error("no-probes", Span::default(), "the script has no probe")
                     .help("for example `begin { printf(\"hello\\n\"); }`"),

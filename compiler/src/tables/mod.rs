@@ -20,7 +20,7 @@ pub use counters::{COUNTERS, Counter};
 pub use fields::*;
 pub use functions::{AggKind, FUNCTIONS, Function, FunctionKind, Is, Verdict, function};
 pub use hooks::{Hook, Hooks};
-pub use providers::{PROVIDERS, Provider, provider};
+pub use providers::{LEFT_OUT, PROVIDERS, Provider, provider};
 pub use settings::{MAX_STRLEN, Preset, SETTINGS, Setting, Takes, setting};
 pub use statements::{STATEMENTS, Statement, statement};
 

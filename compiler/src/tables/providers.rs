@@ -15,6 +15,9 @@ pub struct Provider {
     pub doc: &'static str,
 }
 
+/// Blocks of bpftrace that only run when it is asked for tests or benchmarks. They are left out, as there without `--test`, `--bench`.
+pub const LEFT_OUT: &[&str] = &["test", "bench"];
+
 /// Every probe type.
 pub static PROVIDERS: &[Provider] = &[
     Provider {

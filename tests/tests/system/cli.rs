@@ -260,7 +260,23 @@ fn foreign_switches() -> Result<()> {
         text(&output.stderr)
     );
     says(&weir(&["--emit-llvm", "x", "-e", script])?, 1, &["-d clif"])?;
-    says(&weir(&["--aot", "x", "-e", script])?, 1, &["weir build"])
+    says(&weir(&["--aot", "x", "-e", script])?, 1, &["weir build"])?;
+    says(&weir(&["--fmt", "x.bt"])?, 1, &["weir fmt FILE"])?;
+    // Blocks that bpftrace leaves out unless it is asked for them.
+    let tests = "test:one { @t = 1; } begin { printf(\"ok\\n\"); } bench:two { $x = 1; }";
+    let output = weir(&["-e", tests])?;
+    says(
+        &output,
+        0,
+        &["`test:one` is left out", "`bench:two` is left out", "Attached 1 probe\n"],
+    )?;
+    ensure!(text(&output.stdout) == "ok\n\n\n", "{}", text(&output.stdout));
+    says(&weir(&["--test", "-e", tests])?, 1, &["no `test:` and `bench:` blocks"])?;
+    says(
+        &weir(&["-e", "test:one { }"])?,
+        1,
+        &["the script has no probe", "`test:one` is left out"],
+    )
 }
 
 fn no_btf() -> Result<()> {

@@ -194,6 +194,11 @@ impl Checker<'_> {
             if self.failed_uses.contains(first) {
                 return;
             }
+            if is_left_out(point) {
+                let message = format!("`{}` is left out: weir runs no tests and benchmarks", parts.join(":"));
+                self.diagnostics.push(Diagnostic::warning("left-out", span, message));
+                return;
+            }
             let d = Diagnostic::error("unknown-provider", first_span, format!("unknown probe type `{first}`"));
             let names = tables::PROVIDERS.iter().map(|p| p.name);
             let aliases: Vec<&str> = self.natives.iter().map(|n| n.alias.as_str()).collect();
@@ -355,6 +360,14 @@ pub(super) fn attach_defaults(program: &ast::Program) -> HashMap<String, String>
         }
     }
     out
+}
+
+/// Whether a block is of those that bpftrace runs only when it is asked for.
+pub(super) fn is_left_out(point: &ast::AttachPoint) -> bool {
+    point
+        .parts
+        .first()
+        .is_some_and(|first| tables::LEFT_OUT.contains(&first.name.as_str()))
 }
 
 /// A number as in C: `26`, `0x1a`.
