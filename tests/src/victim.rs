@@ -150,10 +150,9 @@ fn call(n: u64) -> Result<()> {
     for i in 0..n {
         sum += weir_victim_add(black_box(i), text.as_ptr(), 100) + weir_victim_double(black_box(i));
         // One event in two places.
-        if i % 2 == 0 {
-            tick(-7, black_box(&(i as i32)));
-        } else {
-            tick(-7, black_box(&(i as i32)));
+        match i % 2 {
+            0 => tick(-7, black_box(&(i as i32))),
+            _ => tick(-7, black_box(&(i as i32))),
         }
         // SAFETY: two system calls without memory; the second asks for the priority that is there.
         unsafe {
