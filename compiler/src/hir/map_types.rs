@@ -231,7 +231,8 @@ impl MapState {
             name: self.name,
             key: self.key.unwrap_or(None),
             value: self.value.unwrap_or(MapValueTy::Plain(Ty::I64)),
-            span: self.value_span,
+            // Where the script first names it.
+            span: self.key_span,
             copy: self.copy,
         }
     }
