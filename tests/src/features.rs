@@ -33,6 +33,8 @@ pub enum Feature {
     Netkit,
     /// The driver of cables as a module.
     VethModule,
+    /// Cards that exist in the kernel alone and take XDP programs.
+    Netdevsim,
     /// A shell: a program on this machine, and not of the kernel.
     Zsh,
     Fish,
@@ -45,7 +47,7 @@ pub enum Answer {
 }
 
 impl Feature {
-    pub const ALL: [Feature; 13] = [
+    pub const ALL: [Feature; 14] = [
         Feature::Kprobe,
         Feature::Tcx,
         Feature::Netem,
@@ -57,6 +59,7 @@ impl Feature {
         Feature::Watchpoint,
         Feature::Netkit,
         Feature::VethModule,
+        Feature::Netdevsim,
         Feature::Zsh,
         Feature::Fish,
     ];
@@ -74,6 +77,7 @@ impl Feature {
             Feature::Watchpoint => "watchpoint",
             Feature::Netkit => "netkit",
             Feature::VethModule => "veth_module",
+            Feature::Netdevsim => "netdevsim",
             Feature::Zsh => "zsh",
             Feature::Fish => "fish",
         }
@@ -137,6 +141,11 @@ impl Feature {
             Feature::VethModule => match veth_is_a_module() {
                 Ok(true) => Answer::Yes,
                 Ok(false) => Answer::No("this kernel has `veth` built in".to_owned()),
+                Err(e) => Answer::CannotTell(format!("{e:#}")),
+            },
+            Feature::Netdevsim => match net::Simulated::kind_is_known() {
+                Ok(true) => Answer::Yes,
+                Ok(false) => Answer::No("this kernel has no netdevsim".to_owned()),
                 Err(e) => Answer::CannotTell(format!("{e:#}")),
             },
             Feature::Zsh | Feature::Fish => match Command::new(self.name()).arg("--version").output() {

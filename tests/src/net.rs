@@ -298,6 +298,59 @@ impl Tun {
     }
 }
 
+/// A card of the driver `netdevsim`: it takes XDP programs and never runs them. It goes with the value.
+pub struct Simulated {
+    id: u32,
+}
+
+/// What makes such cards, and what removes them.
+const NEW_CARD: &str = "/sys/bus/netdevsim/new_device";
+const NO_CARD: &str = "/sys/bus/netdevsim/del_device";
+
+impl Simulated {
+    /// Whether there is such a driver, as a module that is loaded now or otherwise.
+    pub fn kind_is_known() -> Result<bool> {
+        let lab = Lab::new()?;
+        // Refused in any case: they are made otherwise. The question loads the module.
+        let _ = lab.node.ip(&["link", "add", "try7", "type", "netdevsim"]);
+        Ok(Path::new(NEW_CARD).exists())
+    }
+
+    /// Makes one with an interface of this name, and brings that up.
+    ///
+    /// # Errors
+    /// There is no such driver, or we are not root.
+    pub fn new(ns: &Netns, name: &str) -> Result<Self> {
+        let names = || -> Result<Vec<String>> {
+            let links = ns.ip(&["-o", "link", "show"])?;
+            let names = links.lines().filter_map(|l| l.split(": ").nth(1)).map(str::to_owned);
+            Ok(names.collect())
+        };
+        let before = names()?;
+        // Two numbers of one process do not meet, and those of two processes do not either.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let id = std::process::id() * 64 + NEXT.fetch_add(1, Ordering::Relaxed) % 64;
+        // It appears in the namespace of whoever writes.
+        ns.run(|| std::fs::write(NEW_CARD, format!("{id} 1")).context("cannot make a card"))?;
+        let card = Self { id };
+        let new = names()?.into_iter().find(|n| !before.contains(n));
+        let new = new.context("the new card has no interface")?;
+        ip_batch(
+            ns.name(),
+            &format!("link set {new} name {name}\nlink set {name} addrgenmode none\nlink set {name} up\n"),
+        )?;
+        Ok(card)
+    }
+}
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::write(NO_CARD, self.id.to_string()) {
+            eprintln!("test support: cannot remove card {}: {error}", self.id);
+        }
+    }
+}
+
 fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|b| format!("{b:02x}")).join(":")
 }

@@ -335,6 +335,9 @@ fn xdp_places(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>)
             continue;
         }
         let name = &iface.pattern;
+        if attach.point.is_in_card() {
+            continue;
+        }
         let veth = is_veth(&attach.point, kernel);
         if *mode == XdpMode::Generic {
             out.push(
@@ -375,7 +378,7 @@ fn redirected_into_veth(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Di
     let native = block
         .attach
         .iter()
-        .find(|a| matches!(&a.point, AttachPoint::Xdp { iface, mode } if *mode != XdpMode::Generic && iface.netns.is_none()));
+        .find(|a| matches!(&a.point, AttachPoint::Xdp { iface, mode } if matches!(mode, XdpMode::Auto | XdpMode::Native) && iface.netns.is_none()));
     let Some(attach) = native else { return };
     visit::each_stmt(&block.body, &mut |s| {
         if let StmtKind::Redirect { device, .. } = &s.kind
