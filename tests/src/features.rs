@@ -33,6 +33,8 @@ pub enum Feature {
     Netkit,
     /// The driver of cables as a module.
     VethModule,
+    /// Encrypted tunnels, whose packets start with IP.
+    Wireguard,
     /// Cards that exist in the kernel alone and take XDP programs.
     Netdevsim,
     /// A shell: a program on this machine, and not of the kernel.
@@ -47,7 +49,7 @@ pub enum Answer {
 }
 
 impl Feature {
-    pub const ALL: [Feature; 14] = [
+    pub const ALL: [Feature; 15] = [
         Feature::Kprobe,
         Feature::Tcx,
         Feature::Netem,
@@ -59,6 +61,7 @@ impl Feature {
         Feature::Watchpoint,
         Feature::Netkit,
         Feature::VethModule,
+        Feature::Wireguard,
         Feature::Netdevsim,
         Feature::Zsh,
         Feature::Fish,
@@ -77,6 +80,7 @@ impl Feature {
             Feature::Watchpoint => "watchpoint",
             Feature::Netkit => "netkit",
             Feature::VethModule => "veth_module",
+            Feature::Wireguard => "wireguard",
             Feature::Netdevsim => "netdevsim",
             Feature::Zsh => "zsh",
             Feature::Fish => "fish",
@@ -138,6 +142,7 @@ impl Feature {
             Feature::Vlan => kind_of_link("VLAN interfaces", try_vlan()),
             Feature::Tunnel => kind_of_link("tunnels", try_tunnel()),
             Feature::Netkit => kind_of_link("netkit", try_netkit()),
+            Feature::Wireguard => kind_of_link("WireGuard", net::Lab::new().and_then(|lab| lab.add_wireguard().map(drop))),
             Feature::VethModule => match veth_is_a_module() {
                 Ok(true) => Answer::Yes,
                 Ok(false) => Answer::No("this kernel has `veth` built in".to_owned()),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
 use std::io::Write;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Once;
@@ -239,6 +239,38 @@ impl Lab {
             peer,
             &format!("link set {peer_if} addrgenmode none arp off\nlink set {peer_if} up\n"),
         )
+    }
+
+    /// Makes an encrypted tunnel through the cable, `wg0` at both ends, with addresses of both families; returns those of node and peer.
+    ///
+    /// # Errors
+    /// The kernel has no WireGuard, or its tool is missing.
+    pub fn add_wireguard(&self) -> Result<[[IpAddr; 2]; 2]> {
+        // Any 32 bytes are a key.
+        const KEYS: [&str; 2] = [
+            "ERERERERERERERERERERERERERERERERERERERERERE=",
+            "IiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI=",
+        ];
+        const PORT: u16 = 51820;
+        for (ns, far, own, other) in [(&self.node, self.peer4(), 0, 1), (&self.peer, self.node4(), 1, 0)] {
+            let host = own + 1;
+            let commands = format!(
+                "link add wg0 type wireguard\nlink set wg0 addrgenmode none\naddr add 10.66.0.{host}/24 dev wg0\n\
+                 addr add fd66::{host}/64 dev wg0 nodad\n"
+            );
+            ip_batch(ns.name(), &commands)?;
+            let public = tool("wg", &["pubkey"], Some(KEYS[other]))?;
+            let (port, endpoint) = (PORT.to_string(), format!("{far}:{PORT}"));
+            let inside = ["netns", "exec", ns.name(), "wg", "set", "wg0", "listen-port", &port];
+            let keys = ["private-key", "/dev/stdin", "peer", public.trim(), "allowed-ips", "0.0.0.0/0,::/0"];
+            tool("ip", &[&inside[..], &keys, &["endpoint", &endpoint]].concat(), Some(KEYS[own]))?;
+            ip_batch(ns.name(), "link set wg0 up\n")?;
+        }
+        let both = |host: u8| -> [IpAddr; 2] {
+            let v6 = Ipv6Addr::new(0xfd66, 0, 0, 0, 0, 0, 0, host.into());
+            [Ipv4Addr::new(10, 66, 0, host).into(), v6.into()]
+        };
+        Ok([both(1), both(2)])
     }
 
     /// Cuts or restores the way from node to peer, without a packet of its own: the node gets a wrong or the right hardware

@@ -31,6 +31,7 @@ pub const TEST: &[Package] = &[
     package("xdp-tools", "xdp-loader"),
     package("gcc", "gcc"),
     package("make", "make"),
+    package("wireguard-tools", "wg"),
     package("zsh", "zsh"),
     package("fish", "fish"),
 ];
