@@ -7,6 +7,7 @@ use crate::object::{Attach, AttachPoint, Direction, LinkLayer, XdpMode};
 use crate::overlap::{self, Names};
 use crate::plan::same_hook;
 use crate::tables::{self, FIELDS, FieldKind, Header, Hook, IpPart};
+use std::collections::HashSet;
 use weir_parser::ast::{self, BinaryOp};
 use weir_parser::{Diagnostic, Span};
 
@@ -324,7 +325,8 @@ fn veth_direction(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Diagnost
 }
 
 /// XDP where it costs more than it saves, or meets checksums that are not complete.
-fn xdp_places(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>) {
+/// What is true of an interface is said of the first block there: `told` has the lints and the interfaces.
+fn xdp_places(block: &Block, kernel: &dyn KernelInfo, told: &mut HashSet<(&'static str, String)>, out: &mut Vec<Diagnostic>) {
     let mut seen = None;
     for attach in &block.attach {
         let AttachPoint::Xdp { iface, mode } = &attach.point else {
@@ -339,7 +341,8 @@ fn xdp_places(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>)
             continue;
         }
         let veth = is_veth(&attach.point, kernel);
-        if *mode == XdpMode::Generic {
+        let mut first = |lint| told.insert((lint, iface.to_string()));
+        if *mode == XdpMode::Generic && first("xdp-generic") {
             out.push(
                 Diagnostic::lint(
                     "xdp-generic",
@@ -348,7 +351,7 @@ fn xdp_places(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>)
                 )
                 .help(format!("`tc:{name}:ingress`, or `xdp:{name}:native` where the driver has it")),
             );
-        } else if veth {
+        } else if *mode != XdpMode::Generic && veth && first("xdp-on-veth") {
             out.push(
                 Diagnostic::lint(
                     "xdp-on-veth",
@@ -548,8 +551,9 @@ pub(super) fn lint(blocks: &[Block], maps: &[Map], kernel: &dyn KernelInfo, out:
     behind_a_verdict(blocks, out);
     behind_generic_xdp(blocks, out);
     unbounded(maps, out);
+    let mut told = HashSet::new();
     for block in blocks {
-        xdp_places(block, kernel, out);
+        xdp_places(block, kernel, &mut told, out);
         redirected_into_veth(block, kernel, out);
         if let Some(predicate) = block.predicate.as_ref().filter(|_| block.hook.has_packet()) {
             negated_absent(predicate, &[], out);
