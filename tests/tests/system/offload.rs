@@ -82,5 +82,8 @@ fn no_card() -> Result<()> {
     let script = format!("xdp:{NODE_IF}:offload {{ @ = count(); }}");
     let answer = Weir::script(&script).at(&lab).run()?;
     answer.refused(&["the card of `veth0` does not take XDP programs", "write `xdp:veth0:native`", "^^^"])?;
+    let native = format!("use blocklist(iface=\"{NODE_IF}\", prefixes=\"192.0.2.0/24\", mode=\"offload\") as bl;");
+    let answer = Weir::script(&native).at(&lab).run()?;
+    answer.refused(&["`bl` does not run in a card", "write `mode=\"native\"`", "^^^"])?;
     before.assert_same(Some(&lab.node))
 }
