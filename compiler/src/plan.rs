@@ -190,8 +190,10 @@ pub(crate) fn same_hook(a: &AttachPoint, b: &AttachPoint) -> bool {
 /// Whether one program can serve both: a native's event belongs to its own instance.
 fn same_kind(a: &AttachPoint, b: &AttachPoint) -> bool {
     match (a, b) {
-        // What a program sends packets to has its number in one network namespace.
-        (AttachPoint::Xdp { iface: x, .. }, AttachPoint::Xdp { iface: y, .. }) => x.link_layer == y.link_layer && x.netns == y.netns,
+        // What a program sends packets to has its number in one network namespace; and what is in a card is nowhere else.
+        (AttachPoint::Xdp { iface: x, .. }, AttachPoint::Xdp { iface: y, .. }) => {
+            x.link_layer == y.link_layer && x.netns == y.netns && a.is_in_card() == b.is_in_card()
+        }
         (AttachPoint::Tc { iface: x, direction: d }, AttachPoint::Tc { iface: y, direction: e }) => {
             d == e && x.link_layer == y.link_layer && x.netns == y.netns
         }

@@ -67,8 +67,10 @@ fn overlaps(blocks: &[Block], out: &mut Vec<Diagnostic>) {
             let AttachPoint::Xdp { iface: theirs, mode: n } = &other.point else {
                 continue;
             };
-            // The halves of a pattern never meet.
-            let apart = iface.netns != theirs.netns || iface.link_layer != theirs.link_layer || mode == n;
+            // The halves of a pattern never meet, and the card has a hook of its own.
+            let in_card = |a: &Attach| a.point.is_in_card();
+            let apart =
+                in_card(attach) != in_card(other) || iface.netns != theirs.netns || iface.link_layer != theirs.link_layer || mode == n;
             if apart || !overlap::meet(Names::Interfaces, &iface.pattern, &theirs.pattern) {
                 continue;
             }
