@@ -47,14 +47,24 @@ fn attached() -> Result<()> {
         shown.stdout,
         shown.stderr
     );
-    // Another is refused there, and has room beside it on the machine's own hook.
+    // Another is refused there.
     let second = Weir::script("xdp:card0:offload { pass(); }").at(&lab).run()?;
     second.refused(&["`card0` already has an XDP program", OURS, &weir.pid()?.to_string(), "^"])?;
-    let beside = Weir::script("xdp:card0:native { pass(); }").at(&lab).start()?;
-    let link = lab.node.ip(&["-d", "link", "show", "card0"])?;
-    ensure!(link.contains("xdpmulti"), "not beside the card's: {link}");
-    beside.stop()?.clean()?;
     weir.stop()?.clean()?;
+    // The machine's own hook is another one.
+    let both = Weir::script("xdp:card0:offload { @card = count(); } xdp:card0:native { @machine = count(); }")
+        .at(&lab)
+        .start()?;
+    for mode in ["offload", "native"] {
+        ensure!(
+            both.stderr().contains(&format!("XDP runs in {mode} mode on `card0`")),
+            "{}",
+            both.stderr()
+        );
+    }
+    let link = lab.node.ip(&["-d", "link", "show", "card0"])?;
+    ensure!(link.contains("xdpmulti"), "not both: {link}");
+    both.stop()?.clean()?;
     before.assert_same(Some(&lab.node))?;
     drop(card);
     Ok(())
