@@ -6,6 +6,7 @@
 
 pub mod backend;
 pub mod btf;
+mod card;
 pub mod clif;
 pub mod constants;
 pub mod elf;

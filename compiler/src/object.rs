@@ -22,9 +22,21 @@ pub struct Object {
     /// Counters of things that went wrong, in the per-CPU array with the role [`MapRole::Counters`].
     pub counters: Vec<CounterSpec>,
     pub natives: Vec<NativeInstance>,
+    /// The network card that some of it is for.
+    pub card: Option<Card>,
     pub config: Config,
     /// Name and text of the scripts that this one imports: what spans with the numbers 1, 2, … point into.
     pub imports: Vec<(String, String)>,
+}
+
+/// A network card that runs programs itself: `xdp:IFACE:offload`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// One interface, by its name.
+    pub iface: IfacePattern,
+    /// The maps that lie in the card: indices into [`Object::maps`], ascending.
+    pub maps: Vec<usize>,
+    pub span: Span,
 }
 
 /// Settings of the `config` block and the environment that the runtime needs.
@@ -74,6 +86,14 @@ pub struct ProgramSpec {
     pub instructions: u32,
     /// The attach point of the first block in it, for messages about the whole program.
     pub span: Span,
+}
+
+impl ProgramSpec {
+    /// Whether it runs in a network card.
+    #[must_use]
+    pub fn is_in_card(&self) -> bool {
+        self.attach.iter().any(|a| a.point.is_in_card())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -249,6 +269,18 @@ pub enum AttachPoint {
 }
 
 impl AttachPoint {
+    /// Whether the program runs in a network card.
+    #[must_use]
+    pub fn is_in_card(&self) -> bool {
+        matches!(
+            self,
+            AttachPoint::Xdp {
+                mode: XdpMode::Offload,
+                ..
+            }
+        )
+    }
+
     /// What the packets there start with.
     #[must_use]
     pub fn link_layer(&self) -> LinkLayer {
@@ -445,6 +477,21 @@ pub struct MapSpec {
     pub role: MapRole,
 }
 
+impl MapSpec {
+    /// Whether the last word of its one value says that it was assigned: it is a plain scalar of the script.
+    #[must_use]
+    pub fn has_set_word(&self) -> bool {
+        matches!(
+            &self.role,
+            MapRole::User {
+                key: None,
+                value: MapValue::Plain(_),
+                ..
+            }
+        )
+    }
+}
+
 /// Kernel map types, numbered as in `enum bpf_map_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
@@ -465,6 +512,23 @@ impl MapKind {
     #[must_use]
     pub fn is_per_cpu(self) -> bool {
         matches!(self, MapKind::PerCpuHash | MapKind::PerCpuArray | MapKind::LruPerCpuHash)
+    }
+
+    /// Returns what people call it, with its article.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            MapKind::Hash => "a hash",
+            MapKind::Array => "an array",
+            MapKind::ProgArray => "an array of programs",
+            MapKind::PerCpuHash => "a hash for each processor",
+            MapKind::PerCpuArray => "an array for each processor",
+            MapKind::StackTrace => "a map of stacks",
+            MapKind::LruHash => "an LRU hash",
+            MapKind::LruPerCpuHash => "an LRU hash for each processor",
+            MapKind::LpmTrie => "a trie of prefixes",
+            MapKind::RingBuf => "a ring buffer",
+        }
     }
 }
 

@@ -207,6 +207,12 @@ fn front(source: &Source, kernel: &dyn KernelInfo, options: &Options, out: &mut 
     out.maps.clone_from(&program.maps);
     let mut plan = plan::plan(&program, kernel);
     let code = clif::generate(&program, &mut plan);
+    plan.refused.sort_by_key(|d| (d.span.source.0, d.span.start));
+    for mut d in std::mem::take(&mut plan.refused) {
+        let text = std::iter::once(source).chain(&out.imports).nth(d.span.source.0 as usize);
+        d.settle(text.map_or("", |s| &s.text));
+        out.diagnostics.push(d);
+    }
     for map in &plan.maps {
         if matches!(map.role, MapRole::Scratch) && map.value_size > MAX_SCRATCH_BYTES {
             let program = plan.programs.iter().find(|p| map.name.ends_with(&p.name));
@@ -578,6 +584,7 @@ fn object(elf: Vec<u8>, compiled: &[Code], imports: &[Source], program: hir::Pro
         maps: plan.maps,
         events: plan.events,
         counters: plan.counters,
+        card: plan.card,
         natives: program.natives,
         config: program.config,
         imports: imports.iter().map(|s| (s.name.clone(), s.text.clone())).collect(),

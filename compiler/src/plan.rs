@@ -3,18 +3,20 @@
 //! Input: [`hir::Program`]. Output: [`Plan`]. The code generator adds what only it knows: event formats, counters,
 //! sizes of working memory. Not here: code.
 
+use crate::card;
 use crate::hir::{self, MapValueTy, is_glob};
 use crate::kernel::{Feature, KernelInfo, Support};
 use crate::native_maps;
 use crate::object::{
-    Attach, AttachPoint, CounterSpec, Device, Direction, EventSpec, IfacePattern, MapKind, MapRole, MapSpec, NativeInstance, ProgramKind,
+    Attach, AttachPoint, Card, CounterSpec, Device, Direction, EventSpec, IfacePattern, MapKind, MapRole, MapSpec, NativeInstance,
+    ProgramKind,
 };
 use crate::overlap;
 use crate::tables::{Hook, IFNAME_BYTES};
 use crate::types::MapValue;
 use std::collections::HashMap;
 use std::fmt::Write;
-use weir_parser::Span;
+use weir_parser::{Diagnostic, Span};
 
 #[derive(Debug, Default)]
 pub struct Plan {
@@ -26,7 +28,12 @@ pub struct Plan {
     /// Index of the ring buffer among the maps, once anything needs it.
     pub ring: Option<usize>,
     pub counter_map: Option<usize>,
+    /// The counters of programs in a card.
+    pub card_counter_map: Option<usize>,
     pub heartbeat: Option<usize>,
+    pub card: Option<Card>,
+    /// What the script asks of a card that no card has.
+    pub refused: Vec<Diagnostic>,
     pub max_map_keys: u32,
     /// Maps by name, the first `named` of them.
     map_numbers: HashMap<String, usize>,
@@ -66,12 +73,13 @@ pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo) -> Plan {
         max_map_keys: program.config.max_map_keys,
         ..Plan::default()
     };
-    for map in &program.maps {
-        plan.maps.push(match map.copy {
-            Some(copy) => copy_of_native(map, copy, &program.natives),
-            None => user_map(map, program.config.max_map_keys),
-        });
-    }
+    plan.card = card::of(program, &mut plan.refused);
+    let in_card = |map: usize| plan.card.as_ref().is_some_and(|c| c.maps.contains(&map));
+    let maps = program.maps.iter().enumerate().map(|(i, map)| match map.copy {
+        Some(copy) => copy_of_native(map, copy, &program.natives),
+        None => user_map(map, program.config.max_map_keys, in_card(i)),
+    });
+    plan.maps = maps.collect();
     // Blocks that share a hook on an interface become one program; every other block is one of its own.
     let mut shared: Vec<(Attach, Vec<usize>)> = Vec::new();
     for (index, block) in program.blocks.iter().enumerate() {
@@ -182,8 +190,10 @@ pub(crate) fn same_hook(a: &AttachPoint, b: &AttachPoint) -> bool {
 /// Whether one program can serve both: a native's event belongs to its own instance.
 fn same_kind(a: &AttachPoint, b: &AttachPoint) -> bool {
     match (a, b) {
-        // What a program sends packets to has its number in one network namespace.
-        (AttachPoint::Xdp { iface: x, .. }, AttachPoint::Xdp { iface: y, .. }) => x.link_layer == y.link_layer && x.netns == y.netns,
+        // What a program sends packets to has its number in one network namespace; and what is in a card is nowhere else.
+        (AttachPoint::Xdp { iface: x, .. }, AttachPoint::Xdp { iface: y, .. }) => {
+            x.link_layer == y.link_layer && x.netns == y.netns && a.is_in_card() == b.is_in_card()
+        }
         (AttachPoint::Tc { iface: x, direction: d }, AttachPoint::Tc { iface: y, direction: e }) => {
             d == e && x.link_layer == y.link_layer && x.netns == y.netns
         }
@@ -215,7 +225,7 @@ fn copy_of_native(map: &hir::Map, copy: hir::Copied, natives: &[NativeInstance])
     }
 }
 
-fn user_map(map: &hir::Map, max_map_keys: u32) -> MapSpec {
+fn user_map(map: &hir::Map, max_map_keys: u32, in_card: bool) -> MapSpec {
     let scalar = map.key.is_none();
     let key = map.key.as_ref().and_then(hir::Ty::stored);
     let value = match &map.value {
@@ -225,8 +235,10 @@ fn user_map(map: &hir::Map, max_map_keys: u32) -> MapSpec {
     let lru = map
         .declared
         .is_some_and(|d| matches!(d.kind, hir::DeclaredKind::LruHash | hir::DeclaredKind::PerCpuLruHash));
-    // What is counted is counted for each CPU, whatever word declared the map.
-    let kind = match (scalar, value.is_per_cpu(), lru) {
+    // What is counted is counted for each CPU, whatever word declared the map. A card has none of ours, and adds atomically.
+    let per_cpu_by_word = map.declared.is_some_and(|d| d.kind.is_per_cpu());
+    let per_cpu = value.is_per_cpu() && (!in_card || per_cpu_by_word);
+    let kind = match (scalar, per_cpu, lru) {
         (true, false, _) => MapKind::Array,
         (true, true, _) => MapKind::PerCpuArray,
         (false, false, false) => MapKind::Hash,
@@ -381,25 +393,29 @@ impl Plan {
         index
     }
 
-    /// Returns the map of counters and the number of this counter in it.
-    pub fn counter(&mut self, counter: CounterSpec) -> (usize, usize) {
-        let map = match self.counter_map {
-            Some(map) => map,
-            None => {
-                let spec = MapSpec {
-                    name: "weir_counters".to_owned(),
-                    kind: MapKind::PerCpuArray,
-                    key_size: 4,
-                    value_size: 8,
-                    max_entries: 1,
-                    flags: 0,
-                    role: MapRole::Counters,
-                };
-                let index = self.map(spec);
-                self.counter_map = Some(index);
-                index
-            }
+    /// Returns the map of counters, which for programs in a card is one of their own, and the number of this counter in it.
+    pub fn counter(&mut self, counter: CounterSpec, in_card: bool) -> (usize, usize) {
+        let (known, name, kind) = if in_card {
+            (self.card_counter_map, "weir_card_counts", MapKind::Array)
+        } else {
+            (self.counter_map, "weir_counters", MapKind::PerCpuArray)
         };
+        let map = known.unwrap_or_else(|| {
+            self.map(MapSpec {
+                name: name.to_owned(),
+                kind,
+                key_size: 4,
+                value_size: 8,
+                max_entries: 1,
+                flags: 0,
+                role: MapRole::Counters,
+            })
+        });
+        if in_card {
+            self.card_counter_map = Some(map);
+        } else {
+            self.counter_map = Some(map);
+        }
         let key = match &counter {
             CounterSpec::MapFull { map, .. } => CounterSpec::MapFull {
                 map: *map,
@@ -411,7 +427,9 @@ impl Plan {
             self.counters.push(counter);
             self.counters.len() - 1
         });
-        self.maps[map].max_entries = u32::try_from(self.counters.len()).unwrap_or(1);
+        for map in [self.counter_map, self.card_counter_map].into_iter().flatten() {
+            self.maps[map].max_entries = u32::try_from(self.counters.len()).unwrap_or(1);
+        }
         (map, number)
     }
 

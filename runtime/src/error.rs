@@ -57,10 +57,16 @@ pub enum Error {
     Netns { name: String, span: Span, source: std::io::Error },
     #[error("the driver of `{iface}` does not take a native XDP program ({reason})")]
     NoNativeXdp { iface: String, span: Span, reason: String },
-    #[error(
-        "weir does not offload XDP to the card of `{iface}`: results come through per-CPU maps and a ring buffer, which cards do not have"
-    )]
-    NoOffload { iface: String, span: Span },
+    #[error("the card of `{iface}` does not take {what} ({reason})")]
+    NoOffload {
+        iface: String,
+        /// A program, or a map with its size.
+        what: String,
+        reason: String,
+        /// The map of the script that it is, if it is one.
+        map: Option<String>,
+        span: Span,
+    },
     /// `--before` or `--after`.
     #[error("there is no program `{program}` on `{point}`")]
     NoProgramInChain {
@@ -260,7 +266,10 @@ impl Error {
             Error::ForeignXdp { iface, .. } => {
                 vec![format!("end its owner, use `tc:{iface}:ingress`, or take its place with `--force`")]
             }
-            Error::NoOffload { iface, .. } => vec![format!("write `xdp:{iface}:native`")],
+            Error::NoOffload { iface, map: None, .. } => vec![format!("write `xdp:{iface}:native`")],
+            Error::NoOffload { iface, map: Some(map), .. } => vec![format!(
+                "declare it with room for fewer, as in `let {map} = hash(N);`, or write `xdp:{iface}:native`"
+            )],
             Error::NoNativeXdp { iface, .. } => vec![format!("write `xdp:{iface}:generic`, or use `tc:{iface}:ingress`")],
             Error::IngressQdisc { iface, .. } => {
                 vec![format!(
@@ -520,7 +529,7 @@ impl fmt::Display for Notice {
             Notice::MissingProbe { message, .. } | Notice::Other { message, .. } => f.write_str(message),
             Notice::Native { alias, message, .. } => write!(f, "`{alias}`: {message}"),
             Notice::XdpModes { modes } => {
-                for (i, mode) in ["native", "generic"].into_iter().enumerate() {
+                for (i, mode) in ["native", "generic", "offload"].into_iter().enumerate() {
                     let names: Vec<String> = modes.iter().filter(|(_, m)| *m == mode).map(|(n, _)| format!("`{n}`")).collect();
                     if names.is_empty() {
                         continue;

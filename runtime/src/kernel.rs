@@ -182,6 +182,7 @@ impl Kernel {
             btf: None,
             func_info: (&[], 8),
             line_info: (&[], 16),
+            card: 0,
         };
         let loaded = match bpf::prog_load(&attr) {
             Ok(fd) => fd,
@@ -235,7 +236,7 @@ fn filter_function(line: &str) -> Option<(String, String)> {
     Some((module.unwrap_or("vmlinux").to_owned(), name.to_owned()))
 }
 
-fn insn(code: u8, imm: i32) -> bpf_insn {
+pub(crate) fn insn(code: u8, imm: i32) -> bpf_insn {
     // SAFETY: bpf_insn is plain integers and bit fields; zero is register 0 twice, offset 0.
     let mut insn: bpf_insn = unsafe { std::mem::zeroed() };
     insn.code = code;

@@ -6,6 +6,7 @@
 pub mod attach;
 pub mod binary;
 pub mod capture;
+mod card;
 pub mod error;
 pub mod format;
 pub mod inspect;

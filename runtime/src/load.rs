@@ -3,6 +3,7 @@
 //! The ELF is parsed by aya-obj; vmlinux BTF is never looked at. Everything made is owned by descriptors.
 
 use crate::attach::iface;
+use crate::card::Card;
 use crate::error::Error;
 use crate::maps::{self, Map};
 use crate::ring;
@@ -127,6 +128,7 @@ impl Elf {
             max_entries: map.max_entries(),
             flags: map.map_flags(),
             btf: self.btf.as_ref().map(|fd| (fd.as_fd(), ids.0, ids.1)),
+            card: 0,
         };
         change(&mut attr);
         if let Some(fd) = there(&attr) {
@@ -169,10 +171,12 @@ impl Elf {
             .ok_or_else(|| Error::Object(format!("no code for program `{symbol}`")))
     }
 
-    /// `function` is for a program that belongs to one.
+    /// `target` is for a program that belongs to a function, or to a card.
     pub(crate) fn load_program(&self, symbol: &str, kind: ProgramKind, target: &AttachTo) -> Result<OwnedFd, ProgramError> {
         let function = self.function(symbol)?;
         let (prog_type, expected_attach_type, flags) = kernel_kind(kind);
+        // A card has no packets of several pieces.
+        let flags = if target.card == 0 { flags } else { 0 };
         let func_info = function.func_info.func_info_bytes();
         let line_info = function.line_info.line_info_bytes();
         let license: CString = self.object.license.clone();
@@ -188,6 +192,7 @@ impl Elf {
             btf: self.btf.as_ref().map(AsFd::as_fd),
             func_info: (&func_info, 8),
             line_info: (&line_info, 16),
+            card: target.card,
         };
         Ok(bpf::prog_load(&attr)?)
     }
@@ -333,13 +338,19 @@ pub fn load_with<'a>(
 ) -> Result<Loaded, Error> {
     let mut elf = Elf::parse(&object.elf)?;
     elf.load_btf();
+    let card = object.card.as_ref().map(Card::find).transpose()?;
     let mut maps = Vec::with_capacity(object.maps.len());
     let mut ring_size = 0;
-    for spec in &object.maps {
+    for (index, spec) in object.maps.iter().enumerate() {
         let there = match &spec.role {
             MapRole::User { name, .. } => existing(name),
             MapRole::Stacks => existing(&spec.name),
             _ => None,
+        };
+        let card = card.as_ref().filter(|card| card.has(index));
+        let create = || match card {
+            Some(card) => card.create_map(&elf, spec),
+            None => elf.create_map(elf_name(spec), |_| {}),
         };
         let fd = match (&spec.role, there) {
             (_, Some(fd)) => maps::dup(fd, &spec.name)?,
@@ -373,16 +384,16 @@ pub fn load_with<'a>(
                 fd
             }
             (MapRole::Set { keys }, None) => {
-                let fd = elf.create_map(elf_name(spec), |_| {})?;
+                let fd = create()?;
                 fill(fd.as_fd(), spec, keys, 0)?;
                 fd
             }
             (MapRole::User { initial, .. }, None) if !initial.is_empty() => {
-                let fd = elf.create_map(elf_name(spec), |_| {})?;
+                let fd = create()?;
                 fill(fd.as_fd(), spec, initial, 1)?;
                 fd
             }
-            (_, None) => elf.create_map(elf_name(spec), |_| {})?,
+            (_, None) => create()?,
         };
         maps.push(Map {
             fd,
@@ -390,6 +401,7 @@ pub fn load_with<'a>(
             symbol: spec.name.clone(),
             key_size: spec.key_size,
             value_size: spec.value_size,
+            has_set_word: spec.has_set_word(),
             max_entries: if spec.kind == MapKind::RingBuf {
                 ring_size
             } else {
@@ -407,26 +419,38 @@ pub fn load_with<'a>(
     drop(fds);
     let mut programs = Vec::with_capacity(object.programs.len());
     for (i, spec) in object.programs.iter().enumerate() {
-        programs.push(
-            elf.load_program(&spec.name, spec.kind, &AttachTo::of(spec)?)
+        programs.push(match card.as_ref().filter(|_| spec.is_in_card()) {
+            Some(card) => card.load_program(&elf, spec)?,
+            None => elf
+                .load_program(&spec.name, spec.kind, &AttachTo::of(spec)?)
                 .map_err(|e| e.into_error(Some(i), Some(spec.span)))?,
-        );
+        });
     }
     Ok(Loaded { maps, programs, ring_size })
 }
 
-/// The function that a program is for; none by default.
+/// What a program is for: a function, a card; nothing by default.
 #[derive(Debug, Default)]
 pub(crate) struct AttachTo {
     btf_id: u32,
     /// The module's types or the BPF program, where it is not the kernel's own.
     of: Option<OwnedFd>,
+    /// The number of the card's interface, 0 for none.
+    card: u32,
 }
 
 impl AttachTo {
+    /// A network card.
+    pub(crate) fn card(ifindex: u32) -> Self {
+        Self {
+            card: ifindex,
+            ..Self::default()
+        }
+    }
+
     /// A function of the kernel itself.
     pub(crate) fn kernel(btf_id: u32) -> Self {
-        Self { btf_id, of: None }
+        Self { btf_id, ..Self::default() }
     }
 
     fn of(spec: &ProgramSpec) -> Result<Self, Error> {
@@ -439,6 +463,7 @@ impl AttachTo {
                     FunctionOf::Module(module) => Some(query::module_btf(module)?),
                     FunctionOf::Program(id) => Some(query::by_id(ObjectKind::Program, *id)?),
                 },
+                card: 0,
             },
             _ => Self::default(),
         })

@@ -20,6 +20,8 @@ pub struct Map {
     pub key_size: u32,
     pub value_size: u32,
     pub max_entries: u32,
+    /// A plain scalar: its last word says that it was assigned.
+    pub has_set_word: bool,
 }
 
 /// The value of one element, per-CPU parts combined.
@@ -145,6 +147,7 @@ impl Contents for Map {
             kind: self.kind,
             value_size: self.value_size,
             max_entries: self.max_entries,
+            has_set_word: self.has_set_word,
         }
     }
 
@@ -175,6 +178,8 @@ pub struct Shape {
     pub kind: MapKind,
     pub value_size: u32,
     pub max_entries: u32,
+    /// As in [`Map`].
+    pub has_set_word: bool,
 }
 
 impl Shape {
@@ -257,12 +262,12 @@ pub trait Contents: std::fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// Zeroes an array. The last word of a plain scalar says that it was assigned; `still_assigned` keeps it.
+    /// Zeroes an array. `still_assigned` keeps the word that says so.
     fn reset(&self, still_assigned: bool) -> Result<()> {
         for i in 0..self.shape().max_entries {
             let mut value = vec![0; self.element_size()];
             if still_assigned
-                && self.shape().kind == MapKind::Array
+                && self.shape().has_set_word
                 && let Some(old) = self.get(&i.to_ne_bytes())?
                 && let Some(at) = value.len().checked_sub(8)
             {

@@ -785,11 +785,23 @@ impl Shared {
 
     /// Reads one counter, all CPUs together.
     fn counter(&self, index: usize) -> Option<u64> {
-        let i = self.object.maps.iter().position(|m| matches!(m.role, MapRole::Counters))?;
-        let (_, map) = self.own(i).ok()?;
-        let raw = map.get(&u32::try_from(index).ok()?.to_ne_bytes()).ok()??;
-        debug_assert!(raw.len() <= 8 * possible_cpus() as usize);
-        Some(raw.chunks_exact(8).map(uint).fold(0, u64::wrapping_add))
+        let key = u32::try_from(index).ok()?.to_ne_bytes();
+        let mut total: Option<u64> = None;
+        // Programs in a card count in a map of their own.
+        for (i, _) in self
+            .object
+            .maps
+            .iter()
+            .enumerate()
+            .filter(|(_, m)| matches!(m.role, MapRole::Counters))
+        {
+            let (_, map) = self.own(i).ok()?;
+            let Some(raw) = map.get(&key).ok()? else { continue };
+            debug_assert!(raw.len() <= 8 * possible_cpus() as usize);
+            let sum = raw.chunks_exact(8).map(uint).fold(0, u64::wrapping_add);
+            total = Some(total.unwrap_or(0).wrapping_add(sum));
+        }
+        total
     }
 }
 

@@ -65,6 +65,7 @@ fn try_program(name: &str, kind: u32, attach_type: u32, returns: i32) -> Result<
         btf: None,
         func_info: (&[], 8),
         line_info: (&[], 16),
+        card: 0,
     })
 }
 
@@ -314,6 +315,7 @@ fn every_kind_of_map_that_can_be_counted_is() {
             max_entries: 100,
             flags,
             btf: None,
+            card: 0,
         };
         let map = bpf::map_create(&attr).unwrap();
         let mut value = vec![0u8; 8 * 1024];
@@ -399,6 +401,7 @@ fn a_map_nearly_full_is_a_finding() {
             btf: None,
             func_info: (&[], 8),
             line_info: (&[], 16),
+            card: 0,
         })
         .unwrap();
         let netns = File::open("/proc/thread-self/ns/net").unwrap();

@@ -35,6 +35,10 @@ pub enum Feature {
     Netkit,
     /// The driver of cables as a module.
     VethModule,
+    /// Encrypted tunnels, whose packets start with IP.
+    Wireguard,
+    /// Cards that exist in the kernel alone and take XDP programs.
+    Netdevsim,
     /// A shell: a program on this machine, and not of the kernel.
     Zsh,
     Fish,
@@ -47,7 +51,7 @@ pub enum Answer {
 }
 
 impl Feature {
-    pub const ALL: [Feature; 14] = [
+    pub const ALL: [Feature; 16] = [
         Feature::Kprobe,
         Feature::Tcx,
         Feature::Netem,
@@ -60,6 +64,8 @@ impl Feature {
         Feature::Pmu,
         Feature::Netkit,
         Feature::VethModule,
+        Feature::Wireguard,
+        Feature::Netdevsim,
         Feature::Zsh,
         Feature::Fish,
     ];
@@ -78,6 +84,8 @@ impl Feature {
             Feature::Pmu => "pmu",
             Feature::Netkit => "netkit",
             Feature::VethModule => "veth_module",
+            Feature::Wireguard => "wireguard",
+            Feature::Netdevsim => "netdevsim",
             Feature::Zsh => "zsh",
             Feature::Fish => "fish",
         }
@@ -145,9 +153,15 @@ impl Feature {
             Feature::Vlan => kind_of_link("VLAN interfaces", try_vlan()),
             Feature::Tunnel => kind_of_link("tunnels", try_tunnel()),
             Feature::Netkit => kind_of_link("netkit", try_netkit()),
+            Feature::Wireguard => kind_of_link("WireGuard", net::Lab::new().and_then(|lab| lab.add_wireguard().map(drop))),
             Feature::VethModule => match veth_is_a_module() {
                 Ok(true) => Answer::Yes,
                 Ok(false) => Answer::No("this kernel has `veth` built in".to_owned()),
+                Err(e) => Answer::CannotTell(format!("{e:#}")),
+            },
+            Feature::Netdevsim => match net::Simulated::kind_is_known() {
+                Ok(true) => Answer::Yes,
+                Ok(false) => Answer::No("this kernel has no netdevsim".to_owned()),
                 Err(e) => Answer::CannotTell(format!("{e:#}")),
             },
             Feature::Zsh | Feature::Fish => match Command::new(self.name()).arg("--version").output() {

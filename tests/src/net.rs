@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 use std::fs::File;
 use std::io::Write;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Once;
@@ -241,6 +241,38 @@ impl Lab {
         )
     }
 
+    /// Makes an encrypted tunnel through the cable, `wg0` at both ends, with addresses of both families; returns those of node and peer.
+    ///
+    /// # Errors
+    /// The kernel has no WireGuard, or its tool is missing.
+    pub fn add_wireguard(&self) -> Result<[[IpAddr; 2]; 2]> {
+        // Any 32 bytes are a key.
+        const KEYS: [&str; 2] = [
+            "ERERERERERERERERERERERERERERERERERERERERERE=",
+            "IiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiIiI=",
+        ];
+        const PORT: u16 = 51820;
+        for (ns, far, own, other) in [(&self.node, self.peer4(), 0, 1), (&self.peer, self.node4(), 1, 0)] {
+            let host = own + 1;
+            let commands = format!(
+                "link add wg0 type wireguard\nlink set wg0 addrgenmode none\naddr add 10.66.0.{host}/24 dev wg0\n\
+                 addr add fd66::{host}/64 dev wg0 nodad\n"
+            );
+            ip_batch(ns.name(), &commands)?;
+            let public = tool("wg", &["pubkey"], Some(KEYS[other]))?;
+            let (port, endpoint) = (PORT.to_string(), format!("{far}:{PORT}"));
+            let inside = ["netns", "exec", ns.name(), "wg", "set", "wg0", "listen-port", &port];
+            let keys = ["private-key", "/dev/stdin", "peer", public.trim(), "allowed-ips", "0.0.0.0/0,::/0"];
+            tool("ip", &[&inside[..], &keys, &["endpoint", &endpoint]].concat(), Some(KEYS[own]))?;
+            ip_batch(ns.name(), "link set wg0 up\n")?;
+        }
+        let both = |host: u8| -> [IpAddr; 2] {
+            let v6 = Ipv6Addr::new(0xfd66, 0, 0, 0, 0, 0, 0, host.into());
+            [Ipv4Addr::new(10, 66, 0, host).into(), v6.into()]
+        };
+        Ok([both(1), both(2)])
+    }
+
     /// Cuts or restores the way from node to peer, without a packet of its own: the node gets a wrong or the right hardware
     /// address for the peer, and the peer's kernel ignores frames that are not for it.
     pub fn cut(&self, cut: bool) -> Result<()> {
@@ -295,6 +327,59 @@ impl Tun {
             (&self.file).write_all(packet).context("the tun interface refuses a packet")?;
         }
         Ok(())
+    }
+}
+
+/// A card of the driver `netdevsim`: it takes XDP programs and never runs them. It goes with the value.
+pub struct Simulated {
+    id: u32,
+}
+
+/// What makes such cards, and what removes them.
+const NEW_CARD: &str = "/sys/bus/netdevsim/new_device";
+const NO_CARD: &str = "/sys/bus/netdevsim/del_device";
+
+impl Simulated {
+    /// Whether there is such a driver, as a module that is loaded now or otherwise.
+    pub fn kind_is_known() -> Result<bool> {
+        let lab = Lab::new()?;
+        // Refused in any case: they are made otherwise. The question loads the module.
+        let _ = lab.node.ip(&["link", "add", "try7", "type", "netdevsim"]);
+        Ok(Path::new(NEW_CARD).exists())
+    }
+
+    /// Makes one with an interface of this name, and brings that up.
+    ///
+    /// # Errors
+    /// There is no such driver, or we are not root.
+    pub fn new(ns: &Netns, name: &str) -> Result<Self> {
+        let names = || -> Result<Vec<String>> {
+            let links = ns.ip(&["-o", "link", "show"])?;
+            let names = links.lines().filter_map(|l| l.split(": ").nth(1)).map(str::to_owned);
+            Ok(names.collect())
+        };
+        let before = names()?;
+        // Two numbers of one process do not meet, and those of two processes do not either.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let id = std::process::id() * 64 + NEXT.fetch_add(1, Ordering::Relaxed) % 64;
+        // It appears in the namespace of whoever writes.
+        ns.run(|| std::fs::write(NEW_CARD, format!("{id} 1")).context("cannot make a card"))?;
+        let card = Self { id };
+        let new = names()?.into_iter().find(|n| !before.contains(n));
+        let new = new.context("the new card has no interface")?;
+        ip_batch(
+            ns.name(),
+            &format!("link set {new} name {name}\nlink set {name} addrgenmode none\nlink set {name} up\n"),
+        )?;
+        Ok(card)
+    }
+}
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::write(NO_CARD, self.id.to_string()) {
+            eprintln!("test support: cannot remove card {}: {error}", self.id);
+        }
     }
 }
 

@@ -29,6 +29,9 @@ pub const TEST: &[Package] = &[
     package("xz-utils", "xz"),
     package("zstd", "zstd"),
     package("xdp-tools", "xdp-loader"),
+    package("gcc", "gcc"),
+    package("make", "make"),
+    package("wireguard-tools", "wg"),
     package("zsh", "zsh"),
     package("fish", "fish"),
 ];

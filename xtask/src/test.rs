@@ -27,8 +27,8 @@ pub struct Args {
 
 /// The kernels to boot and what they must have: a probe that says "no" there is a failure, not a reason to skip.
 const KERNELS: &[(&str, &str)] = &[
-    ("6.1", "kprobe,netem,vlan,tunnel,fentry,veth_module"),
-    ("6.12", "kprobe,netem,vlan,tunnel,tcx,fentry,netkit,veth_module"),
+    ("6.1", "kprobe,netem,vlan,tunnel,wireguard,fentry,veth_module"),
+    ("6.12", "kprobe,netem,vlan,tunnel,wireguard,tcx,fentry,netkit,veth_module"),
 ];
 
 /// The folders whose integration tests all ask the kernel something, so that each kernel must answer, and single such tests
@@ -304,6 +304,14 @@ impl Report {
 
     /// Runs the programs on every kernel at once: each emulated machine keeps one processor of this one busy, whatever it has itself.
     fn guests(&mut self, programs: &[String], filter: Option<&str>, env: &[(String, String)]) -> Result<()> {
+        let kernels = KERNELS.iter().map(|(kernel, required)| match vm::netdevsim::make(kernel) {
+            Ok(()) => (*kernel, format!("{required},netdevsim")),
+            Err(error) => {
+                println!("\nno netdevsim for Linux {kernel}: {error:#}");
+                (*kernel, (*required).to_owned())
+            }
+        });
+        let kernels: Vec<(&str, String)> = kernels.collect();
         let on = |kernel: &str, required: &str| {
             let mut env = env.to_vec();
             let more = [
@@ -325,7 +333,7 @@ impl Report {
             Ok::<_, anyhow::Error>(report)
         };
         let reports: Vec<_> = std::thread::scope(|scope| {
-            let running: Vec<_> = KERNELS
+            let running: Vec<_> = kernels
                 .iter()
                 .map(|(kernel, required)| scope.spawn(move || on(kernel, required)))
                 .collect();

@@ -9,6 +9,7 @@
 
 mod initramfs;
 mod kernel;
+pub mod netdevsim;
 
 use crate::{apt, proc};
 use anyhow::{Context, Result, bail};
@@ -47,6 +48,9 @@ pub struct Args {
     /// Set an environment variable in the guest
     #[arg(long = "env", value_name = "NAME=VALUE")]
     env: Vec<String>,
+    /// Build the module `netdevsim` for it first: simulated network cards
+    #[arg(long)]
+    netdevsim: bool,
     /// Print the guest's console as well
     #[arg(long)]
     console: bool,
@@ -131,6 +135,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 .with_context(|| format!("`{e}` is not NAME=VALUE"))
         })
         .collect::<Result<Vec<_>>>()?;
+    if args.netdevsim {
+        netdevsim::make(&args.kernel)?;
+    }
     let spec = Spec {
         env: &env,
         limit: Duration::from_secs(args.limit),

@@ -41,6 +41,9 @@ fn at(offset: u32) -> i32 {
 impl Generator<'_, '_> {
     /// Nothing is wanted yet. Comes before everything that can leave the program.
     pub fn start_capture(&mut self) {
+        if self.in_card {
+            return;
+        }
         let blocks = &self.plan.programs[self.index].blocks;
         let Some(most) = blocks.iter().filter_map(|b| visit::capture_bytes(&self.hir.blocks[*b])).max() else {
             return;
@@ -77,6 +80,7 @@ impl Generator<'_, '_> {
 
     /// One `capture(bytes)`.
     pub fn want_capture(&mut self, bytes: u32, span: Span) {
+        self.card_lacks_ring(span, "`capture`");
         let Some(wish) = &mut self.capture else { return };
         wish.span.get_or_insert(span);
         let place = wish.place;

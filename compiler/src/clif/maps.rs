@@ -1,7 +1,7 @@
 //! Map operations.
 
 use super::value::{Repr, Val};
-use super::{Generator, plain};
+use super::{Generator, card, plain};
 use crate::hir::{Expr, MapValueTy};
 use crate::object::{AttachPoint, CounterSpec, EventAction, HelperCall, MapKind, MapRole, MapSpec};
 use crate::tables::{AggKind, helper};
@@ -106,6 +106,9 @@ impl<'h> Generator<'_, 'h> {
     fn mark_set(&mut self, map: usize, entry: Value) {
         if let Some(offset) = self.set_word(map) {
             let one = self.int(1);
+            if self.in_card {
+                return self.bump(entry, offset, one);
+            }
             self.b.ins().store(plain(), one, entry, offset);
         }
     }
@@ -118,7 +121,7 @@ impl<'h> Generator<'_, 'h> {
         let (key_ty, ty) = self.map_types(map);
         let MapValue::Plain(ty) = ty else { return };
         self.when(present, |g| {
-            if key_ty.is_none() {
+            if key_ty.is_none() && !g.in_card {
                 return g.with_entry(map, slot, |g, entry| {
                     g.store_value(&value, &ty, entry, 0);
                     g.mark_set(map, entry);
@@ -130,9 +133,16 @@ impl<'h> Generator<'_, 'h> {
                 g.zero(from, 0, size);
             }
             g.store_value(&value, &ty, from, 0);
+            if let Some(offset) = g.set_word(map) {
+                let one = g.int(1);
+                g.b.ins().store(plain(), one, from, offset);
+            }
             let address = g.map_address(map);
             let any = g.int(0);
             let result = g.helper(helper::MAP_UPDATE_ELEM, &[address, slot, from, any]);
+            if key_ty.is_none() {
+                return;
+            }
             let (full, done) = (g.b.create_block(), g.b.create_block());
             g.b.ins().brif(result, full, &[], done, &[]);
             g.b.switch_to_block(full);
@@ -219,7 +229,7 @@ impl<'h> Generator<'_, 'h> {
         let ty = set_map.ty.stored().unwrap_or(Type::U64);
         let size = ty.size().next_multiple_of(8);
         let map = self.plan.map(MapSpec {
-            name: format!("weir_set_{set}"),
+            name: format!("weir_set_{set}{}", if self.in_card { "_card" } else { "" }),
             kind: if set_map.lpm { MapKind::LpmTrie } else { MapKind::Hash },
             key_size: size,
             value_size: 8,
@@ -273,6 +283,9 @@ impl<'h> Generator<'_, 'h> {
     /// Combines the parts of all CPUs of the entry with this key; 0 where there is none.
     pub fn combine_cpus(&mut self, map: usize, key: Value) -> Val {
         let (_, kind) = self.map_types(map);
+        if !self.plan.maps[map].kind.is_per_cpu() {
+            return self.only_part(map, key, &kind);
+        }
         let cpus = i64::from(self.hir.cpus.max(1));
         let (head, inside, found, next, done) = (
             self.b.create_block(),
@@ -334,14 +347,40 @@ impl<'h> Generator<'_, 'h> {
         let cpu = self.b.ins().iadd_imm_s(cpu, 1);
         self.b.ins().jump(head, &[BlockArg::Value(cpu)]);
         self.b.switch_to_block(done);
-        let mut n = self.b.use_var(first);
-        if let MapValue::Avg { signed } = kind {
-            let count = self.b.use_var(second);
-            let none = self.compare_imm(IntCC::Equal, count, 0);
-            let zero = self.int(0);
-            n = self.divide(weir_parser::ast::BinaryOp::Div, n, count, signed, Some((none, zero)));
+        let n = self.b.use_var(first);
+        let count = self.b.use_var(second);
+        Val::int(self.aggregate_value(&kind, n, count))
+    }
+
+    /// What an entry that is not divided among CPUs comes to; 0 where there is none.
+    fn only_part(&mut self, map: usize, key: Value, kind: &MapValue) -> Val {
+        let (first, second) = (self.b.declare_var(I64), self.b.declare_var(I64));
+        let zero = self.int(0);
+        self.b.def_var(first, zero);
+        self.b.def_var(second, zero);
+        let (found, done) = (self.b.create_block(), self.b.create_block());
+        let entry = self.lookup(map, key);
+        self.b.ins().brif(entry, found, &[], done, &[]);
+        self.b.switch_to_block(found);
+        let entry = self.pin(entry);
+        let word = self.b.ins().load(I64, plain(), entry, 0);
+        self.b.def_var(first, word);
+        if matches!(kind, MapValue::Avg { .. }) {
+            let count = self.b.ins().load(I64, plain(), entry, 8);
+            self.b.def_var(second, count);
         }
-        Val::int(n)
+        self.b.ins().jump(done, &[]);
+        self.b.switch_to_block(done);
+        let (n, count) = (self.b.use_var(first), self.b.use_var(second));
+        Val::int(self.aggregate_value(kind, n, count))
+    }
+
+    /// What the words of an aggregation come to: an average is divided.
+    fn aggregate_value(&mut self, kind: &MapValue, n: Value, count: Value) -> Value {
+        let &MapValue::Avg { signed } = kind else { return n };
+        let none = self.compare_imm(IntCC::Equal, count, 0);
+        let zero = self.int(0);
+        self.divide(weir_parser::ast::BinaryOp::Div, n, count, signed, Some((none, zero)))
     }
 
     pub fn map_has(&mut self, map: usize, key: &'h Expr) -> Val {
@@ -370,6 +409,15 @@ impl<'h> Generator<'_, 'h> {
         let scalar = key.is_none();
         let size = self.plan.maps[map].value_size;
         self.when(present, |g| {
+            if scalar && g.in_card {
+                // What lies in a card is written as a whole.
+                let zeros = g.zeros(size);
+                let (address, any) = (g.map_address(map), g.int(0));
+                g.helper(helper::MAP_UPDATE_ELEM, &[address, slot, zeros, any]);
+                let one = g.int(1);
+                g.b.def_var(done_flag, one);
+                return;
+            }
             if scalar {
                 g.with_entry(map, slot, |g, entry| {
                     g.zero(entry, 0, size);
@@ -434,8 +482,8 @@ impl<'h> Generator<'_, 'h> {
 
     /// Adds to a word of this CPU, undisturbed by what may run in between.
     pub fn bump(&mut self, pointer: Value, offset: i32, by: Value) {
-        // A block that weir runs may be interrupted by one that counts in the same map.
-        if self.hook.may_nest() || self.is_timer() {
+        // A block that weir runs may be interrupted by one that counts in the same map. A card has many processors and one map.
+        if self.hook.may_nest() || self.is_timer() || self.in_card {
             let pointer = self.b.ins().iadd_imm_s(pointer, i64::from(offset));
             self.b.ins().atomic_rmw(I64, plain(), AtomicRmwOp::Add, pointer, by);
             return;
@@ -447,6 +495,14 @@ impl<'h> Generator<'_, 'h> {
 
     fn update_aggregate(&mut self, agg: AggKind, kind: &MapValue, entry: Value, n: Value, value_signed: bool) {
         let one = self.int(1);
+        if matches!(kind, MapValue::Min { .. } | MapValue::Max { .. } | MapValue::TSeries { .. }) {
+            self.card_lacks(self.place, || {
+                format!(
+                    "`{}` compares and stores, and a card only adds to what lies in a map",
+                    card::aggregation(agg)
+                )
+            });
+        }
         match (agg, kind) {
             (AggKind::Count, _) => self.bump(entry, 0, one),
             (AggKind::Sum | AggKind::Avg | AggKind::Stats, _) => {

@@ -173,6 +173,7 @@ impl Generator<'_, '_> {
 
     /// Takes room in scratch; returns its offset, which is the same in the bodies of loops.
     pub fn frame_room(&mut self, size: u32) -> u32 {
+        self.card_lacks_memory();
         if self.memory.scratch_bytes == 0 {
             self.memory.zero_bytes = ZERO_BYTES;
             self.memory.scratch_bytes = ZERO_BYTES + if self.memory.taken_word { 8 } else { 0 };

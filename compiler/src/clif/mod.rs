@@ -13,6 +13,7 @@
 mod addr;
 mod builtins;
 mod capture;
+mod card;
 mod expr;
 mod file_path;
 mod inet;
@@ -184,6 +185,8 @@ pub(crate) struct Generator<'a, 'h> {
     pub memory: memory::Memory,
     /// What is being generated, for messages that the code sends.
     pub place: Span,
+    /// The program goes to a network card.
+    pub in_card: bool,
 }
 
 impl<'a, 'h> Generator<'a, 'h> {
@@ -208,6 +211,7 @@ impl<'a, 'h> Generator<'a, 'h> {
         } else {
             memory::STACK_BUDGET_BYTES
         };
+        let in_card = plan.programs[index].attach.iter().any(|a| a.point.is_in_card());
         let next = body;
         Self {
             hir: program,
@@ -235,6 +239,7 @@ impl<'a, 'h> Generator<'a, 'h> {
             loops: Vec::new(),
             memory: memory::Memory::new(entry, body, scratch, budget, hook.may_nest()),
             place: Span::default(),
+            in_card,
         }
     }
 
@@ -247,6 +252,7 @@ impl<'a, 'h> Generator<'a, 'h> {
         let body = self.memory.body;
         self.b.switch_to_block(body);
         self.start_capture();
+        self.loops_in_card();
         if self.hook == Hook::Tc {
             self.heartbeat();
         }
@@ -285,7 +291,9 @@ impl<'a, 'h> Generator<'a, 'h> {
 
     /// Fills the entry block: working memory is looked up once, if anything turned out to need it.
     fn enter_scratch(&mut self) {
-        let (entry, body, size) = (self.memory.entry, self.memory.body, self.memory.scratch_peak());
+        // A card has none, which has been said where it was wanted.
+        let size = if self.in_card { 0 } else { self.memory.scratch_peak() };
+        let (entry, body) = (self.memory.entry, self.memory.body);
         self.b.switch_to_block(entry);
         self.b.set_srcloc(SourceLoc::default());
         if size == 0 {
@@ -477,6 +485,9 @@ impl<'a, 'h> Generator<'a, 'h> {
     }
 
     pub fn helper(&mut self, number: u32, args: &[Value]) -> Value {
+        if self.in_card && !helper::IN_CARD.contains(&number) {
+            self.card_lacks_helper(number);
+        }
         let func = self.external(ns::HELPER, number, args.len());
         let call = self.b.ins().call(func, args);
         self.b.inst_results(call)[0]
@@ -490,6 +501,7 @@ impl<'a, 'h> Generator<'a, 'h> {
     }
 
     pub fn map_address(&mut self, map: usize) -> Value {
+        self.check_card(map);
         let index = u32::try_from(map).unwrap_or(u32::MAX);
         let global = match self.globals.get(&index) {
             Some(global) => *global,
@@ -531,7 +543,7 @@ impl<'a, 'h> Generator<'a, 'h> {
 
     /// Counts something that went wrong.
     pub fn count(&mut self, counter: CounterSpec) {
-        let (map, number) = self.plan.counter(counter);
+        let (map, number) = self.plan.counter(counter, self.in_card);
         let key = self.index_slot();
         let index = self.b.ins().iconst(I32, i64::try_from(number).unwrap_or(0));
         self.b.ins().store(plain(), index, key, 0);

@@ -1,7 +1,7 @@
 //! Statements and events.
 
 use super::value::{Repr, Val, VarSlot};
-use super::{Generator, plain};
+use super::{Generator, card, plain};
 use crate::hir::{Event, EventMap, Expr, ExprKind, Stmt, StmtKind, Ty, visit};
 use crate::object::{CounterSpec, EventAction, EventField, EventSpec, MapRef, TextKind};
 use crate::tables::{FIELDS, Hook, helper};
@@ -280,6 +280,9 @@ impl<'h> Generator<'_, 'h> {
 
     /// Sends the packet, or for `mirror` a copy of it, out of another interface.
     fn redirect(&mut self, device: &str, mirror: bool, span: Span) {
+        if self.in_card {
+            return self.card_lacks_helper(helper::REDIRECT);
+        }
         let ifindex = self.device(device, span);
         // What is sent to number 0 is lost: no device has it, so it stands for one that is gone.
         let (gone, known) = (self.b.create_block(), self.b.create_block());
@@ -440,6 +443,9 @@ impl<'h> Generator<'_, 'h> {
         }
         let size = offset;
         let action = action(fields.clone());
+        if self.in_card {
+            return self.card_lacks_ring(span, card::subject(&action));
+        }
         let id = match self
             .plan
             .events

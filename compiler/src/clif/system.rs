@@ -181,6 +181,10 @@ impl<'h> Generator<'_, 'h> {
 
     /// A token bucket for each CPU: its share of the rate, counted in nanoseconds of credit.
     pub fn limit(&mut self, number: u32, rate: u64, per: u64, body: &'h [Stmt], span: Span) {
+        if self.in_card {
+            let why = || "`limit` shares its rate among processors by the clock, and a card has neither".to_owned();
+            return self.card_lacks(span, why);
+        }
         let cpus = u64::from(self.hir.cpus.max(1));
         let cost = i64::try_from(per.saturating_mul(cpus) / rate.max(1)).unwrap_or(i64::MAX).max(1);
         let most = i64::try_from(per).unwrap_or(i64::MAX).max(cost);

@@ -7,6 +7,7 @@ use crate::object::{Attach, AttachPoint, Direction, LinkLayer, XdpMode};
 use crate::overlap::{self, Names};
 use crate::plan::same_hook;
 use crate::tables::{self, FIELDS, FieldKind, Header, Hook, IpPart};
+use std::collections::HashSet;
 use weir_parser::ast::{self, BinaryOp};
 use weir_parser::{Diagnostic, Span};
 
@@ -66,8 +67,10 @@ fn overlaps(blocks: &[Block], out: &mut Vec<Diagnostic>) {
             let AttachPoint::Xdp { iface: theirs, mode: n } = &other.point else {
                 continue;
             };
-            // The halves of a pattern never meet.
-            let apart = iface.netns != theirs.netns || iface.link_layer != theirs.link_layer || mode == n;
+            // The halves of a pattern never meet, and the card has a hook of its own.
+            let in_card = |a: &Attach| a.point.is_in_card();
+            let apart =
+                in_card(attach) != in_card(other) || iface.netns != theirs.netns || iface.link_layer != theirs.link_layer || mode == n;
             if apart || !overlap::meet(Names::Interfaces, &iface.pattern, &theirs.pattern) {
                 continue;
             }
@@ -324,7 +327,8 @@ fn veth_direction(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Diagnost
 }
 
 /// XDP where it costs more than it saves, or meets checksums that are not complete.
-fn xdp_places(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>) {
+/// What is true of an interface is said of the first block there: `told` has the lints and the interfaces.
+fn xdp_places(block: &Block, kernel: &dyn KernelInfo, told: &mut HashSet<(&'static str, String)>, out: &mut Vec<Diagnostic>) {
     let mut seen = None;
     for attach in &block.attach {
         let AttachPoint::Xdp { iface, mode } = &attach.point else {
@@ -335,8 +339,12 @@ fn xdp_places(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>)
             continue;
         }
         let name = &iface.pattern;
+        if attach.point.is_in_card() {
+            continue;
+        }
         let veth = is_veth(&attach.point, kernel);
-        if *mode == XdpMode::Generic {
+        let mut first = |lint| told.insert((lint, iface.to_string()));
+        if *mode == XdpMode::Generic && first("xdp-generic") {
             out.push(
                 Diagnostic::lint(
                     "xdp-generic",
@@ -345,7 +353,7 @@ fn xdp_places(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>)
                 )
                 .help(format!("`tc:{name}:ingress`, or `xdp:{name}:native` where the driver has it")),
             );
-        } else if veth {
+        } else if *mode != XdpMode::Generic && veth && first("xdp-on-veth") {
             out.push(
                 Diagnostic::lint(
                     "xdp-on-veth",
@@ -375,7 +383,7 @@ fn redirected_into_veth(block: &Block, kernel: &dyn KernelInfo, out: &mut Vec<Di
     let native = block
         .attach
         .iter()
-        .find(|a| matches!(&a.point, AttachPoint::Xdp { iface, mode } if *mode != XdpMode::Generic && iface.netns.is_none()));
+        .find(|a| matches!(&a.point, AttachPoint::Xdp { iface, mode } if matches!(mode, XdpMode::Auto | XdpMode::Native) && iface.netns.is_none()));
     let Some(attach) = native else { return };
     visit::each_stmt(&block.body, &mut |s| {
         if let StmtKind::Redirect { device, .. } = &s.kind
@@ -545,8 +553,9 @@ pub(super) fn lint(blocks: &[Block], maps: &[Map], kernel: &dyn KernelInfo, out:
     behind_a_verdict(blocks, out);
     behind_generic_xdp(blocks, out);
     unbounded(maps, out);
+    let mut told = HashSet::new();
     for block in blocks {
-        xdp_places(block, kernel, out);
+        xdp_places(block, kernel, &mut told, out);
         redirected_into_veth(block, kernel, out);
         if let Some(predicate) = block.predicate.as_ref().filter(|_| block.hook.has_packet()) {
             negated_absent(predicate, &[], out);

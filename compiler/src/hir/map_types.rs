@@ -39,7 +39,7 @@ impl DeclaredKind {
         ("lrupercpuhash", DeclaredKind::PerCpuLruHash),
     ];
 
-    fn is_per_cpu(self) -> bool {
+    pub(crate) fn is_per_cpu(self) -> bool {
         matches!(self, DeclaredKind::PerCpuHash | DeclaredKind::PerCpuLruHash)
     }
 }

@@ -62,3 +62,6 @@ pub const XDP_ADJUST_META: u32 = 54;
 pub const SKB_CGROUP_ID: u32 = 79;
 /// Linux 5.18.
 pub const XDP_STORE_BYTES: u32 = 190;
+
+/// What network cards have of them.
+pub const IN_CARD: [u32; 4] = [MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, MAP_DELETE_ELEM, GET_PRANDOM_U32];

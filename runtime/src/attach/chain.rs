@@ -195,6 +195,7 @@ impl ByInterface {
                 max_entries,
                 flags,
                 btf: None,
+                card: 0,
             })
         };
         Ok(Self {
@@ -220,6 +221,7 @@ impl ByInterface {
             btf: None,
             func_info: (&[], 8),
             line_info: (&[], 16),
+            card: 0,
         };
         bpf::prog_load(&attr).map_err(|e| crate::load::ProgramError::from(e).into_error(None, None))
     }

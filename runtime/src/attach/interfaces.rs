@@ -221,7 +221,8 @@ impl Interfaces {
         let target = &self.targets[target];
         let (place, netns) = (target.place, self.namespace(target.pattern.netns.as_deref()));
         let one_hook = move |other: Place| match (place, other) {
-            (Place::Xdp(_), Place::Xdp(_)) => true,
+            // The card has a hook of its own.
+            (Place::Xdp(a), Place::Xdp(b)) => (a == XdpMode::Offload) == (b == XdpMode::Offload),
             (a, b) => a == b,
         };
         self.attached

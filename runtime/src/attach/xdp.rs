@@ -24,14 +24,14 @@ pub struct OnXdp {
     _link: OwnedFd,
     /// After the link.
     _displaced: Option<Displaced>,
-    generic: bool,
+    mode: &'static str,
 }
 
 impl OnXdp {
     /// The mode in force.
     #[must_use]
     pub fn mode(&self) -> &'static str {
-        if self.generic { "generic" } else { "native" }
+        self.mode
     }
 }
 
@@ -65,23 +65,23 @@ pub(super) fn attach(attempt: &Attempt<'_>, mode: XdpMode) -> Result<OnXdp, Erro
     let first = match mode {
         XdpMode::Auto | XdpMode::Native => DRV_MODE,
         XdpMode::Generic => SKB_MODE,
-        XdpMode::Offload => {
-            return Err(Error::NoOffload {
-                iface: link.name.clone(),
-                span,
-            });
-        }
+        XdpMode::Offload => HW_MODE,
+    };
+    // The card and the machine each have room for one program.
+    let there = |link: &Link| match mode {
+        XdpMode::Offload => Some(link.xdp.offload).filter(|id| *id != 0),
+        _ => link.xdp.in_machine(),
     };
     if let Some(adopted) = adopt(attempt, mode)? {
         return Ok(adopted);
     }
     // Asked first: a native attach over a generic program is refused with another errno than EBUSY.
-    let displaced = match link.xdp.any() {
+    let displaced = match there(link) {
         Some(id) if attempt.settings.force => displace(attempt, id)?,
         Some(id) => return Err(foreign(attempt, id)),
         None => None,
     };
-    let done = |fd: OwnedFd, generic| {
+    let done = |fd: OwnedFd, mode| {
         if let Some(pin) = attempt.pin {
             pin.keep(&LinkName::xdp(link.ifindex), fd.as_fd())?;
         }
@@ -89,16 +89,16 @@ pub(super) fn attach(attempt: &Attempt<'_>, mode: XdpMode) -> Result<OnXdp, Erro
             _link: fd,
             // What was there before cannot come back while a pin holds the place.
             _displaced: displaced.filter(|_| attempt.pin.is_none()),
-            generic,
+            mode,
         })
     };
     let refused = match create(attempt, first)? {
-        Ok(fd) => return done(fd, first == SKB_MODE),
+        Ok(fd) => return done(fd, mode.asked_for().unwrap_or("native")),
         Err(e) => e,
     };
     // Somebody was faster.
     if refused.errno() == libc::EBUSY
-        && let Some(id) = current(attempt).and_then(|l| l.xdp.any())
+        && let Some(id) = current(attempt).and_then(|l| there(&l))
     {
         return Err(foreign(attempt, id));
     }
@@ -115,12 +115,19 @@ pub(super) fn attach(attempt: &Attempt<'_>, mode: XdpMode) -> Result<OnXdp, Erro
                 reason: reason(&refused, link),
                 span,
             });
-            done(fd, true)
+            done(fd, "generic")
         }
         XdpMode::Native if !not_the_driver => Err(Error::NoNativeXdp {
             iface: link.name.clone(),
             span,
             reason: reason(&refused, link),
+        }),
+        XdpMode::Offload if !not_the_driver => Err(Error::NoOffload {
+            iface: link.name.clone(),
+            what: "this program".to_owned(),
+            reason: reason(&refused, link),
+            map: None,
+            span,
         }),
         _ => Err(Error::Attach {
             point: point(),
@@ -135,7 +142,10 @@ fn adopt(attempt: &Attempt<'_>, mode: XdpMode) -> Result<Option<OnXdp>, Error> {
     let Attempt { link, span, .. } = *attempt;
     let Some(pin) = attempt.pin else { return Ok(None) };
     let generic = link.xdp.generic != 0;
-    if pin.before().is_some() && link.xdp.any().is_some() && (generic && mode == XdpMode::Native || !generic && mode == XdpMode::Generic) {
+    if pin.before().is_some()
+        && link.xdp.in_machine().is_some()
+        && (generic && mode == XdpMode::Native || !generic && mode == XdpMode::Generic)
+    {
         let now = if generic { "generic" } else { "native" };
         return Err(Error::Param {
             message: format!("`{}` runs in {now} mode on `{}`, and a link keeps its mode", pin.name(), link.name),
@@ -148,7 +158,7 @@ fn adopt(attempt: &Attempt<'_>, mode: XdpMode) -> Result<Option<OnXdp>, Error> {
     Ok(fd.map(|fd| OnXdp {
         _link: fd,
         _displaced: None,
-        generic,
+        mode: if generic { "generic" } else { "native" },
     }))
 }
 

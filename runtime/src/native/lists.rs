@@ -171,6 +171,7 @@ impl Lists {
                 key_size: info.key_size,
                 value_size: info.value_size,
                 max_entries: info.max_entries,
+                has_set_word: false,
             })
         });
     }

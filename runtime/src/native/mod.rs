@@ -179,6 +179,7 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
             key_size: 0,
             value_size: 0,
             max_entries: 0,
+            has_set_word: false,
         };
         let resize = |attr: &mut bpf::MapAttr<'_>| {
             if let Some((_, size)) = setup.sizes.iter().find(|(map, _)| *map == name) {
@@ -285,7 +286,16 @@ fn iface_and_mode(params: &Params<'_>) -> Result<Option<(IfacePattern, XdpMode)>
     let mode = match params.text("mode") {
         Some("native") => XdpMode::Native,
         Some("generic") => XdpMode::Generic,
-        Some("offload") => XdpMode::Offload,
+        Some("offload") => {
+            return Err(Error::Param {
+                message: format!(
+                    "`{}` does not run in a card: it needs maps for each processor and a ring buffer, which cards do not have",
+                    params.0.alias
+                ),
+                help: Some("write `mode=\"native\"`".to_owned()),
+                span: params.get("mode").map_or(params.0.span, |(_, span)| span),
+            });
+        }
         _ => XdpMode::Auto,
     };
     Ok(Some((IfacePattern::parse(text), mode)))

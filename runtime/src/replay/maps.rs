@@ -64,6 +64,7 @@ impl MemoryMap {
                 kind: spec.kind,
                 value_size: spec.value_size,
                 max_entries: spec.max_entries,
+                has_set_word: spec.has_set_word(),
             },
             key_size: spec.key_size as usize,
             store: UnsafeCell::new(store),

@@ -70,6 +70,8 @@ pub struct MapAttr<'a> {
     pub flags: u32,
     /// The object's BTF with the ids of the key's and the value's type.
     pub btf: Option<(BorrowedFd<'a>, u32, u32)>,
+    /// The card that it lies in, by its interface in the calling thread's network namespace; 0 for the machine's own memory.
+    pub card: u32,
 }
 
 /// Creates a map. When the kernel refuses the BTF types of key and value, it is made without them.
@@ -84,6 +86,7 @@ pub fn map_create(map: &MapAttr<'_>) -> Result<OwnedFd> {
     attr.__bindgen_anon_1.max_entries = map.max_entries;
     attr.__bindgen_anon_1.map_flags = map.flags;
     attr.__bindgen_anon_1.map_name = object_name(map.name);
+    attr.__bindgen_anon_1.map_ifindex = map.card;
     if let Some((btf, key, value)) = map.btf.filter(|(_, key, value)| *key != 0 && *value != 0) {
         attr.__bindgen_anon_1.btf_fd = ufd(btf);
         attr.__bindgen_anon_1.btf_key_type_id = key;
@@ -375,6 +378,8 @@ pub struct ProgAttr<'a> {
     /// Records of `struct bpf_func_info`, with the size of one.
     pub func_info: (&'a [u8], u32),
     pub line_info: (&'a [u8], u32),
+    /// The card that it is for, as in [`MapAttr`].
+    pub card: u32,
 }
 
 /// Why a program was not loaded.
@@ -436,6 +441,7 @@ fn try_load(prog: &ProgAttr<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
         attr.__bindgen_anon_3.prog_name = object_name(prog.name);
         attr.__bindgen_anon_3.expected_attach_type = prog.expected_attach_type;
         attr.__bindgen_anon_3.attach_btf_id = prog.attach_btf_id;
+        attr.__bindgen_anon_3.prog_ifindex = prog.card;
         if let Some(fd) = prog.attach_to {
             // `attach_btf_obj_fd` is the same field.
             attr.__bindgen_anon_3.__bindgen_anon_1.attach_prog_fd = ufd(fd);

@@ -102,7 +102,13 @@ impl XdpAttached {
     /// Returns the id of any program there.
     #[must_use]
     pub fn any(&self) -> Option<u32> {
-        [self.native, self.generic, self.offload].into_iter().find(|id| *id != 0)
+        self.in_machine().or(Some(self.offload).filter(|id| *id != 0))
+    }
+
+    /// Returns the id of the program that this machine runs itself, in whatever mode.
+    #[must_use]
+    pub fn in_machine(&self) -> Option<u32> {
+        [self.native, self.generic].into_iter().find(|id| *id != 0)
     }
 }
 

@@ -235,6 +235,7 @@ impl Builder {
         })
         .unwrap();
         Object {
+            card: None,
             imports: Vec::new(),
             elf,
             programs: self.programs.into_iter().map(|(spec, _)| spec).collect(),

@@ -335,6 +335,26 @@ fn what_needs_a_kernel_is_refused_by_name() {
 }
 
 /// Whatever the script calls them; a file that has no names leaves the field absent.
+/// Of a card's programs nobody sees what they do; but they are the same code with other maps.
+#[test]
+fn what_a_card_counts_is_what_is_counted_elsewhere() {
+    let folder = Folder::new("card");
+    let frames: Vec<Vec<u8>> = (0..130u8).map(|i| udp(50 + u16::from(i % 7), i)).collect();
+    let bytes = capture(&frames, LinkType::Ethernet);
+    let blocks = "{ @n = count(); @len = sum(udp.len); @avg = avg(ip.ttl); @st = stats(udp.dport); @h = hist(udp.dport); @from[ip.src] = count();
+          @x++; @last = udp.dport; @first = pkt.u16[12]; if (udp.dport > 54) { ip.ttl--; } if (@n > 20) { @late++; } if (@avg == 64) { @same += 2; }
+          @gone = 5; if (udp.dport == 56) { delete(@gone); delete(@from, ip.src); drop(); } }
+         interval:s:1 { print(@n); zero(@n); zero(@x); clear(@last); }";
+    let printed = |mode: &str| replay(&folder, &bytes, &format!("xdp:a{mode} {blocks}"), |_| {});
+    let ((card, said, _), (machine, ..)) = (printed(":offload"), printed(""));
+    assert_eq!(card, machine);
+    assert!(
+        card.contains("@n: 100\n") && card.contains("@n: 30\n") && card.contains("@late: 90\n"),
+        "{card}"
+    );
+    assert!(said.contains("130 packets") && said.contains("18 drop"), "{said}");
+}
+
 #[test]
 fn interfaces_have_the_names_of_the_file() {
     let folder = Folder::new("names");

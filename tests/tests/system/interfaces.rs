@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
     Test::new("nothing_is_left_of_a_later_interface_after_kill_9", later_and_killed).alone(),
     Test::new("interfaces_without_ethernet_start_with_ip", without_ethernet).needs(&[Has(Feature::Tun)]),
     Test::new("interfaces_that_are_tunnels_start_with_ip", tunnels).needs(&[Has(Feature::Tunnel)]),
+    Test::new("interfaces_of_wireguard_start_with_ip", wireguard).needs(&[Has(Feature::Wireguard)]),
     Test::new("a_glob_may_match_nothing_yet", nothing_yet),
     Test::new("other_namespaces_by_name_pid_and_path", namespaces),
     Test::new("a_namespace_that_goes_ends_nothing_else", namespace_goes).alone(),
@@ -90,6 +91,33 @@ fn later_and_killed() -> Result<()> {
         let qdiscs = lab.node.tc(&["qdisc", "show"])?;
         Ok((!links.contains("prog/xdp") && !qdiscs.contains("clsact")).then_some(()))
     })
+}
+
+fn wireguard() -> Result<()> {
+    let lab = Lab::new()?;
+    let [node, peer] = lab.add_wireguard()?;
+    let script = "tc:wg0:ingress /udp.dport == 5000/ { @in[ip.src, ip.dst] = count(); if (has(eth) || has(eth.type)) { @eth = count(); } }
+         xdp:wg0:generic /udp.dport == 5000/ { @xdp[ip.src] = count(); if (has(eth)) { @eth = count(); } }
+         tc:w*:egress /udp.dport == 5001/ { @out[pkt.ifname, ip.dst] = count(); if (has(eth)) { @eth = count(); } }
+         interval:ms:100 { print(@in); print(@xdp); print(@out); }";
+    let mut weir = Weir::script(script).at(&lab).start()?;
+    // The first packets wait for the handshake.
+    for (here, there) in node.into_iter().zip(peer) {
+        traffic::send_udp(&lab.peer, there, (here, 5000).into(), 5)?;
+        traffic::send_udp(&lab.node, here, (there, 5001).into(), 3)?;
+    }
+    for (here, there) in node.into_iter().zip(peer) {
+        for line in [
+            format!("@in[{there}, {here}]: 5"),
+            format!("@xdp[{there}]: 5"),
+            format!("@out[wg0, {there}]: 3"),
+        ] {
+            counted(&mut weir, &line)?;
+        }
+    }
+    let done = weir.stop()?.clean()?;
+    ensure!(done.map("@eth").is_empty(), "a tunnel has no Ethernet: {done}");
+    Ok(())
 }
 
 fn nothing_yet() -> Result<()> {

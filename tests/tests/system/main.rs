@@ -30,6 +30,7 @@ mod mends;
 mod metrics;
 mod native_maps;
 mod natives;
+mod offload;
 mod one_liners;
 mod output;
 mod patterns;
@@ -60,6 +61,7 @@ fn main() {
         buffers::TESTS,
         capture::TESTS,
         interfaces::TESTS,
+        offload::TESTS,
         patterns::TESTS,
         chains::TESTS,
         cgroups::TESTS,

@@ -30,12 +30,7 @@ pub struct Kernel {
 /// No such kernel, no network, or a package that does not look as expected.
 pub fn find(series: &str) -> Result<Kernel> {
     let cache = cache_dir()?;
-    fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
-    // Two runs at once must not unpack into one place.
-    let lock = fs::File::create(cache.join("lock")).context("cannot create the cache's lock file")?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
-        .map_err(|(_, e)| e)
-        .context("cannot lock the cache")?;
+    let _lock = lock_cache()?;
     let cached = fs::read_dir(&cache)?.flatten().filter_map(|e| e.file_name().into_string().ok());
     if let Some(release) = newest(cached, series) {
         return Ok(kernel_in(&cache.join(&release), release));
@@ -55,6 +50,19 @@ pub fn find(series: &str) -> Result<Kernel> {
     let place = cache.join(&release);
     fs::rename(&unpacked, &place).with_context(|| format!("cannot move the kernel to {}", place.display()))?;
     Ok(kernel_in(&place, release))
+}
+
+/// Keeps others out of the cache, which is made if it is missing: two runs at once must not unpack into one place.
+///
+/// # Errors
+/// It cannot be made.
+pub fn lock_cache() -> Result<Flock<fs::File>> {
+    let cache = cache_dir()?;
+    fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
+    let lock = fs::File::create(cache.join("lock")).context("cannot create the cache's lock file")?;
+    Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, e)| e)
+        .context("cannot lock the cache")
 }
 
 fn kernel_in(dir: &Path, release: String) -> Kernel {
@@ -149,6 +157,15 @@ fn prepare(kernel: &Kernel) -> Result<()> {
     for some in packed.chunks(100) {
         proc::check(Command::new("xz").args(["-dq", "-T0"]).args(some))?;
     }
+    index(kernel)
+}
+
+/// Writes down which modules there are and what each needs.
+///
+/// # Errors
+/// busybox is missing.
+pub fn index(kernel: &Kernel) -> Result<()> {
+    let top = kernel.vmlinux.parent().context("the kernel has a folder")?;
     proc::check(
         Command::new("busybox")
             .args(["depmod", "-b"])

@@ -242,6 +242,9 @@ impl Generator<'_, '_> {
     pub fn parse_packet(&mut self, blocks: &[usize]) {
         let demand = self.demand(blocks);
         for &field in &demand.fields {
+            if self.in_card {
+                self.place = self.first_use(blocks, field);
+            }
             let ty = field_ty(FIELDS[field].ty);
             let in_memory = ty.in_memory();
             let memory = in_memory.then(|| super::value::Room::Frame(self.frame_room(ty.stored().map_or(8, |t| t.size()))));
@@ -320,6 +323,10 @@ impl Generator<'_, '_> {
     fn context_fields(&mut self, demand: &Demand) {
         let is_skb = self.hook.is_skb();
         for &field in &demand.fields {
+            if self.in_card {
+                let blocks = self.plan.programs[self.index].blocks.clone();
+                self.place = self.first_use(&blocks, field);
+            }
             let mut present = None;
             let value = match FIELDS[field].kind {
                 FieldKind::Context { xdp, skb } => {
@@ -374,6 +381,10 @@ impl Generator<'_, '_> {
     fn packet_len(&mut self) -> Value {
         if self.hook.is_skb() {
             self.load(self.ctx, 0, 4)
+        } else if self.in_card {
+            // Programs there see packets of one piece.
+            let (data, end) = self.linear();
+            self.b.ins().isub(end, data)
         } else {
             self.helper(helper::XDP_GET_BUFF_LEN, &[self.ctx])
         }
@@ -477,6 +488,10 @@ impl Generator<'_, '_> {
                 // Cut off: by the end of the packet, or only by the end of its first buffer?
                 self.b.switch_to_block(fail);
                 self.b.set_cold_block(fail);
+                if self.in_card {
+                    self.b.ins().jump(done, &[]);
+                    return self.dns_block(demand, done, dns);
+                }
                 let copies = self.b.create_block();
                 let (data, end) = self.linear();
                 let linear = self.b.ins().isub(end, data);
@@ -489,7 +504,17 @@ impl Generator<'_, '_> {
                 self.parse_copies(demand, done, dns_block);
             }
         }
+        self.dns_block(demand, done, dns);
+    }
+
+    /// Where all ways to a DNS message meet, if one is wanted; then what is behind the parser.
+    fn dns_block(&mut self, demand: &Demand, done: Block, dns: Option<(Block, Value)>) {
         if let Some((block, offset)) = dns {
+            if self.in_card {
+                let field = demand.fields.iter().find(|f| header_of(&FIELDS[**f]) == Some(Header::Dns));
+                let blocks = self.plan.programs[self.index].blocks.clone();
+                self.place = field.map_or(self.plan.programs[self.index].span, |f| self.first_use(&blocks, *f));
+            }
             self.b.switch_to_block(block);
             self.with_memory(|g| g.dns(demand, done, offset));
             self.b.ins().jump(done, &[]);

@@ -552,6 +552,11 @@ impl<'h> Generator<'_, 'h> {
         self.b.ins().jump(done, &[]);
         self.b.switch_to_block(slow);
         self.b.set_cold_block(slow);
+        if self.in_card {
+            self.b.ins().jump(done, &[]);
+            self.b.switch_to_block(done);
+            return;
+        }
         let room = self.memory_slot(16);
         for edit in edits {
             let (at, bytes) = edit.place();

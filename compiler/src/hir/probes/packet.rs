@@ -13,14 +13,15 @@ impl Checker<'_> {
             [iface, mode] => match mode.as_str() {
                 "native" => (iface, XdpMode::Native),
                 "generic" => (iface, XdpMode::Generic),
-                "offload" => {
+                "offload" if crate::hir::is_glob(iface) => {
                     let d = Diagnostic::error(
-                        "no-offload",
-                        point.span,
-                        "weir does not offload XDP to a card: results come through per-CPU maps and a ring buffer, which cards do not have",
+                        crate::card::CODE,
+                        point.parts[1].span,
+                        "a program in a card, and its maps, belong to that card: a pattern may name several",
                     );
-                    return self.error(d.help(format!("write `xdp:{iface}:native`")));
+                    return self.error(d.help(format!("name one interface, or write `xdp:{iface}:native`")));
                 }
+                "offload" => (iface, XdpMode::Offload),
                 _ => return self.error(wrong("has an unknown mode")),
             },
             _ => return self.error(wrong("has the wrong number of parts")),

@@ -683,6 +683,7 @@ fn zero_counters(verdicts: OwnedFd, slots: &[u32]) -> Result<(), Error> {
         key_size: 4,
         value_size,
         max_entries: RULES_MAX as u32,
+        has_set_word: false,
     };
     let zero = vec![0; verdicts.lookup_size()];
     for slot in slots {
