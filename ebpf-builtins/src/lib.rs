@@ -34,6 +34,17 @@ pub const EVENTS_XDP: &str = "EVENTS_XDP";
 /// Program array with one slot: the next program on the hook, in natives at XDP.
 pub const CHAIN: &str = "CHAIN";
 
+/// `.rodata` `u32`, in natives on interfaces: 1 = packets start with the IP header, as those of tun, WireGuard and IP tunnels do; default 0, they start
+/// with Ethernet.
+pub const RODATA_IP_FIRST: &str = "IP_FIRST";
+
+/// What a native that is loaded for both kinds of interfaces has twice, the program arrays and `.rodata`, is called so for those whose packets start
+/// with IP.
+#[must_use]
+pub fn of_ip(symbol: &str) -> String {
+    format!("{symbol}_IP")
+}
+
 /// Array with one `u64`, in natives that decide at TC: when user space last showed itself, by the boot clock.
 pub const HEARTBEAT: &str = "HEARTBEAT";
 
@@ -144,6 +155,7 @@ pub mod blocklist {
         RODATA_EVENT_ALLOW,
         RODATA_CHAIN_NEXT,
         RODATA_NEEDS_HEARTBEAT,
+        crate::RODATA_IP_FIRST,
     ];
 }
 

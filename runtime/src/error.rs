@@ -41,8 +41,8 @@ pub enum Error {
         known: Vec<String>,
         span: Span,
     },
-    #[error("`{iface}` is not the kind of interface that the script was compiled for")]
-    LinkLayer { iface: String, span: Span },
+    #[error("{}", link_layer(.iface, *.is_readable))]
+    LinkLayer { iface: String, is_readable: bool, span: Span },
     #[error("`{iface}` already has an XDP program: {program}")]
     ForeignXdp {
         iface: String,
@@ -97,6 +97,14 @@ pub enum Error {
     },
     #[error("cannot write to `{}`: {source}", .path.display())]
     Output { path: PathBuf, source: std::io::Error },
+}
+
+fn link_layer(iface: &str, is_readable: bool) -> String {
+    if is_readable {
+        format!("packets of `{iface}` start otherwise than those of the interface of this name that the script was made for")
+    } else {
+        format!("packets of `{iface}` start with neither Ethernet nor IP")
+    }
 }
 
 fn in_netns(netns: Option<&str>) -> String {
@@ -260,6 +268,8 @@ impl Error {
             Error::ForeignXdp { iface, .. } => {
                 vec![format!("end its owner, use `tc:{iface}:ingress`, or take its place with `--force`")]
             }
+            Error::LinkLayer { is_readable: true, .. } => vec!["start the script again".to_owned()],
+            Error::LinkLayer { .. } => vec!["weir reads packets of Ethernet interfaces and of IP tunnels".to_owned()],
             Error::NoOffload { iface, .. } => vec![format!("write `xdp:{iface}:native`")],
             Error::NoNativeXdp { iface, .. } => vec![format!("write `xdp:{iface}:generic`, or use `tc:{iface}:ingress`")],
             Error::IngressQdisc { iface, .. } => {

@@ -81,6 +81,15 @@ impl Elf {
         Ok(Self { object, btf: None })
     }
 
+    /// The same once more, to be given other constants. Before [`Self::relocate`].
+    pub(crate) fn again(&self) -> Result<Self, Error> {
+        let btf = self.btf.as_ref().map(|fd| maps::dup(fd.as_fd(), "BTF")).transpose()?;
+        Ok(Self {
+            object: self.object.clone(),
+            btf,
+        })
+    }
+
     /// Loads the object's own BTF. A kernel that refuses it loses names and line numbers, nothing else.
     pub(crate) fn load_btf(&mut self) {
         self.btf = self.object.btf.as_ref().and_then(|btf| bpf::btf_load(&btf.to_bytes()).ok());

@@ -199,7 +199,7 @@ impl<'a> Attacher<'a> {
                 let refused = self.left_out.as_ref().map_or(0, |(_, names)| names.len());
                 match self.attach_one(attach, &place) {
                     Ok(()) if self.left_out.as_ref().map_or(0, |(_, names)| names.len()) > refused => {}
-                    Ok(()) if is_second_half(&attach.point) => {}
+                    Ok(()) if is_second_half(&attach.point, object) => {}
                     Ok(()) => self.attached.probes += 1,
                     Err(e) if is_missing(&e) && object.config.missing_probes != MissingProbes::Error => {
                         if object.config.missing_probes == MissingProbes::Warn {
@@ -324,12 +324,16 @@ impl<'a> Attacher<'a> {
 }
 
 /// A pattern of interfaces is attached twice, by what packets start with, and patterns that overlap in parts; each is one probe.
-fn is_second_half(point: &AttachPoint) -> bool {
+fn is_second_half(point: &AttachPoint, object: &Object) -> bool {
     match point {
         AttachPoint::Xdp { iface, .. } | AttachPoint::Tc { iface, .. } => {
             iface.is_glob() && iface.link_layer == LinkLayer::None || !iface.overlap.also.is_empty()
         }
         AttachPoint::CgroupSkb { path, .. } | AttachPoint::Cgroup { path, .. } => !path.overlap.also.is_empty(),
+        AttachPoint::NativeEvent { instance, link_layer, .. } => {
+            let pattern = object.natives.get(*instance).and_then(weir_compiler::object::NativeInstance::iface);
+            *link_layer == LinkLayer::None && pattern.is_some_and(|p| p.is_glob())
+        }
         _ => false,
     }
 }

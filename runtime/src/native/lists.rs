@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use weir_compiler::object::MapKind;
-use weir_ebpf_builtins::exact::Counted;
+use weir_ebpf_builtins::exact::{Bits, Counted};
 use weir_ebpf_builtins::{Lpm4, Lpm6, PacketsBytes, Record4, Record6, blocklist as object};
 use weir_parser::Span;
 
@@ -98,6 +98,17 @@ pub(super) struct Plan {
 }
 
 type Maps = HashMap<String, Map>;
+
+/// A key of the tries: its family (0: IPv4), and what it stands for.
+pub(super) fn bits_of(key: &[u8]) -> (usize, Bits) {
+    let family = usize::from(key.len() != size_of::<Lpm4>());
+    let Some((len, addr)) = key.split_first_chunk::<4>() else {
+        return (family, (0, 0));
+    };
+    let bits = addr.iter().fold(0, |bits: u128, byte| bits << 8 | u128::from(*byte));
+    let shift = 128_u32.saturating_sub(8 * addr.len() as u32);
+    (family, (bits.checked_shl(shift).unwrap_or(0), u32::from_ne_bytes(*len)))
+}
 
 /// Not wall time: a clock that is set must end nothing. Goes on while the machine sleeps.
 fn now() -> u64 {
@@ -208,12 +219,17 @@ impl Lists {
         v4.chain(v6).collect()
     }
 
+    /// Lists the entries that were counted there, as [`bits_of`] does; one may come more than once.
+    pub fn counted(&self) -> impl Iterator<Item = (usize, Bits)> {
+        let families = self.block.exact.iter().enumerate();
+        families.flat_map(|(family, exact)| exact.iter().flat_map(Exact::hits).map(move |(bits, _)| (family, bits)))
+    }
+
     /// Forgets what was counted there for one entry, by its key in the tries.
     pub fn forget_hits(&mut self, key: &[u8]) {
-        let family = usize::from(key.len() != size_of::<Lpm4>());
-        if let (Some(exact), Some((len, addr))) = (&mut self.block.exact[family], key.split_first_chunk::<4>()) {
-            let addr = addr.iter().fold(0, |addr: u128, byte| addr << 8 | u128::from(*byte));
-            exact.forget_hits((addr << (128 - 8 * (key.len() - 4)), u32::from_ne_bytes(*len)));
+        let (family, bits) = bits_of(key);
+        if let Some(exact) = &mut self.block.exact[family] {
+            exact.forget_hits(bits);
         }
     }
 

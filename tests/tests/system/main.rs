@@ -27,6 +27,7 @@ mod kprobes;
 mod leftovers;
 mod mends;
 mod metrics;
+mod native_links;
 mod native_maps;
 mod natives;
 mod one_liners;
@@ -68,6 +69,7 @@ fn main() {
         kprobes::TESTS,
         natives::TESTS,
         blocklist_tc::TESTS,
+        native_links::TESTS,
         native_maps::TESTS,
         flows::TESTS,
         identity::TESTS,
@@ -90,6 +92,7 @@ fn main() {
             natives::ONCE,
             blocklist::TESTS,
             blocklist_tc::ONCE,
+            native_links::ONCE,
             hooks::ONCE,
             check::TESTS,
             mends::TESTS,
