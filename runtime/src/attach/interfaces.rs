@@ -8,7 +8,7 @@ use super::attachments::{Attachment, Attachments};
 use super::chain::{self, Chain};
 use super::reaper::Reaper;
 use super::{Handle, Observer, iface, tc, xdp};
-use crate::error::{Error, Notice};
+use crate::error::{Asked, Error, Notice};
 use crate::pin::Pin;
 use crate::sys::netlink::{Link, LinkMonitor, Netlink};
 use crate::sys::{Result as SysResult, SysError, bpf, netns};
@@ -77,6 +77,8 @@ pub struct Target {
     pub pin: Option<Arc<Pin>>,
     /// Lets others come behind it on the XDP hook. Without one it is the last.
     pub chain: Option<Chain>,
+    /// In whose words it was asked for.
+    pub asked: Asked,
     pub span: Span,
 }
 
@@ -90,6 +92,7 @@ pub(super) struct Attempt<'a> {
     pub earlier: u16,
     /// The last of them.
     pub previous: Option<BorrowedFd<'a>>,
+    pub asked: Asked,
     pub span: Span,
     pub settings: &'a Settings,
     pub observer: &'a Observer,
@@ -331,6 +334,7 @@ impl Interfaces {
                 .earlier(index, link)
                 .next_back()
                 .map(|a| self.targets[a.target].program.as_fd()),
+            asked: target.asked,
             span: target.span,
             settings: &self.settings,
             observer: &self.observer,

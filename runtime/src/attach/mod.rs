@@ -301,6 +301,7 @@ impl<'a> Attacher<'a> {
             names: self.names(pattern)?,
             pin: None,
             chain: None,
+            asked: crate::error::Asked::Block,
             span,
         };
         self.attached.interfaces.add(target).map(drop)

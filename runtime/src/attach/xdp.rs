@@ -68,6 +68,7 @@ pub(super) fn attach(attempt: &Attempt<'_>, mode: XdpMode) -> Result<OnXdp, Erro
         XdpMode::Offload => {
             return Err(Error::NoOffload {
                 iface: link.name.clone(),
+                asked: attempt.asked,
                 span,
             });
         }
@@ -112,6 +113,7 @@ pub(super) fn attach(attempt: &Attempt<'_>, mode: XdpMode) -> Result<OnXdp, Erro
             })?;
             (attempt.observer)(&Notice::XdpGeneric {
                 iface: link.name.clone(),
+                asked: attempt.asked,
                 reason: reason(&refused, link),
                 span,
             });
@@ -119,6 +121,7 @@ pub(super) fn attach(attempt: &Attempt<'_>, mode: XdpMode) -> Result<OnXdp, Erro
         }
         XdpMode::Native if !not_the_driver => Err(Error::NoNativeXdp {
             iface: link.name.clone(),
+            asked: attempt.asked,
             span,
             reason: reason(&refused, link),
         }),
@@ -169,6 +172,7 @@ fn reason(refused: &SysError, link: &Link) -> String {
 fn foreign(attempt: &Attempt<'_>, id: u32) -> Error {
     Error::ForeignXdp {
         iface: attempt.link.name.clone(),
+        asked: attempt.asked,
         program: describe(id),
         span: attempt.span,
     }

@@ -24,7 +24,7 @@ use crate::attach::chain::{self, Behind, Chain};
 use crate::attach::interfaces::{Place, Target};
 use crate::attach::tracing::Iterator as KernelIterator;
 use crate::attach::{Attacher, Handle, cgroup, iface};
-use crate::error::{Error, Notice};
+use crate::error::{Asked, Error, Notice};
 use crate::format::uint;
 use crate::kernel::Kernel;
 use crate::load::{Elf, Loaded};
@@ -438,6 +438,9 @@ impl Instance {
             names: attacher.names(pattern)?,
             pin: self.pin.clone(),
             chain,
+            asked: Asked::Native {
+                has_mode: self.spec.native.params.iter().any(|p| p.name == "mode"),
+            },
             span,
         };
         attacher.attached.probes += attacher.attached.interfaces.add(target)?;

@@ -196,6 +196,24 @@ fn passed_over() -> Result<()> {
     drop(can);
 
     let tun = tun(&lab)?;
+    // What the driver cannot do is said in the words of the parameters.
+    let at_xdp = |more: &str| Weir::script(&format!("use blocklist(iface=\"tun0\", prefixes=192.0.2.1, audit=\"off\"{more});")).at(&lab);
+    at_xdp(", mode=\"native\"").run()?.refused(&[
+        "does not take a native XDP program",
+        "write `mode=\"generic\"`, or use `hook=\"tc\"`",
+        "^",
+    ])?;
+    at_xdp(", mode=\"offload\"")
+        .run()?
+        .refused(&["does not offload XDP", "write `mode=\"native\"`", "^"])?;
+    let weir = at_xdp("").start()?;
+    ensure!(
+        weir.stderr().contains("`tun0` runs XDP in generic mode")
+            && weir.stderr().contains("`hook=\"tc\"` is cheaper; write `mode=\"generic\"`"),
+        "{}",
+        weir.stderr()
+    );
+    weir.stop()?.clean()?;
     let mut weir = start("tun0").start()?;
     drop(tun);
     weir.wait_stderr("the end of `tun0`", |text| {
