@@ -81,6 +81,9 @@ static RECORDS6: SharedArray<Record6, 1> = SharedArray::new();
 static SIEVE4: SharedArray<u64, 1> = SharedArray::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
+static SIEVE6: SharedArray<u64, 1> = SharedArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
 static PORTS: Array<[u64; PORT_WORDS], 1> = Array::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]

@@ -107,11 +107,6 @@ pub struct Tables {
     gone: Vec<Counted>,
 }
 
-/// Sorts words. Here, since this crate is compiled for speed also where the rest is compiled for size.
-pub fn sort_words(words: &mut [u64]) {
-    words.sort_unstable();
-}
-
 /// Which bits count in a prefix of this length.
 fn mask(len: u32) -> u128 {
     u128::MAX.checked_shl(128 - len).unwrap_or(0)

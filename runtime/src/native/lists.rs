@@ -116,7 +116,10 @@ fn now() -> u64 {
 }
 
 const BLOCK: [[&str; 2]; 2] = [[object::BLOCK4, object::BLOCK6], [object::SWAP4, object::SWAP6]];
-const TABLES: [[&str; 2]; 2] = [[object::NODES4, object::RECORDS4], [object::NODES6, object::RECORDS6]];
+const TABLES: [[&str; 3]; 2] = [
+    [object::NODES4, object::RECORDS4, object::SIEVE4],
+    [object::NODES6, object::RECORDS6, object::SIEVE6],
+];
 const PAST: [&str; 2] = [object::PAST4, object::PAST6];
 const ALLOW: [[&str; 2]; 2] = [[object::ALLOW4, object::ALLOW6]; 2];
 
@@ -158,9 +161,9 @@ impl Lists {
     /// Puts the tables into their maps. Before programs look into them.
     pub fn move_in(&mut self, maps: &Maps) -> Result<(), Error> {
         let map = |symbol: &str| maps.get(symbol).ok_or_else(|| Error::Object(format!("no map `{symbol}`")));
-        for (exact, [nodes, records]) in self.block.exact.iter_mut().zip(TABLES) {
+        for (exact, [nodes, records, sieve]) in self.block.exact.iter_mut().zip(TABLES) {
             if let Some(exact) = exact {
-                exact.move_to(map(nodes)?, map(records)?, || map(object::SIEVE4))?;
+                exact.move_to(map(nodes)?, map(records)?, || map(sieve))?;
             }
         }
         if self.beats {
@@ -172,7 +175,7 @@ impl Lists {
     /// Takes the records of the instance whose place this one takes: what was counted there goes on here, once nothing is counted there any
     /// more ([`Self::started`]).
     pub fn take_over(&mut self, open: impl Fn(&str) -> Option<OwnedFd>) {
-        self.before = TABLES.map(|[_, symbol]| {
+        self.before = TABLES.map(|[_, symbol, _]| {
             let fd = open(symbol)?;
             let info = bpf::map_info(fd.as_fd()).ok()?;
             Some(Map {

