@@ -3,6 +3,7 @@
 //! The ELF alone is loadable by libbpf, bpftool and aya. The description says what no ELF can: where programs
 //! attach, how records of the ring buffer are laid out, what the maps mean to the person who wrote the script.
 
+use crate::kernel::KernelInfo;
 use crate::overlap::Names;
 use crate::tables::{CgroupHook, Hook};
 use crate::types::{MapValue, StackMode, Type};
@@ -265,6 +266,8 @@ pub enum AttachPoint {
     NativeEvent {
         instance: usize,
         event: usize,
+        /// What the native's packets start with.
+        link_layer: LinkLayer,
     },
 }
 
@@ -287,6 +290,7 @@ impl AttachPoint {
         match self {
             AttachPoint::Xdp { iface, .. } | AttachPoint::Tc { iface, .. } => iface.link_layer,
             AttachPoint::CgroupSkb { .. } => LinkLayer::None,
+            AttachPoint::NativeEvent { link_layer, .. } => *link_layer,
             _ => LinkLayer::Ethernet,
         }
     }
@@ -824,6 +828,27 @@ impl NativeInstance {
         match self.params.get(i)?.as_ref()? {
             weir_stdlib::ParamValue::Str(text) => Some(text),
             _ => None,
+        }
+    }
+
+    /// Returns the interfaces that it is on, for those with Ethernet.
+    #[must_use]
+    pub fn iface(&self) -> Option<IfacePattern> {
+        self.word("iface").map(IfacePattern::parse)
+    }
+
+    /// Returns what the packets of its interfaces start with: there is a form of its programs, and of blocks on its events, for each. A pattern
+    /// may meet either.
+    #[must_use]
+    pub fn link_layers(&self, kernel: &dyn KernelInfo) -> Vec<LinkLayer> {
+        match self.iface() {
+            Some(pattern) if pattern.is_glob() => vec![LinkLayer::Ethernet, LinkLayer::None],
+            // One that is not there is complained about elsewhere.
+            Some(pattern) => {
+                let layer = kernel.link_layer(&pattern.pattern, pattern.netns.as_deref());
+                vec![layer.unwrap_or(LinkLayer::Ethernet)]
+            }
+            None => vec![LinkLayer::Ethernet],
         }
     }
 

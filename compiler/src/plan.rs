@@ -8,8 +8,7 @@ use crate::hir::{self, MapValueTy, is_glob};
 use crate::kernel::{Feature, KernelInfo, Support};
 use crate::native_maps;
 use crate::object::{
-    Attach, AttachPoint, Card, CounterSpec, Device, Direction, EventSpec, IfacePattern, MapKind, MapRole, MapSpec, NativeInstance,
-    ProgramKind,
+    Attach, AttachPoint, Card, CounterSpec, Device, Direction, EventSpec, MapKind, MapRole, MapSpec, NativeInstance, ProgramKind,
 };
 use crate::overlap;
 use crate::tables::{Hook, IFNAME_BYTES};
@@ -314,7 +313,7 @@ impl Plan {
                 (ProgramKind::CgroupSkb(*direction), word.to_owned())
             }
             AttachPoint::Cgroup { hook, .. } => (ProgramKind::of_cgroup(hook), hook.name.to_owned()),
-            AttachPoint::NativeEvent { instance, event } => {
+            AttachPoint::NativeEvent { instance, event, .. } => {
                 let native = &program.natives[*instance];
                 let word = format!("{}_{}", native.alias, native.native.events[*event].name);
                 let kind = match native.event_hook(*event) {
@@ -326,10 +325,7 @@ impl Plan {
             }
         };
         let netns = match point {
-            AttachPoint::NativeEvent { instance, .. } => {
-                let iface = program.natives[*instance].word("iface");
-                iface.and_then(|text| IfacePattern::parse(text).netns)
-            }
+            AttachPoint::NativeEvent { instance, .. } => program.natives[*instance].iface().and_then(|i| i.netns),
             point => point.iface().and_then(|i| i.netns.clone()),
         };
         let section = crate::elf::section_name(kind, point, true);

@@ -318,7 +318,11 @@ fn every_kind_of_section_loads() {
         ),
         (
             ProgramKind::NativeEventXdp,
-            AttachPoint::NativeEvent { instance: 0, event: 0 },
+            AttachPoint::NativeEvent {
+                instance: 0,
+                event: 0,
+                link_layer: weir_compiler::object::LinkLayer::Ethernet,
+            },
             "xdp.frags",
         ),
         (

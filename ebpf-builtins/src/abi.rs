@@ -141,7 +141,7 @@ pub mod blocklist {
 
     /// Bit of `FAMILIES`, `ALLOW_FAMILIES`, `EXACT`, `SIEVE` and `FLAT`.
     pub const IPV4: u32 = 1;
-    /// Bit of `FAMILIES`, `ALLOW_FAMILIES` and `EXACT`.
+    /// Bit of `FAMILIES`, `ALLOW_FAMILIES`, `EXACT` and `SIEVE`.
     pub const IPV6: u32 = 2;
 
     /// Word of `STATE`: which set is in force, 0 or 1.
@@ -171,7 +171,7 @@ pub mod blocklist {
     /// of all sets.
     pub const FLAT_NODES: u32 = 1 << 16;
 
-    /// Words of 64 bits of a set in `SIEVE4`: a bit for each /24, the lowest of a word first. Where it is 0, no entry of the exact tables
+    /// Words of 64 bits of a set in `SIEVE4` and `SIEVE6`: a bit for each /24, the lowest of a word first. Where it is 0, no entry of the exact tables
     /// covers the /24 or lies in it. The first set's, then the second's.
     pub const SIEVE_WORDS: u32 = 1 << 18;
 }

@@ -44,6 +44,7 @@ pub const OFFSETS: &[(&str, &str, &str)] = &[
 pub const RODATA_EVENTS: &[&str] = &["ON_NEW", "ON_CLOSE", "ON_RST", "ON_RETRANSMIT"];
 /// `.rodata` `u32`: 1 = tail-call `CHAIN` slot 0 instead of returning `XDP_PASS`; default 0.
 pub const RODATA_CHAIN_NEXT: &str = "CHAIN_NEXT";
+pub use crate::RODATA_IP_FIRST;
 
 /// Every map of the object.
 pub const MAPS: &[&str] = &[

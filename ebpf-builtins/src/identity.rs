@@ -89,4 +89,5 @@ pub const RODATA: &[&str] = &[
     RODATA_ON_ALLOW,
     RODATA_ON_UNKNOWN,
     RODATA_NEEDS_HEARTBEAT,
+    crate::RODATA_IP_FIRST,
 ];

@@ -34,6 +34,17 @@ pub const EVENTS_XDP: &str = "EVENTS_XDP";
 /// Program array with one slot: the next program on the hook, in natives at XDP.
 pub const CHAIN: &str = "CHAIN";
 
+/// `.rodata` `u32`, in natives on interfaces: 1 = packets start with the IP header, as those of tun, WireGuard and IP tunnels do; default 0, they start
+/// with Ethernet.
+pub const RODATA_IP_FIRST: &str = "IP_FIRST";
+
+/// What a native that is loaded for both kinds of interfaces has twice, the program arrays and `.rodata`, is called so for those whose packets start
+/// with IP.
+#[must_use]
+pub fn of_ip(symbol: &str) -> String {
+    format!("{symbol}_IP")
+}
+
 /// Array with one `u64`, in natives that decide at TC: when user space last showed itself, by the boot clock.
 pub const HEARTBEAT: &str = "HEARTBEAT";
 
@@ -73,6 +84,8 @@ pub mod blocklist {
     /// Array of words of 64 bits, mappable, [`SIEVE_WORDS`] for each set: which /24s of IPv4 have anything to do with the exact tables, with
     /// [`RODATA_SIEVE`] only.
     pub const SIEVE4: &str = "SIEVE4";
+    /// As `SIEVE4`, for IPv6: a bit for each /24 there, too.
+    pub const SIEVE6: &str = "SIEVE6";
     /// Array with one element of [`PORT_WORDS`] words: the ports, with [`RODATA_ONLY_PORTS`].
     pub const PORTS: &str = "PORTS";
     /// LPM trie [`Lpm4`](crate::Lpm4) → [`Lpm4`](crate::Lpm4): the allow list.
@@ -108,7 +121,7 @@ pub mod blocklist {
     pub const RODATA_ATOMIC: &str = "ATOMIC";
     /// `.rodata` `u32`: [`IPV4`] and [`IPV6`], the families whose block list is in the exact tables; default none.
     pub const RODATA_EXACT: &str = "EXACT";
-    /// `.rodata` `u32`: [`IPV4`], if `SIEVE4` is asked before the exact tables; default 0.
+    /// `.rodata` `u32`: [`IPV4`] and [`IPV6`], the families for which `SIEVE4`, `SIEVE6` is asked before the exact tables; default none.
     pub const RODATA_SIEVE: &str = "SIEVE";
     /// `.rodata` `u32`: [`IPV4`], if its exact tables are flat ([`FLAT_NODES`]); default 0.
     pub const RODATA_FLAT: &str = "FLAT";
@@ -125,8 +138,8 @@ pub mod blocklist {
 
     /// Every map of the object.
     pub const MAPS: &[&str] = &[
-        BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, SIEVE4, PORTS, ALLOW4, ALLOW6, HITS4, HITS6, PAST4, PAST6,
-        STATS_MAP, EVENT, EVENTS, EVENTS_TC, CHAIN, HEARTBEAT,
+        BLOCK4, BLOCK6, SWAP4, SWAP6, STATE, NODES4, NODES6, RECORDS4, RECORDS6, SIEVE4, SIEVE6, PORTS, ALLOW4, ALLOW6, HITS4, HITS6,
+        PAST4, PAST6, STATS_MAP, EVENT, EVENTS, EVENTS_TC, CHAIN, HEARTBEAT,
     ];
     /// Every setting of the object.
     pub const RODATA: &[&str] = &[
@@ -144,6 +157,7 @@ pub mod blocklist {
         RODATA_EVENT_ALLOW,
         RODATA_CHAIN_NEXT,
         RODATA_NEEDS_HEARTBEAT,
+        crate::RODATA_IP_FIRST,
     ];
 }
 

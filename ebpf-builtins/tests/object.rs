@@ -71,6 +71,7 @@ fn blocklist_has_its_maps() {
         (bl::RECORDS4, BPF_MAP_TYPE_ARRAY, 4, 32, 1, BPF_F_MMAPABLE),
         (bl::RECORDS6, BPF_MAP_TYPE_ARRAY, 4, 40, 1, BPF_F_MMAPABLE),
         (bl::SIEVE4, BPF_MAP_TYPE_ARRAY, 4, 8, 1, BPF_F_MMAPABLE),
+        (bl::SIEVE6, BPF_MAP_TYPE_ARRAY, 4, 8, 1, BPF_F_MMAPABLE),
         (bl::PORTS, BPF_MAP_TYPE_ARRAY, 4, 8 * bl::PORT_WORDS as u32, 1, 0),
         (bl::ALLOW4, BPF_MAP_TYPE_LPM_TRIE, lpm4, lpm4, 1 << 20, BPF_F_NO_PREALLOC),
         (bl::ALLOW6, BPF_MAP_TYPE_LPM_TRIE, lpm6, lpm6, 1 << 20, BPF_F_NO_PREALLOC),

@@ -41,11 +41,12 @@ pub enum Error {
         known: Vec<String>,
         span: Span,
     },
-    #[error("`{iface}` is not the kind of interface that the script was compiled for")]
-    LinkLayer { iface: String, span: Span },
+    #[error("{}", link_layer(.iface, *.is_readable))]
+    LinkLayer { iface: String, is_readable: bool, span: Span },
     #[error("`{iface}` already has an XDP program: {program}")]
     ForeignXdp {
         iface: String,
+        asked: Asked,
         program: ForeignProgram,
         span: Span,
     },
@@ -56,7 +57,12 @@ pub enum Error {
     #[error("cannot enter network namespace `{name}`: {source}")]
     Netns { name: String, span: Span, source: std::io::Error },
     #[error("the driver of `{iface}` does not take a native XDP program ({reason})")]
-    NoNativeXdp { iface: String, span: Span, reason: String },
+    NoNativeXdp {
+        iface: String,
+        asked: Asked,
+        span: Span,
+        reason: String,
+    },
     #[error("the card of `{iface}` does not take {what} ({reason})")]
     NoOffload {
         iface: String,
@@ -105,8 +111,39 @@ pub enum Error {
     Output { path: PathBuf, source: std::io::Error },
 }
 
+fn link_layer(iface: &str, is_readable: bool) -> String {
+    if is_readable {
+        format!("packets of `{iface}` start otherwise than those of the interface of this name that the script was made for")
+    } else {
+        format!("packets of `{iface}` start with neither Ethernet nor IP")
+    }
+}
+
 fn in_netns(netns: Option<&str>) -> String {
     netns.map_or_else(String::new, |name| format!(" in network namespace `{name}`"))
+}
+
+/// In whose words XDP was asked for: those of a block (`xdp:IFACE`), or a native's parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    Block,
+    Native { has_mode: bool },
+}
+
+impl Asked {
+    fn in_mode(self, iface: &str, mode: &str) -> String {
+        match self {
+            Asked::Block => format!("`xdp:{iface}:{mode}`"),
+            Asked::Native { .. } => format!("`mode=\"{mode}\"`"),
+        }
+    }
+
+    fn at_tc(self, iface: &str) -> String {
+        match self {
+            Asked::Block => format!("`tc:{iface}:ingress`"),
+            Asked::Native { .. } => "`hook=\"tc\"`".to_owned(),
+        }
+    }
 }
 
 /// Somebody else's program where ours should go.
@@ -229,7 +266,7 @@ impl Error {
             Error::IngressQdisc { .. } => "ingress-qdisc",
             Error::Chain { .. } => "chain",
             Error::Param { .. } => "native-parameter",
-            Error::PrefixFile { .. } => "prefix-file",
+            Error::PrefixFile { .. } => "bad-file",
             Error::ReadFile { .. } => "read-file",
             Error::Replay { .. } => "replay",
             Error::Output { .. } => "output",
@@ -259,18 +296,28 @@ impl Error {
                 let names: Vec<String> = chain.iter().map(|(id, name)| format!("`{name}` (id {id})")).collect();
                 vec![format!("there are, in their order: {}", names.join(", "))]
             }
-            Error::ForeignXdp { iface, program, .. } if program.name == LIBXDP_DISPATCHER => vec![
+            Error::ForeignXdp { iface, program, asked, .. } if program.name == LIBXDP_DISPATCHER => vec![
                 format!("it is libxdp's dispatcher, which runs other programs: `xdp-loader status {iface}` lists them"),
-                format!("unload them with `xdp-loader unload {iface} --all`, use `tc:{iface}:ingress`, or take its place with `--force`"),
+                format!(
+                    "unload them with `xdp-loader unload {iface} --all`, use {}, or take its place with `--force`",
+                    asked.at_tc(iface)
+                ),
             ],
-            Error::ForeignXdp { iface, .. } => {
-                vec![format!("end its owner, use `tc:{iface}:ingress`, or take its place with `--force`")]
+            Error::ForeignXdp { iface, asked, .. } => {
+                vec![format!(
+                    "end its owner, use {}, or take its place with `--force`",
+                    asked.at_tc(iface)
+                )]
+            }
+            Error::LinkLayer { is_readable: true, .. } => vec!["start the script again".to_owned()],
+            Error::LinkLayer { .. } => vec!["weir reads packets of Ethernet interfaces and of IP tunnels".to_owned()],
+            Error::NoNativeXdp { iface, asked, .. } => {
+                vec![format!("write {}, or use {}", asked.in_mode(iface, "generic"), asked.at_tc(iface))]
             }
             Error::NoOffload { iface, map: None, .. } => vec![format!("write `xdp:{iface}:native`")],
             Error::NoOffload { iface, map: Some(map), .. } => vec![format!(
                 "declare it with room for fewer, as in `let {map} = hash(N);`, or write `xdp:{iface}:native`"
             )],
-            Error::NoNativeXdp { iface, .. } => vec![format!("write `xdp:{iface}:generic`, or use `tc:{iface}:ingress`")],
             Error::IngressQdisc { iface, .. } => {
                 vec![format!(
                     "remove it with `tc qdisc del dev {iface} ingress` if nobody needs its filters"
@@ -320,7 +367,12 @@ pub enum Notice {
     /// Packets were sent to an interface that was gone.
     NoDevice { device: String, count: u64, span: Span },
     /// Native XDP was refused and generic XDP taken.
-    XdpGeneric { iface: String, reason: String, span: Span },
+    XdpGeneric {
+        iface: String,
+        asked: Asked,
+        reason: String,
+        span: Span,
+    },
     /// XDP is attached; the mode of each interface.
     XdpModes { modes: Vec<(String, &'static str)> },
     /// `--force` took somebody else's program away.
@@ -477,9 +529,14 @@ impl Notice {
             Notice::NoMetadata { .. } => Some("decide in the `xdp` block itself, or match at `tc` ingress again".to_owned()),
             Notice::LostEventsTotal { .. } => Some("print less often, or aggregate in a map".to_owned()),
             Notice::LostCaptures { .. } => Some("capture fewer packets, or fewer bytes of each: `capture(64)`".to_owned()),
-            Notice::XdpGeneric { iface, .. } => Some(format!(
+            Notice::XdpGeneric { iface, asked, .. } => Some(format!(
                 "it runs after the kernel has made its buffer, and copies packets that have too little room in front or lie in pieces: \
-                 `tc:{iface}:ingress` is cheaper; write `xdp:{iface}:generic` to ask for it all the same"
+                 {} is cheaper{}",
+                asked.at_tc(iface),
+                match asked {
+                    Asked::Native { has_mode: false } => String::new(),
+                    _ => format!("; write {} to ask for it all the same", asked.in_mode(iface, "generic")),
+                }
             )),
             Notice::NoInterfaceYet { known, .. } if !known.is_empty() => Some(format!("there are: {}", known.join(", "))),
             Notice::NoCgroupYet { .. } => Some("a path counts from the root of the cgroup v2 hierarchy: `/system.slice/*`".to_owned()),
@@ -584,6 +641,7 @@ mod tests {
         let help = |name: &str| {
             let error = Error::ForeignXdp {
                 iface: "eth0".to_owned(),
+                asked: Asked::Block,
                 program: ForeignProgram {
                     id: 7,
                     name: name.to_owned(),

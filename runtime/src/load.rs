@@ -61,6 +61,7 @@ pub fn kernel_kind(kind: ProgramKind) -> (u32, u32, u32) {
 pub(crate) struct Elf {
     object: aya_obj::Object,
     btf: Option<OwnedFd>,
+    file: Vec<u8>,
 }
 
 /// A source line: where instructions of a program come from.
@@ -79,7 +80,23 @@ impl Elf {
         // All of these are there since Linux 5.19; older kernels are not supported.
         let features = BtfFeatures::new(true, true, true, true, true, true, true, true);
         object.fixup_and_sanitize_btf(&features).map_err(|e| Error::Object(describe(&e)))?;
-        Ok(Self { object, btf: None })
+        Ok(Self {
+            object,
+            btf: None,
+            file: bytes.to_vec(),
+        })
+    }
+
+    /// The same once more, with the same constants so far. Before [`Self::relocate`].
+    pub(crate) fn again(&self) -> Result<Self, Error> {
+        let mut again = Self::parse(&self.file)?;
+        for (symbol, map) in &mut again.object.maps {
+            if let Some(here) = self.map(symbol) {
+                map.data_mut().copy_from_slice(here.data());
+            }
+        }
+        again.btf = self.btf.as_ref().map(|fd| maps::dup(fd.as_fd(), "BTF")).transpose()?;
+        Ok(again)
     }
 
     /// Loads the object's own BTF. A kernel that refuses it loses names and line numbers, nothing else.

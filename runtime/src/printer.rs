@@ -164,6 +164,8 @@ pub(crate) struct Worker {
     buf: Vec<u8>,
     /// Aggregations without a key that `zero` has set back: they are there, with nothing in them.
     zeroed: Vec<MapRef>,
+    /// Natives of which entries have been deleted, until the last of them is.
+    deleted: Vec<usize>,
 }
 
 impl Worker {
@@ -192,6 +194,7 @@ impl Worker {
             counters_read: Instant::now(),
             buf: Vec::new(),
             zeroed: Vec::new(),
+            deleted: Vec::new(),
         }
     }
 
@@ -311,7 +314,18 @@ impl Worker {
             true
         });
         self.ring = Some(ring);
+        self.end_deleted();
         more
+    }
+
+    /// Ends what natives' entries that were deleted stood for, those of several records at once.
+    fn end_deleted(&mut self) {
+        for instance in std::mem::take(&mut self.deleted) {
+            let shared = Arc::clone(&self.shared);
+            if let Err(e) = shared.native(instance).and_then(Instance::deleted) {
+                self.complain(&e);
+            }
+        }
     }
 
     /// Does what one record says.
@@ -326,6 +340,9 @@ impl Worker {
             return;
         };
         let field = |f: &EventField| slice(record, f);
+        if !matches!(event.action, EventAction::Delete { .. }) {
+            self.end_deleted();
+        }
         match &event.action {
             EventAction::Printf { format, args } => {
                 self.buf.clear();
@@ -371,8 +388,10 @@ impl Worker {
             }
             EventAction::Delete { instance, map, key } => {
                 let deleted = shared.native(*instance).and_then(|native| native.delete(*map, field(key)));
-                if let Err(e) = deleted {
-                    self.complain(&e);
+                match deleted {
+                    Err(e) => self.complain(&e),
+                    Ok(()) if self.deleted.contains(instance) => {}
+                    Ok(()) => self.deleted.push(*instance),
                 }
             }
             EventAction::PrintNative { instance, top } => self.print_native(*instance, *top),

@@ -1,8 +1,8 @@
 //! The declaration of `blocklist`.
 
 use crate::decl::{
-    Attach, EventDecl, EventVar, EventVarType, Hook, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl, Room, ValueShape,
-    Writable,
+    Attach, EventDecl, EventVar, EventVarType, Hook, IFACE_DOC, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl, Room,
+    ValueShape, Writable,
 };
 use weir_ebpf_builtins::blocklist as object;
 
@@ -84,7 +84,7 @@ static PARAMS: &[ParamDecl] = &[
         ty: ParamType::Iface,
         required: true,
         default: "",
-        doc: "the interface, or a glob for several",
+        doc: IFACE_DOC,
     },
     ParamDecl {
         name: "prefixes",

@@ -34,6 +34,9 @@ pub const ONLY_WATCHES: &[(&str, &str)] = &[
     ("audit", "it only watches, so there are no changes that a log could name"),
 ];
 
+/// What is said of the parameter `iface` in every native that has it.
+pub const IFACE_DOC: &str = "a name, or a glob for several: with Ethernet, or with packets that start with IP (tun, WireGuard, IP tunnels)";
+
 impl Native {
     /// Returns whether a program of it may run at XDP.
     #[must_use]

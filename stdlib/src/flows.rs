@@ -1,8 +1,8 @@
 //! The declaration of `flows`.
 
 use crate::decl::{
-    Attach, Column, EventDecl, EventVar, EventVarType, Hook, KeyShape, MapDecl, MapShape, Native, ONLY_WATCHES, ParamDecl, ParamType,
-    ProgramDecl, Room, Writable,
+    Attach, Column, EventDecl, EventVar, EventVarType, Hook, IFACE_DOC, KeyShape, MapDecl, MapShape, Native, ONLY_WATCHES, ParamDecl,
+    ParamType, ProgramDecl, Room, Writable,
 };
 use std::mem::{offset_of, size_of};
 use weir_ebpf_builtins::flows::{self as object, Event};
@@ -80,7 +80,7 @@ static PARAMS: &[ParamDecl] = &[
         ty: ParamType::Iface,
         required: true,
         default: "",
-        doc: "a name, or a glob for several; interfaces without Ethernet are passed over",
+        doc: IFACE_DOC,
     },
     ParamDecl {
         name: "hook",

@@ -297,6 +297,19 @@ impl Tun {
     /// # Errors
     /// The kernel has no tun, or we are not root.
     pub fn new(ns: &Netns, name: &str) -> Result<Self> {
+        Self::made(ns, name, None)
+    }
+
+    /// Makes one that says of its packets that they are of another kind (`ARPHRD_*`), and brings it up.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn of_kind(ns: &Netns, name: &str, kind: libc::c_int) -> Result<Self> {
+        Self::made(ns, name, Some(kind))
+    }
+
+    fn made(ns: &Netns, name: &str, kind: Option<libc::c_int>) -> Result<Self> {
+        const TUNSETLINK: libc::c_ulong = 0x4004_54cd;
         const IFF_TUN: libc::c_short = 1;
         const IFF_NO_PI: libc::c_short = 0x1000;
         const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
@@ -315,6 +328,15 @@ impl Tun {
             // SAFETY: the request reads and writes one `ifreq`, a live one.
             let result = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&file), TUNSETIFF, &raw mut request) };
             ensure!(result == 0, "cannot make a tun interface: {}", std::io::Error::last_os_error());
+            if let Some(kind) = kind {
+                // SAFETY: the request takes a number.
+                let result = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&file), TUNSETLINK, kind) };
+                ensure!(
+                    result == 0,
+                    "cannot set the kind of the interface: {}",
+                    std::io::Error::last_os_error()
+                );
+            }
             Ok(file)
         })?;
         ip_batch(ns.name(), &format!("link set {name} addrgenmode none\nlink set {name} up\n"))?;

@@ -307,7 +307,7 @@ impl<'h> Generator<'_, 'h> {
     }
 
     fn event_var(&mut self, ty: &Ty, offset: u32, size: u32) -> Val {
-        let Some(record) = self.event_record(self.block) else {
+        let Some(record) = self.event_record() else {
             return Val::int(self.ctx);
         };
         match ty.stored() {

@@ -388,7 +388,7 @@ impl<'a, 'h> Generator<'a, 'h> {
         let Some(instance) = instance else {
             return self.int(default);
         };
-        let Some(record) = self.event_record(block) else {
+        let Some(record) = self.event_record() else {
             return self.int(default);
         };
         let verdict32 = self.b.ins().load(I32, plain(), record, 0);
@@ -401,9 +401,11 @@ impl<'a, 'h> Generator<'a, 'h> {
         let passes = self.compare_imm(IntCC::Equal, verdict, 2);
         self.b.ins().brif(passes, chain, &[], done, &[]);
         self.b.switch_to_block(chain);
-        let map = self
-            .plan
-            .native_map(instance, weir_ebpf_builtins::CHAIN, MapKind::ProgArray, 4, 4, 1);
+        let mut symbol = weir_ebpf_builtins::CHAIN.to_owned();
+        if self.starts_with_ip() {
+            symbol = weir_ebpf_builtins::of_ip(&symbol);
+        }
+        let map = self.plan.native_map(instance, &symbol, MapKind::ProgArray, 4, 4, 1);
         let map = self.map_address(map);
         let (ctx, zero) = (self.ctx, self.int(0));
         self.helper(helper::TAIL_CALL, &[ctx, map, zero]);
@@ -413,8 +415,8 @@ impl<'a, 'h> Generator<'a, 'h> {
     }
 
     /// Address of the native's event record. The element always exists, so the missing branch just ends the block.
-    pub fn event_record(&mut self, block: usize) -> Option<Value> {
-        let AttachPoint::NativeEvent { instance, event } = self.hir.blocks[block].attach.first()?.point else {
+    pub fn event_record(&mut self) -> Option<Value> {
+        let AttachPoint::NativeEvent { instance, event, .. } = self.plan.programs[self.index].attach.first()?.point else {
             return None;
         };
         let native = self.hir.natives[instance].native;

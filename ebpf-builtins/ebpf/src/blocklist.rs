@@ -33,7 +33,9 @@ use common::headers::{ICMPV6, Ipv4, Ports, SCTP, TCP, UDP};
 use common::heartbeat::is_owned;
 use common::ipv6::skip_extensions;
 use common::map::{Array, Hash, LpmTrie, PerCpuArray, PerCpuHash, ProgArray, SharedArray};
-use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Skb, Truncated, context, length, network_header};
+use common::packet::{
+    Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Skb, Truncated, context, length, network_header, protocol, version,
+};
 use common::{setting, settings};
 use core::ffi::c_void;
 use core::mem::offset_of;
@@ -77,6 +79,9 @@ static RECORDS6: SharedArray<Record6, 1> = SharedArray::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
 static SIEVE4: SharedArray<u64, 1> = SharedArray::new();
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".maps")]
+static SIEVE6: SharedArray<u64, 1> = SharedArray::new();
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".maps")]
 static PORTS: Array<[u64; PORT_WORDS], 1> = Array::new();
@@ -132,6 +137,7 @@ settings! {
     EVENT_ALLOW = 0;
     CHAIN_NEXT = 0;
     NEEDS_HEARTBEAT = 0;
+    IP_FIRST = 0;
 }
 
 /// Looks up the addresses that are to be matched, the source first. A macro, since closures that are called twice are not inlined.
@@ -160,6 +166,8 @@ trait Frame: Copy {
     /// Reads what is not in the first buffer, too.
     fn whole(self) -> Self::Whole;
     fn context(self) -> *mut c_void;
+    /// The EtherType of a packet on an interface without Ethernet; `packet` is its bytes.
+    fn protocol<R: Reader>(self, packet: &R) -> Result<u16, Truncated>;
     /// Programs of events: an array takes those of one hook.
     fn events() -> &'static ProgArray<2>;
     /// How many packets the wire has of it.
@@ -181,6 +189,11 @@ impl<'a> Frame for &'a xdp_md {
     #[inline(always)]
     fn context(self) -> *mut c_void {
         context(self).cast()
+    }
+
+    #[inline(always)]
+    fn protocol<R: Reader>(self, packet: &R) -> Result<u16, Truncated> {
+        version(packet)
     }
 
     #[inline(always)]
@@ -217,6 +230,11 @@ impl<'a> Frame for &'a __sk_buff {
     #[inline(always)]
     fn context(self) -> *mut c_void {
         core::ptr::from_ref(self).cast_mut().cast()
+    }
+
+    #[inline(always)]
+    fn protocol<R: Reader>(self, _: &R) -> Result<u16, Truncated> {
+        Ok(protocol(self))
     }
 
     #[inline(always)]
@@ -315,7 +333,11 @@ fn tail_call<F: Frame, const MAX: usize>(frame: F, programs: &'static ProgArray<
 /// Decides on a packet; counts its hit and leaves the event record. Returns the index of its counter in `STATS`.
 #[inline(always)]
 fn classify<F: Frame, R: Reader>(frame: F, packet: &R) -> Result<u32, Truncated> {
-    let (ethertype, offset) = network_header(packet)?;
+    let (ethertype, offset) = if setting!(IP_FIRST) != 0 {
+        (frame.protocol(packet)?, 0)
+    } else {
+        network_header(packet)?
+    };
     match ethertype {
         ETH_P_IP => ipv4(frame, packet, offset),
         ETH_P_IPV6 => ipv6(frame, packet, offset),

@@ -3,11 +3,11 @@
 //! Layout: `abi::blocklist::NODE_SLOTS`. User space builds and changes them (`weir_ebpf_builtins::exact`) by stores of
 //! single words, and reuses nothing before a grace period of RCU; so every load here sees the list before or after a change.
 
-use crate::abi::blocklist::{FLAT_NODES, NODE, NODE_BYTE_SHIFT, NODE_INDEX, NODE_SLOTS, SIBLINGS, SIEVE_WORDS};
+use crate::abi::blocklist::{FLAT_NODES, IPV4, IPV6, NODE, NODE_BYTE_SHIFT, NODE_INDEX, NODE_SLOTS, SIBLINGS, SIEVE_WORDS};
 use crate::abi::{Lpm4, Lpm6, Record4, Record6};
 use crate::common::map::SharedArray;
 use crate::common::setting;
-use crate::{ATOMIC, FLAT, Halves, Match, NODES4, NODES6, RECORDS4, RECORDS6, SIEVE, SIEVE4};
+use crate::{ATOMIC, FLAT, Halves, Match, NODES4, NODES6, RECORDS4, RECORDS6, SIEVE, SIEVE4, SIEVE6};
 use core::mem::offset_of;
 use core::ptr::NonNull;
 
@@ -51,18 +51,18 @@ fn descend<const MAX: usize, const LEVELS: u32>(
     Some(slot)
 }
 
-/// Whether an entry has anything to do with the /24 of an address, in host order.
+/// Whether an entry has anything to do with a /24, given by its number.
 #[inline(always)]
-fn sieved4(second: bool, bits: u32) -> bool {
-    let word = (bits >> 14) + if second { SIEVE_WORDS } else { 0 };
-    SIEVE4.get(&word).is_some_and(|word| load64(word, 0) >> (bits >> 8 & 63) & 1 != 0)
+fn sieved(sieve: &'static SharedArray<u64, 1>, second: bool, block: u32) -> bool {
+    let word = (block >> 6) + if second { SIEVE_WORDS } else { 0 };
+    sieve.get(&word).is_some_and(|word| load64(word, 0) >> (block & 63) & 1 != 0)
 }
 
 /// Finds the longest entry that covers an address, which is in network order.
 #[inline(always)]
 pub fn find4(second: bool, addr: u32) -> Option<Match<Lpm4>> {
     let bits = u32::from_be(addr);
-    if setting!(SIEVE) != 0 && !sieved4(second, bits) {
+    if setting!(SIEVE) & IPV4 != 0 && !sieved(&SIEVE4, second, bits >> 8) {
         return None;
     }
     let byte = |number: u32| bits >> ((number & 3 ^ 3) * 8) & 0xff;
@@ -98,6 +98,9 @@ pub fn find4(second: bool, addr: u32) -> Option<Match<Lpm4>> {
 #[inline(always)]
 pub fn find6(second: bool, addr: Halves) -> Option<Match<Lpm6>> {
     let (high, low) = (u64::from_be(addr.high), u64::from_be(addr.low));
+    if setting!(SIEVE) & IPV6 != 0 && !sieved(&SIEVE6, second, (high >> 40) as u32) {
+        return None;
+    }
     let byte = |number: u32| {
         // Without a branch, which would become a table of the two.
         let lower = 0_u64.wrapping_sub(u64::from(number >> 3 & 1));

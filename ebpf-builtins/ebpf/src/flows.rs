@@ -24,15 +24,13 @@ use abi::{FAMILY_IPV4, FAMILY_IPV6};
 use atomic::{add32, add64, or32};
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::generated::{
-    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_pop_elem, bpf_map_push_elem, bpf_ringbuf_output,
-    bpf_sock_from_file, bpf_tail_call, bpf_tcp_sock,
+    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_pop_elem, bpf_map_push_elem, bpf_ringbuf_output, bpf_sock_from_file, bpf_tail_call,
+    bpf_tcp_sock,
 };
-use common::headers::{
-    AUTHENTICATION, DESTINATION_OPTIONS, Extension, FRAGMENT, HOP_BY_HOP, Ipv4, Ipv6, Ports, ROUTING, SCTP, TCP, UDP,
-};
+use common::headers::{AUTHENTICATION, DESTINATION_OPTIONS, Extension, FRAGMENT, HOP_BY_HOP, Ipv4, Ipv6, Ports, ROUTING, SCTP, TCP, UDP};
 use common::kernel::peek;
 use common::map::{FullHash, LruHash, PerCpuArray, ProgArray, RingBuf, SharedArray, Stack};
-use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Skb, Truncated, context, length};
+use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Skb, Truncated, context, length, protocol, version};
 use common::{setting, settings};
 use core::ffi::c_void;
 
@@ -90,6 +88,7 @@ settings! {
     ON_RST = 0;
     ON_RETRANSMIT = 0;
     CHAIN_NEXT = 0;
+    IP_FIRST = 0;
     // Bytes from the start of the struct in the name.
     SOCKET_SK = 0;
     SOCK_COOKIE = 0;
@@ -170,7 +169,9 @@ fn at_tc<const DIRECTION: u8>(ctx: *mut __sk_buff) -> i32 {
     packet.key.vlan = if skb.vlan_present != 0 { skb.vlan_tci as u16 & 0xfff } else { 0 };
     packet.len = skb.len;
     // What most packets have is in the first buffer.
-    match parse::<true, _>(&Linear::of_skb(skb), packet).or_else(|Truncated| parse::<false, _>(&Skb(skb), packet)) {
+    match parse::<true, _>(&Linear::of_skb(skb), packet, |_| Ok(protocol(skb)))
+        .or_else(|Truncated| parse::<false, _>(&Skb(skb), packet, |_| Ok(protocol(skb))))
+    {
         Ok(None) => {}
         Ok(Some(stat)) => {
             count(stat, 1);
@@ -236,7 +237,7 @@ fn at_xdp(ctx: &xdp_md) -> u32 {
     packet.key.direction = DIRECTION_INGRESS;
     packet.key.vlan = 0;
     packet.len = len as u32;
-    match parse::<true, _>(&Linear::new(ctx), packet).or_else(|Truncated| parse::<false, _>(&Anywhere(ctx), packet)) {
+    match parse::<true, _>(&Linear::new(ctx), packet, version).or_else(|Truncated| parse::<false, _>(&Anywhere(ctx), packet, version)) {
         Ok(None) => {}
         Ok(Some(stat)) => {
             count(stat, 1);
@@ -523,9 +524,13 @@ const MORE_FRAGMENTS6: u16 = 0x0001;
 const FRAGMENT_OFFSET6: u16 = 0xfff8;
 
 /// Fills in what there is to know. Returns a counter for packets that belong to no flow. With `COMMON`, what few packets have (extension
-/// headers) is taken for truncated.
+/// headers) is taken for truncated. `first` says what a packet without Ethernet is.
 #[inline(always)]
-fn parse<const COMMON: bool, R: Reader>(reader: &R, packet: &mut Packet) -> Result<Option<u32>, Truncated> {
+fn parse<const COMMON: bool, R: Reader>(
+    reader: &R,
+    packet: &mut Packet,
+    first: impl FnOnce(&R) -> Result<u16, Truncated>,
+) -> Result<Option<u32>, Truncated> {
     packet.key.flow.sport = 0;
     packet.key.flow.dport = 0;
     packet.key.flow.has_ports = 0;
@@ -536,20 +541,11 @@ fn parse<const COMMON: bool, R: Reader>(reader: &R, packet: &mut Packet) -> Resu
     packet.payload = 0;
     packet.is_fragmented = 0;
 
-    let mut ethertype = reader.header::<Ethernet>(0, &mut Room::new())?.ethertype;
-    let mut offset = size_of::<Ethernet>();
-    for _ in 0..2 {
-        if ethertype != ETH_P_8021Q && ethertype != ETH_P_8021AD {
-            break;
-        }
-        let mut room = Room::new();
-        let tag: &VlanTag = reader.header(offset, &mut room)?;
-        if packet.key.vlan == 0 {
-            packet.key.vlan = u16::from_be(tag.id) & 0xfff;
-        }
-        ethertype = tag.ethertype;
-        offset += size_of::<VlanTag>();
-    }
+    let (ethertype, mut offset) = if setting!(IP_FIRST) != 0 {
+        (first(reader)?, 0)
+    } else {
+        ethernet(reader, &mut packet.key.vlan)?
+    };
     packet.link = offset as u32;
     let network = offset;
     // Where IP says that the packet ends: behind it there may be padding.
@@ -674,6 +670,26 @@ fn parse<const COMMON: bool, R: Reader>(reader: &R, packet: &mut Packet) -> Resu
         }
     }
     Ok(None)
+}
+
+/// Returns the EtherType behind up to two VLAN tags, and where what it names starts. `vlan` is the outer tag's, unless it is known.
+#[inline(always)]
+fn ethernet<R: Reader>(reader: &R, vlan: &mut u16) -> Result<(u16, usize), Truncated> {
+    let mut ethertype = reader.header::<Ethernet>(0, &mut Room::new())?.ethertype;
+    let mut offset = size_of::<Ethernet>();
+    for _ in 0..2 {
+        if ethertype != ETH_P_8021Q && ethertype != ETH_P_8021AD {
+            break;
+        }
+        let mut room = Room::new();
+        let tag: &VlanTag = reader.header(offset, &mut room)?;
+        if *vlan == 0 {
+            *vlan = u16::from_be(tag.id) & 0xfff;
+        }
+        ethertype = tag.ethertype;
+        offset += size_of::<VlanTag>();
+    }
+    Ok((ethertype, offset))
 }
 
 /// Fills in what a packet's fragments are known by.

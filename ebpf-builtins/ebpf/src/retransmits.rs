@@ -18,8 +18,7 @@ use abi::net::{Flow, Inet};
 use abi::retransmits::*;
 use abi::{FAMILY_IPV4, FAMILY_IPV6};
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_sock_from_file,
-    bpf_tail_call,
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_sock_from_file, bpf_tail_call,
 };
 use common::kernel::peek;
 use common::map::{FullHash, LruHash, Map, PerCpuArray, PerCpuHash, ProgArray};
@@ -171,7 +170,15 @@ fn retransmit(args: Args) -> u32 {
         };
         let total = total.wrapping_sub(conn.base_retrans);
         let state = peek(sk, setting!(SOCK_STATE));
-        event(args, SLOT_RETRANSMIT, &flow, u64::from_le_bytes(word), (conn.comm, conn.pid), (more, total), state);
+        event(
+            args,
+            SLOT_RETRANSMIT,
+            &flow,
+            u64::from_le_bytes(word),
+            (conn.comm, conn.pid),
+            (more, total),
+            state,
+        );
     }
     0
 }

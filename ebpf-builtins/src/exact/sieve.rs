@@ -1,10 +1,10 @@
-//! The sieve of a long IPv4 list: a bit for each /24, set if an entry covers some of it or lies in it.
+//! The sieve of a long list: a bit for each /24, set if an entry covers some of it or lies in it. Of IPv6, too: most of its /24s are given to nobody.
 //!
 //! A packet whose address is in none of them is judged by one load, from 2 MiB instead of from nodes of up to 64. A bit is set before the
 //! entry is there and taken back after it has gone, so a program that sees no bit sees the list before or after the change. A bit too many
 //! is no fault: programs look further, and find nothing.
 
-use super::{Bits, Family, Memory, NODE, NODE_BYTE_SHIFT, NODE_INDEX, NoRoom, ROOT, Tables, byte_of, mask};
+use super::{Bits, Memory, NODE, NODE_BYTE_SHIFT, NODE_INDEX, NoRoom, ROOT, Tables, byte_of, mask};
 use crate::abi::blocklist::SIEVE_WORDS;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,13 +28,9 @@ fn place(block: u32) -> (usize, u64) {
 }
 
 impl Tables {
-    /// Gives tables that are still empty a sieve. For IPv4.
-    ///
-    /// # Panics
-    /// For IPv6.
+    /// Gives tables that are still empty a sieve.
     #[must_use]
     pub fn with_sieve(mut self) -> Self {
-        assert_eq!(self.family, Family::V4, "there is no sieve for IPv6");
         let words = SIEVE_WORDS * self.sets;
         self.sieve = Some(Memory::Own((0..words).map(|_| AtomicU64::new(0)).collect()));
         self
@@ -163,7 +159,7 @@ impl Tables {
         while word & NODE != 0 {
             let (node, byte) = (word & NODE_INDEX, word >> NODE_BYTE_SHIFT & 0x7f);
             let meta = self.meta[node as usize];
-            if 8 * byte >= WIDTH && meta.base == addr && meta.entries > 0 {
+            if 8 * byte >= WIDTH && block(meta.base) == number && meta.entries > 0 {
                 return true;
             }
             // Of a node of another /24, only what covers it matters, which any way down leads to.

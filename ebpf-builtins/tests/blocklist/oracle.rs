@@ -20,7 +20,7 @@ pub struct Settings {
     pub second_set: bool,
     /// Families in the exact tables, as in `EXACT`.
     pub exact: u32,
-    /// The exact tables of IPv4 have a sieve in front.
+    /// The exact tables have a sieve in front.
     pub sieve: bool,
     /// The exact tables of IPv4 are flat.
     pub flat: bool,

@@ -53,7 +53,7 @@ impl Rig {
             (bl::RODATA_ATOMIC, settings.second_set.into()),
             (bl::RODATA_EXACT, settings.exact),
             (bl::RODATA_FLAT, if settings.flat { settings.exact & bl::IPV4 } else { 0 }),
-            (bl::RODATA_SIEVE, if settings.sieve { settings.exact & bl::IPV4 } else { 0 }),
+            (bl::RODATA_SIEVE, if settings.sieve { settings.exact } else { 0 }),
             (bl::RODATA_DRY_RUN, settings.dry_run.into()),
             (bl::RODATA_EVENT_DROP, settings.event_drop.into()),
             (bl::RODATA_EVENT_ALLOW, settings.event_allow.into()),
@@ -74,6 +74,7 @@ impl Rig {
             .map_max_entries(bl::NODES6, if settings.exact & bl::IPV6 != 0 { ROOM } else { 1 })
             .map_max_entries(bl::RECORDS6, if settings.exact & bl::IPV6 != 0 { ROOM } else { 1 })
             .map_max_entries(bl::SIEVE4, SIEVE_ROOM)
+            .map_max_entries(bl::SIEVE6, SIEVE_ROOM)
             .map_max_entries(bl::SWAP4, 1 << 16)
             .map_max_entries(bl::SWAP6, 1 << 16);
         for (name, value) in &words {
@@ -113,9 +114,10 @@ impl Rig {
                         memory(&ebpf, records, room * record),
                     )
                     .unwrap();
-                if settings.sieve && family == Family::V4 {
+                if settings.sieve {
                     tables = tables.with_sieve();
-                    tables.move_sieve_to(memory(&ebpf, bl::SIEVE4, SIEVE_ROOM as usize * 8)).unwrap();
+                    let sieve = if family == Family::V4 { bl::SIEVE4 } else { bl::SIEVE6 };
+                    tables.move_sieve_to(memory(&ebpf, sieve, SIEVE_ROOM as usize * 8)).unwrap();
                 }
                 tables
             })

@@ -10,9 +10,16 @@ use weir_parser::Span;
 const ARPHRD_ETHER: u16 = 1;
 const ARPHRD_LOOPBACK: u16 = 772;
 
-/// Whether an interface is one that the pattern names. `*` is all but the loopback.
+/// Whether an interface is one that the pattern names, and its packets start as the pattern says.
 #[must_use]
 pub fn matches(pattern: &IfacePattern, link: &Link) -> bool {
+    // A filter that looks at the wrong bytes is worse than none.
+    is_named(pattern, link) && link_layer(link) == Some(pattern.link_layer)
+}
+
+/// Whether an interface has a name that the pattern matches. `*` is all but the loopback.
+#[must_use]
+pub fn is_named(pattern: &IfacePattern, link: &Link) -> bool {
     let matches = |pattern: &str| {
         if is_glob(pattern) {
             glob_match(pattern, &link.name) && !(pattern == "*" && link.arphrd == ARPHRD_LOOPBACK)
@@ -20,9 +27,7 @@ pub fn matches(pattern: &IfacePattern, link: &Link) -> bool {
             link.name == pattern
         }
     };
-    let named = matches(&pattern.pattern) && pattern.overlap.admits(matches);
-    // A filter that looks at the wrong bytes is worse than none.
-    named && link_layer(link) == Some(pattern.link_layer)
+    matches(&pattern.pattern) && pattern.overlap.admits(matches)
 }
 
 /// What the packets of an interface start with, `None` when it is neither Ethernet nor IP. `ARPHRD_*` of linux/if_arp.h.
@@ -77,18 +82,36 @@ pub fn names(netns: Option<&str>) -> SysResult<Vec<String>> {
 pub fn resolve(pattern: &IfacePattern, span: Span) -> Result<Vec<Link>, Error> {
     let netns = pattern.netns.as_deref();
     if pattern.is_glob() {
-        let all = in_netns(netns, span, || Netlink::open()?.links())?;
-        return Ok(all.into_iter().filter(|l| matches(pattern, l)).collect());
+        return Ok(named(pattern, span)?.into_iter().filter(|l| matches(pattern, l)).collect());
     }
     match in_netns(netns, span, || Netlink::open()?.link(&pattern.pattern))? {
         Some(link) if matches(pattern, &link) => Ok(vec![link]),
-        Some(link) => Err(Error::LinkLayer { iface: link.name, span }),
+        Some(link) => Err(wrong_kind(&link, span)),
         None => Err(Error::NoInterface {
             pattern: pattern.pattern.clone(),
             netns: pattern.netns.clone(),
             known: names(netns).unwrap_or_default(),
             span,
         }),
+    }
+}
+
+/// Lists the interfaces that a pattern with wildcards names, whatever their packets start with.
+///
+/// # Errors
+/// When the network namespace cannot be entered.
+pub fn named(pattern: &IfacePattern, span: Span) -> Result<Vec<Link>, Error> {
+    let all = in_netns(pattern.netns.as_deref(), span, || Netlink::open()?.links())?;
+    Ok(all.into_iter().filter(|l| is_named(pattern, l)).collect())
+}
+
+/// Why an interface that a pattern names is not attached to.
+#[must_use]
+pub fn wrong_kind(link: &Link, span: Span) -> Error {
+    Error::LinkLayer {
+        iface: link.name.clone(),
+        is_readable: link_layer(link).is_some(),
+        span,
     }
 }
 

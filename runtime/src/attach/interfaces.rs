@@ -8,7 +8,7 @@ use super::attachments::{Attachment, Attachments};
 use super::chain::{self, Chain};
 use super::reaper::Reaper;
 use super::{Handle, Observer, iface, tc, xdp};
-use crate::error::{Error, Notice};
+use crate::error::{Asked, Error, Notice};
 use crate::pin::Pin;
 use crate::sys::netlink::{Link, LinkMonitor, Netlink};
 use crate::sys::{Result as SysResult, SysError, bpf, netns};
@@ -77,6 +77,8 @@ pub struct Target {
     pub pin: Option<Arc<Pin>>,
     /// Lets others come behind it on the XDP hook. Without one it is the last.
     pub chain: Option<Chain>,
+    /// In whose words it was asked for.
+    pub asked: Asked,
     pub span: Span,
 }
 
@@ -90,6 +92,7 @@ pub(super) struct Attempt<'a> {
     pub earlier: u16,
     /// The last of them.
     pub previous: Option<BorrowedFd<'a>>,
+    pub asked: Asked,
     pub span: Span,
     pub settings: &'a Settings,
     pub observer: &'a Observer,
@@ -112,6 +115,8 @@ pub struct Interfaces {
     namespaces: Vec<Option<String>>,
     /// Attempts that failed while running, said once: target and interface.
     failed: HashSet<(usize, u32)>,
+    /// Interfaces that a pattern names and whose packets nobody here can read, said once: namespace and number.
+    unreadable: HashSet<(usize, u32)>,
     watches: Vec<Watch>,
     /// Readable when any watch is.
     ready: Option<Epoll>,
@@ -139,6 +144,7 @@ impl Interfaces {
             targets: Vec::new(),
             namespaces: Vec::new(),
             failed: HashSet::new(),
+            unreadable: HashSet::new(),
             watches: Vec::new(),
             ready: None,
             tcx,
@@ -171,6 +177,11 @@ impl Interfaces {
             self.namespaces.push(target.pattern.netns.clone());
         }
         self.targets.push(target);
+        if speaks && self.targets[index].pattern.is_glob() {
+            let target = &self.targets[index];
+            let named = iface::named(&target.pattern, target.span)?;
+            named.iter().for_each(|link| self.pass_over(index, link));
+        }
         let mut modes = Vec::new();
         for link in &links {
             let handle = self.attach(index, link)?;
@@ -193,6 +204,27 @@ impl Interfaces {
             (self.observer)(&Notice::XdpModes { modes });
         }
         Ok(links.len())
+    }
+
+    /// Says of an interface that a target names that it stays without a program, if nobody can read its packets. Of one that is named in full also if
+    /// its packets start with something else than those of the interface that had the name at the start.
+    fn pass_over(&mut self, index: usize, link: &Link) {
+        let target = &self.targets[index];
+        let (pattern, span) = (&target.pattern, target.span);
+        let place = (self.namespace(pattern.netns.as_deref()), link.ifindex);
+        let is_named = iface::is_named(pattern, link) && !iface::matches(pattern, link);
+        // A pattern has programs for either.
+        let has_another = pattern.is_glob() && iface::link_layer(link).is_some();
+        if !is_named || has_another || !self.unreadable.insert(place) {
+            return;
+        }
+        let error = iface::wrong_kind(link, span);
+        let help = error.help();
+        (self.observer)(&Notice::LateAttach {
+            message: format!("{error}: it has no program of this script"),
+            help: help.into_iter().next(),
+            span,
+        });
     }
 
     fn keep(&mut self, target: usize, link: &Link, handle: Handle) {
@@ -303,6 +335,7 @@ impl Interfaces {
                 .earlier(index, link)
                 .next_back()
                 .map(|a| self.targets[a.target].program.as_fd()),
+            asked: target.asked,
             span: target.span,
             settings: &self.settings,
             observer: &self.observer,
@@ -378,11 +411,16 @@ impl Interfaces {
         lost.retain(|ifindex| gone.contains(ifindex) || !there.contains(ifindex));
         lost.sort_unstable();
         self.failed.retain(|(_, ifindex)| !gone.contains(ifindex));
+        self.unreadable.retain(|(_, ifindex)| !gone.contains(ifindex));
         self.let_go(&lost, netns);
         for link in &links {
             let mut points = Vec::new();
             for target in 0..self.targets.len() {
                 let pattern = &self.targets[target].pattern;
+                if pattern.netns.as_deref() == netns && iface::is_named(pattern, link) && !iface::matches(pattern, link) {
+                    self.pass_over(target, link);
+                    continue;
+                }
                 let known = self.attached.on(namespace, link.ifindex).any(|a| a.target == target);
                 if known
                     || pattern.netns.as_deref() != netns

@@ -186,7 +186,7 @@ impl<'a> Attacher<'a> {
     /// # Errors
     /// The first attach point that cannot be had, unless the script says that missing probes do not matter.
     pub fn attach_all(&mut self, object: &Object, loaded: &Loaded) -> Result<(), Error> {
-        let mut counter = Counter::default();
+        let mut counter = Counter::of(object);
         for (spec, program) in object.programs.iter().zip(&loaded.programs) {
             if spec.kind == ProgramKind::KprobeMulti {
                 kprobe::attach_many(self, program.as_fd(), &spec.attach, spec.span)?;
@@ -302,6 +302,7 @@ impl<'a> Attacher<'a> {
             names: self.names(pattern)?,
             pin: None,
             chain: None,
+            asked: crate::error::Asked::Block,
             span,
         };
         self.attached.interfaces.add(target).map(drop)
@@ -327,19 +328,26 @@ impl<'a> Attacher<'a> {
 /// How many probes a script has, had everything been attached.
 #[must_use]
 pub fn probes(object: &Object) -> usize {
-    let mut counter = Counter::default();
+    let mut counter = Counter::of(object);
     object.programs.iter().flat_map(|p| &p.attach).filter(|a| counter.counts(a)).count()
 }
 
 /// Tells which attach points are probes to whoever wrote the script.
-#[derive(Default)]
 struct Counter<'a> {
+    object: &'a Object,
     /// Static events, by where the attach point stands, file, provider and name: the compiler may have put one into several places of a
     /// file.
     events: HashSet<(Span, [&'a str; 3])>,
 }
 
 impl<'a> Counter<'a> {
+    fn of(object: &'a Object) -> Self {
+        Self {
+            object,
+            events: HashSet::new(),
+        }
+    }
+
     fn counts(&mut self, attach: &'a Attach) -> bool {
         match &attach.point {
             // A pattern is attached twice, by what packets start with, and patterns that overlap in parts.
@@ -347,6 +355,10 @@ impl<'a> Counter<'a> {
                 !(iface.is_glob() && iface.link_layer == LinkLayer::None) && iface.overlap.also.is_empty()
             }
             AttachPoint::CgroupSkb { path, .. } | AttachPoint::Cgroup { path, .. } => path.overlap.also.is_empty(),
+            AttachPoint::NativeEvent { instance, link_layer, .. } => {
+                let pattern = self.object.natives.get(*instance).and_then(weir_compiler::object::NativeInstance::iface);
+                !(*link_layer == LinkLayer::None && pattern.is_some_and(|p| p.is_glob()))
+            }
             AttachPoint::Usdt { path, provider, name, .. } => self.events.insert((attach.span, [path, provider, name])),
             _ => true,
         }

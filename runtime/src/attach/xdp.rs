@@ -112,6 +112,7 @@ pub(super) fn attach(attempt: &Attempt<'_>, mode: XdpMode) -> Result<OnXdp, Erro
             })?;
             (attempt.observer)(&Notice::XdpGeneric {
                 iface: link.name.clone(),
+                asked: attempt.asked,
                 reason: reason(&refused, link),
                 span,
             });
@@ -119,6 +120,7 @@ pub(super) fn attach(attempt: &Attempt<'_>, mode: XdpMode) -> Result<OnXdp, Erro
         }
         XdpMode::Native if !not_the_driver => Err(Error::NoNativeXdp {
             iface: link.name.clone(),
+            asked: attempt.asked,
             span,
             reason: reason(&refused, link),
         }),
@@ -179,6 +181,7 @@ fn reason(refused: &SysError, link: &Link) -> String {
 fn foreign(attempt: &Attempt<'_>, id: u32) -> Error {
     Error::ForeignXdp {
         iface: attempt.link.name.clone(),
+        asked: attempt.asked,
         program: describe(id),
         span: attempt.span,
     }

@@ -166,11 +166,12 @@ pub(super) fn setup(
     let sets = if atomic { 2 } else { 1 };
     let exact = [Exact::build(&block.v4, sets), Exact::build(&block.v6, sets)];
     let in_tables = (if exact[0].is_some() { object::IPV4 } else { 0 }) | (if exact[1].is_some() { object::IPV6 } else { 0 });
-    let sieve = exact[0].as_ref().and_then(Exact::sieve_room);
+    let [sieve4, sieve6] = exact.each_ref().map(|exact| exact.as_ref().and_then(Exact::sieve_room));
+    let sieves = (if sieve4.is_some() { object::IPV4 } else { 0 }) | (if sieve6.is_some() { object::IPV6 } else { 0 });
     let flat = exact[0].as_ref().is_some_and(Exact::is_flat);
     for (symbol, value) in [
         (object::RODATA_EXACT, in_tables),
-        (object::RODATA_SIEVE, if sieve.is_some() { object::IPV4 } else { 0 }),
+        (object::RODATA_SIEVE, sieves),
         (object::RODATA_FLAT, if flat { object::IPV4 } else { 0 }),
         (object::RODATA_MATCH, way.matched),
         (object::RODATA_FAMILIES, families(&block, &block_from)),
@@ -238,7 +239,8 @@ pub(super) fn setup(
             (object::RECORDS4, records4),
             (object::NODES6, nodes6),
             (object::RECORDS6, records6),
-            (object::SIEVE4, sieve.unwrap_or(1)),
+            (object::SIEVE4, sieve4.unwrap_or(1)),
+            (object::SIEVE6, sieve6.unwrap_or(1)),
             (object::ALLOW4, room),
             (object::ALLOW6, room),
             (object::HITS4, max_hits),

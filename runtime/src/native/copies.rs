@@ -196,6 +196,14 @@ impl Instance {
         }
         Ok(())
     }
+
+    /// Ends what [`Self::delete`] has begun.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn deleted(&self) -> Result<(), Error> {
+        self.engine().map_or(Ok(()), |mut engine| engine.deleted(&self.maps))
+    }
 }
 
 #[cfg(test)]

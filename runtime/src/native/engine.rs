@@ -79,11 +79,20 @@ pub(super) trait Engine: Debug + Send {
     /// What the kernel says.
     fn clear(&mut self, map: &str, maps: &Maps) -> Result<(), Error>;
 
-    /// Forgets one entry, by its key as in [`Self::rows`], of a map whose entries can be deleted.
+    /// Forgets one entry, by its key as in [`Self::rows`], of a map whose entries can be deleted. What takes long for each may wait for
+    /// [`Self::deleted`], which is called before anybody looks.
     ///
     /// # Errors
     /// What the kernel says.
     fn delete(&mut self, _map: &str, _key: &[u8], _maps: &Maps) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The last of several entries has been deleted.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn deleted(&mut self, _maps: &Maps) -> Result<(), Error> {
         Ok(())
     }
 }

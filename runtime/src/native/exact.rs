@@ -58,7 +58,7 @@ impl Exact {
         }
         let family = if K::WIDTH == 32 { Family::V4 } else { Family::V6 };
         let mut tables = Tables::new(family, sets);
-        if family == Family::V4 && list.len() >= SIEVE_FROM {
+        if list.len() >= SIEVE_FROM {
             tables = tables.with_sieve();
         }
         if family == Family::V4 && list.len() >= FLAT_FROM && blocks(list) >= FLAT_BLOCKS {

@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use weir_compiler::object::MapKind;
-use weir_ebpf_builtins::exact::Counted;
+use weir_ebpf_builtins::exact::{Bits, Counted};
 use weir_ebpf_builtins::{Lpm4, Lpm6, PacketsBytes, Record4, Record6, blocklist as object};
 use weir_parser::Span;
 
@@ -99,13 +99,27 @@ pub(super) struct Plan {
 
 type Maps = HashMap<String, Map>;
 
+/// A key of the tries: its family (0: IPv4), and what it stands for.
+pub(super) fn bits_of(key: &[u8]) -> (usize, Bits) {
+    let family = usize::from(key.len() != size_of::<Lpm4>());
+    let Some((len, addr)) = key.split_first_chunk::<4>() else {
+        return (family, (0, 0));
+    };
+    let bits = addr.iter().fold(0, |bits: u128, byte| bits << 8 | u128::from(*byte));
+    let shift = 128_u32.saturating_sub(8 * addr.len() as u32);
+    (family, (bits.checked_shl(shift).unwrap_or(0), u32::from_ne_bytes(*len)))
+}
+
 /// Not wall time: a clock that is set must end nothing. Goes on while the machine sleeps.
 fn now() -> u64 {
     proc::clock_ns(libc::CLOCK_BOOTTIME)
 }
 
 const BLOCK: [[&str; 2]; 2] = [[object::BLOCK4, object::BLOCK6], [object::SWAP4, object::SWAP6]];
-const TABLES: [[&str; 2]; 2] = [[object::NODES4, object::RECORDS4], [object::NODES6, object::RECORDS6]];
+const TABLES: [[&str; 3]; 2] = [
+    [object::NODES4, object::RECORDS4, object::SIEVE4],
+    [object::NODES6, object::RECORDS6, object::SIEVE6],
+];
 const PAST: [&str; 2] = [object::PAST4, object::PAST6];
 const ALLOW: [[&str; 2]; 2] = [[object::ALLOW4, object::ALLOW6]; 2];
 
@@ -147,9 +161,9 @@ impl Lists {
     /// Puts the tables into their maps. Before programs look into them.
     pub fn move_in(&mut self, maps: &Maps) -> Result<(), Error> {
         let map = |symbol: &str| maps.get(symbol).ok_or_else(|| Error::Object(format!("no map `{symbol}`")));
-        for (exact, [nodes, records]) in self.block.exact.iter_mut().zip(TABLES) {
+        for (exact, [nodes, records, sieve]) in self.block.exact.iter_mut().zip(TABLES) {
             if let Some(exact) = exact {
-                exact.move_to(map(nodes)?, map(records)?, || map(object::SIEVE4))?;
+                exact.move_to(map(nodes)?, map(records)?, || map(sieve))?;
             }
         }
         if self.beats {
@@ -161,7 +175,7 @@ impl Lists {
     /// Takes the records of the instance whose place this one takes: what was counted there goes on here, once nothing is counted there any
     /// more ([`Self::started`]).
     pub fn take_over(&mut self, open: impl Fn(&str) -> Option<OwnedFd>) {
-        self.before = TABLES.map(|[_, symbol]| {
+        self.before = TABLES.map(|[_, symbol, _]| {
             let fd = open(symbol)?;
             let info = bpf::map_info(fd.as_fd()).ok()?;
             Some(Map {
@@ -209,12 +223,17 @@ impl Lists {
         v4.chain(v6).collect()
     }
 
+    /// Lists the entries that were counted there, as [`bits_of`] does; one may come more than once.
+    pub fn counted(&self) -> impl Iterator<Item = (usize, Bits)> {
+        let families = self.block.exact.iter().enumerate();
+        families.flat_map(|(family, exact)| exact.iter().flat_map(Exact::hits).map(move |(bits, _)| (family, bits)))
+    }
+
     /// Forgets what was counted there for one entry, by its key in the tries.
     pub fn forget_hits(&mut self, key: &[u8]) {
-        let family = usize::from(key.len() != size_of::<Lpm4>());
-        if let (Some(exact), Some((len, addr))) = (&mut self.block.exact[family], key.split_first_chunk::<4>()) {
-            let addr = addr.iter().fold(0, |addr: u128, byte| addr << 8 | u128::from(*byte));
-            exact.forget_hits((addr << (128 - 8 * (key.len() - 4)), u32::from_ne_bytes(*len)));
+        let (family, bits) = bits_of(key);
+        if let Some(exact) = &mut self.block.exact[family] {
+            exact.forget_hits(bits);
         }
     }
 

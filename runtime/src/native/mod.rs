@@ -7,6 +7,7 @@ mod engine;
 mod exact;
 mod files;
 mod flows;
+mod forms;
 pub(crate) mod heartbeat;
 mod identity;
 mod lists;
@@ -23,14 +24,15 @@ use crate::attach::chain::{self, Behind, Chain};
 use crate::attach::interfaces::{Place, Target};
 use crate::attach::tracing::Iterator as KernelIterator;
 use crate::attach::{Attacher, Handle, cgroup, iface};
-use crate::error::{Error, Notice};
+use crate::error::{Asked, Error, Notice};
 use crate::format::uint;
 use crate::kernel::Kernel;
-use crate::load::{AttachTo, Elf, Loaded};
+use crate::load::{Elf, Loaded};
 use crate::maps::{Cell, Contents, Map, Row, Snapshot};
 use crate::pin::Pin;
 use crate::sys::bpf;
 use engine::Engine;
+use forms::{Forms, Program};
 use lists::Lists;
 pub use pinned::renew;
 use std::collections::HashMap;
@@ -40,11 +42,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use weir_compiler::kernel::KernelInfo;
 use weir_compiler::native_maps;
-use weir_compiler::object::{AttachPoint, Direction, IfacePattern, MapKind, NativeInstance, Object, ProgramKind, XdpMode};
+use weir_compiler::object::{AttachPoint, Direction, IfacePattern, LinkLayer, MapKind, NativeInstance, Object, XdpMode};
 use weir_compiler::tables::{CGROUP_HOOKS, CgroupHook};
 use weir_compiler::types::{MapValue, Type};
 use weir_parser::Span;
-use weir_stdlib::{Attach, MapDecl, MapShape, ParamType, ParamValue, ProgramDecl, ValueShape};
+use weir_stdlib::{Attach, MapDecl, MapShape, ParamType, ParamValue, ValueShape};
 
 /// Packets and bytes by keys as [`Type::Prefix`].
 type Counted = Vec<(Vec<u8>, [u64; 2])>;
@@ -58,11 +60,11 @@ pub struct Instance {
     spec: NativeInstance,
     maps: HashMap<String, Map>,
     /// Those that the parameters ask for, in the order of the declaration.
-    programs: Vec<(&'static ProgramDecl, OwnedFd)>,
+    programs: Vec<Program>,
     /// Where the programs at XDP and TC go.
     iface: Option<(IfacePattern, XdpMode)>,
-    /// Who comes behind it on the XDP hook.
-    behind: Behind,
+    /// Who comes behind each of its forms on the XDP hook.
+    behind: Vec<(LinkLayer, Behind)>,
     /// What changes while it runs. Read by the printing thread, too.
     lists: Option<Mutex<Lists>>,
     engine: Option<Mutex<Box<dyn Engine>>>,
@@ -148,90 +150,63 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
     // A native runs its event's jump, and the chain's, only where something is attached.
     let event_used = |event: &str| {
         object.programs.iter().flat_map(|p| &p.attach).any(|a| {
-            matches!(&a.point, AttachPoint::NativeEvent { instance, event: e }
+            matches!(&a.point, AttachPoint::NativeEvent { instance, event: e, .. }
                 if *instance == index && spec.native.events.get(*e).is_some_and(|d| d.name == event))
         })
     };
     let params = Params(spec);
     let iface = iface_and_mode(&params)?;
     let netns = iface.as_ref().and_then(|(pattern, _)| pattern.netns.clone());
+    let link_layers = spec.link_layers(kernel);
     let behind = match &iface {
-        Some((pattern, _)) if spec.is_on_xdp() => behind(object, index, pattern)?,
-        _ => Behind::Nobody,
+        Some((pattern, _)) if spec.is_on_xdp() => link_layers
+            .iter()
+            .map(|layer| Ok((*layer, behind(object, index, pattern, *layer)?)))
+            .collect::<Result<_, Error>>()?,
+        _ => Vec::new(),
     };
-    let chained = behind != Behind::Nobody;
+    let chained = behind
+        .iter()
+        .any(|(layer, behind)| *layer == LinkLayer::Ethernet && *behind != Behind::Nobody);
     let pin = pinned::open(&params)?;
-    let mut setup = match spec.native.name {
+    let setup = match spec.native.name {
         "blocklist" => blocklist::setup(&params, netns.as_deref(), &event_used, chained, kernel, pin.as_deref())?,
         "flows" => flows::setup(&params, netns.as_deref(), &event_used, chained, kernel)?,
         "identity" => identity::setup(&params, netns.as_deref(), &event_used, kernel, pin.as_deref())?,
         "retransmits" => retransmits::setup(&params, &event_used, kernel)?,
         other => return Err(Error::Object(format!("no loader for native `{other}`"))),
     };
-    setup.elf.load_btf();
-    let mut maps = HashMap::new();
-    let names: Vec<String> = setup.elf.map_names().map(str::to_owned).collect();
-    for name in names {
-        let mut made = Map {
-            fd: placeholder()?,
-            kind: MapKind::Array,
-            symbol: name.clone(),
-            key_size: 0,
-            value_size: 0,
-            max_entries: 0,
-            has_set_word: false,
-        };
-        let resize = |attr: &mut bpf::MapAttr<'_>| {
-            if let Some((_, size)) = setup.sizes.iter().find(|(map, _)| *map == name) {
-                attr.max_entries = *size;
-            }
-            made.kind = map_kind(attr.kind);
-            (made.key_size, made.value_size, made.max_entries) = (attr.key_size, attr.value_size, attr.max_entries);
-        };
-        let before = pin.as_deref().filter(|_| setup.keep.contains(&name.as_str()));
-        made.fd = setup.elf.create_map_or(&name, resize, |attr| before?.kept_map(&name, attr))?;
-        maps.insert(name, made);
-    }
-    for (name, keys, values) in &setup.fill {
+    let Setup {
+        elf,
+        sizes,
+        fill,
+        skip,
+        keep,
+        mut lists,
+        mut engine,
+    } = setup;
+    let forms = Forms::new(spec, link_layers, elf, &behind)?;
+    let maps = forms.maps(&sizes, keep, pin.as_deref())?;
+    for (name, keys, values) in &fill {
         let map = maps.get(*name).ok_or_else(|| Error::Object(format!("no map `{name}`")))?;
         bpf::map_update_many(map.fd.as_fd(), keys, values, map.key_size as usize, map.value_size as usize, name)?;
     }
-    if let Some(lists) = &mut setup.lists {
+    if let Some(lists) = &mut lists {
         lists.move_in(&maps)?;
         lists.take_over(|symbol| pin.as_deref()?.map(symbol));
     }
-    if let Some(engine) = &mut setup.engine {
+    if let Some(engine) = &mut engine {
         engine.move_in(&maps)?;
     }
-    let fds = maps.iter().map(|(name, map)| (name.clone(), map.fd.as_fd())).collect();
-    setup.elf.relocate(&fds)?;
-    drop(fds);
-    let mut programs: Vec<(&'static ProgramDecl, OwnedFd)> = Vec::new();
-    for program in spec.programs().filter(|p| !setup.skip.contains(&p.symbol)) {
-        if let Some((_, same)) = programs.iter().find(|(p, _)| p.symbol == program.symbol) {
-            // One program for both directions.
-            programs.push((program, crate::maps::dup(same.as_fd(), program.symbol)?));
-            continue;
-        }
-        let (kind, target) = match program.attach {
-            Attach::Xdp => (ProgramKind::Xdp, AttachTo::default()),
-            Attach::TcIngress | Attach::TcEgress => (ProgramKind::SchedCls, AttachTo::default()),
-            Attach::Cgroup(name) => (ProgramKind::of_cgroup(cgroup_hook(name)?), AttachTo::default()),
-            Attach::CgroupSetsockopt => (ProgramKind::CgroupSockopt, AttachTo::default()),
-            Attach::RawTracepoint(_) => (ProgramKind::RawTracepoint, AttachTo::default()),
-            Attach::Iter(name) => (ProgramKind::Iter, AttachTo::kernel(iterator_id(kernel, name, spec)?)),
-        };
-        let loaded = setup.elf.load_program(program.symbol, kind, &target);
-        programs.push((program, loaded.map_err(|e| e.into_error(None, Some(spec.span)))?));
-    }
+    let programs = forms.programs(&maps, &skip, kernel)?;
     Ok(Instance {
         spec: spec.clone(),
         maps,
         programs,
         iface,
         behind,
-        lists: setup.lists.map(Mutex::new),
-        engine: setup.engine.map(Mutex::new),
+        lists: lists.map(Mutex::new),
+        engine: engine.map(Mutex::new),
         copies: Mutex::default(),
         untold: Mutex::default(),
         advice: OnceLock::new(),
@@ -308,10 +283,14 @@ fn cgroup_hook(name: &str) -> Result<&'static CgroupHook, Error> {
 }
 
 /// Tells who may come behind an instance on the XDP hook of its interfaces: the natives after it, then the script's own blocks.
-fn behind(object: &Object, index: usize, pattern: &IfacePattern) -> Result<Behind, Error> {
+fn behind(object: &Object, index: usize, pattern: &IfacePattern, link_layer: LinkLayer) -> Result<Behind, Error> {
+    let with_layer = |pattern: &IfacePattern| IfacePattern {
+        link_layer,
+        ..pattern.clone()
+    };
     let mut natives = Vec::new();
     for spec in object.natives.iter().skip(index + 1).filter(|n| n.is_on_xdp()) {
-        natives.extend(iface_and_mode(&Params(spec))?.map(|(pattern, _)| pattern));
+        natives.extend(iface_and_mode(&Params(spec))?.map(|(pattern, _)| with_layer(&pattern)));
     }
     let points = object.programs.iter().flat_map(|p| &p.attach);
     let blocks = points.filter_map(|a| match &a.point {
@@ -319,7 +298,7 @@ fn behind(object: &Object, index: usize, pattern: &IfacePattern) -> Result<Behin
         _ => None,
     });
     let others: Vec<&IfacePattern> = natives.iter().chain(blocks).collect();
-    Ok(chain::behind(pattern, &others))
+    Ok(chain::behind(&with_layer(pattern), &others))
 }
 
 impl Instance {
@@ -342,14 +321,19 @@ impl Instance {
     pub fn connect(&self, index: usize, object: &Object, loaded: &Loaded) -> Result<(), Error> {
         for (spec, program) in object.programs.iter().zip(&loaded.programs) {
             for attach in &spec.attach {
-                let AttachPoint::NativeEvent { instance, event } = &attach.point else {
+                let AttachPoint::NativeEvent {
+                    instance,
+                    event,
+                    link_layer,
+                } = &attach.point
+                else {
                     continue;
                 };
                 if *instance != index {
                     continue;
                 }
                 let slot = self.spec.native.events.get(*event).map_or(0, |e| e.slot);
-                self.put(self.events(), slot, program, attach.span)?;
+                self.put(&forms::symbol(self.events(), *link_layer), slot, program, attach.span)?;
             }
         }
         Ok(())
@@ -378,13 +362,13 @@ impl Instance {
     pub fn attach(&self, attacher: &mut Attacher<'_>) -> Result<(), Error> {
         let mut iterators = Vec::new();
         self.introduce()?;
-        for (decl, program) in &self.programs {
+        for program in &self.programs {
             let refused = |point: String, source| Error::Attach {
                 point,
                 span: self.spec.span,
                 source,
             };
-            match decl.attach {
+            match program.decl.attach {
                 Attach::Xdp => {
                     let mode = self.iface.as_ref().map_or(XdpMode::Auto, |(_, mode)| *mode);
                     self.on_interfaces(attacher, program, Place::Xdp(mode))?;
@@ -392,21 +376,21 @@ impl Instance {
                 Attach::TcIngress => self.on_interfaces(attacher, program, Place::Tc(Direction::Ingress))?,
                 Attach::TcEgress => self.on_interfaces(attacher, program, Place::Tc(Direction::Egress))?,
                 Attach::Cgroup(_) | Attach::CgroupSetsockopt => {
-                    let hook = match decl.attach {
+                    let hook = match program.decl.attach {
                         Attach::Cgroup(name) => (name, cgroup_hook(name)?.attach_type),
                         _ => ("setsockopt", cgroup::setsockopt_type()),
                     };
-                    cgroup::attach_native(attacher, program.as_fd(), hook, self.pin.as_deref(), self.spec.span)?;
+                    cgroup::attach_native(attacher, program.fd.as_fd(), hook, self.pin.as_deref(), self.spec.span)?;
                     attacher.attached.probes += 1;
                 }
                 Attach::RawTracepoint(name) => {
                     let c_name = CString::new(name).map_err(|_| Error::Object(format!("bad name `{name}`")))?;
-                    let link = bpf::raw_tracepoint_open(program.as_fd(), &c_name);
+                    let link = bpf::raw_tracepoint_open(program.fd.as_fd(), &c_name);
                     attacher.push(Handle::Link(link.map_err(|e| refused(format!("rawtracepoint:{name}"), e))?));
                     attacher.attached.probes += 1;
                 }
                 Attach::Iter(name) => {
-                    let iterator = KernelIterator::new(program.as_fd(), name);
+                    let iterator = KernelIterator::new(program.fd.as_fd(), name);
                     iterators.push(iterator.map_err(|e| refused(format!("iter:{name}"), e))?);
                 }
             }
@@ -435,26 +419,37 @@ impl Instance {
         if self.adopts() { Ok(()) } else { self.settle() }
     }
 
-    fn on_interfaces(&self, attacher: &mut Attacher<'_>, program: &OwnedFd, place: Place) -> Result<(), Error> {
+    fn on_interfaces(&self, attacher: &mut Attacher<'_>, program: &Program, place: Place) -> Result<(), Error> {
         let span = Params(&self.spec).get("iface").map_or(self.spec.span, |(_, span)| span);
         let Some((pattern, _)) = &self.iface else {
             return Err(Error::Object(format!("`{}` has no interface", self.spec.native.name)));
         };
         let chain = match place {
-            Place::Xdp(_) if self.behind != Behind::Nobody => {
-                let array = weir_ebpf_builtins::CHAIN;
+            Place::Xdp(_) => {
+                let array = &forms::symbol(weir_ebpf_builtins::CHAIN, program.link_layer);
+                let behind = self.behind.iter().find(|(layer, _)| *layer == program.link_layer);
                 let map = self.maps.get(array).ok_or_else(|| Error::Object(format!("no map `{array}`")))?;
-                Chain::new(&self.spec.alias, map.fd.as_fd(), self.behind)?
+                Chain::new(
+                    &self.spec.alias,
+                    map.fd.as_fd(),
+                    behind.map_or(Behind::Nobody, |(_, behind)| *behind),
+                )?
             }
             _ => None,
         };
         let target = Target {
-            program: crate::maps::dup(program.as_fd(), "program")?,
-            pattern: pattern.clone(),
+            program: crate::maps::dup(program.fd.as_fd(), "program")?,
+            pattern: IfacePattern {
+                link_layer: program.link_layer,
+                ..pattern.clone()
+            },
             place,
             names: attacher.names(pattern)?,
             pin: self.pin.clone(),
             chain,
+            asked: Asked::Native {
+                has_mode: self.spec.native.params.iter().any(|p| p.name == "mode"),
+            },
             span,
         };
         attacher.attached.probes += attacher.attached.interfaces.add(target)?;
@@ -608,9 +603,9 @@ impl Instance {
             .maps
             .iter()
             .find(of_prefixes)
-            .map(|m| self.by_prefix(m))
-            .transpose()?;
-        let hits = hits.map_or(0, |rows| rows.len());
+            .map(|m| self.counted_prefixes(m))
+            .transpose()?
+            .unwrap_or_default();
         let sizes = self.lists().map(|l| l.sizes()).unwrap_or_default();
         let mut numbers: Vec<u64> = sizes.iter().map(|n| *n as u64).collect();
         // The tries have room for twice as much: see `lists`.
@@ -731,6 +726,20 @@ impl Instance {
             same
         });
         Ok(counted)
+    }
+
+    /// Tells how many prefixes are counted, wherever that is.
+    fn counted_prefixes(&self, decl: &MapDecl) -> Result<usize, Error> {
+        let mut keys = Vec::new();
+        // As in `by_prefix`.
+        let lists = self.lists();
+        for map in decl.symbols.iter().filter_map(|s| self.maps.get(*s)) {
+            keys.extend(map.elements()?.iter().map(|(key, _)| lists::bits_of(key)));
+        }
+        keys.extend(lists.iter().flat_map(|lists| lists.counted()));
+        keys.sort_unstable();
+        keys.dedup();
+        Ok(keys.len())
     }
 
     /// Reads the entry of one key (24 bytes, a prefix).

@@ -8,7 +8,7 @@ use crate::error::{Error, Notice};
 use crate::kernel::Kernel;
 use crate::pin::{self, Pin, PinError, Record};
 use crate::sys::{netns, proc};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use weir_compiler::object::{IfacePattern, MapKind, NativeInstance, Object};
@@ -100,10 +100,10 @@ impl Instance {
         // Event blocks end with their script: the kernel empties a program array when nobody holds it but programs. Names have no dots.
         let kept = |symbol: &str, kind| kind != MapKind::ProgArray && !symbol.contains('.');
         let maps = self.maps.values().filter(|m| kept(&m.symbol, m.kind));
-        let programs = self.programs.iter();
+        let programs: Vec<(String, BorrowedFd<'_>)> = self.programs.iter().map(|p| (p.symbol(), p.fd.as_fd())).collect();
         pin.settle(
             maps.map(|m| (m.symbol.as_str(), m.fd.as_fd())),
-            programs.map(|(decl, fd)| (decl.symbol, fd.as_fd())),
+            programs.iter().map(|(symbol, fd)| (symbol.as_str(), *fd)),
         )
         .map_err(|e| error(e, self.pin_span()))
     }

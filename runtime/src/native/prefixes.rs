@@ -83,8 +83,49 @@ pub struct Prefixes {
 
 /// Of doubles, the one that lasts longest counts; without a time of its own, an entry lasts as the list says.
 fn sort<K: Key>(entries: &mut Vec<Entry<K>>) {
-    entries.sort_unstable_by_key(|e| (e.key.order(), e.ttl.is_some(), std::cmp::Reverse(e.ttl)));
-    entries.dedup_by(|later, first| later.key == first.key);
+    sort_by_key(entries);
+    entries.dedup_by(|later, first| {
+        let is_double = later.key == first.key;
+        if is_double {
+            first.ttl = first.ttl.zip(later.ttl).map(|(one, other)| one.max(other));
+        }
+        is_double
+    });
+}
+
+/// Bits of an entry's place in the list, where they stand behind an IPv4 prefix in one word.
+const PLACE_BITS: u32 = 26;
+const DIGIT_BITS: usize = 10;
+
+fn sort_by_key<K: Key>(entries: &mut Vec<Entry<K>>) {
+    if K::WIDTH != 32 || entries.len() >= 1 << PLACE_BITS {
+        entries.sort_unstable_by_key(|entry| entry.key.order());
+        return;
+    }
+    // Numbers with the place behind them, ten bits at a time: of a million entries a twentieth of what comparing them takes.
+    let words = entries.iter().zip(0_u64..).map(|(entry, place)| {
+        let (addr, len) = entry.key.order();
+        (addr as u64) << 32 | u64::from(len) << PLACE_BITS | place
+    });
+    let mut words: Vec<u64> = words.collect();
+    let mut sorted = vec![0; words.len()];
+    for shift in (PLACE_BITS..u64::BITS).step_by(DIGIT_BITS) {
+        let digit = |word: u64| (word >> shift) as usize & ((1 << DIGIT_BITS) - 1);
+        let mut ends = [0; 1 << DIGIT_BITS];
+        words.iter().for_each(|word| ends[digit(*word)] += 1);
+        let mut begin = 0;
+        for end in &mut ends {
+            begin += std::mem::replace(end, begin);
+        }
+        for word in &words {
+            let place = &mut ends[digit(*word)];
+            sorted[*place] = *word;
+            *place += 1;
+        }
+        std::mem::swap(&mut words, &mut sorted);
+    }
+    let place = |word: &u64| (word & ((1 << PLACE_BITS) - 1)) as usize;
+    *entries = words.iter().map(|word| entries[place(word)]).collect();
 }
 
 impl Prefixes {
@@ -297,6 +338,22 @@ mod tests {
         ] {
             assert_eq!(Prefixes::parse(text).unwrap_err(), (1, message.to_owned()));
         }
+    }
+
+    #[test]
+    fn entries_are_sorted_whatever_their_order_was() {
+        let mut text = String::new();
+        for i in 0..2000_u32 {
+            let addr = std::net::Ipv4Addr::from(i.wrapping_mul(2_654_435_769) & 0xffff_ff00);
+            text.push_str(&format!(
+                "{addr}/{}\n{addr}\n2001:db8:{:x}::/48\n",
+                24 + i % 8,
+                i.wrapping_mul(40_503) & 0xffff
+            ));
+        }
+        let prefixes = Prefixes::parse(&text).unwrap();
+        assert!(prefixes.v4.is_sorted_by(|a, b| a.key.order() < b.key.order()) && prefixes.v4.len() > 3000);
+        assert!(prefixes.v6.is_sorted_by(|a, b| a.key.order() < b.key.order()) && prefixes.v6.len() > 1000);
     }
 
     #[test]

@@ -22,6 +22,12 @@ fn blocklist(net: &Net, prefixes: ParamValue) -> NativeInstance {
     }
 }
 
+const DROP: AttachPoint = AttachPoint::NativeEvent {
+    instance: 0,
+    event: 0,
+    link_layer: weir_compiler::object::LinkLayer::Ethernet,
+};
+
 /// The blocklist drops, counts by prefix, and a block on its drop event runs for each dropped packet.
 #[test]
 fn the_blocklist_with_a_block_on_its_event() {
@@ -34,11 +40,7 @@ fn the_blocklist_with_a_block_on_its_event() {
     let object = Builder::default()
         .count("dropped")
         .native(blocklist(&net, list))
-        .program(
-            ProgramKind::NativeEventXdp,
-            &[AttachPoint::NativeEvent { instance: 0, event: 0 }],
-            Asm::default().count(0).ret(1),
-        )
+        .program(ProgramKind::NativeEventXdp, &[DROP], Asm::default().count(0).ret(1))
         .build();
     let (text, _) = packets(object, &Kernel::new(), &net, 9);
     assert!(text.contains("@dropped: 9\n"), "{text}");
@@ -102,11 +104,7 @@ fn maps_of_a_native_stand_in_for_the_scripts() {
     let object = Builder::default()
         .native(blocklist(&net, ParamValue::List(vec!["10.77.0.2".into()])))
         .native_map(0, "STATS", MapKind::PerCpuArray, (4, 8, 7))
-        .program(
-            ProgramKind::NativeEventXdp,
-            &[AttachPoint::NativeEvent { instance: 0, event: 0 }],
-            Asm::default().count(0).ret(1),
-        )
+        .program(ProgramKind::NativeEventXdp, &[DROP], Asm::default().count(0).ret(1))
         .build();
     // The block adds to `passed` (element 0) once for each dropped packet.
     let (text, _) = packets(object, &Kernel::new(), &net, 4);

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use weir_tests::frame::Frame;
 use weir_tests::harness::Test;
@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     Test::new("blocklist_hits_of_a_long_list_stay_with_their_entries", long_list),
     Test::new("blocklist_hits_of_a_long_list_are_zeroed_and_overflow", zeroed),
     Test::new("blocklist_atomic_hits_of_a_long_list_stay_with_their_entries", long_list_atomic),
+    Test::new("blocklist_of_many_ipv6_networks_has_a_sieve_in_front", many_ipv6),
     Test::new("blocklist_hits_that_are_nearly_full_are_said", pressure),
     Test::new("blocklist_drops_every_fragment", || fragments("")),
     Test::new("blocklist_tc_drops_every_fragment", || fragments(", hook=\"tc\"")),
@@ -184,6 +185,40 @@ end {{ for ($kv : @bl.hits) {{ @walked[$kv.0] = $kv.1.packets; }} @dropped = @bl
     )?;
     ensure!(done.stdout.lines().any(|line| line == "@dropped: 21"), "{done}");
     Ok(())
+}
+
+/// Enough IPv6 entries for a sieve: what lies in a /24 with nothing listed passes, what is in one of an entry that comes is dropped from then on, and
+/// passes again when it has gone.
+fn many_ipv6() -> Result<()> {
+    const MANY: u32 = 33_000;
+    let lab = Lab::new()?;
+    let many: String = (0..MANY).map(|i| format!("2001:db8:{i:x}::/48\n")).collect();
+    let counts = |map: &str| format!("{map}[ip.src] = count();");
+    replace(&lab, &many)?;
+    let script = format!(
+        "use blocklist(iface=\"veth0\", audit=\"off\", protect=false, prefixes=file(\"bad.txt\")) as bl;
+         bl:drop {{ {} }} xdp:veth0 /udp.dport == {PORT}/ {{ {} }}",
+        counts("@dropped"),
+        counts("@passed")
+    );
+    let mut weir = Weir::script(&script).at(&lab).start()?;
+    let [listed, beside, comes] = ["2001:db8:80e7::1", "2001:db8:80e8::1", "2a00:1234::9"].map(str::parse::<Ipv6Addr>);
+    let (listed, beside, comes) = (listed?, beside?, comes?);
+    let send = |each: u32| -> Result<()> {
+        let frames = [listed, beside, comes].map(|source| (each, Frame::udp(source, lab.node6(), PORT)));
+        traffic::send_frames(&lab, &frames)?;
+        traffic::settle(&lab)
+    };
+    send(3)?;
+    replace(&lab, &(many.clone() + "2a00:1234::/32\n"))?;
+    weir.wait_stderr("word of the reload", |text| text.contains("1 added, 0 removed"))?;
+    send(2)?;
+    replace(&lab, &many)?;
+    weir.wait_stderr("word of the second reload", |text| text.contains("0 added, 1 removed"))?;
+    send(1)?;
+    let done = weir.stop()?.clean()?;
+    done.expect_map("@dropped", [(listed.to_string(), 6), (comes.to_string(), 2)])?;
+    done.expect_map("@passed", [(beside.to_string(), 6), (comes.to_string(), 4)])
 }
 
 /// Zeroed entries are still there and count on. Of entries that go, `max_hits` keep what they have counted; the packets of others are `uncounted`.

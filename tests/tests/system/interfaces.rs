@@ -213,7 +213,9 @@ fn tunnels() -> Result<()> {
         let count = |map: &str| format!("@{map}[ip.src, ip.dst] = count(); if (has(eth) || has(eth.type)) {{ @eth = count(); }}");
         let script = format!(
             "tc:try0:ingress /udp.dport == 5000/ {{ {} }} tc:try0:egress /udp.dport == 5001/ {{ {} }} xdp:try0:generic /udp.dport == 5000/ {{ {} }}
-             interval:ms:100 {{ print(@in); print(@xdp); print(@out); }}",
+             use blocklist(iface=\"try0\", hook=\"tc\", dry_run=true, audit=\"off\", prefixes=(0.0.0.0/0, \"::/0\")) as bl;
+             bl:drop /udp.dport == 5000/ {{ @listed[ip.src, ip.dst] = count(); }}
+             interval:ms:100 {{ print(@in); print(@xdp); print(@out); print(@listed); }}",
             count("in"),
             count("out"),
             count("xdp")
@@ -227,6 +229,7 @@ fn tunnels() -> Result<()> {
             for line in [
                 format!("@in[{peer}, {node}]: 5"),
                 format!("@xdp[{peer}, {node}]: 5"),
+                format!("@listed[{peer}, {node}]: 5"),
                 format!("@out[{node}, {peer}]: 3"),
             ] {
                 counted(&mut weir, &line).with_context(|| format!("{kind:?}"))?;

@@ -28,6 +28,7 @@ mod kprobes;
 mod leftovers;
 mod mends;
 mod metrics;
+mod native_links;
 mod native_maps;
 mod natives;
 mod offload;
@@ -72,6 +73,7 @@ fn main() {
         kprobes::TESTS,
         natives::TESTS,
         blocklist_tc::TESTS,
+        native_links::TESTS,
         native_maps::TESTS,
         flows::TESTS,
         identity::TESTS,
@@ -94,6 +96,7 @@ fn main() {
             natives::ONCE,
             blocklist::TESTS,
             blocklist_tc::ONCE,
+            native_links::ONCE,
             hooks::ONCE,
             check::TESTS,
             mends::TESTS,

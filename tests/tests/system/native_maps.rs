@@ -89,7 +89,7 @@ use flows(iface="veth0", direction="ingress", max=1000) as fl;
 fl:new { @known[port.dst] = (flow, "veth0", "ingress/from_pod") in @fl.flows; }
 interval:ms:100 {
   for ($kv : @fl.flows) {
-    if ($kv.1.packets == 7) { printf("seven\n"); }
+    if ($kv.1.packets == 7) { printf("seven of %s\n", $kv.0.0); }
   }
 }
 self:signal:SIGUSR1 {
@@ -110,9 +110,15 @@ end {
     let (peer, node) = (lab.peer4(), lab.node4());
     traffic::send_frames(
         &lab,
-        &[(7, Frame::udp(peer, node, PORT)), (4, Frame::udp(lab.peer6(), lab.node6(), 5001))],
+        &[
+            (7, Frame::udp(peer, node, PORT)),
+            (7, Frame::udp(peer, node, 5002)),
+            (4, Frame::udp(lab.peer6(), lab.node6(), 5001)),
+        ],
     )?;
-    weir.wait_stdout("the block on an interval", |text| text.contains("seven"))?;
+    weir.wait_stdout("the block on an interval", |text| {
+        [PORT, 5002].iter().all(|port| text.contains(&format!(":{port} udp\n")))
+    })?;
     weir.signal(Signal::SIGUSR1)?;
     weir.wait_stdout("the block on a signal", |text| text.contains("deleted"))?;
     let done = weir.stop()?.clean()?;
@@ -129,8 +135,9 @@ end {
         Ok(line.with_context(|| format!("no {name}: {done}"))?.parse()?)
     };
     let (live, entries) = (number("@live")?, number("@entries")?);
-    ensure!(live >= 2 && entries + 1 >= live, "{done}");
-    ensure!((number("@ended")?, number("@packets")?) == (1, 7), "{done}");
+    ensure!(live >= 3 && entries + 2 >= live, "{done}");
+    // Both that were deleted, all of each.
+    ensure!((number("@ended")?, number("@packets")?) == (2, 14), "{done}");
     Ok(())
 }
 

@@ -118,7 +118,7 @@ impl Generator<'_, '_> {
     }
 
     /// Whether packets start with the IP header at this program's hook.
-    fn starts_with_ip(&self) -> bool {
+    pub(in crate::clif) fn starts_with_ip(&self) -> bool {
         let first = self.plan.programs[self.index].attach.first();
         first.is_some_and(|a| a.point.link_layer() == LinkLayer::None)
     }

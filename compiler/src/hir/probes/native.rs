@@ -40,9 +40,16 @@ impl Checker<'_> {
             weir_stdlib::Hook::Tc => Hook::NativeTc,
             weir_stdlib::Hook::Trace => Hook::NativeTrace,
         };
-        let mut site = Site::new(hook, point.span, parts, AttachPoint::NativeEvent { instance, event });
-        site.native = Some((instance, event));
-        out.push(site);
+        for link_layer in native.link_layers(self.kernel) {
+            let attach = AttachPoint::NativeEvent {
+                instance,
+                event,
+                link_layer,
+            };
+            let mut site = Site::new(hook, point.span, parts, attach);
+            site.native = Some((instance, event));
+            out.push(site);
+        }
     }
 }
 

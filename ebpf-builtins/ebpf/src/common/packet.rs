@@ -147,6 +147,25 @@ pub fn network_header<R: Reader>(packet: &R) -> Result<(u16, usize), Truncated> 
     Ok((ethertype, offset))
 }
 
+/// Returns the EtherType that a packet without Ethernet would have, by the version in its IP header; 0 if that is none.
+#[inline(always)]
+pub fn version<R: Reader>(packet: &R) -> Result<u16, Truncated> {
+    let mut room = Room::new();
+    // Two bytes: the check for one becomes a comparison with the end itself, from which the verifier learns nothing.
+    let &[first, _] = packet.header::<[u8; 2]>(0, &mut room)?;
+    Ok(match first >> 4 {
+        4 => ETH_P_IP,
+        6 => ETH_P_IPV6,
+        _ => 0,
+    })
+}
+
+/// Returns what the kernel says that a packet at TC is, which on an interface without Ethernet nothing in the packet does.
+#[inline(always)]
+pub fn protocol(ctx: &__sk_buff) -> u16 {
+    ctx.protocol as u16
+}
+
 /// The packet of a TC program, wherever its bytes are.
 pub struct Skb<'a>(pub &'a __sk_buff);
 

@@ -155,6 +155,8 @@ struct Flows {
     records: Option<Records>,
     ring: Option<Ring>,
     iterators: Vec<KernelIterator>,
+    /// Rows that somebody has deleted: their flows end together, since each end takes a look at all records and a grace period.
+    doomed: HashSet<Vec<u8>>,
     /// As of the last look.
     live: Vec<(u32, Record)>,
     /// By index of the record.
@@ -518,6 +520,7 @@ impl Engine for Flows {
     }
 
     fn look(&mut self, maps: &Maps) -> Result<(), Error> {
+        self.deleted(maps)?;
         self.take_unlisted();
         self.read_records();
         self.ask_again = None;
@@ -582,14 +585,32 @@ impl Engine for Flows {
         Ok(())
     }
 
-    /// Of `.flows`: ends it.
-    fn delete(&mut self, _: &str, key: &[u8], maps: &Maps) -> Result<(), Error> {
+    /// Of `.flows`.
+    fn delete(&mut self, _: &str, key: &[u8], _: &Maps) -> Result<(), Error> {
+        self.doomed.insert(key.to_vec());
+        Ok(())
+    }
+
+    fn deleted(&mut self, maps: &Maps) -> Result<(), Error> {
+        if self.doomed.is_empty() {
+            return Ok(());
+        }
+        let doomed = std::mem::take(&mut self.doomed);
         self.read_records();
-        self.ask_sockets(maps)?;
-        let is_it = |(_, r): &&(u32, Record)| row_key(r, self.interfaces.get(&r.key.ifindex)) == key;
-        let ended: Vec<(u32, Key, Reason)> = self.live.iter().filter(is_it).map(|(i, r)| (*i, r.key, Reason::Forced)).collect();
+        if self.export.is_some() {
+            // The report says whose it was.
+            self.ask_sockets(maps)?;
+        }
+        let is_doomed = |(_, r): &&(u32, Record)| doomed.contains(&row_key(r, self.interfaces.get(&r.key.ifindex)));
+        let ended: Vec<(u32, Key, Reason)> = self
+            .live
+            .iter()
+            .filter(is_doomed)
+            .map(|(i, r)| (*i, r.key, Reason::Forced))
+            .collect();
         self.end(&ended, maps)?;
-        self.read_records();
+        let gone: HashSet<u32> = ended.iter().map(|(index, ..)| *index).collect();
+        self.live.retain(|(index, _)| !gone.contains(index));
         Ok(())
     }
 }
