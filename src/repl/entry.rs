@@ -221,7 +221,8 @@ impl Repl {
         let title = one_line(&entry.typed, 60);
         // Blocks that run once end by themselves: they are waited for, and are no jobs.
         let once = run_once::only_runs_once(&object);
-        let mut job = Job::script(number, title, &entry.source, object, self.workspace.descriptors(), &self.screen)?;
+        let screen = if once { self.screen.clone() } else { self.screen.of_a_job() };
+        let mut job = Job::script(number, title, &entry.source, object, self.workspace.descriptors(), &screen)?;
         if let Some(handle) = &job.maps {
             self.workspace.keep(handle, types, number, &entry.typed)?;
         }
@@ -242,7 +243,7 @@ impl Repl {
     pub(super) fn finish(&self, job: &mut Job) {
         let mut asked = false;
         while !job.is_done() {
-            if INTERRUPTED.swap(false, Ordering::AcqRel) && !asked {
+            if INTERRUPTED.load(Ordering::Acquire) && !asked {
                 job.ask_to_stop();
                 asked = true;
             }
