@@ -210,7 +210,8 @@ impl Screen {
         self.wait_while(|inner| inner.writing || inner.answering).answering = true;
         let mut rest = text;
         // A word about what was interrupted is short.
-        while !rest.is_empty() && !(text.len() > PIECE && INTERRUPTED.load(Ordering::Acquire)) {
+        let stopped = || text.len() > PIECE && INTERRUPTED.load(Ordering::Acquire);
+        while !rest.is_empty() && !stopped() {
             let most = rest.floor_char_boundary(PIECE);
             let len = rest[..most].rfind('\n').or_else(|| rest.find('\n')).map_or(rest.len(), |at| at + 1);
             let (piece, more) = rest.split_at(len);
