@@ -56,7 +56,7 @@ struct State {
     /// There has been an answer, at all, and since the last piece.
     answers: bool,
     answered: bool,
-    /// The last piece went to an editor that has stopped reading.
+    /// The last piece may not have come to the terminal.
     void: bool,
     key: Option<Instant>,
     /// The greeting stands between two questions; when the first was answered.
@@ -126,7 +126,7 @@ impl Pace {
         self.lock().key = Some(Instant::now());
     }
 
-    /// The line editor has stopped: what it was given last is not waited for.
+    /// The line editor has stopped, or starts: what was shown last is not waited for.
     pub fn void(&self) {
         self.lock().void = true;
         self.changed.notify_all();

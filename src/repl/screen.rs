@@ -228,6 +228,11 @@ impl Screen {
     pub fn typing(&self) {
         let mut inner = self.wait_while(|inner| inner.writing);
         inner.typing = true;
+        drop(inner);
+        // Ctrl-C may have thrown away what was on its way to the terminal, the question in it too.
+        if let Some(pace) = &self.shared.pace {
+            pace.void();
+        }
         self.shared.changed.notify_all();
     }
 
