@@ -6,7 +6,7 @@
 use crate::inspect::args::{Maps, Net, NetRm, Progs};
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use weir_compiler::pipeline::Stage;
 use weir_runtime::attach::interfaces::ProgramName;
@@ -423,9 +423,31 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Command, clap::Erro
         Some("stop") => sub(&args).map(Command::Stop),
         Some("reload") => sub(&args).map(Command::Reload),
         Some("demo") => sub(&args).map(Command::Demo),
-        _ => Run::try_parse_from(&args).map(|run| Command::Run(Box::new(run))),
+        _ => Run::try_parse_from(&args)
+            .map(|run| Command::Run(Box::new(run)))
+            .map_err(|error| of_the_script(error, &args)),
     }
     .map_err(|error| which_bytes(error, &args))
+}
+
+/// A switch that is unknown and stands behind a script is most likely the script's.
+fn of_the_script(error: clap::Error, args: &[OsString]) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else {
+        return error;
+    };
+    let at = args
+        .iter()
+        .position(|a| a.to_str().is_some_and(|a| a.split('=').next() == Some(word)));
+    let script = args[..at.unwrap_or(0)].iter().skip(1).find(|a| Path::new(a).is_file());
+    let (ErrorKind::UnknownArgument, Some(script)) = (error.kind(), script) else {
+        return error;
+    };
+    let script = script.display();
+    let message = format!(
+        "unexpected argument '{word}' found\n\nparameters of a script stand behind `--`: weir {script} -- {word}, or: weir run {script} {word}\n"
+    );
+    clap::Error::raw(ErrorKind::UnknownArgument, message)
 }
 
 /// Says which argument is no text; clap only says that one is not.

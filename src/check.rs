@@ -201,8 +201,37 @@ pub fn completions(args: &Completions) -> Result<ExitCode, Failure> {
         let commands = "_describe -t commands 'weir commands' commands \"$@\"\n";
         text = text.replace(commands, &format!("{commands}    _files\n"));
     }
+    if args.shell == clap_complete::Shell::Fish {
+        // Of a switch without its value it makes an error, and offers nothing then.
+        let parsed = "argparse -s (__fish_weir_global_optspecs) -- $cmd 2>/dev/null\n";
+        let but_last = parsed.replace("$cmd", "$cmd[1..-2]");
+        text = text.replace(parsed, &format!("{parsed}    or {but_last}"));
+        for inner in command.get_subcommands() {
+            let name = inner.get_name();
+            words_of_places(inner, &format!("__fish_weir_using_subcommand {name}"), &mut text);
+            for inner in inner.get_subcommands() {
+                let words = format!(
+                    "__fish_weir_using_subcommand {name}; and __fish_seen_subcommand_from {}",
+                    inner.get_name()
+                );
+                words_of_places(inner, &words, &mut text);
+            }
+        }
+    }
     out::stdout(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a command takes without a switch, where that is one of some words, for fish: `clap_complete` leaves it out.
+fn words_of_places(command: &clap::Command, condition: &str, script: &mut String) {
+    for arg in command.get_positionals() {
+        let words = arg.get_possible_values();
+        let words: Vec<&str> = words.iter().map(clap::builder::PossibleValue::get_name).collect();
+        if !words.is_empty() {
+            let words = words.join(" ");
+            script.push_str(&format!("complete -c weir -n \"{condition}\" -f -a \"{words}\"\n"));
+        }
+    }
 }
 
 /// The commands without what else could stand in their place: `clap_complete` makes zsh take the first word for a script's name, and

@@ -34,6 +34,8 @@ fn run(script: &str, stage: Option<Stage>) -> Output {
     };
     // As `weir build` does it.
     options.script.portable = first.contains("portable");
+    // As `weir check` does it.
+    options.script.judged_only = first.contains("judged");
     compile(&source, &kernel, &options)
 }
 

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::ExitCode;
 use weir_runtime::inspect::maps::{dump, remove};
-use weir_runtime::inspect::typed::{Value, decode};
+use weir_runtime::inspect::typed::{Leaf, Value, decode};
 use weir_runtime::inspect::{Dump, MapState, Objects};
 use weir_runtime::sys::bpf::query::{self, ObjectKind};
 
@@ -159,10 +159,14 @@ fn one(wanted: &str, args: &Maps, style: Style) -> Result<String, Failure> {
     let total = elements.len();
     // Of a million entries only those that are shown become values.
     let chosen = chosen(&dump, &elements, args)?;
-    let rows = chosen.into_iter().map(|i| (key(&dump, elements[i].0), value(&dump, elements[i].1)));
+    let row = |i: usize| (key(&dump, elements[i].0), value(&dump, elements[i].1));
     let info = &dump.details.info;
     if args.json {
-        let entries = rows.map(|(key, value)| Entry { key, value }).collect();
+        let entry = |i: &usize| {
+            let (key, value) = row(*i);
+            Entry { key, value }
+        };
+        let entries = Rows(&chosen, entry);
         return json(&Page {
             id: info.id,
             name: &info.name,
@@ -176,7 +180,7 @@ fn one(wanted: &str, args: &Maps, style: Style) -> Result<String, Failure> {
     state.entries = Some(total as u64);
     let head = format!("{} (id {}) {} {}", info.name, info.id, state.kind, fill(&state));
     let mut text = style.bold(&head) + "\n";
-    for (key, value) in rows {
+    for (key, value) in chosen.into_iter().map(row) {
         // Writing to a `String` cannot fail.
         let _ = writeln!(text, "  [{key}]: {}", show(&value, dump.part.1 > 1));
     }
@@ -184,14 +188,23 @@ fn one(wanted: &str, args: &Maps, style: Style) -> Result<String, Failure> {
 }
 
 #[derive(serde::Serialize)]
-struct Page<'a> {
+struct Page<'a, T: serde::Serialize> {
     id: u32,
     name: &'a str,
     #[serde(rename = "type")]
     kind: String,
     entries_in_map: usize,
     max_entries: u32,
-    entries: Vec<Entry>,
+    entries: T,
+}
+
+/// Entries that become values one after the other: of a million there is never more than one.
+struct Rows<'a, F>(&'a [usize], F);
+
+impl<F: Fn(&usize) -> Entry> serde::Serialize for Rows<'_, F> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(&self.1))
+    }
 }
 
 #[derive(serde::Serialize)]
@@ -235,7 +248,16 @@ fn chosen(dump: &Dump, elements: &[(&[u8], &[u8])], args: &Maps) -> Result<Vec<u
     }
     // `value` is the value itself, as it is called where there are no fields.
     let field = args.by.as_deref().filter(|f| *f != "value");
-    let number = |(i, (_, bytes)): (usize, &(&[u8], &[u8]))| (value(dump, bytes).number(field), i);
+    let (size, btf) = (dump.details.info.value_size as usize, dump.btf.as_ref());
+    let leaf = Leaf::find(btf, dump.details.btf_value, size, field);
+    let of = |bytes: &[u8]| match leaf {
+        Some(leaf) => {
+            let parts = bytes.chunks(dump.part.0.max(1)).filter_map(|part| leaf.number(btf, part));
+            parts.reduce(|a, b| a + b)
+        }
+        None => value(dump, bytes).number(field),
+    };
+    let number = |(i, (_, bytes)): (usize, &(&[u8], &[u8]))| (of(bytes), i);
     let mut numbers: Vec<(Option<f64>, usize)> = elements.iter().enumerate().map(number).collect();
     if let (Some(field), Some((_, first))) = (field, elements.first())
         && numbers.iter().all(|(number, _)| number.is_none())

@@ -57,7 +57,10 @@ impl Repl {
             };
             let mut job = self.jobs.remove(at);
             job.ask_to_stop();
-            if job.wait() {
+            self.screen.ending(true);
+            let ended = job.wait();
+            self.screen.ending(false);
+            if ended {
                 self.screen.print(&format!("job {number} stopped\n"));
             } else {
                 self.screen.print(&format!("job {number} is slow to detach; it goes on doing so\n"));
@@ -167,7 +170,7 @@ impl Repl {
         if !self.workspace.has(&name) {
             return Err(Failure::new(format!("`{name}` belongs to a native")).help("write an `interval` block beside its `use`"));
         }
-        let (workspace, screen, number) = (self.workspace.clone(), self.screen.clone(), self.entries + 1);
+        let (workspace, screen, number) = (self.workspace.clone(), self.screen.of_a_job(), self.entries + 1);
         let shown = name.clone();
         let job = Job::every(number, format!(":every {text}"), time, move || {
             if let Some(Err(error)) = workspace.print(&shown, top, &screen) {
@@ -190,9 +193,11 @@ impl Repl {
             return Err(Failure::new("`:watch` needs a terminal").help("`:every 1s @m` works in a pipe"));
         }
         self.screen.hold();
-        let result = watch::watch(&name, &self.workspace, || match self.workspace.snapshot(&name) {
-            Some(snapshot) => snapshot.map_err(|e| e.to_string()),
-            None => self.native_snapshot(&name).map_err(|e| e.message),
+        let result = watch::watch(&name, &self.workspace, self.screen.pace(), || {
+            match self.workspace.snapshot(&name) {
+                Some(snapshot) => snapshot.map_err(|e| e.to_string()),
+                None => self.native_snapshot(&name).map_err(|e| e.message),
+            }
         });
         self.screen.release();
         result.map_err(Failure::new)

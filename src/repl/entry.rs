@@ -221,7 +221,8 @@ impl Repl {
         let title = one_line(&entry.typed, 60);
         // Blocks that run once end by themselves: they are waited for, and are no jobs.
         let once = run_once::only_runs_once(&object);
-        let mut job = Job::script(number, title, &entry.source, object, self.workspace.descriptors(), &self.screen)?;
+        let screen = if once { self.screen.clone() } else { self.screen.of_a_job() };
+        let mut job = Job::script(number, title, &entry.source, object, self.workspace.descriptors(), &screen)?;
         if let Some(handle) = &job.maps {
             self.workspace.keep(handle, types, number, &entry.typed)?;
         }
@@ -242,7 +243,7 @@ impl Repl {
     pub(super) fn finish(&self, job: &mut Job) {
         let mut asked = false;
         while !job.is_done() {
-            if INTERRUPTED.swap(false, Ordering::AcqRel) && !asked {
+            if INTERRUPTED.load(Ordering::Acquire) && !asked {
                 job.ask_to_stop();
                 asked = true;
             }
@@ -318,7 +319,17 @@ fn moved(span: Span, entry: &Entry, earlier: SourceId) -> Option<Span> {
 /// Whether an entry may be taken as it is, or more lines belong to it.
 pub(super) fn is_complete(text: &str) -> bool {
     let text = text.trim();
-    text.starts_with(':') || is_map_name(text) || is_expression(text) || !weir_parser::parse(SourceId(0), text).incomplete
+    text.starts_with(':')
+        || is_map_name(text)
+        || is_expression(text)
+        || is_statements(text)
+        || !weir_parser::parse(SourceId(0), text).incomplete
+}
+
+/// Whether a text is statements that run once; the last needs no `;`.
+fn is_statements(text: &str) -> bool {
+    let parsed = weir_parser::parse(SourceId(0), &format!("begin {{\n{text}\n}}"));
+    !looks_like_a_probe(text) && !parsed.has_errors() && !parsed.incomplete
 }
 
 /// Whether a text is a value to be shown: `1 + 1`, `comm`, `@x[1]`. A probe type alone is the beginning of a probe.
@@ -356,6 +367,8 @@ mod tests {
         assert!(is_complete("begin {\n}"));
         assert!(is_complete(":type {"));
         assert!(is_complete("@x"));
+        assert!(is_complete("@x = 5") && is_complete("$x = 1; print($x)"));
+        assert!(!is_complete("@x =") && !is_complete("if (1) {") && !is_complete("tracepoint:a:b"));
     }
 
     #[test]

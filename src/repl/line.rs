@@ -4,8 +4,9 @@
 use crate::render::Failure;
 use crate::repl::commands::{Arg, COMMANDS};
 use crate::repl::entry::is_complete;
+use crate::repl::pace::Pace;
 use crate::repl::screen::Screen;
-use crate::repl::{INTERRUPTED, Repl};
+use crate::repl::{INTERRUPTED, Repl, tty};
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
 use rustyline::highlight::{CmdKind, Highlighter};
@@ -18,6 +19,7 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use weir_compiler::hir::settings;
 use weir_compiler::kernel::KernelInfo;
@@ -31,7 +33,7 @@ const PROMPT: &str = "weir> ";
 const HISTORY: usize = 2000;
 
 /// Reads entries from the terminal until it ends.
-pub fn run(kernel: &Rc<Kernel>, allow_unsafe: bool) -> Result<ExitCode, Failure> {
+pub fn run(kernel: &Rc<Kernel>, allow_unsafe: bool, pace: &Arc<Pace>) -> Result<ExitCode, Failure> {
     let failure = |e: ReadlineError| Failure::new(format!("cannot use this terminal: {e}"));
     let config = Config::builder()
         .max_history_size(HISTORY)
@@ -40,10 +42,13 @@ pub fn run(kernel: &Rc<Kernel>, allow_unsafe: bool) -> Result<ExitCode, Failure>
         .build();
     let mut editor: Editor<Words, FileHistory> = Editor::with_config(config).map_err(failure)?;
     let mut printer = editor.create_external_printer().map_err(failure)?;
-    let screen = Screen::above(Box::new(move |text| {
-        // A terminal that has gone is noticed by the next line.
-        let _ = printer.print(text);
-    }))?;
+    let screen = Screen::above(
+        Box::new(move |text| {
+            // A terminal that has gone is noticed by the next line.
+            let _ = printer.print(text);
+        }),
+        Arc::clone(pace),
+    )?;
     let mut repl = Repl::new(Rc::clone(kernel), screen, allow_unsafe);
     repl.interactive = true;
     let words = Rc::new(RefCell::new(Known::default()));
@@ -52,16 +57,18 @@ pub fn run(kernel: &Rc<Kernel>, allow_unsafe: bool) -> Result<ExitCode, Failure>
         known: Rc::clone(&words),
         files: FilenameCompleter::new(),
         colour: std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+        pace: Arc::clone(pace),
     }));
     let history = history_file();
     if let Some(path) = &history {
         // There is none the first time.
         let _ = editor.load_history(path);
     }
-    repl.screen.print(&format!(
+    let greeting = format!(
         "weir {}: type a probe, `:help` says what else there is, Ctrl-D leaves\n",
         env!("CARGO_PKG_VERSION")
-    ));
+    );
+    repl.screen.print(&pace.greeting(&greeting));
     while !repl.quit {
         {
             let mut known = words.borrow_mut();
@@ -74,7 +81,9 @@ pub fn run(kernel: &Rc<Kernel>, allow_unsafe: bool) -> Result<ExitCode, Failure>
         // Before the line is read: a Ctrl-C right behind it is meant for what the line does.
         INTERRUPTED.store(false, Ordering::Release);
         repl.screen.typing();
+        tty::typing(true);
         let typed = editor.readline(PROMPT);
+        tty::typing(false);
         repl.screen.typed();
         match typed {
             Ok(text) => {
@@ -87,7 +96,10 @@ pub fn run(kernel: &Rc<Kernel>, allow_unsafe: bool) -> Result<ExitCode, Failure>
                 }
                 repl.take(&text);
             }
-            Err(ReadlineError::Interrupted) => repl.reap(),
+            Err(ReadlineError::Interrupted) => {
+                repl.screen.skip();
+                repl.reap();
+            }
             Err(ReadlineError::Eof) => break,
             Err(error) => {
                 repl.leave();
@@ -95,8 +107,9 @@ pub fn run(kernel: &Rc<Kernel>, allow_unsafe: bool) -> Result<ExitCode, Failure>
             }
         }
     }
+    let code = repl.leave();
     repl.screen.close();
-    Ok(repl.leave())
+    Ok(code)
 }
 
 /// `$XDG_STATE_HOME/weir/history`, its folder made.
@@ -120,6 +133,14 @@ struct Words {
     known: Rc<RefCell<Known>>,
     files: FilenameCompleter,
     colour: bool,
+    pace: Arc<Pace>,
+}
+
+impl Words {
+    /// With colours the whole line is drawn again for each key, which a slow line has no time for.
+    fn colours(&self) -> bool {
+        self.colour && !self.pace.slow()
+    }
 }
 
 impl Helper for Words {}
@@ -444,7 +465,7 @@ const PLAIN: &str = "\x1b[0m";
 
 impl Highlighter for Words {
     fn highlight<'l>(&self, line: &'l str, _: usize) -> Cow<'l, str> {
-        if self.colour {
+        if self.colours() {
             Cow::Owned(colours(line))
         } else {
             Cow::Borrowed(line)
@@ -452,7 +473,7 @@ impl Highlighter for Words {
     }
 
     fn highlight_prompt<'b, 's: 'b, 'p: 'b>(&'s self, prompt: &'p str, _: bool) -> Cow<'b, str> {
-        if self.colour {
+        if self.colours() {
             Cow::Owned(format!("{CYAN}{prompt}{PLAIN}"))
         } else {
             Cow::Borrowed(prompt)
@@ -460,7 +481,7 @@ impl Highlighter for Words {
     }
 
     fn highlight_hint<'h>(&self, hint: &'h str) -> Cow<'h, str> {
-        if self.colour {
+        if self.colours() {
             Cow::Owned(format!("{DIM}{hint}{PLAIN}"))
         } else {
             Cow::Borrowed(hint)
@@ -468,7 +489,7 @@ impl Highlighter for Words {
     }
 
     fn highlight_char(&self, _: &str, _: usize, kind: CmdKind) -> bool {
-        self.colour && kind != CmdKind::MoveCursor
+        self.colours() && kind != CmdKind::MoveCursor
     }
 }
 
@@ -539,6 +560,7 @@ mod tests {
             known: Rc::new(RefCell::new(known)),
             files: FilenameCompleter::new(),
             colour: true,
+            pace: Arc::default(),
         }
     }
 

@@ -9,6 +9,7 @@ mod entry;
 mod jobs;
 mod line;
 mod maps;
+mod pace;
 mod screen;
 mod tty;
 mod watch;
@@ -20,10 +21,12 @@ use entry::{is_complete, is_map_name};
 use jobs::Job;
 use maps::Workspace;
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use pace::Pace;
 use screen::Screen;
 use std::io::{BufRead, IsTerminal};
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use weir_compiler::pipeline::Source;
@@ -41,9 +44,10 @@ pub fn main(args: &args::Repl) -> Result<ExitCode, Failure> {
     unsafe { signal(Signal::SIGINT, SigHandler::Handler(interrupted)) }.map_err(|e| Failure::new(format!("cannot handle signals: {e}")))?;
     let kernel = Rc::new(Kernel::new());
     if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
-        end_on_signals()?;
-        let _tty = tty::Tty::enter().map_err(|e| Failure::new(format!("cannot use this terminal: {e}")))?;
-        line::run(&kernel, args.allow_unsafe)
+        let pace = Arc::new(Pace::default());
+        end_on_signals(&pace)?;
+        let _tty = tty::Tty::enter(&pace).map_err(|e| Failure::new(format!("cannot use this terminal: {e}")))?;
+        line::run(&kernel, args.allow_unsafe, &pace)
     } else {
         let mut repl = Repl::new(kernel, Screen::plain(), args.allow_unsafe);
         repl.pipe(std::io::stdin().lock());
@@ -52,7 +56,7 @@ pub fn main(args: &args::Repl) -> Result<ExitCode, Failure> {
 }
 
 /// Puts the terminal back when a signal ends us; everything in the kernel hangs on descriptors and goes by itself.
-fn end_on_signals() -> Result<(), Failure> {
+fn end_on_signals(pace: &Arc<Pace>) -> Result<(), Failure> {
     let failure = |e: nix::Error| Failure::new(format!("cannot handle signals: {e}"));
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
@@ -60,15 +64,13 @@ fn end_on_signals() -> Result<(), Failure> {
     set.add(Signal::SIGQUIT);
     // Every thread that is started from here on inherits it.
     set.thread_block().map_err(failure)?;
-    let terminal = nix::sys::termios::tcgetattr(std::io::stdin()).map_err(failure)?;
-    let terminal = std::sync::Mutex::new(terminal);
+    let pace = Arc::clone(pace);
     std::thread::Builder::new()
         .name("weir-signals".to_owned())
         .spawn(move || {
-            if set.wait().is_ok()
-                && let Ok(terminal) = terminal.lock()
-            {
-                let _ = nix::sys::termios::tcsetattr(std::io::stdin(), nix::sys::termios::SetArg::TCSANOW, &terminal);
+            if set.wait().is_ok() {
+                pace.quiet();
+                tty::restore();
             }
             std::process::exit(0);
         })
@@ -164,6 +166,7 @@ impl Repl {
 
     /// Ends all jobs.
     fn leave(&mut self) -> ExitCode {
+        self.screen.ending(true);
         for job in &self.jobs {
             job.ask_to_stop();
         }

@@ -1,100 +1,184 @@
 //! Where everything that the REPL says goes: above the line being typed on a terminal, else straight to standard output.
 //!
-//! Jobs write from their own threads. While a line is being typed, what they say is queued, and one thread hands it to the line
-//! editor; that thread alone ever waits for the editor, which takes nothing while a command runs. At all other times everyone writes
-//! to the terminal. While a full-screen view is on, everything is held back and shown after it.
+//! On a terminal, what jobs print from their own threads is queued, and one thread shows it, in pieces that the terminal takes
+//! ([`super::pace`]): through the line editor while a line is being typed, and by itself at other times. What a command answers is shown
+//! at once, before all that waits. While a full-screen view is on, everything is held back and shown after it.
 
+use super::pace::Pace;
 use crate::out;
 use crate::render::Failure;
-use std::collections::VecDeque;
+use crate::repl::INTERRUPTED;
 use std::io::{self, Write};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes held back at most while a view is on; what is more is dropped and counted.
 const MOST_HELD: usize = 1 << 20;
 
-/// Bytes that wait for the line editor at most; who writes more waits, too.
+/// Bytes of jobs that wait at most; a job that has more to say waits, too.
 const MOST_QUEUED: usize = 256 << 10;
 
-/// Bytes that are handed to the line editor at once, if no line is longer.
-const CHUNK: usize = 16 << 10;
+/// Bytes that a command writes at once: between two such pieces Ctrl-C ends it.
+const PIECE: usize = 512;
 
-/// Longer than the editor takes to show a text, if it takes it at all.
-const SHOWN: Duration = Duration::from_millis(50);
+/// How long what waits is shown for when the session ends.
+const LEAVING: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether more comes than is shown.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Prints a text above the prompt.
 pub type Above = Box<dyn FnMut(String) + Send>;
 
+/// A way to the screen: of a job, or of what the user has just asked for.
 #[derive(Clone)]
-pub struct Screen(Arc<Shared>);
+pub struct Screen {
+    shared: Arc<Shared>,
+    of_a_job: bool,
+}
 
 #[derive(Default)]
 struct Shared {
     inner: Mutex<Inner>,
     changed: Condvar,
+    /// How fast the terminal is; `None` for what is none.
+    pace: Option<Arc<Pace>>,
 }
 
 #[derive(Default)]
 struct Inner {
     /// A line is being typed.
     typing: bool,
-    queue: VecDeque<String>,
-    queued: usize,
-    /// What the line editor is being given.
-    in_flight: Option<String>,
-    held: Option<Vec<u8>>,
+    /// Whole lines of jobs that nobody has seen.
+    queue: String,
+    /// The thread has a piece in its hands, which it writes itself.
+    writing: bool,
+    in_flight: bool,
+    /// A command writes.
+    answering: bool,
+    /// A view is on.
+    held: bool,
     dropped: usize,
+    /// Jobs are being ended: they need not wait.
+    ending: bool,
+    /// More comes than can be shown, and the user knows.
+    behind: bool,
 }
 
 impl Screen {
     /// One that writes to standard output.
     pub fn plain() -> Self {
-        Self(Arc::default())
+        Self {
+            shared: Arc::default(),
+            of_a_job: false,
+        }
     }
 
     /// One for a terminal with a line editor.
     ///
     /// # Errors
     /// There are no threads left.
-    pub fn above(mut above: Above) -> Result<Self, Failure> {
-        let screen = Self::plain();
+    pub fn above(mut above: Above, pace: Arc<Pace>) -> Result<Self, Failure> {
+        let shared = Shared {
+            pace: Some(Arc::clone(&pace)),
+            ..Shared::default()
+        };
+        let screen = Self {
+            shared: Arc::new(shared),
+            of_a_job: false,
+        };
         let theirs = screen.clone();
         let thread = std::thread::Builder::new().name("weir-screen".to_owned());
         thread
             .spawn(move || {
+                let mut progress = Progress::new();
                 loop {
-                    above(theirs.next());
-                    theirs.lock().in_flight = None;
-                    theirs.0.changed.notify_all();
+                    theirs.wait_for_lines();
+                    let (room, question) = pace.next();
+                    let Some((text, typing)) = theirs.take(room) else { continue };
+                    let bytes = text.len();
+                    let piece = ask(text, question);
+                    if typing {
+                        above(piece);
+                    } else {
+                        // A terminal that has gone is noticed by the next line.
+                        let _ = out::stdout(&piece);
+                    }
+                    theirs.taken();
+                    pace.taken(bytes, !question.is_empty());
+                    theirs.look(&mut progress, bytes);
                 }
             })
             .map_err(|e| Failure::new(format!("cannot start a thread: {e}")))?;
         Ok(screen)
     }
 
+    /// The way for a job, whose output waits until there is room for it.
+    pub fn of_a_job(&self) -> Self {
+        Self {
+            of_a_job: true,
+            ..self.clone()
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
-        self.0.changed.wait(inner).unwrap_or_else(PoisonError::into_inner)
+    fn wait_while(&self, condition: impl FnMut(&mut Inner) -> bool) -> MutexGuard<'_, Inner> {
+        let waited = self.shared.changed.wait_while(self.lock(), condition);
+        waited.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for something to show above the line.
-    fn next(&self) -> String {
+    fn wait_for_lines(&self) {
+        drop(self.wait_while(|inner| !inner.has_lines()));
+    }
+
+    /// The next lines, of so many bytes if the first is no longer, and whether a line is being typed.
+    fn take(&self, room: usize) -> Option<(String, bool)> {
         let mut inner = self.lock();
-        while !inner.typing || inner.queue.is_empty() {
-            inner = self.wait(inner);
+        if !inner.has_lines() {
+            return None;
         }
-        let mut text = String::new();
-        while let Some(more) = inner.queue.pop_front_if(|more| text.is_empty() || text.len() + more.len() <= CHUNK) {
-            inner.queued -= more.len();
-            text.push_str(&more);
+        let end = |at: Option<usize>| at.map(|at| at + 1);
+        let bytes = inner.queue.as_bytes();
+        let most = bytes.len().min(room);
+        let whole = end(bytes[..most].iter().rposition(|b| *b == b'\n'));
+        let first = || end(bytes.iter().position(|b| *b == b'\n'));
+        let len = whole.or_else(first).unwrap_or(bytes.len());
+        let text: String = inner.queue.drain(..len).collect();
+        inner.in_flight = true;
+        inner.writing = !inner.typing;
+        self.shared.changed.notify_all();
+        Some((text, inner.typing))
+    }
+
+    fn taken(&self) {
+        let mut inner = self.lock();
+        (inner.in_flight, inner.writing) = (false, false);
+        self.shared.changed.notify_all();
+    }
+
+    /// Says so when more comes than the terminal takes.
+    fn look(&self, progress: &mut Progress, bytes: usize) {
+        let mut inner = self.lock();
+        if inner.queue.is_empty() {
+            inner.behind = false;
+            *progress = Progress::new();
+            return;
         }
-        inner.in_flight = Some(text.clone());
-        self.0.changed.notify_all();
-        text
+        progress.bytes += bytes;
+        if progress.since.elapsed() < LOOK {
+            return;
+        }
+        if inner.queue.len() > progress.bytes {
+            inner.behind = true;
+            let lines = lines(&inner.queue);
+            let note = format!("({lines} lines wait: this terminal takes fewer than the jobs print; Ctrl-C leaves them out)\n");
+            inner.queue.insert_str(0, &note);
+        }
+        *progress = Progress::new();
     }
 
     /// Shows a text; it ends with a line break.
@@ -102,58 +186,116 @@ impl Screen {
         if text.is_empty() {
             return;
         }
-        let mut inner = self.lock();
-        while inner.typing && inner.held.is_none() && inner.queued >= MOST_QUEUED {
-            inner = self.wait(inner);
+        if self.shared.pace.is_none() {
+            // A reader that has gone is noticed by the next command.
+            let _ = out::stdout(text);
+            return;
         }
-        inner.put(text);
-        self.0.changed.notify_all();
+        if !self.of_a_job && !self.lock().typing {
+            self.answer(text);
+            return;
+        }
+        let full = |inner: &mut Inner| !inner.held && !inner.ending && inner.queue.len() >= MOST_QUEUED;
+        let mut inner = self.wait_while(full);
+        if inner.held && inner.queue.len() + text.len() > MOST_HELD {
+            inner.dropped += text.len();
+            return;
+        }
+        inner.queue.push_str(text);
+        self.shared.changed.notify_all();
+    }
+
+    /// Writes what the user has asked for, until Ctrl-C.
+    fn answer(&self, text: &str) {
+        self.wait_while(|inner| inner.writing || inner.answering).answering = true;
+        let mut rest = text;
+        // A word about what was interrupted is short.
+        let stopped = || text.len() > PIECE && INTERRUPTED.load(Ordering::Acquire);
+        while !rest.is_empty() && !stopped() {
+            let most = rest.floor_char_boundary(PIECE);
+            let len = rest[..most].rfind('\n').or_else(|| rest.find('\n')).map_or(rest.len(), |at| at + 1);
+            let (piece, more) = rest.split_at(len);
+            if out::stdout(piece).is_err() {
+                break;
+            }
+            rest = more;
+        }
+        self.lock().answering = false;
+        self.shared.changed.notify_all();
     }
 
     /// From here on a line is being typed, and the editor takes what is to be shown.
     pub fn typing(&self) {
-        self.lock().typing = true;
-        self.0.changed.notify_all();
-    }
-
-    /// The line is there: from here on everybody writes to the terminal.
-    pub fn typed(&self) {
-        let mut inner = self.lock();
-        inner.typing = false;
-        let queue = std::mem::take(&mut inner.queue);
-        inner.queued = 0;
-        for text in queue {
-            inner.put(&text);
+        let mut inner = self.wait_while(|inner| inner.writing);
+        inner.typing = true;
+        drop(inner);
+        // Ctrl-C may have thrown away what was on its way to the terminal, the question in it too.
+        if let Some(pace) = &self.shared.pace {
+            pace.void();
         }
-        self.0.changed.notify_all();
+        self.shared.changed.notify_all();
     }
 
-    /// No line will be typed any more: shows what the editor was given and did not take.
+    /// The line is there: from here on the editor takes nothing.
+    pub fn typed(&self) {
+        self.lock().typing = false;
+        if let Some(pace) = &self.shared.pace {
+            pace.void();
+        }
+        self.shared.changed.notify_all();
+    }
+
+    /// Leaves out what waits, if the terminal cannot show it soon, and says how much that was.
+    pub fn skip(&self) {
+        let mut inner = self.lock();
+        if !inner.behind {
+            return;
+        }
+        let left_out = lines(&std::mem::take(&mut inner.queue));
+        inner.behind = false;
+        drop(inner);
+        self.shared.changed.notify_all();
+        self.print(&format!("({left_out} lines were left out)\n"));
+    }
+
+    /// Whether jobs are being ended: then what they still have to say does not hold them up.
+    pub fn ending(&self, ending: bool) {
+        self.lock().ending = ending;
+        self.shared.changed.notify_all();
+    }
+
+    /// How fast the terminal is.
+    pub fn pace(&self) -> Option<&Pace> {
+        self.shared.pace.as_deref()
+    }
+
+    /// No line will be typed any more: shows what waits, if that takes no time.
     pub fn close(&self) {
-        let stuck = |inner: &mut Inner| inner.in_flight.is_some();
-        let waited = self.0.changed.wait_timeout_while(self.lock(), SHOWN, stuck);
+        let waits = |inner: &mut Inner| inner.in_flight || !inner.queue.is_empty();
+        let waited = self.shared.changed.wait_timeout_while(self.lock(), LEAVING, waits);
         let (mut inner, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if let Some(text) = inner.in_flight.take() {
-            inner.put(&text);
+        let left_out = lines(&std::mem::take(&mut inner.queue));
+        drop(inner);
+        if left_out > 0 {
+            self.print(&format!("({left_out} lines were left out)\n"));
         }
     }
 
     /// Holds everything back until [`Self::release`].
     pub fn hold(&self) {
-        self.lock().held.get_or_insert_default();
+        self.wait_while(|inner| inner.writing).held = true;
     }
 
     pub fn release(&self) {
         let mut inner = self.lock();
-        let held = inner.held.take().unwrap_or_default();
+        inner.held = false;
         let dropped = std::mem::take(&mut inner.dropped);
-        if !held.is_empty() {
-            inner.put(&String::from_utf8_lossy(&held));
-        }
         if dropped > 0 {
-            inner.put(&format!("({dropped} bytes of output were not kept while the view was on)\n"));
+            inner
+                .queue
+                .push_str(&format!("({dropped} bytes of output were not kept while the view was on)\n"));
         }
-        self.0.changed.notify_all();
+        self.shared.changed.notify_all();
     }
 
     /// A writer for one job: whole lines go to the screen.
@@ -166,23 +308,35 @@ impl Screen {
 }
 
 impl Inner {
-    fn put(&mut self, text: &str) {
-        if let Some(held) = &mut self.held {
-            if held.len() + text.len() <= MOST_HELD {
-                held.extend_from_slice(text.as_bytes());
-            } else {
-                self.dropped += text.len();
-            }
-            return;
-        }
-        if self.typing {
-            self.queued += text.len();
-            self.queue.push_back(text.to_owned());
-        } else {
-            // A reader that has gone is noticed by the next command.
-            let _ = out::stdout(text);
+    fn has_lines(&self) -> bool {
+        !self.queue.is_empty() && !self.held && !self.answering
+    }
+}
+
+/// What was shown since the last look.
+struct Progress {
+    since: Instant,
+    bytes: usize,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            bytes: 0,
         }
     }
+}
+
+/// The question before the last line break: the editor draws the line again behind that.
+fn ask(mut text: String, question: &str) -> String {
+    let at = text.len() - usize::from(text.ends_with('\n'));
+    text.insert_str(at, question);
+    text
+}
+
+fn lines(text: &str) -> usize {
+    text.bytes().filter(|b| *b == b'\n').count()
 }
 
 /// Collects what a job writes and hands on whole lines, so that two jobs never share one.
@@ -238,14 +392,22 @@ mod tests {
             left -= 1;
             theirs.lock().unwrap().push_str(&text);
         };
-        let screen = Screen::above(Box::new(above)).unwrap();
+        let screen = Screen::above(Box::new(above), Arc::default()).unwrap();
         screen.typing();
-        (screen, seen)
+        (screen.of_a_job(), seen)
+    }
+
+    fn wait(mut good: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !good() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(good());
     }
 
     fn shown(seen: &Mutex<String>, text: &str) {
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        while *seen.lock().unwrap() != text && std::time::Instant::now() < deadline {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while *seen.lock().unwrap() != text && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
         assert_eq!(*seen.lock().unwrap(), text);
@@ -274,23 +436,37 @@ mod tests {
         shown(&seen, "a\n(1048576 bytes of output were not kept while the view was on)\n");
     }
 
+    #[test]
+    fn pieces_are_whole_lines() {
+        let (screen, _) = edited(0);
+        screen.hold();
+        screen.print("first\nsecond\nof more bytes than there is room\n");
+        screen.lock().held = false;
+        let mut pieces = std::iter::from_fn(|| screen.take(14)).map(|(text, _)| text);
+        assert_eq!(pieces.next().as_deref(), Some("first\nsecond\n"));
+        assert_eq!(pieces.next().as_deref(), Some("of more bytes than there is room\n"));
+        assert_eq!(pieces.next(), None);
+        assert_eq!(ask("a\nb\n".to_owned(), "?"), "a\nb?\n");
+    }
+
     /// The editor stops taking texts when a line has been typed; nobody else may wait for it then.
     #[test]
-    fn an_editor_that_takes_nothing_holds_nobody_up() {
+    fn an_editor_that_takes_nothing_holds_up_jobs_alone() {
         let (screen, seen) = edited(1);
         screen.print("shown\n");
         shown(&seen, "shown\n");
         let job = screen.clone();
         let job = std::thread::spawn(move || (0..10_000).for_each(|i| job.print(&format!("line {i} {}\n", "x".repeat(80)))));
-        let waits = |inner: &Inner| inner.queued >= MOST_QUEUED && inner.in_flight.is_some();
-        while !waits(&screen.lock()) {
-            std::thread::yield_now();
-        }
-        // More than the queue takes: the job waits now, and goes on when the line is there.
+        wait(|| screen.lock().queue.len() >= MOST_QUEUED && screen.lock().in_flight);
+        // More than the queue takes: the job waits, commands do not, and neither does a job that ends.
         screen.typed();
+        assert!(!job.is_finished());
+        screen.ending(true);
         job.join().unwrap();
-        assert_eq!(screen.lock().in_flight.as_deref().map(|t| &t[..7]), Some("line 0 "));
-        screen.close();
-        assert_eq!(screen.lock().in_flight, None);
+        assert!(screen.lock().queue.len() > MOST_QUEUED);
+        // What cannot be shown is left out.
+        screen.lock().behind = true;
+        screen.skip();
+        wait(|| screen.lock().queue.len() < 100);
     }
 }

@@ -1,18 +1,23 @@
 //! `:watch @m`: a map in full screen, redrawn in place, with what changed since the last look and how it went before that.
 
 use crate::repl::maps::Workspace;
+use crate::repl::pace::Pace;
+use crate::repl::tty;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use weir_compiler::types::Type;
 use weir_runtime::format::value::{self, Spacing};
 use weir_runtime::format::{Context, sint, uint};
 use weir_runtime::maps::{Cell, Row, Snapshot};
 
 const PERIOD: Duration = Duration::from_secs(1);
+/// How often it is looked whether a slow line has shown everything, and how long that is waited for.
+const BEHIND: Duration = Duration::from_millis(50);
+const LATEST: Duration = Duration::from_secs(10);
 /// Looks that a sparkline remembers.
 const HISTORY: usize = 24;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -25,6 +30,7 @@ struct View {
 impl View {
     fn enter() -> io::Result<Self> {
         let stdin = io::stdin();
+        tty::typing(true);
         let old = tcgetattr(stdin.as_fd())?;
         let mut raw = old.clone();
         cfmakeraw(&mut raw);
@@ -38,6 +44,7 @@ impl Drop for View {
     fn drop(&mut self) {
         let _ = write_out("\x1b[?25h\x1b[?1049l");
         let _ = tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, &self.old);
+        tty::typing(false);
     }
 }
 
@@ -51,7 +58,7 @@ fn write_out(text: &str) -> io::Result<()> {
 ///
 /// # Errors
 /// When there is no terminal, or the map can no longer be read.
-pub fn watch(name: &str, workspace: &Workspace, read: impl Fn() -> Result<Snapshot, String>) -> Result<(), String> {
+pub fn watch(name: &str, workspace: &Workspace, pace: Option<&Pace>, read: impl Fn() -> Result<Snapshot, String>) -> Result<(), String> {
     let view = View::enter().map_err(|e| format!("a view needs a terminal: {e}"))?;
     let mut history = History::default();
     let ctx = workspace.context();
@@ -66,25 +73,35 @@ pub fn watch(name: &str, workspace: &Workspace, read: impl Fn() -> Result<Snapsh
             text.push_str("\x1b[K\r\n");
         }
         text.push_str("\x1b[J");
+        text.push_str(pace.map_or("", |pace| pace.next().1));
         write_out(&text).map_err(|e| e.to_string())?;
-        if key_within(PERIOD) {
-            drop(view);
-            return Ok(());
+        let drawn = Instant::now();
+        // A slow line has not shown one picture when the next is due.
+        let behind = || pace.is_some_and(Pace::behind) && drawn.elapsed() < LATEST;
+        while drawn.elapsed() < PERIOD || behind() {
+            match key_within(PERIOD.saturating_sub(drawn.elapsed()).max(BEHIND)) {
+                Some(true) => {
+                    drop(view);
+                    return Ok(());
+                }
+                Some(false) => {}
+                // The terminal was resized.
+                None => break,
+            }
         }
     }
 }
 
-/// Waits for a key; whatever was typed is taken away.
-fn key_within(time: Duration) -> bool {
+/// Waits for a key; whatever was typed is taken away. Nothing after a signal.
+fn key_within(time: Duration) -> Option<bool> {
     let stdin = io::stdin();
     let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
-    // A signal (the terminal was resized) is no key: draw again at once.
-    let key = poll(&mut fds, PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO)).is_ok_and(|n| n > 0);
+    let key = poll(&mut fds, PollTimeout::try_from(time).unwrap_or(PollTimeout::ZERO)).ok()? > 0;
     if key {
         // Past the buffer of `Stdin`, which would keep for later what does not fit.
         let _ = nix::unistd::read(stdin.as_fd(), &mut [0; 64]);
     }
-    key
+    Some(key)
 }
 
 fn size() -> (usize, usize) {

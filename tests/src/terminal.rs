@@ -38,7 +38,15 @@ pub struct Terminal {
     modes: Termios,
     /// Bytes a second that the line to the screen carries, and when the next ones can come.
     line: Option<(f64, Instant)>,
+    /// How far it has been looked for [`QUESTION`]s, which a terminal answers when it comes to them.
+    asked: usize,
+    /// Whether it does.
+    answers: bool,
 }
+
+/// Asks a terminal how it is, and the answer of one that is well.
+const QUESTION: &str = "\x1b[5n";
+const ANSWER: &str = "\x1b[0n";
 
 const SCROLLBACK: usize = 20_000;
 
@@ -84,6 +92,8 @@ impl Terminal {
             columns,
             modes,
             line: None,
+            asked: 0,
+            answers: true,
         })
     }
 
@@ -94,6 +104,17 @@ impl Terminal {
     /// From now on the line to the screen carries so many bytes a second.
     pub fn slow_line(&mut self, bytes_per_second: u32) {
         self.line = Some((f64::from(bytes_per_second), Instant::now()));
+    }
+
+    /// From now on it answers no question, as terminals do that are none.
+    pub fn mute(&mut self) {
+        self.answers = false;
+    }
+
+    /// Bytes that have come so far.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.all.len()
     }
 
     /// Whether the text stands on the screen in a colour of its own.
@@ -169,7 +190,18 @@ impl Terminal {
             Ok(n) => {
                 self.screen.process(&buf[..n]);
                 self.all.push_str(&String::from_utf8_lossy(&buf[..n]));
+                self.answer();
                 true
+            }
+        }
+    }
+
+    fn answer(&mut self) {
+        while let Some(at) = self.all[self.asked..].find(QUESTION) {
+            self.asked += at + QUESTION.len();
+            if self.answers {
+                // A program that has gone hears no answers.
+                let _ = self.master.write_all(ANSWER.as_bytes());
             }
         }
     }

@@ -404,6 +404,17 @@ impl<'a> Checker<'a> {
         self.diagnostics.push(diagnostic);
     }
 
+    /// Says what this kernel lacks, and whether to go on: a script that will not run here may be meant for another machine, and the rest
+    /// of it can be right or wrong all the same.
+    pub fn lacking(&mut self, mut diagnostic: Diagnostic) -> bool {
+        let judged = self.options.judged_only;
+        if judged {
+            diagnostic.severity = weir_parser::Severity::Warning;
+        }
+        self.diagnostics.push(diagnostic);
+        judged
+    }
+
     fn resolve(&mut self, probe: &ast::Probe) -> Sites {
         let found = self.sites(probe);
         Sites {

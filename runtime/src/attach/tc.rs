@@ -97,20 +97,25 @@ pub struct ClsactFilter {
     kept: bool,
 }
 
+/// How often a filter is tried to be removed.
+const TRIES: u32 = 3;
+
 impl Drop for ClsactFilter {
     fn drop(&mut self) {
         if self.kept {
             return;
         }
-        // Nothing to be done about failures here: the interface or its namespace is gone, or `weir clean` has to try.
-        let _ = netns::run_in(self.netns.as_deref(), || -> SysResult<()> {
+        // The kernel may be short of memory for a moment. Nothing to be done about other failures here: the interface or its namespace is
+        // gone, or `weir clean` has to try.
+        let remove = || -> SysResult<()> {
             let mut netlink = Netlink::open()?;
-            let _ = netlink.filter_delete(&self.filter, &self.iface);
+            let deleted = netlink.filter_delete(&self.filter, &self.iface);
             if self.made_clsact {
                 remove_clsact_if_empty(&mut netlink, self.filter.ifindex, &self.iface)?;
             }
-            Ok(())
-        });
+            deleted
+        };
+        let _ = (0..TRIES).any(|_| matches!(netns::run_in(self.netns.as_deref(), remove), Ok(Ok(()))));
     }
 }
 

@@ -133,6 +133,42 @@ pub fn decode(btf: Option<&Btf>, ty: u32, bytes: &[u8]) -> Value {
     }
 }
 
+/// Where in a value the number is that [`Value::number`] would find, for going through a million of them without making values of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    offset: usize,
+    size: usize,
+    ty: u32,
+}
+
+impl Leaf {
+    /// Nothing where that depends on the bytes, or there is no number.
+    #[must_use]
+    pub fn find(btf: Option<&Btf>, ty: u32, size: usize, field: Option<&str>) -> Option<Self> {
+        let all = Self { offset: 0, size, ty };
+        match btf.filter(|_| ty != 0) {
+            Some(btf) => match (Reader { btf }).leaf(all, "", field, 0) {
+                Found::At(leaf) => Some(leaf),
+                Found::No | Found::Unsure => None,
+            },
+            None => (field.is_none() && matches!(size, 1 | 2 | 4 | 8)).then_some(all),
+        }
+    }
+
+    /// The number in a value.
+    #[must_use]
+    pub fn number(&self, btf: Option<&Btf>, value: &[u8]) -> Option<f64> {
+        let bytes = value.get(self.offset..self.offset + self.size)?;
+        decode(btf, self.ty, bytes).number(None)
+    }
+}
+
+enum Found {
+    At(Leaf),
+    No,
+    Unsure,
+}
+
 struct Reader<'a> {
     btf: &'a Btf,
 }
@@ -206,6 +242,57 @@ impl Reader<'_> {
         }
     }
 
+    /// As [`Value::number`] goes through what [`Self::value`] makes.
+    fn leaf(&self, at: Leaf, name: &str, field: Option<&str>, depth: u32) -> Found {
+        if depth > MAX_DEPTH {
+            return Found::Unsure;
+        }
+        let number = || if field.is_none() { Found::At(at) } else { Found::No };
+        match self.btf.type_by_id(TypeId(at.ty)) {
+            Some(BtfType::Typedef { name: "__be32", .. }) if at.size == 4 && is_address(name) => Found::No,
+            Some(BtfType::Typedef { name: "__be16", .. }) if at.size == 2 => number(),
+            Some(BtfType::Typedef { name: "__be32", .. }) if at.size == 4 => number(),
+            Some(
+                BtfType::Typedef { target: t, .. }
+                | BtfType::Const(t)
+                | BtfType::Volatile(t)
+                | BtfType::Restrict(t)
+                | BtfType::TypeTag { target: t, .. },
+            ) => self.leaf(Leaf { ty: t.0, ..at }, name, field, depth + 1),
+            Some(BtfType::Int(_)) if at.size <= 16 => number(),
+            Some(BtfType::Float { .. }) if matches!(at.size, 4 | 8) => number(),
+            Some(BtfType::Ptr(_)) => Found::No,
+            Some(BtfType::Struct(composite) | BtfType::Union(composite)) => {
+                let members: Vec<_> = composite.members().collect();
+                let plain = members.iter().all(|m| m.bitfield_size == 0 && !m.name.is_empty());
+                if !plain || has_meaning(composite.name) {
+                    return Found::Unsure;
+                }
+                let member = |m: &weir_compiler::btf::Member<'_>, field: Option<&str>| {
+                    let inner = Leaf {
+                        offset: at.offset + (m.bit_offset / 8) as usize,
+                        size: self.btf.size_of(m.ty).unwrap_or(0) as usize,
+                        ty: m.ty.0,
+                    };
+                    if inner.offset + inner.size > at.offset + at.size {
+                        return Found::Unsure;
+                    }
+                    self.leaf(inner, m.name, field, depth + 1)
+                };
+                if let Some(wanted) = field {
+                    let (first, rest) = wanted.split_once('.').map_or((wanted, None), |(a, b)| (a, Some(b)));
+                    let direct = members.iter().find(|m| m.name == first).map(|m| member(m, rest));
+                    if let Some(found @ (Found::At(_) | Found::Unsure)) = direct {
+                        return found;
+                    }
+                }
+                let mut inside = members.iter().map(|m| member(m, field));
+                inside.find(|found| !matches!(found, Found::No)).unwrap_or(Found::No)
+            }
+            _ => Found::Unsure,
+        }
+    }
+
     fn array(&self, elem: TypeId, len: usize, name: &str, bytes: &[u8], depth: u32) -> Value {
         let size = self.btf.size_of(elem).unwrap_or(0) as usize;
         if size == 0 || len > 65_536 {
@@ -240,6 +327,11 @@ impl Reader<'_> {
             _ => false,
         }
     }
+}
+
+/// Whether [`known_struct`] may know it.
+fn has_meaning(name: &str) -> bool {
+    matches!(name, "in_addr" | "in6_addr") || name.starts_with("weir_")
 }
 
 /// Structs with a meaning of their own: the kernel's addresses, and those of weir's maps.
@@ -368,6 +460,41 @@ mod tests {
             serde_json::to_string(&per_cpu).unwrap(),
             r#"[{"a":1,"b":{"c":7}},{"a":1,"b":{"c":7}}]"#
         );
+    }
+
+    /// The short way to a number is the long one, for whatever the kernel has as types.
+    #[test]
+    fn a_leaf_is_the_number_of_the_whole_value() {
+        let bytes = std::fs::read("/sys/kernel/btf/vmlinux").unwrap();
+        let btf = Btf::from_bytes(bytes).unwrap();
+        let structs = btf
+            .ids()
+            .filter(|id| matches!(btf.type_by_id(*id), Some(BtfType::Struct(_) | BtfType::Int(_))));
+        let (mut leaves, mut asked) = (0, 0);
+        for ty in structs.step_by(7).take(2000) {
+            let size = btf.size_of(ty).unwrap_or(0) as usize;
+            if size == 0 || size > 512 {
+                continue;
+            }
+            let bytes: Vec<u8> = (0..size).map(|i| (i * 37 + 11) as u8).collect();
+            let value = decode(Some(&btf), ty.0, &bytes);
+            let fields = value.fields();
+            let fields = fields.iter().flat_map(|f| [f.as_str(), f.rsplit('.').next().unwrap_or(f)]).take(20);
+            for field in [None, Some("no_such_field")].into_iter().chain(fields.map(Some)) {
+                asked += 1;
+                let Some(leaf) = Leaf::find(Some(&btf), ty.0, size, field) else {
+                    continue;
+                };
+                leaves += 1;
+                assert_eq!(leaf.number(Some(&btf), &bytes), value.number(field), "{field:?} of {value:?}");
+            }
+        }
+        assert!(leaves > 500 && asked > leaves, "{leaves} of {asked}");
+        assert_eq!(
+            Leaf::find(None, 0, 8, None).and_then(|l| l.number(None, &[2, 1, 0, 0, 0, 0, 0, 0])),
+            Some(258.0)
+        );
+        assert_eq!(Leaf::find(None, 0, 8, Some("x")), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::process::Command;
 use weir_tests::features::Feature;
-use weir_tests::harness::Need::Has;
+use weir_tests::harness::Need::{Has, Lacks};
 use weir_tests::harness::Test;
 use weir_tests::net::TempDir;
 use weir_tests::weir::{Finished, Weir};
@@ -13,6 +13,7 @@ pub const TESTS: &[Test] = &[
     Test::new("check_takes_right_scripts_and_refuses_wrong_ones", check),
     Test::new("check_says_in_json_what_is_wrong_where", json),
     Test::new("check_takes_the_types_of_another_kernel", other_kernel),
+    Test::new("check_goes_on_where_this_kernel_lacks_something", lacking).needs(&[Lacks(Feature::Kprobe)]),
     Test::new("check_types_what_is_not_given", not_given),
     Test::new("check_takes_every_example_and_its_head", examples),
     Test::new("completions_know_every_command", completions),
@@ -89,6 +90,37 @@ fn other_kernel() -> Result<()> {
     weir(&["check", "--btf", "/no/such.btf", &right])?
         .refused(&["/no/such.btf"])
         .map(drop)
+}
+
+/// What this kernel has no probes for is a remark about the machine; what is wrong in the script is an error here as anywhere.
+fn lacking() -> Result<()> {
+    let dir = TempDir::new()?;
+    dir.write(
+        "right.weir",
+        "kprobe:tcp_sendmsg { $sk = (struct sock *)arg0; @[$sk->__sk_common.skc_dport] = count(); }\n",
+    )?;
+    dir.write("wrong.weir", "kprobe:tcp_sendmsg { @ = ((struct sock *)arg0)->no_such_field; }\n")?;
+    dir.write("name.weir", "kprobe:tcp_sendmgs { @ = count(); }\n")?;
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let right = path("right.weir");
+    let done = weir(&["check", &right])?.clean()?;
+    ensure!(
+        done.stderr.starts_with("warning[no-kprobes]: this kernel has no kprobes") && done.stderr.contains("right.weir:1:1"),
+        "{done}"
+    );
+    let done = weir(&["check", "-q", &right])?.clean()?;
+    ensure!(done.stderr.is_empty(), "{done}");
+    let done = weir(&["check", "--json", &right])?.clean()?;
+    let files: Value = serde_json::from_str(&done.stdout).with_context(|| format!("no JSON: {done}"))?;
+    let problem = &files[0]["problems"][0];
+    ensure!(
+        files[0]["ok"] == true && problem["severity"] == "warning" && problem["code"] == "no-kprobes",
+        "{files:#}"
+    );
+    weir(&["check", &path("wrong.weir")])?.refused(&["no_such_field"])?;
+    weir(&["check", &path("name.weir")])?.refused(&["no function `tcp_sendmgs`", "did you mean `kprobe:tcp_sendmsg`?"])?;
+    // To run it, the machine has to have them.
+    weir(&["run", &right])?.refused(&["this kernel has no kprobes"]).map(drop)
 }
 
 /// Parameters without values have the types that their defaults and uses give them; interfaces may be another machine's.
@@ -278,12 +310,14 @@ fn offered(shell: &str, args: &[&str], dir: &TempDir) -> Result<Vec<String>> {
         .collect())
 }
 
-const ASKED: [(&str, &str); 5] = [
+const ASKED: [(&str, &str); 7] = [
     ("weir map", "maps"),
     ("weir net r", "rm"),
     ("weir check --bt", "--btf"),
     ("weir net rm --pri", "--priority"),
     ("weir --format js", "json"),
+    ("weir completions fi", "fish"),
+    ("weir net rm lo ing", "ingress"),
 ];
 
 fn zsh() -> Result<()> {
@@ -316,11 +350,10 @@ print -r -- ${${seen##*LINE<}%%>*}
 fn fish() -> Result<()> {
     let dir = TempDir::new()?;
     dir.write("weir.fish", &weir(&["completions", "fish"])?.clean()?.stdout)?;
-    // The script of `clap_complete` offers no values of switches in fish.
-    for (line, word) in &ASKED[..4] {
+    for (line, word) in ASKED {
         let call = format!("source weir.fish; complete -C '{line}'");
         let shown = offered("fish", &["--no-config", "-c", &call], &dir)?;
-        ensure!(shown.iter().any(|l| l == *word), "`{line}`: no `{word}` in {shown:?}");
+        ensure!(shown.iter().any(|l| l == word), "`{line}`: no `{word}` in {shown:?}");
     }
     Ok(())
 }

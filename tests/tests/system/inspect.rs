@@ -5,7 +5,9 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 use weir_tests::features::{Answer, Feature};
 use weir_tests::harness::Need::Has;
 use weir_tests::harness::Test;
@@ -39,6 +41,9 @@ pub const TESTS: &[Test] = &[
     Test::new("inspect_wrong_input_is_refused_in_words", wrong_input).alone(),
     Test::new("inspect_without_permission_names_the_capability", no_permission),
 ];
+
+/// Too much for an emulated machine.
+pub const ONCE: &[Test] = &[Test::new("inspect_a_million_entries_take_seconds", million)];
 
 /// Builds an object for `tc` or `ip` in the lab's folder. `script` names the loopback interface, which every machine has.
 pub(super) fn build(lab: &Lab, name: &str, script: &str) -> Result<String> {
@@ -597,6 +602,48 @@ fn maps() -> Result<()> {
     weir(&lab, &["maps", &id])?
         .refused(&[&format!("no BPF map has id {id}"), "weir maps"])
         .map(drop)
+}
+
+/// Two maps of a million entries are read whole, and the largest found.
+fn million() -> Result<()> {
+    // A build without optimisations on a busy machine takes a fifth of it; going through them entry by entry takes far more.
+    const MOST: Duration = Duration::from_secs(60);
+    const ENTRIES: usize = 1_000_000;
+    let mut running = Weir::script(
+        "config = { max_map_keys = 1048576; print_maps_on_exit = false }
+         begin { for ($i : 0..1000000) { @big[$i] = ($i * 7919) % 1000003; @mean[$i] = avg($i); } printf(\"full\\n\"); } interval:s:600 { }",
+    )
+    .start()?;
+    running.wait_stdout("all entries", |text| text.contains("full"))?;
+    let list: Value = serde_json::from_str(&Weir::new(["maps", "--json"]).run()?.clean()?.stdout)?;
+    let of_name = |name: &str| -> Result<String> {
+        let ours = |id: &Value| running.objects().iter().any(|o| o.kind == Kind::Map && *id == o.id);
+        let found = list.as_array().into_iter().flatten().find(|m| m["name"] == name && ours(&m["id"]));
+        let found = found.with_context(|| format!("no map {name} in {list:#}"))?;
+        ensure!(found["entries"] == ENTRIES, "{found:#}");
+        Ok(found["id"].to_string())
+    };
+    let (big, mean) = (of_name("AT_big")?, of_name("AT_mean")?);
+    let timed = |args: &[&str]| -> Result<Finished> {
+        let start = Instant::now();
+        let done = Weir::new(args.iter().copied()).run()?.clean()?;
+        ensure!(start.elapsed() < MOST, "{args:?} took {:?}", start.elapsed());
+        Ok(done)
+    };
+    let top = timed(&["maps", &mean, "--top", "2", "--by", "sum"])?;
+    let lines: Vec<&str> = top.stdout.lines().collect();
+    ensure!(
+        lines.len() == 3 && lines[1].starts_with("  [999999]: ") && lines[2].starts_with("  [999998]: "),
+        "{top}"
+    );
+    let whole = timed(&["maps", &big])?;
+    let entries: BTreeSet<&str> = whole.stdout.lines().skip(1).collect();
+    ensure!(
+        entries.len() == ENTRIES && entries.contains("  [341332]: 1000002"),
+        "{} entries",
+        entries.len()
+    );
+    running.stop()?.clean().map(drop)
 }
 
 fn wrong_input() -> Result<()> {

@@ -106,6 +106,7 @@ fn main() {
             cli::TESTS,
             command_line::TESTS,
             ends::ONCE,
+            inspect::ONCE,
             environment::TESTS,
             output::TESTS,
             rejection::TESTS,

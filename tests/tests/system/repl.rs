@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use weir_tests::harness::Test;
+use weir_tests::in_vm;
 use weir_tests::net::{Lab, TempDir};
 use weir_tests::terminal::{CTRL_C, CTRL_D, TAB, Terminal, UP};
 use weir_tests::weir::program;
@@ -22,6 +23,7 @@ pub const TESTS: &[Test] = &[
     Test::new("repl_killed_leaves_nothing", killed),
     Test::new("repl_stays_usable_under_ten_thousand_lines_a_second", flood),
     Test::new("repl_stays_usable_over_a_slow_line", slow_line),
+    Test::new("repl_keys_come_before_a_flood_on_a_slow_line", slow_flood),
     Test::new("repl_settings_are_checked", settings),
     Test::new("repl_takes_a_pipe", pipe),
     Test::new("repl_saves_what_runs", save),
@@ -382,6 +384,62 @@ fn slow_line() -> Result<()> {
     let objects = t.objects();
     t.signal(Signal::SIGHUP)?;
     t.ended(&objects).map(drop)
+}
+
+/// A job that prints far more than the line carries: what is typed is on the screen before much more has come, whatever the line.
+fn slow_flood() -> Result<()> {
+    // An emulated machine is slow enough itself.
+    let lines = if in_vm() { 1 } else { 3 };
+    let lines = [(9_600, true), (115_200, true), (9_600, false)].into_iter().take(lines);
+    std::thread::scope(|scope| {
+        let all: Vec<_> = lines
+            .map(|(baud, answers)| {
+                scope.spawn(move || flood_over(baud, answers).with_context(|| format!("{baud} baud, a terminal that answers: {answers}")))
+            })
+            .collect();
+        all.into_iter()
+            .try_for_each(|one| one.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?)
+    })
+}
+
+fn flood_over(baud: u32, answers: bool) -> Result<()> {
+    const TYPED: &str = "print(4242);";
+    // What a key may have before it: a piece or two of output, and the line drawn again. The buffers of a terminal hold twenty times as much.
+    const MOST: usize = 800;
+    let dir = TempDir::new()?;
+    let mut t = Terminal::start(&["repl"], dir.path())?;
+    if !answers {
+        t.mute();
+    }
+    t.slow_line(baud / 10);
+    t.wait_prompt()?;
+    t.line(FLOOD)?;
+    t.wait("the flood", |t| t.printed().contains("flood 9"))?;
+    let objects = t.objects();
+    let mut between = Vec::new();
+    for end in 1..=TYPED.len() {
+        let before = t.bytes();
+        t.keys(&TYPED[end - 1..end])?;
+        let whole = format!("weir> {}", &TYPED[..end]);
+        t.wait(&format!("`{whole}`"), |t| t.cursor_line().starts_with(&whole))?;
+        between.push(t.bytes() - before);
+    }
+    between.sort_unstable();
+    // A machine that is busy with other things may have let one or the other wait.
+    ensure!(between[between.len() * 3 / 4] <= MOST, "bytes before each key: {between:?}");
+    t.keys("\r")?;
+    t.wait("its output", |t| t.printed().contains("\n4242\r\n"))?;
+    if answers && baud < 10_000 {
+        t.wait("word of what waits", |t| t.printed().contains(" lines wait: "))?;
+        t.keys(CTRL_C)?;
+        t.wait("word of what was left out", |t| t.printed().contains(" lines were left out)"))?;
+    }
+    t.line(":stop all")?;
+    t.wait("its end", |t| t.printed().contains("job 1 stopped"))?;
+    t.keys(CTRL_D)?;
+    let status = t.ended(&objects)?;
+    ensure!(status.success(), "it ended with {status}");
+    Ok(())
 }
 
 fn settings() -> Result<()> {

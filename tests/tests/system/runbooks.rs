@@ -93,6 +93,11 @@ fn refused() -> Result<()> {
     Weir::new(["run", "--iface", "lo"])
         .run()?
         .refused(&["unexpected argument '--iface'", "behind it"])?;
+    // Behind a script without `run`, a switch that weir does not have is most likely the script's.
+    let needs = path("needs.weir");
+    Weir::new([needs.as_str(), "22", "--iface", "lo"])
+        .run()?
+        .refused(&["unexpected argument '--iface'", &format!("weir run {needs} --iface")])?;
     Weir::new(["run", "/no/such.weir"]).run()?.refused(&["/no/such.weir"]).map(drop)
 }
 

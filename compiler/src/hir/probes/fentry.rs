@@ -108,7 +108,9 @@ impl Checker<'_> {
             } else {
                 self.instead_of(d, function)
             };
-            return self.error(d);
+            if !self.lacking(d) {
+                return;
+            }
         }
         let Some(btf) = self.need_btf(kernel, point.span) else { return };
         let wanted = module.unwrap_or(KERNEL);
@@ -187,7 +189,9 @@ impl Checker<'_> {
         let (point, word) = (asked.point, asked.word());
         if let Support::No(why) = self.kernel.feature(Feature::Fentry) {
             let d = Diagnostic::error("no-fentry", point.span, format!("this kernel has no `{word}` ({why})"));
-            return self.error(d.help("`weir progs` shows how often each BPF program has run, where the kernel counts that"));
+            if !self.lacking(d.help("`weir progs` shows how often each BPF program has run, where the kernel counts that")) {
+                return;
+            }
         }
         let all = match self.kernel.bpf_functions() {
             Ok(all) => all,

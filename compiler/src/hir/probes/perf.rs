@@ -38,7 +38,9 @@ impl Checker<'_> {
         };
         if hardware && let Support::No(why) = self.kernel.feature(Feature::Pmu) {
             let d = Diagnostic::error("no-pmu", point.span, format!("this machine has no `hardware` events ({why})"));
-            return self.error(d.help("`software:cpu-clock:1000000` or `profile:hz:99` sample by time instead"));
+            if !self.lacking(d.help("`software:cpu-clock:1000000` or `profile:hz:99` sample by time instead")) {
+                return;
+            }
         }
         let attach = AttachPoint::Counter {
             hardware,

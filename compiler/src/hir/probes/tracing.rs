@@ -119,7 +119,9 @@ impl Checker<'_> {
         if let Support::No(why) = self.kernel.feature(Feature::Kprobe) {
             let d = Diagnostic::error("no-kprobes", point.span, format!("this kernel has no kprobes ({why})"));
             let d = self.instead_of(d, function);
-            return self.error(d);
+            if !self.lacking(d) {
+                return;
+            }
         }
         // `vmlinux` is the kernel itself, which the kernel has no word for.
         let given = |m: &str| (m != "vmlinux").then(|| m.to_owned());
