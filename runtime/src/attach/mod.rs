@@ -356,7 +356,11 @@ impl<'a> Counter<'a> {
             }
             AttachPoint::CgroupSkb { path, .. } | AttachPoint::Cgroup { path, .. } => path.overlap.also.is_empty(),
             AttachPoint::NativeEvent { instance, link_layer, .. } => {
-                let pattern = self.object.natives.get(*instance).and_then(weir_compiler::object::NativeInstance::iface);
+                let pattern = self
+                    .object
+                    .natives
+                    .get(*instance)
+                    .and_then(weir_compiler::object::NativeInstance::iface);
                 !(*link_layer == LinkLayer::None && pattern.is_some_and(|p| p.is_glob()))
             }
             AttachPoint::Usdt { path, provider, name, .. } => self.events.insert((attach.span, [path, provider, name])),
