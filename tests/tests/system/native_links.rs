@@ -205,7 +205,7 @@ fn passed_over() -> Result<()> {
     ])?;
     at_xdp(", mode=\"offload\"")
         .run()?
-        .refused(&["does not offload XDP", "write `mode=\"native\"`", "^"])?;
+        .refused(&["does not run in a card", "write `mode=\"native\"`", "^"])?;
     let weir = at_xdp("").start()?;
     ensure!(
         weir.stderr().contains("`tun0` runs XDP in generic mode")
