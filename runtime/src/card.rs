@@ -10,7 +10,6 @@ use crate::load::{AttachTo, Elf, ProgramError, kernel_kind};
 use crate::sys::bpf::{self, ProgAttr, ProgLoadError};
 use crate::sys::{SysError, netns};
 use crate::verifier;
-use aya_obj::generated::bpf_prog_type;
 use std::os::fd::OwnedFd;
 use weir_compiler::object::{self, MapRole, MapSpec, ProgramKind, ProgramSpec};
 use weir_parser::Span;
@@ -35,19 +34,10 @@ impl<'a> Card<'a> {
         };
         // Any driver can load this. Asked first: a map that is refused may be too large for a good card.
         let insns = [insn(0xb7, XDP_PASS), insn(0x95, 0)];
+        let (kind, attach_type, _) = kernel_kind(ProgramKind::Xdp);
         let attr = ProgAttr {
-            name: "weir_probe",
-            kind: bpf_prog_type::BPF_PROG_TYPE_XDP as u32,
-            expected_attach_type: kernel_kind(ProgramKind::Xdp).1,
-            attach_btf_id: 0,
-            attach_to: None,
-            flags: 0,
-            insns: &insns,
-            license: c"GPL",
-            btf: None,
-            func_info: (&[], 8),
-            line_info: (&[], 16),
             card: card.ifindex,
+            ..ProgAttr::new("weir_probe", kind, attach_type, &insns)
         };
         card.there(|| bpf::prog_load(&attr))?
             .map_err(|e| card.refused("XDP programs", ProgramError::from(e), spec.span))?;

@@ -170,19 +170,10 @@ impl Kernel {
         };
         // r0 = 0; exit
         let insns = [insn(0xb7, 0), insn(0x95, 0)];
+        let (kind, attach_type) = (bpf_prog_type::BPF_PROG_TYPE_TRACING, bpf_attach_type::BPF_TRACE_FENTRY);
         let attr = ProgAttr {
-            name: "weir_probe",
-            kind: bpf_prog_type::BPF_PROG_TYPE_TRACING as u32,
-            expected_attach_type: bpf_attach_type::BPF_TRACE_FENTRY as u32,
             attach_btf_id: id.0,
-            attach_to: None,
-            flags: 0,
-            insns: &insns,
-            license: c"GPL",
-            btf: None,
-            func_info: (&[], 8),
-            line_info: (&[], 16),
-            card: 0,
+            ..ProgAttr::new("weir_probe", kind as u32, attach_type as u32, &insns)
         };
         let loaded = match bpf::prog_load(&attr) {
             Ok(fd) => fd,

@@ -53,20 +53,7 @@ fn try_program(name: &str, kind: u32, attach_type: u32, returns: i32) -> Result<
         insn
     };
     let insns = [insn(0xb7, returns), insn(0x95, 0)];
-    bpf::prog_load(&ProgAttr {
-        name,
-        kind,
-        expected_attach_type: attach_type,
-        attach_btf_id: 0,
-        attach_to: None,
-        flags: 0,
-        insns: &insns,
-        license: c"GPL",
-        btf: None,
-        func_info: (&[], 8),
-        line_info: (&[], 16),
-        card: 0,
-    })
+    bpf::prog_load(&ProgAttr::new(name, kind, attach_type, &insns))
 }
 
 fn id_of(program: &OwnedFd) -> u32 {
@@ -389,21 +376,7 @@ fn a_map_nearly_full_is_a_finding() {
         insns[2].code = 0xb7;
         insns[2].imm = 1;
         insns[3].code = 0x95;
-        let user = bpf::prog_load(&ProgAttr {
-            name: "user",
-            kind: TYPE_SK_LOOKUP,
-            expected_attach_type: SK_LOOKUP,
-            attach_btf_id: 0,
-            attach_to: None,
-            flags: 0,
-            insns: &insns,
-            license: c"GPL",
-            btf: None,
-            func_info: (&[], 8),
-            line_info: (&[], 16),
-            card: 0,
-        })
-        .unwrap();
+        let user = bpf::prog_load(&ProgAttr::new("user", TYPE_SK_LOOKUP, SK_LOOKUP, &insns)).unwrap();
         let netns = File::open("/proc/thread-self/ns/net").unwrap();
         let _link = link_create(&user, netns.as_fd(), SK_LOOKUP);
         let map_id = bpf::map_info(map.as_fd()).unwrap().id;

@@ -210,18 +210,8 @@ impl ByInterface {
         let (kind, expected_attach_type, flags) = crate::load::kernel_kind(ProgramKind::Xdp);
         let insns = code(self.places.as_raw_fd(), self.programs.as_raw_fd());
         let attr = ProgAttr {
-            name: "weir_chain",
-            kind,
-            expected_attach_type,
-            attach_btf_id: 0,
-            attach_to: None,
             flags,
-            insns: &insns,
-            license: c"GPL",
-            btf: None,
-            func_info: (&[], 8),
-            line_info: (&[], 16),
-            card: 0,
+            ..ProgAttr::new("weir_chain", kind, expected_attach_type, &insns)
         };
         bpf::prog_load(&attr).map_err(|e| crate::load::ProgramError::from(e).into_error(None, None))
     }

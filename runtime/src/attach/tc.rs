@@ -105,8 +105,8 @@ impl Drop for ClsactFilter {
         if self.kept {
             return;
         }
-        // The kernel may be short of memory for a moment. Nothing to be done about other failures here: the interface or its namespace is
-        // gone, or `weir clean` has to try.
+        // A removal was once seen refused, on a busy 6.1, for no reason that lasted. Of what still fails then, the interface or its
+        // namespace is gone, or the heartbeat opens the filter and `weir clean` has to try.
         let remove = || -> SysResult<()> {
             let mut netlink = Netlink::open()?;
             let deleted = netlink.filter_delete(&self.filter, &self.iface);

@@ -382,6 +382,27 @@ pub struct ProgAttr<'a> {
     pub card: u32,
 }
 
+impl<'a> ProgAttr<'a> {
+    /// A program of instructions alone, that belongs to no function and no card.
+    #[must_use]
+    pub fn new(name: &'a str, kind: u32, expected_attach_type: u32, insns: &'a [bpf_insn]) -> Self {
+        Self {
+            name,
+            kind,
+            expected_attach_type,
+            attach_btf_id: 0,
+            attach_to: None,
+            flags: 0,
+            insns,
+            license: c"GPL",
+            btf: None,
+            func_info: (&[], 8),
+            line_info: (&[], 16),
+            card: 0,
+        }
+    }
+}
+
 /// Why a program was not loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgLoadError {

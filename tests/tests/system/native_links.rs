@@ -100,16 +100,19 @@ fn flows_and_identity() -> Result<()> {
     let tun = tun(&lab)?;
     let (udp, udp6) = (Frame::udp(BAD4, NODE4, PORT), Frame::udp(BAD6, NODE6, PORT));
     let cable = Frame::udp(lab.peer4(), lab.node4(), PORT);
+    let after_packets = |weir: Running| -> Result<Finished> {
+        tun.receive(&packet(&udp), 5)?;
+        tun.receive(&packet(&udp6), 3)?;
+        traffic::send_frames(&lab, &[(2, cable.clone())])?;
+        traffic::settle(&lab)?;
+        weir.stop()?.clean()
+    };
     for (iface, hook) in [("tun0", ""), ("*", ""), ("*", ", hook=\"xdp\"")] {
         let script = format!(
             "use flows(iface=\"{iface}\"{hook}) as fl; fl:new /udp.dport == {PORT}/ {{ @new[ip.src] = count(); }} end {{ print(@fl.flows); print(@fl.stats); }}"
         );
         let weir = Weir::script(&script).at(&lab).start()?;
-        tun.receive(&packet(&udp), 5)?;
-        tun.receive(&packet(&udp6), 3)?;
-        traffic::send_frames(&lab, &[(2, cable.clone())])?;
-        traffic::settle(&lab)?;
-        let done = weir.stop()?.clean()?;
+        let done = after_packets(weir)?;
         for (from, to, count, frame) in [
             (BAD4.to_string(), NODE4.to_string(), 5, &udp),
             (format!("[{BAD6}]"), format!("[{NODE6}]"), 3, &udp6),
@@ -143,11 +146,7 @@ fn flows_and_identity() -> Result<()> {
              id:deny {{ @denied[id.rule, ip.dst, port.dst] = count(); }} end {{ print(@id.stats); }}"
         );
         let weir = Weir::script(&script).at(&lab).start()?;
-        tun.receive(&packet(&udp), 5)?;
-        tun.receive(&packet(&udp6), 3)?;
-        traffic::send_frames(&lab, &[(2, cable.clone())])?;
-        traffic::settle(&lab)?;
-        let done = weir.stop()?.clean()?;
+        let done = after_packets(weir)?;
         let mut denied = vec![(format!("closed, {NODE4}, {PORT}"), 5), (format!("closed, {NODE6}, {PORT}"), 3)];
         if iface == "*" {
             denied.push((format!("closed, {}, {PORT}", lab.node4()), 2));
