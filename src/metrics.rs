@@ -227,6 +227,8 @@ pub type Warn = Box<dyn Fn(&str, usize) + Send + Sync>;
 /// What is read at each request.
 pub struct Scrape {
     pub maps: MapsHandle,
+    /// With the names that it has found; one scrape at a time uses them.
+    pub context: Mutex<Context>,
     /// What the script says about its maps, and its name.
     pub mentions: Vec<Mention>,
     pub name: String,
@@ -312,7 +314,8 @@ impl Scrape {
         let help = mention.and_then(|m| m.comment.clone());
         let help = help.unwrap_or_else(|| format!("{} of {}", snapshot.name, self.name));
         let names = label_names(mention.map_or(&[], |m| &m.key), snapshot.key.as_ref());
-        page.map(snapshot, rows, &help, &names);
+        let ctx = self.context.lock().unwrap_or_else(PoisonError::into_inner);
+        page.map(snapshot, rows, &help, &names, &ctx);
     }
 }
 
@@ -349,13 +352,20 @@ impl Page {
         let _ = writeln!(self.out, "{close} {value}");
     }
 
-    fn map(&mut self, snapshot: &Snapshot, rows: &[Row], help: &str, names: &[String]) {
+    fn map(&mut self, snapshot: &Snapshot, rows: &[Row], help: &str, names: &[String], ctx: &Context) {
         let base = metric_name(&snapshot.name);
-        let ctx = Context::default();
-        let labels: Vec<Vec<(String, String)>> = rows
-            .iter()
-            .map(|row| labels(snapshot.key.as_ref(), &row.key, names, &ctx))
-            .collect();
+        let mut seen: BTreeMap<Vec<(String, String)>, usize> = BTreeMap::new();
+        let mut labels = |row: &Row| {
+            let mut labels = labels(snapshot.key.as_ref(), &row.key, names, ctx);
+            // Keys may differ in what is not shown: user stacks of two processes that run the same program.
+            let n = seen.entry(labels.clone()).or_default();
+            *n += 1;
+            if *n > 1 {
+                labels.push(("nth".to_owned(), n.to_string()));
+            }
+            labels
+        };
+        let labels: Vec<Vec<(String, String)>> = rows.iter().map(&mut labels).collect();
         let rows = || rows.iter().zip(&labels);
         match &snapshot.value {
             MapValue::Count | MapValue::Sum { signed: false } => {
@@ -400,7 +410,7 @@ impl Page {
                         if let Cell::Plain(bytes) = &row.value {
                             let end = (offset + ty.size()) as usize;
                             let bytes = bytes.get(offset as usize..end).unwrap_or_default();
-                            self.plain(&name, labels, ty, bytes, &ctx);
+                            self.plain(&name, labels, ty, bytes, ctx);
                         }
                     }
                 }
@@ -469,7 +479,15 @@ fn parts(ty: &Type) -> Vec<(String, u32, &Type)> {
 fn shown(ty: &Type, bytes: &[u8], ctx: &Context) -> String {
     let mut out = Vec::new();
     value::text(ty, bytes, ctx, &mut out);
-    String::from_utf8_lossy(&out).into_owned()
+    let text = String::from_utf8_lossy(&out);
+    match ty {
+        // A line for each frame, the innermost first; flame graphs are drawn from one line with the outermost first.
+        Type::KStack { .. } | Type::UStack { .. } => {
+            let frames = text.lines().map(str::trim).filter(|frame| !frame.is_empty());
+            frames.rev().collect::<Vec<_>>().join(";")
+        }
+        _ => text.into_owned(),
+    }
 }
 
 /// `@dns` is `weir_dns`, `@bl.hits` is `weir_bl_hits`, `@` is `weir_map`.
@@ -535,8 +553,8 @@ fn key_name(key: &str) -> Option<String> {
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '>'));
     let name = word(&path.replace("->", "_"));
-    // `le` and `value` are ours.
-    (plain && name.starts_with(|c: char| c.is_ascii_alphabetic()) && !matches!(name.as_str(), "le" | "value")).then_some(name)
+    // `le`, `nth` and `value` are ours.
+    (plain && name.starts_with(|c: char| c.is_ascii_alphabetic()) && !matches!(name.as_str(), "le" | "nth" | "value")).then_some(name)
 }
 
 #[cfg(test)]
@@ -559,7 +577,7 @@ mod tests {
         }];
         let snapshot = snapshot(value, rows);
         let mut page = Page::default();
-        page.map(&snapshot, &snapshot.rows, "what \\ it\nis", &[]);
+        page.map(&snapshot, &snapshot.rows, "what \\ it\nis", &[], &Context::default());
         page.out
     }
 

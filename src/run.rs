@@ -175,6 +175,7 @@ fn serve(
         out::stderr(&format!("Serving metrics at http://{}/metrics\n", listening.address()));
     }
     listening.serve(Scrape {
+        context: Mutex::new(session.maps().context().map_err(anyhow::Error::from)?),
         maps: session.maps(),
         mentions: Scrape::mentions_of(texts.iter().map(String::as_str)),
         name: source.name.clone(),

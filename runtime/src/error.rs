@@ -1,6 +1,6 @@
 //! What can go wrong, and what a person should hear about a run that goes on.
 
-use crate::sys::{ATTACH, SysError};
+use crate::sys::{ATTACH, SysError, netns};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -406,6 +406,8 @@ pub enum Notice {
     MissingProbe { message: String, span: Span },
     /// A replay has ended: packets read, and their verdicts in words.
     Replayed { packets: u64, verdicts: String },
+    /// What weir attached without a link could not be removed.
+    Remains { iface: String, netns: Option<String>, left: Left },
     /// Filters of dead owners were removed at start.
     RemovedStale { count: usize },
     /// What `limit` held back since the last such notice.
@@ -424,6 +426,19 @@ pub enum Notice {
     },
     /// Anything else, with what to do about it.
     Other { message: String, span: Option<Span> },
+}
+
+/// What could not be removed from an interface, and the last error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Left {
+    Filter {
+        direction: &'static str,
+        priority: u16,
+        handle: u32,
+        error: String,
+    },
+    /// A clsact qdisc that weir made; its filters are gone.
+    Qdisc { error: String },
 }
 
 /// The helper that refuses to update a full map.
@@ -526,6 +541,15 @@ impl Notice {
                     "`{map}` has room for {max_entries} keys, {refused} {updates} refused: {todo}"
                 ))
             }
+            Notice::Remains { iface, netns, left } => {
+                let inside = netns
+                    .as_deref()
+                    .map_or_else(String::new, |netns| format!("nsenter --net={} ", netns::path(netns)));
+                Some(match left {
+                    Left::Filter { .. } => format!("ten seconds from now it lets everything pass; remove it: `{inside}weir clean --yes`"),
+                    Left::Qdisc { .. } => format!("it does nothing; remove it: `{inside}tc qdisc del dev {iface} clsact`"),
+                })
+            }
             Notice::NoMetadata { .. } => Some("decide in the `xdp` block itself, or match at `tc` ingress again".to_owned()),
             Notice::LostEventsTotal { .. } => Some("print less often, or aggregate in a map".to_owned()),
             Notice::LostCaptures { .. } => Some("capture fewer packets, or fewer bytes of each: `capture(64)`".to_owned()),
@@ -615,6 +639,18 @@ impl fmt::Display for Notice {
             Notice::InterfaceGone { iface, left: 1 } => write!(f, "interface `{iface}` is gone; the other one goes on"),
             Notice::InterfaceGone { iface, left } => write!(f, "interface `{iface}` is gone; the other {left} go on"),
             Notice::NamespaceGone { netns } => write!(f, "network namespace `{netns}` is gone; what was attached there is detached"),
+            Notice::Remains { iface, left, .. } => match left {
+                Left::Filter {
+                    direction,
+                    priority,
+                    handle,
+                    error,
+                } => write!(
+                    f,
+                    "weir's filter stays on `{iface}` {direction}, priority {priority} handle {handle:#x}: {error}"
+                ),
+                Left::Qdisc { error } => write!(f, "the clsact qdisc that weir made stays on `{iface}`: {error}"),
+            },
             Notice::RemovedStale { count: 1 } => f.write_str("removed 1 stale filter whose owner had died"),
             Notice::RemovedStale { count } => write!(f, "removed {count} stale filters whose owners had died"),
         }

@@ -210,6 +210,14 @@ impl MapsHandle {
         self.0.own_maps()
     }
 
+    /// What is needed to write down values of these maps.
+    ///
+    /// # Errors
+    /// When there are too many open files.
+    pub fn context(&self) -> Result<Context, Error> {
+        context(&self.0.object, &self.0.loaded, false)
+    }
+
     /// Lists the maps of natives, as the script names them: `@bl.hits`.
     #[must_use]
     pub fn of_natives(&self) -> Vec<String> {
@@ -224,6 +232,21 @@ impl MapsHandle {
         let found = self.0.native_maps().find(|(n, _)| n == name);
         found.map(|(_, map)| self.0.snapshot(map, false)).transpose()
     }
+}
+
+fn context(object: &Object, loaded: &load::Loaded, escapes: bool) -> Result<Context, Error> {
+    let mut stacks: Vec<OwnedFd> = Vec::new();
+    for (spec, map) in object.maps.iter().zip(&loaded.maps) {
+        if matches!(spec.role, MapRole::Stacks) {
+            stacks.push(maps::dup(map.fd.as_fd(), "stacks")?);
+        }
+    }
+    Ok(Context {
+        symbols: Symbols::with_stacks(stacks),
+        trunc_trailer: object.config.str_trunc_trailer.clone(),
+        max_strlen: object.config.max_strlen,
+        escapes,
+    })
 }
 
 /// What is listened to: what ends a run, and what the script has blocks for.
@@ -372,18 +395,7 @@ impl Session {
             Some(map) => Some(Ring::new(maps::dup(map.fd.as_fd(), "ring buffer")?, loaded.ring_size)?),
             None => None,
         };
-        let mut stacks: Vec<OwnedFd> = Vec::new();
-        for (spec, map) in object.maps.iter().zip(&loaded.maps) {
-            if matches!(spec.role, MapRole::Stacks) {
-                stacks.push(maps::dup(map.fd.as_fd(), "stacks")?);
-            }
-        }
-        let ctx = Context {
-            symbols: Symbols::with_stacks(stacks),
-            trunc_trailer: object.config.str_trunc_trailer.clone(),
-            max_strlen: object.config.max_strlen,
-            escapes,
-        };
+        let ctx = context(&object, &loaded, escapes)?;
         let shared = Arc::new(Shared {
             object,
             loaded,

@@ -187,6 +187,25 @@ impl Fault {
     }
 }
 
+/// Lets requests to netlink be decided, by their type (`RTM_*`): the answer is the error, if the kernel is not to see it.
+///
+/// # Errors
+/// No sockets.
+pub fn requests(mut decide: impl FnMut(u16) -> Option<i32> + Send + 'static) -> Result<Supervisor> {
+    let rule = Rule {
+        call: libc::SYS_sendto,
+        with: None,
+    };
+    let judge = move |request: &libc::seccomp_notif| {
+        // `struct nlmsghdr`: the length, then the type.
+        let mut header = [0_u8; 6];
+        let memory = File::open(format!("/proc/{}/mem", request.pid)).ok()?;
+        memory.read_exact_at(&mut header, request.data.args[1]).ok()?;
+        decide(u16::from_ne_bytes([header[4], header[5]]))
+    };
+    Supervisor::new(&[rule], Box::new(judge))
+}
+
 /// Hands the calls of the rules over, and allows all others.
 fn filter(rules: &[Rule]) -> Vec<libc::sock_filter> {
     let stmt = |code: u32, k: u32| libc::sock_filter {

@@ -303,11 +303,19 @@ impl<'a> Weir<'a> {
     ///
     /// # Errors
     /// As those of [`Self::run`].
-    pub fn run_behind(mut self, supervisor: &mut Supervisor) -> Result<Finished> {
+    pub fn run_behind(self, supervisor: &mut Supervisor) -> Result<Finished> {
+        self.start_behind(supervisor)?.wait()
+    }
+
+    /// As [`Self::run_behind`], without waiting for anything.
+    ///
+    /// # Errors
+    /// As those of [`Self::run`].
+    pub fn start_behind(mut self, supervisor: &mut Supervisor) -> Result<Running> {
         self.conditions.push(Condition::Supervised(supervisor.install()));
         let running = self.spawn()?;
         supervisor.serve()?;
-        running.wait()
+        Ok(running)
     }
 
     /// Runs to the end.

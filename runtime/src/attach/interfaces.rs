@@ -346,7 +346,7 @@ impl Interfaces {
             Place::Tc(direction) => {
                 let reaper = match &mut self.reaper {
                     Some(reaper) => reaper,
-                    none => none.insert(Reaper::start(&self.reaper_args)?),
+                    none => none.insert(Reaper::start(&self.reaper_args, &self.observer)?),
                 };
                 tc::attach_clsact(&attempt, direction, reaper).map(Handle::Clsact)
             }

@@ -15,6 +15,7 @@ pub mod run_once;
 pub mod tc;
 pub mod tracepoint;
 pub mod tracing;
+pub mod turn;
 pub mod uprobe;
 pub mod xdp;
 

@@ -3,21 +3,26 @@
 //! The helper is our own executable with a hidden argument. It reads lines from a pipe and does nothing until the
 //! pipe ends, which it does however we die; then it removes the filters whose owner is gone. Only used on kernels without tcx.
 
+use super::Observer;
 use super::tc::{Tag, remove_clsact_if_empty};
-use crate::error::Error;
+use super::turn::Turn;
+use crate::error::{Error, Left, Notice};
 use crate::sys::netlink::{Link, Netlink};
 use crate::sys::netns::{self, Netns};
 use crate::sys::{Result as SysResult, SysError};
 use std::ffi::OsString;
 use std::io::{BufRead, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::{Arc, Mutex};
 
 /// The argument with which the binary must call [`reaper_main`].
 pub const REAPER_ARG: &str = "__reap";
 
 /// The last line of an owner that has cleaned up itself.
 const DONE: &str = "done\n";
+/// The last line of an owner that could not remove everything: the helper tries, and ends with a failure if it cannot either.
+const SWEEP: &str = "sweep\n";
 /// Before the name of a network namespace that is to be let go of.
 const LEAVE: &str = "leave ";
 
@@ -54,10 +59,21 @@ impl Entry {
     }
 }
 
-/// The helper process. Dropping it lets it go: by then there is nothing left for it to do.
-#[derive(Debug)]
+/// What the owner could not remove. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Remains(Arc<Mutex<Vec<(Entry, Left)>>>);
+
+impl Remains {
+    pub fn add(&self, remains: (Entry, Left)) {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).push(remains);
+    }
+}
+
+/// The helper process. Dropping it lets it go; what the owner could not remove it tries once more, and what stays all the same is said.
 pub struct Reaper {
     child: Child,
+    remains: Remains,
+    observer: Observer,
 }
 
 impl Reaper {
@@ -65,7 +81,7 @@ impl Reaper {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(args: &[OsString]) -> Result<Self, Error> {
+    pub fn start(args: &[OsString], observer: &Observer) -> Result<Self, Error> {
         let mut command = Command::new("/proc/self/exe");
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         // SAFETY: setsid is async-signal-safe and touches no memory of ours.
@@ -77,9 +93,19 @@ impl Reaper {
             });
         }
         let child = command.spawn().map_err(|e| SysError::new("start helper", "/proc/self/exe", e))?;
-        let mut reaper = Self { child };
+        let mut reaper = Self {
+            child,
+            remains: Remains::default(),
+            observer: observer.clone(),
+        };
         reaper.send(&format!("{}\n", Tag::ours(false)))?;
         Ok(reaper)
+    }
+
+    /// Where to leave word of what cannot be removed.
+    #[must_use]
+    pub fn remains(&self) -> Remains {
+        self.remains.clone()
     }
 
     /// Tells the helper of an interface to look at after our death.
@@ -112,31 +138,49 @@ impl Reaper {
 
 impl Drop for Reaper {
     fn drop(&mut self) {
-        let _ = self.send(DONE);
+        let remains = std::mem::take(&mut *self.remains.0.lock().unwrap_or_else(|e| e.into_inner()));
+        // A qdisc without a filter does not say whose it is.
+        let told = remains.iter().filter(|(entry, _)| entry.makes_clsact);
+        let told = told.map(|(entry, _)| entry.to_line()).collect::<String>();
+        let _ = self.send(&(told + if remains.is_empty() { DONE } else { SWEEP }));
         drop(self.child.stdin.take());
-        let _ = self.child.wait();
+        let done = self.child.wait().is_ok_and(|status| status.success());
+        for (entry, left) in remains.into_iter().filter(|_| !done) {
+            let Entry { netns, iface, .. } = entry;
+            (self.observer)(&Notice::Remains { iface, netns, left });
+        }
     }
 }
 
 /// The helper's whole life: reads entries until the pipe ends, then removes what is stale on those interfaces.
 /// Call it first thing in `main` when the first argument is [`REAPER_ARG`].
-pub fn reaper_main() {
+#[must_use]
+pub fn reaper_main() -> ExitCode {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGPIPE] {
         // SAFETY: ignoring a signal installs no handler.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     let mut lines = std::io::stdin().lock().lines().map_while(Result::ok);
     let Some(owner) = lines.next().as_deref().and_then(Tag::parse) else {
-        return;
+        return ExitCode::FAILURE;
     };
     let mut watched: Vec<(Entry, Option<Netns>)> = Vec::new();
     for line in lines {
         if line == DONE.trim_end() {
-            return;
+            return ExitCode::SUCCESS;
+        }
+        if line == SWEEP.trim_end() {
+            let swept = |(entry, netns): &(Entry, Option<Netns>)| remove(entry, netns.as_ref(), |tag| tag.is_same_owner(&owner));
+            let results: Vec<bool> = watched.iter().map(swept).collect();
+            return if results.contains(&false) {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::SUCCESS
+            };
         }
         if let Some(name) = line.strip_prefix(LEAVE) {
             for (entry, netns) in watched.extract_if(.., |(entry, _)| entry.netns.as_deref() == Some(name)) {
-                remove(&entry, netns.as_ref(), |tag| tag.is_same_owner(&owner));
+                let _ = remove(&entry, netns.as_ref(), |tag| tag.is_same_owner(&owner));
             }
             continue;
         }
@@ -151,35 +195,38 @@ pub fn reaper_main() {
     while !owner.is_stale() {
         let something_left = |(entry, netns): &(Entry, Option<Netns>)| entry.makes_clsact || has_filters(entry, netns.as_ref(), &owner);
         if !watched.iter().any(something_left) {
-            return;
+            return ExitCode::SUCCESS;
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     for (entry, netns) in &watched {
-        remove(entry, netns.as_ref(), Tag::is_stale);
+        let _ = remove(entry, netns.as_ref(), Tag::is_stale);
     }
+    ExitCode::SUCCESS
 }
 
-/// Removes the filters that `which` picks from an entry's interface, and a clsact that is then nobody's.
-fn remove(entry: &Entry, netns: Option<&Netns>, which: impl Fn(&Tag) -> bool + Sync) {
+/// Removes the filters that `which` picks from an entry's interface, and a clsact that is then nobody's. Returns whether nothing is left.
+fn remove(entry: &Entry, netns: Option<&Netns>, which: impl Fn(&Tag) -> bool + Sync) -> bool {
     let link = Link {
         ifindex: entry.ifindex,
         name: entry.iface.clone(),
         ..Link::default()
     };
-    let clean = || {
-        let removed = clean_link_of(&link, &which);
+    let clean = || -> SysResult<()> {
+        let turn = Turn::take();
+        let removed = clean_link_of(&turn, &link, &which);
         if entry.makes_clsact {
-            let _ = Netlink::open().and_then(|mut n| remove_clsact_if_empty(&mut n, link.ifindex, &link.name));
+            remove_clsact_if_empty(&turn, &mut Netlink::open()?, link.ifindex, &link.name)?;
         }
-        removed
+        removed.map(drop)
     };
-    let _ = match (netns, &entry.netns) {
-        (Some(netns), _) => netns.run(clean),
-        (None, None) => Ok(clean()),
+    let result = match (netns, &entry.netns) {
+        (Some(netns), _) => netns.run(clean).flatten(),
+        (None, None) => clean(),
         // The namespace was gone when we heard of it, and its interfaces with it.
-        (None, Some(_)) => Ok(Ok(0)),
+        (None, Some(_)) => Ok(()),
     };
+    result.is_ok()
 }
 
 /// Returns whether the owner's filters are still there.
@@ -210,11 +257,11 @@ fn has_filters(entry: &Entry, netns: Option<&Netns>, owner: &Tag) -> bool {
 ///
 /// # Errors
 /// What the kernel says.
-pub fn clean_link(link: &Link) -> SysResult<usize> {
-    clean_link_of(link, &Tag::is_stale)
+pub fn clean_link(turn: &Turn, link: &Link) -> SysResult<usize> {
+    clean_link_of(turn, link, &Tag::is_stale)
 }
 
-fn clean_link_of(link: &Link, which: &dyn Fn(&Tag) -> bool) -> SysResult<usize> {
+fn clean_link_of(turn: &Turn, link: &Link, which: &dyn Fn(&Tag) -> bool) -> SysResult<usize> {
     let mut netlink = Netlink::open()?;
     let mut removed = 0;
     let mut made_clsact = false;
@@ -232,7 +279,7 @@ fn clean_link_of(link: &Link, which: &dyn Fn(&Tag) -> bool) -> SysResult<usize> 
         }
     }
     if made_clsact {
-        remove_clsact_if_empty(&mut netlink, link.ifindex, &link.name)?;
+        remove_clsact_if_empty(turn, &mut netlink, link.ifindex, &link.name)?;
     }
     Ok(removed)
 }
@@ -253,7 +300,7 @@ pub struct Stale {
 fn everywhere<T: Send>(here: impl Fn(Option<&str>) -> SysResult<Vec<T>> + Sync) -> SysResult<Vec<T>> {
     let mut all = here(None)?;
     // Ours may have a name, too.
-    let own = netns::identity("/proc/thread-self/ns/net");
+    let own = netns::here();
     for name in netns::named().into_iter().filter(|name| netns::identity(name) != own) {
         if let Ok(Ok(found)) = netns::run_in(Some(&name), || here(Some(&name))) {
             all.extend(found);
@@ -297,7 +344,8 @@ pub fn stale() -> SysResult<Vec<Stale>> {
 pub fn clean() -> SysResult<usize> {
     let removed = everywhere(|_| {
         let links = Netlink::open()?.links()?;
-        links.iter().map(clean_link).collect::<SysResult<Vec<usize>>>()
+        let turn = Turn::take();
+        links.iter().map(|link| clean_link(&turn, link)).collect::<SysResult<Vec<usize>>>()
     })?;
     Ok(removed.into_iter().sum())
 }

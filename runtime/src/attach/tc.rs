@@ -5,8 +5,9 @@
 //! program sees from the heartbeat that nobody is there any more.
 
 use super::interfaces::{Attempt, Order, Place, ProgramName, point_name};
-use super::reaper::{Entry, Reaper};
-use crate::error::{Error, Notice};
+use super::reaper::{Entry, Reaper, Remains};
+use super::turn::Turn;
+use crate::error::{Error, Left, Notice};
 use crate::pin::{self, LinkName, Pin};
 use crate::sys::bpf::query::LinkPlace;
 use crate::sys::bpf::{self, LinkTarget, TcxPlace, link_create};
@@ -95,27 +96,58 @@ pub struct ClsactFilter {
     made_clsact: bool,
     /// It belongs to a named instance, which outlives us.
     kept: bool,
+    /// Where to leave word of what cannot be removed.
+    remains: Remains,
 }
-
-/// How often a filter is tried to be removed.
-const TRIES: u32 = 3;
 
 impl Drop for ClsactFilter {
     fn drop(&mut self) {
         if self.kept {
             return;
         }
-        // A removal was once seen refused, on a busy 6.1, for no reason that lasted. Of what still fails then, the interface or its
-        // namespace is gone, or the heartbeat opens the filter and `weir clean` has to try.
+        let mut qdisc = false;
         let remove = || -> SysResult<()> {
+            let turn = Turn::take();
             let mut netlink = Netlink::open()?;
-            let deleted = netlink.filter_delete(&self.filter, &self.iface);
-            if self.made_clsact {
-                remove_clsact_if_empty(&mut netlink, self.filter.ifindex, &self.iface)?;
+            if let Err(e) = netlink.filter_delete(&self.filter, &self.iface) {
+                // Gone with its interface or qdisc, or by somebody else's hand.
+                let left = netlink.filters(self.filter.ifindex, self.filter.ingress, &self.iface)?;
+                let is_it = |f: &Filter| (f.priority, f.handle, &f.name) == (self.filter.priority, self.filter.handle, &self.filter.name);
+                if left.iter().any(is_it) {
+                    return Err(e);
+                }
             }
-            deleted
+            qdisc = self.made_clsact;
+            if self.made_clsact {
+                remove_clsact_if_empty(&turn, &mut netlink, self.filter.ifindex, &self.iface)?;
+            }
+            Ok(())
         };
-        let _ = (0..TRIES).any(|_| matches!(netns::run_in(self.netns.as_deref(), remove), Ok(Ok(()))));
+        // For want of memory, descriptors or threads, mostly: the helper process has its own.
+        if let Err(error) = netns::run_in(self.netns.as_deref(), remove).flatten() {
+            let entry = Entry {
+                netns: self.netns.clone(),
+                ifindex: self.filter.ifindex,
+                iface: self.iface.clone(),
+                makes_clsact: qdisc,
+            };
+            let error = error.to_string();
+            self.remains.add(if qdisc {
+                (entry, Left::Qdisc { error })
+            } else {
+                let direction = if self.filter.ingress { "ingress" } else { "egress" };
+                let (priority, handle) = (self.filter.priority, self.filter.handle);
+                (
+                    entry,
+                    Left::Filter {
+                        direction,
+                        priority,
+                        handle,
+                        error,
+                    },
+                )
+            });
+        }
     }
 }
 
@@ -123,7 +155,7 @@ impl Drop for ClsactFilter {
 ///
 /// # Errors
 /// What the kernel says.
-pub fn remove_clsact_if_empty(netlink: &mut Netlink, ifindex: u32, iface: &str) -> SysResult<bool> {
+pub fn remove_clsact_if_empty(_turn: &Turn, netlink: &mut Netlink, ifindex: u32, iface: &str) -> SysResult<bool> {
     if netlink.ingress_qdisc(ifindex, iface)? != IngressQdisc::Clsact {
         return Ok(false);
     }
@@ -239,13 +271,15 @@ pub(super) fn attach_clsact(attempt: &Attempt<'_>, direction: Direction, reaper:
         source,
     };
     let ingress = direction == Direction::Ingress;
+    // Until the filter is in its place: from then on its name says whose the qdisc is.
+    let turn = netns::run_in(netns, Turn::take)?;
     // What dead owners left would see every packet before we do.
-    let removed = netns::run_in(netns, || super::reaper::clean_link(link))?.map_err(attach_error)?;
+    let removed = netns::run_in(netns, || super::reaper::clean_link(&turn, link))?.map_err(attach_error)?;
     if removed > 0 {
         (attempt.observer)(&Notice::RemovedStale { count: removed });
     }
     if let Some(pin) = attempt.pin
-        && let Some(filter) = netns::run_in(netns, || adopt_filter(attempt, pin, ingress))?.map_err(attach_error)?
+        && let Some(filter) = netns::run_in(netns, || adopt_filter(attempt, pin, ingress, reaper.remains()))?.map_err(attach_error)?
     {
         return Ok(filter);
     }
@@ -299,7 +333,9 @@ pub(super) fn attach_clsact(attempt: &Attempt<'_>, direction: Direction, reaper:
         Ok(filter) => filter,
         Err(e) => {
             if made_clsact {
-                let _ = netns::run_in(netns, || remove_clsact_if_empty(&mut Netlink::open()?, link.ifindex, &link.name));
+                let _ = netns::run_in(netns, || {
+                    remove_clsact_if_empty(&turn, &mut Netlink::open()?, link.ifindex, &link.name)
+                });
             }
             return Err(attach_error(e));
         }
@@ -320,6 +356,7 @@ pub(super) fn attach_clsact(attempt: &Attempt<'_>, direction: Direction, reaper:
         netns: netns.map(str::to_owned),
         made_clsact,
         kept: attempt.pin.is_some(),
+        remains: reaper.remains(),
     })
 }
 
@@ -329,7 +366,7 @@ fn made_clsact_of(name: &str) -> bool {
 }
 
 /// Gives the filter that a named instance left here the new program.
-fn adopt_filter(attempt: &Attempt<'_>, pin: &Pin, ingress: bool) -> SysResult<Option<ClsactFilter>> {
+fn adopt_filter(attempt: &Attempt<'_>, pin: &Pin, ingress: bool, remains: Remains) -> SysResult<Option<ClsactFilter>> {
     let link = attempt.link;
     let mut netlink = Netlink::open()?;
     let filters = netlink.filters(link.ifindex, ingress, &link.name)?;
@@ -346,6 +383,7 @@ fn adopt_filter(attempt: &Attempt<'_>, pin: &Pin, ingress: bool) -> SysResult<Op
         iface: link.name.clone(),
         netns: attempt.netns.map(str::to_owned),
         kept: true,
+        remains,
     }))
 }
 

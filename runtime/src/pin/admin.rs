@@ -3,6 +3,7 @@
 use super::record::Control;
 use super::{OURS, PinError, Record, lock, ours, parse_filter_name};
 use crate::attach::tc::remove_clsact_if_empty;
+use crate::attach::turn::Turn;
 use crate::inspect::MapState;
 use crate::inspect::maps::state;
 use crate::sys::bpf::query::{self, LinkPlace, ObjectKind};
@@ -162,6 +163,7 @@ fn filters(name: &str, links: &[Link]) -> SysResult<Vec<(Link, Filter, bool)>> {
 /// Removes filters in clsact chains, except those that are to stay.
 pub(super) fn remove_filters(name: &str, record: &Record, stays: &(dyn Fn(u32, bool) -> bool + Sync)) -> SysResult<()> {
     let work = || -> SysResult<()> {
+        let turn = Turn::take();
         let links = Netlink::open()?.links()?;
         for (link, filter, made) in filters(name, &links)? {
             if stays(link.ifindex, filter.ingress) {
@@ -173,7 +175,7 @@ pub(super) fn remove_filters(name: &str, record: &Record, stays: &(dyn Fn(u32, b
                 _ => {}
             }
             if made {
-                remove_clsact_if_empty(&mut netlink, link.ifindex, &link.name)?;
+                remove_clsact_if_empty(&turn, &mut netlink, link.ifindex, &link.name)?;
             }
         }
         Ok(())

@@ -63,7 +63,8 @@ impl Netns {
 const NAMED: &str = "/run/netns";
 
 /// A name of `ip netns`, a pid, or a path, as a path.
-fn path(name: &str) -> String {
+#[must_use]
+pub fn path(name: &str) -> String {
     if name.contains('/') {
         name.to_owned()
     } else if name.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty() {
@@ -81,10 +82,13 @@ pub fn identity(name: &str) -> Option<(u64, u64)> {
     Some((meta.dev(), meta.ino()))
 }
 
+/// The calling thread's network namespace.
+pub const HERE: &str = "/proc/thread-self/ns/net";
+
 /// The namespace of the calling thread, as [`identity`] tells it.
 #[must_use]
 pub fn here() -> Option<(u64, u64)> {
-    identity("/proc/thread-self/ns/net")
+    identity(HERE)
 }
 
 /// Finds a name by which a namespace can be opened: of `ip netns`, else a process in it. `None` when nobody is in it any more.

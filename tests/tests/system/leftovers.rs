@@ -3,14 +3,18 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use std::os::unix::process::ExitStatusExt;
+use std::sync::mpsc;
+use std::time::Duration;
 use weir_tests::features::{Answer, Feature};
+use weir_tests::frame::Frame;
+use weir_tests::gate;
 use weir_tests::harness::Need::{Has, Lacks};
 use weir_tests::harness::Test;
 use weir_tests::kernel::{KernelState, Kind};
 use weir_tests::net::{Lab, NODE_IF};
 use weir_tests::traffic;
-use weir_tests::victim;
 use weir_tests::weir::{Running, Weir};
+use weir_tests::{patience, victim};
 
 pub const TESTS: &[Test] = &[
     Test::new("nothing_is_left_after_exit", after_exit).alone(),
@@ -35,6 +39,12 @@ pub const TESTS: &[Test] = &[
     Test::new("two_signals_at_once_are_one", two_signals).alone(),
     Test::new("the_demo_runs_and_leaves_nothing", demo).alone(),
     Test::new("clean_lists_what_is_left_and_removes_it", clean)
+        .needs(&[Lacks(Feature::Tcx)])
+        .alone(),
+    Test::new("what_cannot_be_removed_is_said_with_the_command", refused_removal)
+        .needs(&[Lacks(Feature::Tcx)])
+        .alone(),
+    Test::new("a_qdisc_goes_with_the_last_of_two_that_pass_each_other", passing_each_other)
         .needs(&[Lacks(Feature::Tcx)])
         .alone(),
     Test::new("nothing_is_left_of_a_native", native).alone(),
@@ -164,6 +174,96 @@ fn clean() -> Result<()> {
         done.status.success() && done.stdout.ends_with("removed 2 stale filters\n"),
         "{done}"
     );
+    before.assert_same(Some(&lab.node))
+}
+
+const RTM_DELQDISC: u16 = 37;
+const RTM_GETQDISC: u16 = 38;
+const RTM_DELTFILTER: u16 = 45;
+
+/// A kernel that lets nothing be removed: weir says what stays and how it is removed, and that removes it.
+fn refused_removal() -> Result<()> {
+    const SCRIPT: &str = "tc:veth0:ingress { @ = count(); } interval:ms:50 { exit(); }";
+    let lab = Lab::new()?;
+    let before = KernelState::now(Some(&lab.node))?;
+    let refuse = |what: u16, mut times: u32| {
+        gate::requests(move |kind| {
+            let refused = kind == what && times > 0;
+            times -= u32::from(refused);
+            refused.then_some(libc::ENOMEM)
+        })
+    };
+    // Weir's helper has memory of its own, so one refusal is none.
+    for what in [RTM_DELTFILTER, RTM_DELQDISC] {
+        let done = Weir::script(SCRIPT).at(&lab).run_behind(&mut refuse(what, 1)?)?.clean()?;
+        ensure!(!done.stderr.contains("stays"), "{done}");
+        before.assert_same(Some(&lab.node)).with_context(|| format!("{what}: {done}"))?;
+    }
+    let done = Weir::script(SCRIPT).at(&lab).run_behind(&mut refuse(RTM_DELTFILTER, u32::MAX)?)?;
+    for words in [
+        "warning: weir's filter stays on `veth0` ingress, priority 40000 handle 0x1: cannot delete a filter of `veth0`: Cannot allocate memory",
+        "ten seconds from now it lets everything pass; remove it: `weir clean --yes`",
+    ] {
+        ensure!(done.stderr.contains(words), "no `{words}`: {done}");
+    }
+    ensure!(before.assert_same(Some(&lab.node)).is_err(), "nothing stays: {done}");
+    let done = Weir::new(["clean", "--yes"]).at(&lab).run()?;
+    ensure!(done.status.success() && done.stdout.ends_with("removed 1 stale filter\n"), "{done}");
+    before.assert_same(Some(&lab.node))?;
+    // From outside, the command goes inside.
+    let script = SCRIPT.replace("veth0", &format!("veth0@{}", lab.node.name()));
+    let done = Weir::script(&script).run_behind(&mut refuse(RTM_DELQDISC, u32::MAX)?)?;
+    let words =
+        "warning: the clsact qdisc that weir made stays on `veth0`: cannot remove the clsact qdisc of `veth0`: Cannot allocate memory";
+    ensure!(done.stderr.contains(words), "no `{words}`: {done}");
+    let (_, command) = done
+        .stderr
+        .split_once("it does nothing; remove it: `")
+        .with_context(|| done.to_string())?;
+    let (command, _) = command.split_once('`').with_context(|| done.to_string())?;
+    let status = std::process::Command::new("sh").args(["-c", command]).status()?;
+    ensure!(status.success(), "`{command}` failed: {done}");
+    before.assert_same(Some(&lab.node))
+}
+
+/// One looks at the qdisc, the other ends meanwhile: neither does it take the first one's filter along, nor does the qdisc stay.
+fn passing_each_other() -> Result<()> {
+    const SCRIPT: &str = "tc:veth0:ingress { @ = count(); } interval:ms:50 { printf(\"alive\\n\"); }";
+    let lab = Lab::new()?;
+    let before = KernelState::now(Some(&lab.node))?;
+    let (removes, removal) = mpsc::channel();
+    let mut first_calls = gate::requests(move |kind| {
+        if kind == RTM_DELQDISC {
+            let _ = removes.send(());
+        }
+        None
+    })?;
+    let mut first = Weir::script(SCRIPT).at(&lab).start_behind(&mut first_calls)?;
+    first.wait_stdout("a sign of life", |text| text.contains("alive"))?;
+    let (looks, look) = mpsc::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    let mut second_calls = gate::requests(move |kind| {
+        if kind == RTM_GETQDISC && looks.send(()).is_ok() {
+            // Until the other end is dropped.
+            let _ = may_go.recv();
+        }
+        None
+    })?;
+    let mut second = Weir::script(SCRIPT).at(&lab).start_behind(&mut second_calls)?;
+    look.recv_timeout(patience()).context("the second does not look at the qdisc")?;
+    drop(look);
+    first.signal(Signal::SIGINT)?;
+    // What would happen happens at once; the first one's patience is longer.
+    ensure!(
+        removal.recv_timeout(Duration::from_secs(1)).is_err(),
+        "the first removes the qdisc while the second looks at it"
+    );
+    drop(go);
+    second.wait_stdout("a sign of life", |text| text.contains("alive"))?;
+    first.wait()?.clean()?;
+    traffic::send_frames(&lab, &[(3, Frame::udp(lab.peer4(), lab.node4(), 5353))])?;
+    traffic::settle(&lab)?;
+    second.stop()?.clean()?.expect_map("@", [("", 4)])?;
     before.assert_same(Some(&lab.node))
 }
 

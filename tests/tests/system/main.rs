@@ -105,7 +105,6 @@ fn main() {
             repl::TESTS,
             cli::TESTS,
             command_line::TESTS,
-            ends::ONCE,
             inspect::ONCE,
             environment::TESTS,
             output::TESTS,

@@ -9,10 +9,12 @@ use weir_tests::harness::Test;
 use weir_tests::net::Lab;
 use weir_tests::patience;
 use weir_tests::traffic;
+use weir_tests::victim;
 use weir_tests::weir::{Running, Weir};
 
 pub const TESTS: &[Test] = &[
     Test::new("metrics_of_every_kind_of_map_parse_and_count", kinds).alone(),
+    Test::new("metrics_of_stacks_are_lines_of_frames", stacks),
     Test::new("metrics_of_natives", natives),
     Test::new("metrics_are_limited_and_say_so", limited),
     Test::new("metrics_help_is_the_comment_beside_a_map", help),
@@ -263,6 +265,50 @@ fn kinds() -> Result<()> {
 }
 
 /// Tables are gauges by column, numbers are counters.
+fn stacks() -> Result<()> {
+    let lab = Lab::new()?;
+    let exe = victim::path()?.display().to_string();
+    let script = format!(
+        "uprobe:{exe}:weir_victim_add {{ @user[ustack] = count(); }}
+         tracepoint:syscalls:sys_enter_getpriority /comm == \"{}\"/ {{ @kernel[kstack, comm] = count(); @last = kstack; }}",
+        victim::COMM
+    );
+    let mut running = Weir::new(["--prometheus", "127.0.0.1:0", "-e", &script]).at(&lab).start()?;
+    let address = served(&mut running)?;
+    victim::run(&["call", "3"])?;
+    // Two processes of one program, which are there to be asked for names.
+    let mut processes = [victim::OnDemand::start(3)?, victim::OnDemand::start(3)?];
+    processes.iter_mut().try_for_each(victim::OnDemand::work)?;
+    let (_, body) = get(&lab, address, GET)?;
+    let families = parse(&body)?;
+    let labels = |family: &str, label: &str| -> Result<Vec<String>> {
+        let samples = &families.get(family).with_context(|| format!("no `{family}`: {body}"))?.samples;
+        let texts = samples.iter().map(|(_, labels, _)| labels.get(label).cloned());
+        texts.collect::<Option<_>>().with_context(|| format!("no `{label}` in {samples:?}"))
+    };
+    for (family, label, inner) in [
+        ("weir_kernel_total", "kstack", "sys_enter"),
+        ("weir_last", "value", "sys_enter"),
+        ("weir_user_total", "ustack", "weir_victim_add"),
+    ] {
+        for text in labels(family, label)? {
+            let frames: Vec<&str> = text.split(';').collect();
+            let good = |frame: &&str| !frame.is_empty() && !frame.contains(char::is_whitespace);
+            ensure!(frames.len() >= 2 && frames.iter().all(good), "{family}: no frames in `{text}`");
+            // What was called last stands last.
+            let at = frames.iter().position(|frame| frame.contains(inner));
+            ensure!(at.is_none_or(|at| at > 0), "{family}: the innermost first: `{text}`");
+        }
+    }
+    let user = labels("weir_user_total", "ustack")?;
+    ensure!(
+        user.iter().filter(|text| text.contains(";weir_victim_add")).count() >= 2,
+        "{user:?}"
+    );
+    processes.into_iter().try_for_each(victim::OnDemand::end)?;
+    running.stop()?.clean().map(drop)
+}
+
 fn natives() -> Result<()> {
     let lab = Lab::new()?;
     let bad = Ipv4Addr::new(198, 51, 100, 1);
