@@ -54,6 +54,11 @@ pub fn main(args: &NetRm) -> Result<ExitCode, Failure> {
     for removal in &found {
         removal.run().map_err(|e| refused(&e))?;
         out::stdout(&format!("removed {} from {}\n", what(&removal.attachment), removal.place))?;
+        if let Some(link) = removal.still_listed() {
+            out::stdout(&format!(
+                "it runs no more, but the kernel lists its link {link} as before until whoever holds that lets go of it\n"
+            ))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

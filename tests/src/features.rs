@@ -39,6 +39,8 @@ pub enum Feature {
     Wireguard,
     /// Cards that exist in the kernel alone and take XDP programs.
     Netdevsim,
+    /// Programs on the hooks of netfilter.
+    NetfilterLink,
     /// A shell: a program on this machine, and not of the kernel.
     Zsh,
     Fish,
@@ -51,7 +53,7 @@ pub enum Answer {
 }
 
 impl Feature {
-    pub const ALL: [Feature; 16] = [
+    pub const ALL: [Feature; 17] = [
         Feature::Kprobe,
         Feature::Tcx,
         Feature::Netem,
@@ -66,6 +68,7 @@ impl Feature {
         Feature::VethModule,
         Feature::Wireguard,
         Feature::Netdevsim,
+        Feature::NetfilterLink,
         Feature::Zsh,
         Feature::Fish,
     ];
@@ -86,6 +89,7 @@ impl Feature {
             Feature::VethModule => "veth_module",
             Feature::Wireguard => "wireguard",
             Feature::Netdevsim => "netdevsim",
+            Feature::NetfilterLink => "netfilter_link",
             Feature::Zsh => "zsh",
             Feature::Fish => "fish",
         }
@@ -163,6 +167,11 @@ impl Feature {
                 Ok(true) => Answer::Yes,
                 Ok(false) => Answer::No("this kernel has no netdevsim".to_owned()),
                 Err(e) => Answer::CannotTell(format!("{e:#}")),
+            },
+            Feature::NetfilterLink => match kernel::load_program(kernel::ProgramType::Netfilter, "probe", 1) {
+                Ok(_) => Answer::Yes,
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Answer::No("this kernel has no programs for netfilter".to_owned()),
+                Err(e) => Answer::CannotTell(format!("loading a program for netfilter: {e}")),
             },
             Feature::Zsh | Feature::Fish => match Command::new(self.name()).arg("--version").output() {
                 Ok(output) if output.status.success() => Answer::Yes,

@@ -412,7 +412,28 @@ pub fn query_tcx() -> std::io::Result<()> {
 pub enum ProgramType {
     SchedCls = 3,
     Xdp = 6,
+    CgroupSkb = 8,
+    FlowDissector = 22,
+    SkLookup = 30,
+    /// From 6.4 on.
+    Netfilter = 32,
 }
+
+impl ProgramType {
+    /// What such a program says at its load that it is for; 0 where it says nothing.
+    fn attach_type(self) -> u32 {
+        match self {
+            ProgramType::SchedCls | ProgramType::Xdp | ProgramType::CgroupSkb => 0,
+            ProgramType::FlowDissector => BPF_FLOW_DISSECTOR,
+            ProgramType::SkLookup => BPF_SK_LOOKUP,
+            ProgramType::Netfilter => BPF_NETFILTER,
+        }
+    }
+}
+
+const BPF_FLOW_DISSECTOR: u32 = 17;
+const BPF_SK_LOOKUP: u32 = 36;
+const BPF_NETFILTER: u32 = 45;
 
 /// Loads a program of somebody else: it returns `verdict` and does nothing more. Owned by the returned descriptor.
 ///
@@ -435,6 +456,7 @@ pub fn load_program(kind: ProgramType, name: &str, verdict: i32) -> std::io::Res
     for (i, byte) in name.bytes().take(15).enumerate() {
         words[12 + i / 4] |= u32::from(byte) << (8 * (i % 4));
     }
+    words[17] = kind.attach_type();
     let fd = bpf(BPF_PROG_LOAD, &mut words)?;
     // SAFETY: the command returns a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -490,6 +512,42 @@ pub fn attach_netkit(ns: &Netns, iface: &str, program: &OwnedFd) -> Result<Owned
         let index = nix::net::if_::if_nametoindex(iface)?;
         bpf_fd(BPF_LINK_CREATE, &[program.as_raw_fd() as u32, index, BPF_NETKIT_PRIMARY]).context("cannot attach to a netkit device")
     })
+}
+
+/// Attaches a socket lookup or flow dissector program to a network namespace, until the returned link is closed.
+///
+/// # Errors
+/// What the kernel says.
+pub fn attach_netns(ns: &Netns, kind: ProgramType, program: &OwnedFd) -> Result<OwnedFd> {
+    const BPF_LINK_CREATE: libc::c_long = 28;
+    let attr = [program.as_raw_fd() as u32, ns.file().as_raw_fd() as u32, kind.attach_type()];
+    bpf_fd(BPF_LINK_CREATE, &attr).context("cannot attach to a network namespace")
+}
+
+/// Attaches a program to what a cgroup's sockets receive, behind those that are there, until the returned link is closed.
+///
+/// # Errors
+/// What the kernel says.
+pub fn attach_cgroup(group: &Path, program: &OwnedFd) -> Result<OwnedFd> {
+    const BPF_LINK_CREATE: libc::c_long = 28;
+    const BPF_CGROUP_INET_INGRESS: u32 = 0;
+    let group = fs::File::open(group)?;
+    let attr = [program.as_raw_fd() as u32, group.as_raw_fd() as u32, BPF_CGROUP_INET_INGRESS];
+    bpf_fd(BPF_LINK_CREATE, &attr).context("cannot attach to a cgroup")
+}
+
+/// Attaches a program to the IPv4 packets for this namespace (`LOCAL_IN`), until the returned link is closed (kernel 6.4).
+///
+/// # Errors
+/// What the kernel says.
+pub fn attach_netfilter(ns: &Netns, priority: i32, program: &OwnedFd) -> Result<OwnedFd> {
+    const BPF_LINK_CREATE: libc::c_long = 28;
+    const NFPROTO_IPV4: u32 = 2;
+    const NF_INET_LOCAL_IN: u32 = 1;
+    let attr = [program.as_raw_fd() as u32, 0, BPF_NETFILTER, 0];
+    let place = [NFPROTO_IPV4, NF_INET_LOCAL_IN, priority.cast_unsigned()];
+    let attr: Vec<u32> = attr.into_iter().chain(place).collect();
+    ns.run(|| bpf_fd(BPF_LINK_CREATE, &attr).context("cannot attach to netfilter"))
 }
 
 /// The names of the programs of an interface's tcx ingress chain, in their order.

@@ -63,6 +63,8 @@ enum Condition {
     Hidden(CString),
     /// Root with no other capabilities than these bits.
     Capabilities(u64),
+    /// Somebody else than root, of no group.
+    User(u32),
     /// A resource, and how much of it there is.
     Limit(libc::__rlimit_resource_t, u64),
     /// This standard stream is closed.
@@ -92,6 +94,12 @@ impl Condition {
                 }
                 Ok(())
             }
+            // SAFETY: numbers, and an empty list.
+            Condition::User(id) => unsafe {
+                check(libc::setgroups(0, std::ptr::null()))?;
+                check(libc::setgid(*id))?;
+                check(libc::setuid(*id))
+            },
             Condition::Limit(resource, n) => {
                 let limit = libc::rlimit {
                     rlim_cur: *n,
@@ -148,6 +156,12 @@ impl<'a> Weir<'a> {
     pub fn capabilities(mut self, keep: &[u32]) -> Self {
         self.conditions
             .push(Condition::Capabilities(keep.iter().fold(0, |all, bit| all | 1 << bit)));
+        self
+    }
+
+    /// Runs as this user, who has to be able to start the program.
+    pub fn user(mut self, id: u32) -> Self {
+        self.conditions.push(Condition::User(id));
         self
     }
 

@@ -28,7 +28,10 @@ pub struct Args {
 /// The kernels to boot and what they must have: a probe that says "no" there is a failure, not a reason to skip.
 const KERNELS: &[(&str, &str)] = &[
     ("6.1", "kprobe,netem,vlan,tunnel,wireguard,fentry,veth_module"),
-    ("6.12", "kprobe,netem,vlan,tunnel,wireguard,tcx,fentry,netkit,veth_module"),
+    (
+        "6.12",
+        "kprobe,netem,vlan,tunnel,wireguard,tcx,fentry,netkit,netfilter_link,veth_module",
+    ),
 ];
 
 /// The folders whose integration tests all ask the kernel something, so that each kernel must answer, and single such tests

@@ -236,6 +236,17 @@ fn hooks(node: &Node) -> Vec<(String, Target, Vec<Attachment>)> {
 }
 
 impl Removal {
+    /// The link that the kernel goes on listing as if it were attached, after [`Self::run`]: netfilter's links do not tell that they have
+    /// been detached, and exist as long as somebody holds them.
+    #[must_use]
+    pub fn still_listed(&self) -> Option<u32> {
+        let id = self
+            .attachment
+            .link_id
+            .filter(|_| matches!(self.attachment.at, Place::Netfilter { .. }))?;
+        query::by_id(ObjectKind::Link, id).is_ok().then_some(id)
+    }
+
     /// Removes it.
     ///
     /// # Errors

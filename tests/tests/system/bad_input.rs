@@ -2,6 +2,7 @@
 //! error, nothing on standard output, the exit code of a failure, and nothing left.
 
 use anyhow::{Context, Result, ensure};
+use std::os::unix::fs::PermissionsExt;
 use weir_tests::harness::Test;
 use weir_tests::net::{Lab, TempDir};
 use weir_tests::weir::Weir;
@@ -129,6 +130,34 @@ fn rights() -> Result<()> {
         let done = Weir::new(args.iter().copied()).capabilities(&[]).run()?;
         ensure!(!done.stderr.contains("internal error"), "{done}");
         done.refused(parts).with_context(|| format!("{args:?}"))?;
+    }
+    // Word by word, for root with no capability and for somebody else.
+    const PINNED: &str = "cannot look at what is pinned\n |\n = help: this process lacks CAP_BPF: run it as root, or give it that";
+    const FOLDER: &str = "cannot read `/sys/fs/bpf`: Permission denied (os error 13)\n |\n = help: this process lacks \
+        CAP_DAC_READ_SEARCH, CAP_BPF: run it as root, or give it those";
+    const FILTERS: &str = "cannot look for filters in all network namespaces and remove them\n |\n = help: this process lacks \
+        CAP_SYS_ADMIN, CAP_NET_ADMIN: run it as root, or give it those";
+    const NOBODY: u32 = 65534;
+    let dir = TempDir::new()?;
+    let program = dir.path().join("weir");
+    std::fs::copy(weir_tests::weir::program()?, &program)?;
+    for path in [dir.path(), &program] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    }
+    for (args, of_root, of_others) in [
+        (&["status"][..], PINNED, FOLDER),
+        (&["status", "--json"], PINNED, FOLDER),
+        (&["stop", "name"], PINNED, FOLDER),
+        (&["reload", "name"], PINNED, FOLDER),
+        (&["clean"], FILTERS, FILTERS),
+        (&["clean", "--yes"], FILTERS, FILTERS),
+    ] {
+        let bare = Weir::new(args.iter().copied()).capabilities(&[]);
+        let other = Weir::new(args.iter().copied()).program(&program).user(NOBODY);
+        for (run, words) in [(bare, of_root), (other, of_others)] {
+            let done = run.run()?.refused(&[])?;
+            ensure!(done.stderr == format!("error: {words}\n"), "{args:?}: not `{words}`: {done}");
+        }
     }
     // In a session it is said, and the session goes on.
     let dir = TempDir::new()?;

@@ -32,6 +32,10 @@ pub const TESTS: &[Test] = &[
     Test::new("inspect_netkit_programs_are_shown_and_removed", netkit)
         .needs(&[Has(Feature::Netkit)])
         .alone(),
+    Test::new("inspect_programs_of_namespaces_and_cgroups_are_shown_and_removed", other_hooks).alone(),
+    Test::new("inspect_netfilter_programs_are_shown_and_removed", netfilter)
+        .needs(&[Has(Feature::NetfilterLink)])
+        .alone(),
     // libxdp's dispatcher needs programs that replace functions, which come with fentry.
     Test::new("inspect_members_of_a_dispatcher_are_shown_in_their_order", dispatcher)
         .needs(&[Has(Feature::Fentry)])
@@ -463,6 +467,120 @@ fn netkit() -> Result<()> {
         "{picture:#}"
     );
     drop(link);
+    Ok(())
+}
+
+/// What hangs on no interface: socket lookup, flow dissector, cgroups.
+fn other_hooks() -> Result<()> {
+    use kernel::ProgramType::{CgroupSkb, FlowDissector, SkLookup};
+    const PASS: i32 = 1;
+    let lab = Lab::new()?;
+    let group = weir_tests::cgroup::Cgroup::new()?;
+    let mut ids = Vec::new();
+    let mut held: Vec<OwnedFd> = Vec::new();
+    for (kind, name, hook) in [(SkLookup, "pick_socket", "sk_lookup"), (FlowDissector, "dissect", "flow_dissector")] {
+        // A flow dissector says 0 for what it has dissected.
+        let program = kernel::load_program(kind, name, i32::from(kind == SkLookup))?;
+        held.push(kernel::attach_netns(&lab.node, kind, &program)?);
+        let id = kernel::program_id(&program)?;
+        held.push(program);
+        ids.push(id);
+        let picture = json(&lab, &["net"], 0)?;
+        let hooks = picture["namespaces"][0]["hooks"].as_array().cloned().unwrap_or_default();
+        let found = hooks
+            .iter()
+            .find(|h| h["hook"] == hook)
+            .with_context(|| format!("no {hook}: {picture:#}"))?;
+        let program = &found["programs"][0];
+        ensure!(
+            program["at"]["via"] == "netns" && program["program"]["name"] == name && program["program"]["id"] == id,
+            "{found:#}"
+        );
+        let command = program["program"]["owners"][0]["command"].as_str().unwrap_or_default();
+        ensure!(command.starts_with("system-"), "{found:#}");
+    }
+    let path = group.path();
+    for name in ["first", "second"] {
+        let program = kernel::load_program(CgroupSkb, name, PASS)?;
+        held.push(kernel::attach_cgroup(group.dir(), &program)?);
+        ids.push(kernel::program_id(&program)?);
+        held.push(program);
+    }
+    let cgroup = |picture: &Value| -> Vec<Value> {
+        let all = picture["cgroups"].as_array().cloned().unwrap_or_default();
+        let ours = all.into_iter().find(|c| c["path"] == path);
+        ours.and_then(|c| c["programs"].as_array().cloned()).unwrap_or_default()
+    };
+    let picture = json(&lab, &["net"], 0)?;
+    let names: Vec<Value> = cgroup(&picture).iter().map(|p| p["program"]["name"].clone()).collect();
+    ensure!(names == ["first", "second"], "{picture:#}");
+    ensure!(cgroup(&picture)[0]["at"]["attach_type"] == "inet_ingress", "{picture:#}");
+    let text = weir(&lab, &["net"])?.clean()?;
+    for words in [
+        "socket lookup",
+        "pick_socket",
+        "flow dissector",
+        "dissect",
+        &path,
+        "first",
+        "second",
+    ] {
+        ensure!(text.stdout.contains(words), "no `{words}`: {text}");
+    }
+    // By id, each alone.
+    for (i, id) in ids.iter().enumerate() {
+        weir(&lab, &["net", "rm", "--id", &id.to_string(), "--yes"])?.clean()?;
+        let picture = json(&lab, &["net"], 0)?;
+        let text = picture.to_string();
+        let there = |id: &u32| text.contains(&format!("\"id\":{id},"));
+        ensure!(
+            ids[..=i].iter().all(|id| !there(id)) && ids[i + 1..].iter().all(there),
+            "after {id}: {picture:#}"
+        );
+    }
+    Ok(())
+}
+
+fn netfilter() -> Result<()> {
+    const ACCEPT: i32 = 1;
+    let lab = Lab::new()?;
+    let mut held: Vec<OwnedFd> = Vec::new();
+    // Attached in the other order than that in which they run.
+    for (name, priority) in [("late", 100), ("early", -50)] {
+        let program = kernel::load_program(kernel::ProgramType::Netfilter, name, ACCEPT)?;
+        held.push(kernel::attach_netfilter(&lab.node, priority, &program)?);
+        held.push(program);
+    }
+    let shown = |picture: &Value| -> Vec<(String, i64)> {
+        let all = picture["netfilter"].as_array().cloned().unwrap_or_default();
+        let of = |a: &Value| Some((a["program"]["name"].as_str()?.to_owned(), a["at"]["priority"].as_i64()?));
+        all.iter().filter_map(of).collect()
+    };
+    let picture = json(&lab, &["net"], 0)?;
+    ensure!(
+        shown(&picture) == [("early".to_owned(), -50), ("late".to_owned(), 100)],
+        "{picture:#}"
+    );
+    let text = weir(&lab, &["net"])?.clean()?;
+    for words in ["netfilter", "early", "late", "ip input prio -50", "ip input prio 100"] {
+        ensure!(text.stdout.contains(words), "no `{words}`: {text}");
+    }
+    let id = kernel::program_id(&held[1])?;
+    let done = weir(&lab, &["net", "rm", "--id", &id.to_string(), "--yes"])?.clean()?;
+    let words = "it runs no more, but the kernel lists its link";
+    ensure!(done.stdout.contains(words), "no `{words}`: {done}");
+    // It is true, though nothing but the packets tells.
+    let (kind, other) = (Kind::Program, kernel::program_id(&held[3])?);
+    let stats = kernel::enable_stats()?;
+    traffic::settle(&lab)?;
+    let runs = [id, other].map(|id| kernel::run_stats(Object { kind, id }).map(|(_, runs)| runs));
+    drop(stats);
+    let [gone, there] = runs;
+    let (gone, there) = (gone?, there?);
+    ensure!(gone == 0 && there > 0, "the removed one ran {gone} times, the other {there}");
+    held.drain(..2);
+    let picture = json(&lab, &["net"], 0)?;
+    ensure!(shown(&picture) == [("early".to_owned(), -50)], "{picture:#}");
     Ok(())
 }
 
