@@ -168,7 +168,7 @@ fn clean() -> Result<()> {
                 .contains("nothing was removed: standard input is no terminal to ask on"),
         "{listed}"
     );
-    ensure!(before.assert_same(Some(&lab.node)).is_err(), "removed without a word");
+    ensure!(!before.changes(Some(&lab.node))?.1.is_empty(), "removed without a word");
     let done = Weir::new(["clean", "--yes"]).at(&lab).run()?;
     ensure!(
         done.status.success() && done.stdout.ends_with("removed 2 stale filters\n"),
@@ -206,7 +206,7 @@ fn refused_removal() -> Result<()> {
     ] {
         ensure!(done.stderr.contains(words), "no `{words}`: {done}");
     }
-    ensure!(before.assert_same(Some(&lab.node)).is_err(), "nothing stays: {done}");
+    ensure!(!before.changes(Some(&lab.node))?.1.is_empty(), "nothing stays: {done}");
     let done = Weir::new(["clean", "--yes"]).at(&lab).run()?;
     ensure!(done.status.success() && done.stdout.ends_with("removed 1 stale filter\n"), "{done}");
     before.assert_same(Some(&lab.node))?;
