@@ -35,7 +35,11 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // The helper process that cleans up after a killed weir: before anything else is done.
     if std::env::args_os().nth(1).as_deref() == Some(OsStr::new(weir_runtime::REAPER_ARG)) {
-        return weir_runtime::reaper_main();
+        return if weir_runtime::reaper_main() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
     }
     raise_file_limit();
     let command = match args::parse(std::env::args_os()) {

@@ -13,7 +13,7 @@ use crate::sys::{Result as SysResult, SysError};
 use std::ffi::OsString;
 use std::io::{BufRead, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 /// The argument with which the binary must call [`reaper_main`].
@@ -153,30 +153,27 @@ impl Drop for Reaper {
 }
 
 /// The helper's whole life: reads entries until the pipe ends, then removes what is stale on those interfaces.
-/// Call it first thing in `main` when the first argument is [`REAPER_ARG`].
+/// Call it first thing in `main` when the first argument is [`REAPER_ARG`], and end with a failure when it returns false: an owner that could
+/// not remove everything itself then hears that something is left.
 #[must_use]
-pub fn reaper_main() -> ExitCode {
+pub fn reaper_main() -> bool {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGPIPE] {
         // SAFETY: ignoring a signal installs no handler.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     let mut lines = std::io::stdin().lock().lines().map_while(Result::ok);
     let Some(owner) = lines.next().as_deref().and_then(Tag::parse) else {
-        return ExitCode::FAILURE;
+        return false;
     };
     let mut watched: Vec<(Entry, Option<Netns>)> = Vec::new();
     for line in lines {
         if line == DONE.trim_end() {
-            return ExitCode::SUCCESS;
+            return true;
         }
         if line == SWEEP.trim_end() {
             let swept = |(entry, netns): &(Entry, Option<Netns>)| remove(entry, netns.as_ref(), |tag| tag.is_same_owner(&owner));
             let results: Vec<bool> = watched.iter().map(swept).collect();
-            return if results.contains(&false) {
-                ExitCode::FAILURE
-            } else {
-                ExitCode::SUCCESS
-            };
+            return !results.contains(&false);
         }
         if let Some(name) = line.strip_prefix(LEAVE) {
             for (entry, netns) in watched.extract_if(.., |(entry, _)| entry.netns.as_deref() == Some(name)) {
@@ -195,14 +192,14 @@ pub fn reaper_main() -> ExitCode {
     while !owner.is_stale() {
         let something_left = |(entry, netns): &(Entry, Option<Netns>)| entry.makes_clsact || has_filters(entry, netns.as_ref(), &owner);
         if !watched.iter().any(something_left) {
-            return ExitCode::SUCCESS;
+            return true;
         }
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     for (entry, netns) in &watched {
         let _ = remove(entry, netns.as_ref(), Tag::is_stale);
     }
-    ExitCode::SUCCESS
+    true
 }
 
 /// Removes the filters that `which` picks from an entry's interface, and a clsact that is then nobody's. Returns whether nothing is left.

@@ -468,7 +468,7 @@ fn owner_entry() {
 #[test]
 fn reaper_entry() {
     if std::env::args().skip(1).eq(common::REAPER) {
-        weir_runtime::reaper_main();
+        assert!(weir_runtime::reaper_main(), "something is left");
     }
 }
 
