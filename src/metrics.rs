@@ -18,6 +18,7 @@ use weir_parser::mentions::{Mention, mentions};
 use weir_runtime::format::{Context, hist, sint, uint, value};
 use weir_runtime::maps::{Cell, Contents, Row, Snapshot};
 use weir_runtime::{Error, MapsHandle, Notice};
+use weir_stdlib::MapDecl;
 
 /// How long a client may take for its request, and then for each piece of the answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -257,11 +258,11 @@ impl Scrape {
             if key.is_some() {
                 fills.push((name.clone(), snapshot.rows.len(), spec.max_entries));
             }
-            self.map(&snapshot, &mut page);
+            self.map(&snapshot, None, &mut page);
         }
-        for name in self.maps.of_natives() {
+        for (name, decl) in self.maps.declared() {
             if let Some(snapshot) = self.maps.snapshot(&name)? {
-                self.map(&snapshot, &mut page);
+                self.map(&snapshot, Some(decl), &mut page);
             }
         }
         let losses = self.counters.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -299,8 +300,8 @@ impl Scrape {
         Ok(page.out)
     }
 
-    /// Writes one map. The largest values stay when there are too many.
-    fn map(&self, snapshot: &Snapshot, page: &mut Page) {
+    /// Writes one map; of a native's, its declaration says what is what. The largest values stay when there are too many.
+    fn map(&self, snapshot: &Snapshot, decl: Option<&MapDecl>, page: &mut Page) {
         let left_out = snapshot.rows.len().saturating_sub(self.limit);
         let rows = &snapshot.rows[left_out..];
         if left_out > 0 {
@@ -313,9 +314,15 @@ impl Scrape {
         let mention = self.mentions.iter().find(|m| m.map == snapshot.name);
         let help = mention.and_then(|m| m.comment.clone());
         let help = help.unwrap_or_else(|| format!("{} of {}", snapshot.name, self.name));
-        let names = label_names(mention.map_or(&[], |m| &m.key), snapshot.key.as_ref());
+        let names = match decl {
+            Some(decl) => decl.shape.key_names().into_iter().map(word).collect(),
+            None => label_names(mention.map_or(&[], |m| &m.key), snapshot.key.as_ref()),
+        };
         let ctx = self.context.lock().unwrap_or_else(PoisonError::into_inner);
-        page.map(snapshot, rows, &help, &names, &ctx);
+        match decl {
+            Some(decl) if !decl.levels.is_empty() => page.levels(snapshot, rows, decl.levels, &help, &names, &ctx),
+            _ => page.map(snapshot, rows, &help, &names, &ctx),
+        }
     }
 }
 
@@ -350,6 +357,21 @@ impl Page {
         }
         let close = if labels.is_empty() { "" } else { "}" };
         let _ = writeln!(self.out, "{close} {value}");
+    }
+
+    /// Writes a native's numbers, of which some go up and down: a counter and a gauge.
+    fn levels(&mut self, snapshot: &Snapshot, rows: &[Row], levels: &[&str], help: &str, names: &[String], ctx: &Context) {
+        let base = metric_name(&snapshot.name);
+        let labelled = rows.iter().map(|row| (row, labels(snapshot.key.as_ref(), &row.key, names, ctx)));
+        let is_level = |labels: &[(String, String)]| labels.iter().any(|(_, text)| levels.contains(&text.as_str()));
+        let (now, counted): (Vec<_>, Vec<_>) = labelled.partition(|(_, labels)| is_level(labels));
+        for (name, kind, rows) in [(base.clone(), "gauge", now), (format!("{base}_total"), "counter", counted)] {
+            if rows.is_empty() {
+                continue;
+            }
+            let name = self.family(&name, kind, help);
+            rows.iter().for_each(|(row, labels)| self.number(&name, labels, &row.value));
+        }
     }
 
     fn map(&mut self, snapshot: &Snapshot, rows: &[Row], help: &str, names: &[String], ctx: &Context) {

@@ -612,6 +612,10 @@ impl Context {
         } in args
         {
             let Some(name) = name else {
+                // What went wrong there has been said.
+                if matches!(value.kind, ExprKind::Error) {
+                    continue;
+                }
                 self.report(
                     Diagnostic::error("unnamed-parameter", value.span, "a parameter of `use` needs its name")
                         .help("write `name=value`, for example `iface=\"eth0\"`"),

@@ -10,7 +10,7 @@ use crate::kernel::Kernel;
 use crate::load;
 use crate::maps;
 use crate::native::heartbeat::Heart;
-use crate::native::{self, upkeep, upkeep::Upkeep};
+use crate::native::{self, Instance, upkeep, upkeep::Upkeep};
 use crate::printer::{Command, Outputs, Printer, Report, Shared};
 use crate::ring::Ring;
 use crate::sink::{Buffering, JsonSink, Sink, TextSink, stdout};
@@ -221,7 +221,13 @@ impl MapsHandle {
     /// Lists the maps of natives, as the script names them: `@bl.hits`.
     #[must_use]
     pub fn of_natives(&self) -> Vec<String> {
-        self.0.native_maps().map(|(name, _)| name).collect()
+        self.declared().into_iter().map(|(name, _)| name).collect()
+    }
+
+    /// Lists the same with their declarations.
+    #[must_use]
+    pub fn declared(&self) -> Vec<(String, &'static weir_stdlib::MapDecl)> {
+        self.0.natives.iter().flat_map(Instance::declared).collect()
     }
 
     /// Reads a native's map.

@@ -163,6 +163,8 @@ pub struct MapDecl {
     /// Symbol in the native's object. Prefix-keyed maps may be two symbols, IPv4 and IPv6; the runtime joins them.
     pub symbols: &'static [&'static str],
     pub shape: MapShape,
+    /// Of the names of [`MapShape::Counters`] and [`MapShape::Known`] those that say how it is now, and do not only grow.
+    pub levels: &'static [&'static str],
     pub writable: Writable,
     /// How many entries the copy of it has room for that scripts index and go over.
     pub room: Room,
@@ -200,6 +202,23 @@ pub enum MapShape {
     Known(&'static [&'static str]),
     /// Rows that the runtime makes of what the native's maps hold.
     Table { key: KeyShape, columns: &'static [Column] },
+}
+
+impl MapShape {
+    /// Returns what the parts of a key are called.
+    #[must_use]
+    pub fn key_names(self) -> Vec<&'static str> {
+        match self {
+            MapShape::ByPrefix(_) => vec!["prefix"],
+            MapShape::Counters(_) | MapShape::Known(_) => vec!["name"],
+            MapShape::Table { key, .. } => match key {
+                KeyShape::Address => vec!["address"],
+                KeyShape::Text(word) => vec![word],
+                KeyShape::Flow => vec!["flow"],
+                KeyShape::FlowAt => vec!["flow", "interface", "direction"],
+            },
+        }
+    }
 }
 
 /// What the rows of a table are called by.
@@ -261,6 +280,8 @@ pub struct EventDecl {
     pub hook: Hook,
     /// Whether verdict functions in the block replace the native's verdict.
     pub decides: bool,
+    /// Whether packet after packet may have it, so that a line for each would be a flood.
+    pub each_packet: bool,
     pub vars: &'static [EventVar],
     pub doc: &'static str,
 }

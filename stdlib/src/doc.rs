@@ -1,6 +1,6 @@
 //! The text of `weir doc NAME`, from a native's declaration alone.
 
-use crate::decl::{Attach, EventVarType, KeyShape, MapShape, Native, ParamType, ValueShape, Writable};
+use crate::decl::{Attach, EventVarType, MapShape, Native, ParamType, ValueShape, Writable};
 use std::fmt::Write;
 
 /// Columns that text is wrapped to.
@@ -86,9 +86,9 @@ pub fn doc(native: &Native) -> String {
         let shape = match map.shape {
             MapShape::ByPrefix(ValueShape::PacketsBytes) => "[prefix]: packets, bytes".to_owned(),
             MapShape::Counters(names) | MapShape::Known(names) => format!(": {}", names.join(", ")),
-            MapShape::Table { key, columns } => {
+            MapShape::Table { columns, .. } => {
                 let names: Vec<&str> = columns.iter().map(|c| c.name).collect();
-                format!("[{}]: {}", key_word(key), names.join(", "))
+                format!("[{}]: {}", map.shape.key_names().join(", "), names.join(", "))
             }
         };
         let writable = match map.writable {
@@ -136,16 +136,6 @@ pub fn type_word(ty: EventVarType) -> &'static str {
         EventVarType::Inet => "address",
         EventVarType::Flow => "flow",
         EventVarType::Text { .. } => "text",
-    }
-}
-
-/// What the key of a table is.
-fn key_word(key: KeyShape) -> &'static str {
-    match key {
-        KeyShape::Address => "address",
-        KeyShape::Text(word) => word,
-        KeyShape::Flow => "flow",
-        KeyShape::FlowAt => "flow, interface, direction",
     }
 }
 

@@ -164,6 +164,7 @@ static MAPS: &[MapDecl] = &[
             key: KeyShape::FlowAt,
             columns: FLOW_COLUMNS,
         },
+        levels: &[],
         writable: Writable::Entries,
         room: Room::Param("max", 1),
         doc: "the live ones, most bytes last. `flags` that were seen, of CEUAPRSF; `known_by` says where `retransmits` are from, `kernel` or \
@@ -173,6 +174,7 @@ static MAPS: &[MapDecl] = &[
         name: "stats",
         symbols: &[],
         shape: MapShape::Known(STATS),
+        levels: &["flows", "max", "live_packets", "live_bytes"],
         writable: Writable::No,
         room: Room::Fixed(STATS.len() as u32),
         doc: "how many flows are live, of `max`; packets and bytes of live flows that no report has yet, and those of reports; `unlisted`, \
@@ -199,6 +201,8 @@ const fn event(name: &'static str, slot: u32, doc: &'static str) -> EventDecl {
         record: 0,
         hook: Hook::Tc,
         decides: false,
+        // A flow begins once and ends once.
+        each_packet: !matches!(slot, object::SLOT_NEW | object::SLOT_CLOSE),
         vars: VARS,
         doc,
     }

@@ -80,7 +80,14 @@ interval:s:1 { print(@id.verdicts); }
     maps: MAPS,
     events: EVENTS,
     event_size: std::mem::size_of::<object::EventRecord>() as u32,
-    without: &[],
+    without: &[
+        (
+            "default",
+            "it is in the policy file: `default = \"deny\"`; `unknown` says what becomes of those whom no identity is known of",
+        ),
+        ("rules", "they are in the policy file: `policy=file(\"policy.toml\")`"),
+        ("hook", "it decides at TC: XDP sees neither the socket nor the cgroup of a packet"),
+    ],
 };
 
 const fn cgroup(symbol: &'static str, hook: &'static str) -> ProgramDecl {
@@ -215,6 +222,7 @@ static MAPS: &[MapDecl] = &[
             key: KeyShape::Text("rule"),
             columns: PACKETS_BYTES,
         },
+        levels: &[],
         writable: Writable::Entries,
         room: Room::Param("max", 1),
         doc: "packets and bytes that each rule decided on",
@@ -226,6 +234,7 @@ static MAPS: &[MapDecl] = &[
             key: KeyShape::Text("who to whom"),
             columns: PACKETS_BYTES,
         },
+        levels: &[],
         writable: Writable::Entries,
         room: Room::Fixed(16384),
         doc: "what was denied, by sender, destination, port and protocol; what was not seen for long is forgotten",
@@ -234,6 +243,7 @@ static MAPS: &[MapDecl] = &[
         name: "stats",
         symbols: &[object::STATS_MAP],
         shape: MapShape::Counters(STATS),
+        levels: &[],
         writable: Writable::No,
         room: Room::Fixed(STATS.len() as u32),
         doc: "packets by what became of them, each in one counter: `allowed`, `denied` (by rules and by the default), `replies`, `unknown` \
@@ -246,6 +256,7 @@ static MAPS: &[MapDecl] = &[
         name: "entries",
         symbols: &[],
         shape: MapShape::Known(ENTRIES),
+        levels: ENTRIES,
         writable: Writable::No,
         room: Room::Fixed(ENTRIES.len() as u32),
         doc: "how many identities there are, cgroups and interfaces that have one now, rules, and rows of them, of `max`",
@@ -259,6 +270,7 @@ static EVENTS: &[EventDecl] = &[
         record: 0,
         hook: Hook::Tc,
         decides: false,
+        each_packet: true,
         vars: VARS,
         doc: "a packet that the policy denies, before it is dropped (with `dry_run`: before it passes)",
     },
@@ -268,6 +280,7 @@ static EVENTS: &[EventDecl] = &[
         record: 0,
         hook: Hook::Tc,
         decides: false,
+        each_packet: true,
         vars: VARS,
         doc: "a packet that the policy allows; replies are none",
     },
@@ -277,6 +290,7 @@ static EVENTS: &[EventDecl] = &[
         record: 0,
         hook: Hook::Tc,
         decides: false,
+        each_packet: true,
         vars: VARS,
         doc: "a packet whose sender is not known, or that cannot be decided on",
     },

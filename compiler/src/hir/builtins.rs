@@ -35,7 +35,7 @@ impl Checker<'_> {
             );
             return self.failed(span);
         }
-        if !builtin.hooks.contains(tables::Hook::Xdp) && builtin.kind != BuiltinKind::Kstack {
+        if builtin.is_of_current_task() {
             super::lints::bystander(builtin.name, self.point.as_ref(), span, &mut self.diagnostics);
         }
         let ty = match builtin.kind {

@@ -358,7 +358,10 @@ impl Checker<'_> {
             } => Some(*space),
             Ty::Int { bits: 64, .. } => Some(self.default_space()),
             other => {
-                let d = Diagnostic::error("argument-type", ptr.span, format!("`{function}` takes a pointer, found `{other}`"));
+                let mut d = Diagnostic::error("argument-type", ptr.span, format!("`{function}` takes a pointer, found `{other}`"));
+                if function == "str" && matches!(other, Ty::Flow | Ty::Inet | Ty::Prefix) {
+                    d = d.help(format!("`%s` prints a value of type `{other}` as it is"));
+                }
                 self.error(d);
                 None
             }

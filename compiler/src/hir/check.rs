@@ -154,7 +154,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
             decls.get(name).copied().or_else(|| existing.and_then(|m| m.declared))
         };
         let maps: Vec<Map> = cx.maps.into_iter().map(|m| m.finish(declared, &initial)).collect();
-        super::lints::lint(&blocks, &maps, kernel, &mut diagnostics);
+        super::lints::lint(&blocks, &maps, &natives, kernel, &mut diagnostics);
         return (
             Program {
                 blocks,

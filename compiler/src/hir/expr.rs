@@ -603,7 +603,12 @@ impl Checker<'_> {
                 Self::make(ExprKind::MapGet { map: id, key }, ty, span)
             }
             None => {
-                self.error(Diagnostic::error("unassigned-map", span, format!("`@{name}` is never assigned")));
+                let mut d = Diagnostic::error("unassigned-map", span, format!("`@{name}` is never assigned"));
+                let natives: Vec<String> = self.natives.iter().map(|n| format!("`@{}`", n.alias)).collect();
+                if !natives.is_empty() {
+                    d = d.help(format!("natives here are {}", natives.join(", ")));
+                }
+                self.error(d);
                 self.failed(span)
             }
         }

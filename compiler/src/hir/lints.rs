@@ -3,7 +3,7 @@
 use super::probes::{glob_match, is_glob};
 use super::{Block, Expr, ExprKind, Map, Stmt, StmtKind, Ty, visit};
 use crate::kernel::{KernelInfo, Whereabouts};
-use crate::object::{Attach, AttachPoint, Direction, LinkLayer, XdpMode};
+use crate::object::{Attach, AttachPoint, Direction, LinkLayer, NativeInstance, XdpMode};
 use crate::overlap::{self, Names};
 use crate::plan::same_hook;
 use crate::tables::{self, FIELDS, FieldKind, Header, Hook, IpPart};
@@ -548,7 +548,7 @@ fn behind_generic_xdp(blocks: &[Block], out: &mut Vec<Diagnostic>) {
 }
 
 /// Looks at whole blocks and maps.
-pub(super) fn lint(blocks: &[Block], maps: &[Map], kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>) {
+pub(super) fn lint(blocks: &[Block], maps: &[Map], natives: &[NativeInstance], kernel: &dyn KernelInfo, out: &mut Vec<Diagnostic>) {
     overlaps(blocks, out);
     behind_a_verdict(blocks, out);
     behind_generic_xdp(blocks, out);
@@ -562,12 +562,21 @@ pub(super) fn lint(blocks: &[Block], maps: &[Map], kernel: &dyn KernelInfo, out:
         }
         veth_direction(block, kernel, out);
         // Nobody waits for packets of a file.
-        if block.hook.has_packet() && !kernel.any_interface() && printf_per_packet(&block.body) {
+        let often = block.hook.has_packet() && !kernel.any_interface() && block.attach.iter().any(|a| for_each_packet(&a.point, natives));
+        if often && printf_per_packet(&block.body) {
             out.push(
                 Diagnostic::lint("printf-per-packet", block.span, "this block prints for every packet")
                     .help("count in a map and print it on an interval, or keep it down: `limit(10/s) { … }`"),
             );
         }
+    }
+}
+
+/// Tells whether packet after packet may come here; some events of natives are for one in many.
+fn for_each_packet(point: &AttachPoint, natives: &[NativeInstance]) -> bool {
+    match point {
+        AttachPoint::NativeEvent { instance, event, .. } => natives[*instance].native.events[*event].each_packet,
+        _ => true,
     }
 }
 

@@ -126,6 +126,14 @@ builtins! {
     "usermode" BuiltinKind::Usermode, Hooks::REGISTERS, "the registers tell; `profile` has them", "whether the CPU was in user mode";
 }
 
+impl Builtin {
+    /// Tells whether it is about the task that runs, whoever that is.
+    #[must_use]
+    pub fn is_of_current_task(&self) -> bool {
+        self.hooks == Hooks::PROCESS || self.kind == BuiltinKind::Ustack
+    }
+}
+
 #[must_use]
 pub fn builtin(name: &str) -> Option<&'static Builtin> {
     BUILTINS.iter().find(|b| b.name == name)

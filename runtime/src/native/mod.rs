@@ -620,12 +620,13 @@ impl Instance {
     /// Names every map as scripts do: `@ALIAS.name`.
     #[must_use]
     pub fn map_names(&self) -> Vec<String> {
-        self.spec
-            .native
-            .maps
-            .iter()
-            .map(|m| format!("@{}.{}", self.spec.alias, m.name))
-            .collect()
+        self.declared().map(|(name, _)| name).collect()
+    }
+
+    /// Lists its maps with their names, in the order of the declaration.
+    pub fn declared(&self) -> impl Iterator<Item = (String, &'static MapDecl)> {
+        let maps = self.spec.native.maps.iter();
+        maps.map(|m| (format!("@{}.{}", self.spec.alias, m.name), m))
     }
 
     /// Reads a map by its index in the declaration.

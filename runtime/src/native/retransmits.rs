@@ -63,6 +63,10 @@ pub(super) fn setup(params: &Params<'_>, event_used: &dyn Fn(&str) -> bool, kern
             };
             refuse(format!("there is no network namespace `{name}`"), Some(help), span)
         })?;
+        if !netns::is_one(name) {
+            let help = "a name of `ip netns`, a pid, or a path such as `/proc/123/ns/net`; to count in all of them, leave `netns` out";
+            return Err(refuse(format!("`{name}` is no network namespace"), Some(help.to_owned()), span));
+        }
         elf.set_rodata(object::RODATA_NETNS, u32::try_from(namespace.1).unwrap_or(u32::MAX))?;
         only = Some(Only {
             alias: params.0.alias.clone(),

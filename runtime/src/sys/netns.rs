@@ -4,6 +4,9 @@ use super::{Result, SysError};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+/// Of include/uapi/linux/nsfs.h.
+const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+
 /// A network namespace named in a script: a name of `ip netns`, a pid, or a path.
 #[derive(Debug)]
 pub struct Netns {
@@ -84,6 +87,15 @@ pub fn identity(name: &str) -> Option<(u64, u64)> {
 
 /// The calling thread's network namespace.
 pub const HERE: &str = "/proc/thread-self/ns/net";
+
+/// Tells whether a name that stands for something stands for a network namespace, and not for a file or a namespace of another kind.
+#[must_use]
+pub fn is_one(name: &str) -> bool {
+    let Ok(file) = File::open(path(name)) else { return false };
+    // SAFETY: an ioctl without argument memory, on a live descriptor; what is no namespace refuses it.
+    let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
+    kind == libc::CLONE_NEWNET
+}
 
 /// The namespace of the calling thread, as [`identity`] tells it.
 #[must_use]

@@ -256,6 +256,7 @@ fn refused() -> Result<()> {
     run(", direction=\"egress\"")?.refused(&["XDP sees what comes in, and `direction` is `egress`", "add `hook=\"tc\"`", "^"])?;
     run(", direction=\"both\"")?.refused(&["`direction` is `both`"])?;
     run(", hook=\"tc\", mode=\"native\"")?.refused(&["TC has no `mode`", "leave out `mode`", "^"])?;
+    run(", proto=\"icmp\", ports=443")?.refused(&["ICMP has no `ports`", "leave out `ports` or `proto`", "^^^"])?;
     run(", hook=\"socket\"")?.refused(&["`hook` takes one of \"xdp\", \"tc\"", "^"])?;
     run(", hook=\"tc\", direction=\"out\"")?
         .refused(&["`direction` takes one of", "\"to_pod\""])

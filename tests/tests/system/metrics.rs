@@ -325,14 +325,25 @@ fn natives() -> Result<()> {
             .value(name, labels)
     };
     ensure!(
-        value("weir_bl_hits_packets", &[("key0", "198.51.100.0/24")])? == 7.0,
+        value("weir_bl_hits_packets", &[("prefix", "198.51.100.0/24")])? == 7.0,
         "{families:?}"
     );
-    ensure!(value("weir_bl_stats_total", &[("key0", "dropped")])? == 7.0, "{families:?}");
+    ensure!(value("weir_bl_stats_total", &[("name", "dropped")])? == 7.0, "{families:?}");
     let flow = format!("{bad}:40000 > {}:5000 udp", lab.node4());
-    let labels = [("key0", flow.as_str()), ("key1", "veth0"), ("key2", "ingress/from_pod")];
+    let labels = [("flow", flow.as_str()), ("interface", "veth0"), ("direction", "ingress/from_pod")];
     ensure!(value("weir_fl_flows_packets", &labels)? == 7.0, "{families:?}");
-    ensure!(value("weir_fl_stats_total", &[("key0", "overflow")])? == 0.0, "{families:?}");
+    ensure!(value("weir_fl_stats_total", &[("name", "overflow")])? == 0.0, "{families:?}");
+    // What can become less is no counter.
+    ensure!(value("weir_fl_stats", &[("name", "flows")])? >= 1.0, "{families:?}");
+    ensure!(value("weir_bl_entries", &[("name", "ipv4")])? == 1.0, "{families:?}");
+    for (name, kind) in [
+        ("weir_fl_stats", "gauge"),
+        ("weir_fl_stats_total", "counter"),
+        ("weir_bl_entries", "gauge"),
+    ] {
+        ensure!(families[name].kind == kind, "{name}: {:?}", families[name]);
+    }
+    ensure!(value("weir_fl_stats_total", &[("name", "flows")]).is_err(), "{families:?}");
     running.stop()?.clean().map(drop)
 }
 

@@ -371,6 +371,14 @@ fn refused() -> Result<()> {
         .at(&lab)
         .run()?
         .refused(&["no network namespace `no-such-namespace`", lab.node.name(), "^^^"])?
-        .nothing_left()
-        .map(drop)
+        .nothing_left()?;
+    // What is there and is something else: the folder of all names, a file, a namespace of another kind.
+    for name in ["", "/etc/passwd", "/proc/self/ns/mnt"] {
+        Weir::script(&format!(r#"use retransmits(netns="{name}") as re;"#))
+            .at(&lab)
+            .run()?
+            .refused(&[&format!("`{name}` is no network namespace"), "leave `netns` out", "^^"])?
+            .nothing_left()?;
+    }
+    Ok(())
 }

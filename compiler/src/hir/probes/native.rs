@@ -166,14 +166,27 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
         ParamType::Bool => "`true` or `false`".to_owned(),
         ParamType::Int { min, max } => format!("an integer from {min} to {max}"),
     };
-    let wrong = || Box::new(Diagnostic::error("param-value", value.span, format!("`{}` takes {}", decl.name, expected())).help(decl.doc));
+    let plain = || Diagnostic::error("param-value", value.span, format!("`{}` takes {}", decl.name, expected()));
     if let Some(missing) = missing(value, options) {
         return if options.judged_only { Ok(stand_in(decl.ty)) } else { Err(missing) };
     }
     // `$1` stands for its text.
-    let text = match &value.kind {
-        E::Call { name, .. } if name.name == "getopt" => Some(given_text(value, options)?.ok_or_else(wrong)?),
-        _ => given_text(value, options)?,
+    let from_outside = matches!(&value.kind, E::Call { name, .. } if name.name == "getopt");
+    let text = match from_outside {
+        true => Some(given_text(value, options)?.ok_or_else(|| Box::new(plain().help(decl.doc)))?),
+        false => given_text(value, options)?,
+    };
+    let found = text.clone();
+    let wrong = || {
+        let mut d = plain();
+        // What comes from the command line stands nowhere in the script.
+        if let (Some(found), false) = (&found, matches!(value.kind, E::Str(_))) {
+            d.message.push_str(&format!(", found `{found}`"));
+        }
+        if let Some(edit) = edit(decl.ty, value, found.as_deref()) {
+            d = d.help(edit);
+        }
+        Box::new(d.help(decl.doc))
     };
     match (decl.ty, &value.kind, text) {
         (ParamType::Iface, _, Some(text)) if !text.is_empty() => Ok(ParamValue::Str(text)),
@@ -189,15 +202,20 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
             };
             ns.filter(|ns| *ns >= min_ns).map(ParamValue::Duration).ok_or_else(wrong)
         }
-        (ParamType::Ports, E::Tuple(elems), _) => {
-            let ports: Option<Vec<_>> = elems.iter().map(port_range).collect();
-            ports.map(ParamValue::Ports).ok_or_else(wrong)
+        (ParamType::Ports | ParamType::Prefixes, E::Tuple(elems), _) if elems.is_empty() => {
+            let d = Diagnostic::error("param-value", value.span, format!("`{}` is an empty list", decl.name));
+            let edit = match decl.required {
+                true => "give it an entry".to_owned(),
+                false => format!("give it an entry, or leave `{}` out", decl.name),
+            };
+            Err(Box::new(d.help(edit).help(decl.doc)))
         }
+        (ParamType::Ports, E::Tuple(elems), _) => elems.iter().map(port_range).collect::<Result<_, _>>().map(ParamValue::Ports),
         (ParamType::Ports, _, Some(text)) => {
-            let ports: Option<Vec<_>> = text.split(',').map(|part| ports_text(part.trim())).collect();
-            ports.map(ParamValue::Ports).ok_or_else(wrong)
+            let ranges = text.split(',').map(|part| ports_text(part.trim(), value.span));
+            ranges.collect::<Result<_, _>>().map(ParamValue::Ports)
         }
-        (ParamType::Ports, _, None) => port_range(value).map(|range| ParamValue::Ports(vec![range])).ok_or_else(wrong),
+        (ParamType::Ports, E::Int(_) | E::Binary { .. }, None) => port_range(value).map(|range| ParamValue::Ports(vec![range])),
         (ParamType::Int { min, max }, E::Int(n) | E::Duration(n), _) if (min..=max).contains(n) => Ok(ParamValue::Int(*n)),
         (ParamType::Int { min, max }, _, Some(text)) => match text.parse::<u64>() {
             Ok(n) if (min..=max).contains(&n) => Ok(ParamValue::Int(n)),
@@ -215,8 +233,16 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
         (ParamType::Prefixes, E::Tuple(elems), _) => elems.iter().map(prefix_text).collect::<Result<Vec<_>, _>>().map(ParamValue::List),
         (ParamType::Prefixes, _, _) => match prefix_text(value) {
             Ok(text) => Ok(ParamValue::List(vec![text])),
-            Err(d) if matches!(value.kind, E::Str(_)) => Err(d),
-            Err(_) => Err(wrong()),
+            // A file's name looks like no address.
+            Err(d) => match (&value.kind, &found) {
+                (E::Str(_), Some(text))
+                    if text.contains(['/', '.']) && text.contains(|c: char| c.is_ascii_alphabetic() && !c.is_ascii_hexdigit()) =>
+                {
+                    Err(Box::new(d.help(format!("to read a file: `{}=file(\"{text}\")`", decl.name))))
+                }
+                (E::Str(_), _) => Err(d),
+                _ => Err(wrong()),
+            },
         },
         _ => Err(wrong()),
     }
@@ -274,28 +300,73 @@ fn known_prefix(text: &str, span: weir_parser::Span) -> Result<String, Box<Diagn
     }
 }
 
-/// A port, or `LOW-HIGH`, which the parser takes for a difference where it is no element of a set.
-fn port_range(value: &ast::Expr) -> Option<(u16, u16)> {
+/// The change that a value of the wrong form seems to want.
+fn edit(ty: ParamType, value: &ast::Expr, text: Option<&str>) -> Option<String> {
     use ast::ExprKind as E;
-    let port = |n: u64| u16::try_from(n).ok();
-    let (low, high) = match &value.kind {
-        E::Int(n) => (port(*n)?, port(*n)?),
-        E::Str(text) => return ports_text(&String::from_utf8_lossy(text)),
+    let bare = match &value.kind {
+        E::Name(name) => Some(name.as_str()),
+        _ => None,
+    };
+    match ty {
+        ParamType::Choice(words) => match bare {
+            Some(word) if words.contains(&word) => Some(format!("write it in quotes: `\"{word}\"`")),
+            word => nearest_name(word.or(text)?, words.iter().copied()).map(|near| format!("did you mean `\"{near}\"`?")),
+        },
+        ParamType::Iface | ParamType::Text | ParamType::Name => bare.map(|word| format!("write it in quotes: `\"{word}\"`")),
+        ParamType::Bool => match text.or(bare)? {
+            "yes" | "on" | "1" => Some("write `true`".to_owned()),
+            "no" | "off" | "0" => Some("write `false`".to_owned()),
+            word => nearest_name(word, ["true", "false"].into_iter()).map(|near| format!("did you mean `{near}`?")),
+        },
+        ParamType::Duration { .. } => match (&value.kind, text) {
+            (E::Int(n), _) => Some(format!("write it with its unit: `{n}s`")),
+            (_, Some(text)) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
+                Some(format!("write it with its unit: `{text}s`"))
+            }
+            _ => None,
+        },
+        ParamType::File => match (&value.kind, text) {
+            (E::Str(_), Some(text)) => Some(format!("write `file(\"{text}\")`")),
+            _ => None,
+        },
+        ParamType::Prefixes | ParamType::Ports | ParamType::Int { .. } => None,
+    }
+}
+
+/// A port, or `LOW-HIGH`, which the parser takes for a difference where it is no element of a set.
+fn port_range(value: &ast::Expr) -> Result<(u16, u16), Box<Diagnostic>> {
+    use ast::ExprKind as E;
+    match &value.kind {
+        E::Int(n) => ports(&n.to_string(), *n, *n, value.span),
+        E::Str(text) => ports_text(&String::from_utf8_lossy(text), value.span),
         E::Binary {
             op: ast::BinaryOp::Sub,
             left,
             right,
         } => match (&left.kind, &right.kind) {
-            (E::Int(low), E::Int(high)) => (port(*low)?, port(*high)?),
-            _ => return None,
+            (E::Int(low), E::Int(high)) => ports(&format!("{low}-{high}"), *low, *high, value.span),
+            _ => Err(no_port(value.span, "expected a port or a range of ports".to_owned())),
         },
-        _ => return None,
-    };
-    (low <= high).then_some((low, high))
+        _ => Err(no_port(value.span, "expected a port or a range of ports".to_owned())),
+    }
 }
 
-fn ports_text(text: &str) -> Option<(u16, u16)> {
+fn ports_text(text: &str, span: weir_parser::Span) -> Result<(u16, u16), Box<Diagnostic>> {
     let (low, high) = text.split_once('-').unwrap_or((text, text));
-    let (low, high) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
-    (low <= high).then_some((low, high))
+    match (low.trim().parse(), high.trim().parse()) {
+        (Ok(low), Ok(high)) => ports(text, low, high, span),
+        _ => Err(no_port(span, format!("`{text}` is neither a port nor a range of ports"))),
+    }
+}
+
+fn ports(text: &str, low: u64, high: u64, span: weir_parser::Span) -> Result<(u16, u16), Box<Diagnostic>> {
+    match (u16::try_from(low), u16::try_from(high)) {
+        (Ok(low), Ok(high)) if low <= high => Ok((low, high)),
+        (Ok(_), Ok(_)) => Err(no_port(span, format!("the range `{text}` ends before it begins"))),
+        _ => Err(no_port(span, format!("`{text}` is not within the ports, 0 to 65535"))),
+    }
+}
+
+fn no_port(span: weir_parser::Span, message: String) -> Box<Diagnostic> {
+    Box::new(Diagnostic::error("param-value", span, message).help("a port, a range, or a list of both: `443`, `(80, 443, 8000-8080)`"))
 }

@@ -159,8 +159,13 @@ impl Checker<'_> {
             return;
         }
         let functions = self.kernel.functions();
-        let near = nearest_name(function, functions.iter().map(String::as_str)).map(|n| format!("did you mean `{word}:{n}`?"));
-        self.missing(point, format!("this kernel has no function `{function}` that can be probed"), near);
+        let near = nearest_name(function, functions.iter().map(String::as_str)).map(|n| format!("`{word}:{n}`"));
+        // A tracepoint of that name says what is meant exactly.
+        let same = self.kernel.tracepoints().into_iter().find(|(_, name)| name == function);
+        let same = same.map(|(c, n)| format!("`tracepoint:{c}:{n}`"));
+        let near: Vec<String> = same.into_iter().chain(near).collect();
+        let help = (!near.is_empty()).then(|| format!("did you mean {}?", near.join(" or ")));
+        self.missing(point, format!("this kernel has no function `{function}` that can be probed"), help);
     }
 
     /// Says what works where a kernel function cannot be probed.
