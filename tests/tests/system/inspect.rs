@@ -497,8 +497,7 @@ fn other_hooks() -> Result<()> {
             program["at"]["via"] == "netns" && program["program"]["name"] == name && program["program"]["id"] == id,
             "{found:#}"
         );
-        let command = program["program"]["owners"][0]["command"].as_str().unwrap_or_default();
-        ensure!(command.starts_with("system-"), "{found:#}");
+        ensure!(program["program"]["owners"][0]["pid"] == std::process::id(), "{found:#}");
     }
     let path = group.path();
     for name in ["first", "second"] {
