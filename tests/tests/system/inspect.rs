@@ -18,10 +18,7 @@ use weir_tests::weir::{Finished, Weir};
 
 pub const TESTS: &[Test] = &[
     Test::new("inspect_a_stale_filter_is_found_and_exactly_it_removed", stale).alone(),
-    // What weir builds for kernels without tcx lets everything pass once its owner is gone: it never always ends a chain.
-    Test::new("inspect_a_program_that_never_runs_is_found", shadowed)
-        .needs(&[Has(Feature::Tcx)])
-        .alone(),
+    Test::new("inspect_a_program_that_never_runs_is_found", shadowed).alone(),
     Test::new("inspect_generic_xdp_is_found_and_removed_by_id", generic).alone(),
     Test::new("inspect_our_own_programs_have_an_owner", owned).alone(),
     Test::new("inspect_a_veth_without_what_its_siblings_have", missing).alone(),
