@@ -177,13 +177,9 @@ fn stale() -> Result<()> {
 
     let socket = traffic::listen_udp(&lab.node, (lab.node4(), 5000).into())?;
     let send = || traffic::send_udp(&lab.peer, lab.peer4().into(), (lab.node4(), 5000).into(), 5);
-    // Without tcx, what weir builds lets everything pass unless a living weir beats for it.
-    let drops = !matches!(Feature::Tcx.probe(), Answer::No(_));
-    if drops {
-        send()?;
-        traffic::settle(&lab)?;
-        ensure!(traffic::received(&socket)? == 0, "the stale program lets packets through");
-    }
+    send()?;
+    traffic::settle(&lab)?;
+    ensure!(traffic::received(&socket)? == 0, "the stale program lets packets through");
 
     // Without a yes nothing happens, but what would is shown.
     let asked = weir(&lab, &["net", "rm", NODE_IF, "ingress", "--priority", "1"])?;
