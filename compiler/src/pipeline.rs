@@ -205,7 +205,7 @@ fn front(source: &Source, kernel: &dyn KernelInfo, options: &Options, out: &mut 
     }
     clock.lap(out, "check");
     out.maps.clone_from(&program.maps);
-    let mut plan = plan::plan(&program, kernel);
+    let mut plan = plan::plan(&program, kernel, !options.script.portable);
     let code = clif::generate(&program, &mut plan);
     plan.refused.sort_by_key(|d| (d.span.source.0, d.span.start));
     for mut d in std::mem::take(&mut plan.refused) {

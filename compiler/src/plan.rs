@@ -65,9 +65,9 @@ const MAX_INTERFACES: u32 = 4096;
 /// `BPF_F_NO_PREALLOC`
 pub const NO_PREALLOC: u32 = 1;
 
-/// Decides maps and programs.
+/// Decides maps and programs. What is not `owned` by a running weir has no heartbeat: it is for whoever loads the object.
 #[must_use]
-pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo) -> Plan {
+pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo, owned: bool) -> Plan {
     let mut plan = Plan {
         max_map_keys: program.config.max_map_keys,
         ..Plan::default()
@@ -111,7 +111,7 @@ pub fn plan(program: &hir::Program, kernel: &dyn KernelInfo) -> Plan {
         plan.add_program(program, kernel, blocks, attach);
     }
     let tc = plan.programs.iter().any(|p| p.kind == ProgramKind::SchedCls);
-    if tc && kernel.feature(Feature::Tcx) != Support::Yes {
+    if owned && tc && kernel.feature(Feature::Tcx) != Support::Yes {
         plan.maps.push(MapSpec {
             name: "weir_heartbeat".to_owned(),
             kind: MapKind::Array,

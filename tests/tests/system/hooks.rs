@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     Test::new("a_limit_lets_some_packets_run_and_counts_the_rest", limit),
     Test::new("verdicts_at_tc_end_the_chain_or_pass_on", verdicts),
     Test::new("tx_sends_a_packet_back", sent_back),
+    Test::new("an_object_decides_without_weir", object_alone),
     Test::new("tc_is_a_link_where_there_is_tcx", tcx).needs(&[Has(Feature::Tcx)]),
     Test::new("tc_is_clsact_where_there_is_no_tcx", clsact).needs(&[Lacks(Feature::Tcx)]),
 ];
@@ -194,6 +195,40 @@ fn verdicts() -> Result<()> {
     behind.stop()?.clean()?.expect_map("@", [("5002", 3), ("5004", 5)])?;
     let arrived: Vec<u32> = sockets.iter().map(traffic::received).collect::<Result<_>>()?;
     ensure!(arrived == [2, 3, 0, 5], "{arrived:?} arrived");
+    Ok(())
+}
+
+/// What `weir build` writes is for others to load: there is no weir that would have to be alive.
+fn object_alone() -> Result<()> {
+    let lab = Lab::new()?;
+    Weir::new(["build", "-e", "tc:lo:ingress /udp.dport == 5001/ { drop(); }", "-o", "tc.o"])
+        .at(&lab)
+        .run()?
+        .clean()?;
+    let object = lab.dir.path().join("tc.o").display().to_string();
+    lab.node.tc(&["qdisc", "add", "dev", NODE_IF, "clsact"])?;
+    let filter = [
+        "filter",
+        "add",
+        "dev",
+        NODE_IF,
+        "ingress",
+        "bpf",
+        "da",
+        "obj",
+        &object,
+        "sec",
+        "classifier",
+    ];
+    lab.node.tc(&filter)?;
+    let ports = [5001, 5002];
+    let listen = |port: u16| traffic::listen_udp(&lab.node, (lab.node4(), port).into());
+    let sockets = ports.into_iter().map(listen).collect::<Result<Vec<_>>>()?;
+    let frames = ports.map(|port| (3, Frame::udp(lab.peer4(), lab.node4(), port)));
+    traffic::send_frames(&lab, &frames)?;
+    traffic::settle(&lab)?;
+    let arrived: Vec<u32> = sockets.iter().map(traffic::received).collect::<Result<_>>()?;
+    ensure!(arrived == [0, 3], "{arrived:?} arrived");
     Ok(())
 }
 

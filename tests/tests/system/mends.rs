@@ -4,8 +4,6 @@ use super::inspect::{add_filter, add_generic_xdp, build, clsact, hold, json, new
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::path::Path;
-use weir_tests::features::Feature;
-use weir_tests::harness::Need::Has;
 use weir_tests::harness::Test;
 use weir_tests::kernel::{self, Kind, ProgramType};
 use weir_tests::net::{Lab, NODE_IF};
@@ -14,8 +12,7 @@ use weir_tests::weir::{Finished, Weir, program};
 
 pub const TESTS: &[Test] = &[
     Test::new("mends_a_stale_and_an_orphaned_program", stale).alone(),
-    // As in `inspect`: what weir builds without tcx never always ends a chain.
-    Test::new("mends_a_shadowed_program", shadowed).needs(&[Has(Feature::Tcx)]).alone(),
+    Test::new("mends_a_shadowed_program", shadowed).alone(),
     Test::new("mends_generic_xdp", generic).alone(),
     Test::new("mends_a_missing_clsact", missing).alone(),
     Test::new("mends_a_full_map", full).alone(),
