@@ -4,7 +4,7 @@ use crate::args::{PinReload, PinStatus, PinStop};
 use crate::caps::Needs;
 use crate::compile::Job;
 use crate::inspect::table::{Style, Table};
-use crate::inspect::{fill, json};
+use crate::inspect::{fill, json, share};
 use crate::out;
 use crate::render::{Failure, Kind, Message, Renderer};
 use std::process::ExitCode;
@@ -73,8 +73,12 @@ fn page(all: &[Status], style: Style) -> String {
             table.text(format!("  its start was cut short: start it again, or `weir stop {name}`"));
             continue;
         };
-        let used = status.maps.iter().filter(|m| m.entries.is_some_and(|n| n > 0));
-        let maps: Vec<String> = used.map(|m| format!("{} {}", m.name, fill(m))).collect();
+        let lists = status.lists.iter().filter(|l| l.entries > 0);
+        let lists = lists.map(|l| format!("{} {}", l.name, share(l.entries, l.max, l.entries * 100 / l.max.max(1))));
+        // Of these the maps say less: they are larger than a list may be.
+        let told = |map: &str| status.lists.iter().flat_map(|l| &l.maps).any(|m| m == map);
+        let used = status.maps.iter().filter(|m| m.entries.is_some_and(|n| n > 0) && !told(&m.name));
+        let maps: Vec<String> = lists.chain(used.map(|m| format!("{} {}", m.name, fill(m)))).collect();
         let native = if record.dry_run { " (dry run)" } else { "" };
         table.row(vec![
             status.name.clone(),
@@ -205,7 +209,8 @@ fn what_is_wrong(error: &Error) -> Message<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir_runtime::pin::Owner;
+    use weir_runtime::inspect::MapState;
+    use weir_runtime::pin::{ListState, Owner};
 
     fn status(name: &str) -> Status {
         Status {
@@ -229,8 +234,51 @@ mod tests {
             }),
             owner_alive: false,
             attached: Vec::new(),
+            lists: Vec::new(),
             maps: Vec::new(),
         }
+    }
+
+    #[test]
+    fn lists_are_shown_by_what_they_may_have_and_not_by_their_maps() {
+        let list = |name: &str, entries, map: &str| ListState {
+            name: name.to_owned(),
+            entries,
+            max: 100,
+            maps: vec![map.to_owned()],
+        };
+        let map = |name: &str, entries| MapState {
+            id: 1,
+            name: name.to_owned(),
+            kind: "lpm_trie".to_owned(),
+            raw_kind: 11,
+            key_bytes: 8,
+            value_bytes: 8,
+            max_entries: 200,
+            flags: 1,
+            entries: Some(entries),
+            can_fill: true,
+            evicts: false,
+            pressure_percent: None,
+            owners: Vec::new(),
+            pins: Vec::new(),
+            used_by: Vec::new(),
+        };
+        let mut said = status("bad");
+        said.maps = vec![map("BLOCK4", 2), map("HITS4", 1), map("ALLOW4", 0)];
+        let maps = |status: &Status| page(std::slice::from_ref(status), Style::plain());
+        // Of a version that did not say.
+        assert!(maps(&said).contains(" BLOCK4 2/200 1%, HITS4 1/200 0%\n"), "{}", maps(&said));
+        said.lists = vec![
+            list("ipv4", 50, "BLOCK4"),
+            list("ipv6", 0, "BLOCK6"),
+            list("allow_ipv4", 1, "ALLOW4"),
+        ];
+        assert!(
+            maps(&said).contains(" ipv4 50/100 50%, allow_ipv4 1/100 1%, HITS4 1/200 0%\n"),
+            "{}",
+            maps(&said)
+        );
     }
 
     #[test]

@@ -18,6 +18,8 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use weir_compiler::object::{AttachPoint, Device, FunctionOf, MapKind, MapRole, MapSpec, Object, ProgramKind, ProgramSpec};
 
+mod constants;
+
 const BPF_F_RDONLY_PROG: u32 = 1 << 7;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const BPF_XDP: u32 = 37;
@@ -174,6 +176,16 @@ impl Elf {
             .relocate_maps(with_fds, &text_sections)
             .map_err(|e| Error::Object(describe(&e)))?;
         self.object.relocate_calls(&text_sections).map_err(|e| Error::Object(describe(&e)))
+    }
+
+    /// Puts the numbers of a read-only section, which nothing changes any more, where the code reads them. After [`Self::relocate`].
+    pub(crate) fn fold_constants(&mut self, section: &str, map: BorrowedFd<'_>) {
+        let Some(data) = self.object.maps.get(section).map(|map| map.data().to_vec()) else {
+            return;
+        };
+        for function in self.object.functions.values_mut() {
+            constants::fold(&mut function.instructions, map.as_raw_fd(), &data);
+        }
     }
 
     fn function(&self, symbol: &str) -> Result<&aya_obj::Function, Error> {

@@ -111,10 +111,15 @@ fn runs(program: &Program, statistics: bool) -> String {
 /// `policy 8/10 80%`
 pub(crate) fn fill(map: &MapState) -> String {
     match (map.entries, map.pressure()) {
-        (Some(entries), Some(percent)) => format!("{entries}/{} {percent}%", map.max_entries),
+        (Some(entries), Some(percent)) => share(entries, map.max_entries.into(), percent),
         (Some(entries), None) => format!("{entries}/{}", map.max_entries),
         (None, _) => String::new(),
     }
+}
+
+/// `8/10 80%`
+pub(crate) fn share(entries: u64, max: u64, percent: u64) -> String {
+    format!("{entries}/{max} {percent}%")
 }
 
 fn maps_of(program: &Program) -> String {

@@ -11,10 +11,13 @@ use crate::maps::{self, Map};
 use crate::pin::Pin;
 use crate::sys::bpf;
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use weir_compiler::object::{LinkLayer, MapKind, NativeInstance, ProgramKind};
 use weir_ebpf_builtins::{CHAIN, RODATA_IP_FIRST, blocklist::RODATA_CHAIN_NEXT, of_ip};
 use weir_stdlib::{Attach, ProgramDecl};
+
+/// The section of the settings.
+const SETTINGS: &str = ".rodata";
 
 /// A program in the kernel.
 #[derive(Debug)]
@@ -117,8 +120,11 @@ impl<'a> Forms<'a> {
                 let map = maps.get(&symbol(name, *link_layer)).or_else(|| maps.get(name))?;
                 Some((name.to_owned(), map.fd.as_fd()))
             });
-            let fds = fds.collect();
+            let fds: HashMap<String, BorrowedFd<'_>> = fds.collect();
             elf.relocate(&fds)?;
+            if let Some(settings) = fds.get(SETTINGS) {
+                elf.fold_constants(SETTINGS, *settings);
+            }
         }
         let mut programs: Vec<Program> = Vec::new();
         for decl in self.spec.programs().filter(|p| !skip.contains(&p.symbol)) {

@@ -13,6 +13,7 @@ use super::table::{Change, Table};
 use crate::error::{Error, Notice};
 use crate::format::uint;
 use crate::maps::{Contents, Map};
+use crate::pin::ListState;
 use crate::sys::{Result as SysResult, bpf, proc};
 use std::collections::{BTreeSet, HashMap};
 use std::mem::offset_of;
@@ -23,6 +24,7 @@ use weir_compiler::object::MapKind;
 use weir_ebpf_builtins::exact::{Bits, Counted};
 use weir_ebpf_builtins::{Lpm4, Lpm6, PacketsBytes, Record4, Record6, blocklist as object};
 use weir_parser::Span;
+use weir_stdlib::blocklist::ENTRIES;
 
 /// Where a list is from.
 #[derive(Clone, Debug)]
@@ -310,6 +312,27 @@ impl Lists {
     /// Number of entries: IPv4, IPv6, allowed IPv4, allowed IPv6.
     pub fn sizes(&self) -> [usize; 4] {
         [self.block.v4.len(), self.block.v6.len(), self.allow.v4.len(), self.allow.v6.len()]
+    }
+
+    /// The same for whoever looks from outside.
+    pub fn states(&self) -> Vec<ListState> {
+        let of_family = |sets: &[[&'static str; 2]; 2], family: usize| {
+            let maps: BTreeSet<_> = sets.iter().map(|set| set[family].to_owned()).collect();
+            maps.into_iter().collect()
+        };
+        let lists = [&self.block, &self.allow];
+        let maps = lists
+            .into_iter()
+            .flat_map(|list| [0, 1].map(|family| of_family(&list.sets, family)));
+        let sizes = ENTRIES.iter().zip(self.sizes()).zip(maps);
+        sizes
+            .map(|((name, entries), maps)| ListState {
+                name: (*name).to_owned(),
+                entries: entries as u64,
+                max: self.max,
+                maps,
+            })
+            .collect()
     }
 
     /// Reads a file that has changed, and puts it in force. A file with a fault in it changes nothing.

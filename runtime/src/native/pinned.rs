@@ -105,7 +105,16 @@ impl Instance {
             maps.map(|m| (m.symbol.as_str(), m.fd.as_fd())),
             programs.iter().map(|(symbol, fd)| (symbol.as_str(), *fd)),
         )
-        .map_err(|e| error(e, self.pin_span()))
+        .map_err(|e| error(e, self.pin_span()))?;
+        self.tell_sizes();
+        Ok(())
+    }
+
+    /// Says how full its lists are to whoever looks at a named instance.
+    pub(crate) fn tell_sizes(&self) {
+        if let (Some(pin), Some(lists)) = (&self.pin, self.lists()) {
+            pin.hold(lists.states());
+        }
     }
 
     /// What somebody should know before they rely on it.
@@ -143,6 +152,7 @@ impl Instance {
                 self.reload_file(&path);
             }
             let new = self.notices();
+            self.tell_sizes();
             let (mut good, mut text) = (true, Vec::new());
             for notice in &new {
                 good &= !notice.is_warning();

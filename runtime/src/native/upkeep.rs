@@ -74,6 +74,7 @@ impl Upkeep {
 
 /// Hands on what natives have to say.
 pub(crate) fn tell(natives: &[Instance], observer: &Observer) {
+    natives.iter().for_each(Instance::tell_sizes);
     for notice in natives.iter().flat_map(Instance::notices) {
         observer(&notice);
     }

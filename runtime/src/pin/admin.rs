@@ -1,6 +1,6 @@
 //! Named instances from outside: listing them, ending one, asking one to read its files again.
 
-use super::record::Control;
+use super::record::{Control, ListState};
 use super::{OURS, PinError, Record, lock, ours, parse_filter_name};
 use crate::attach::tc::remove_clsact_if_empty;
 use crate::attach::turn::Turn;
@@ -31,6 +31,9 @@ pub struct Status {
     pub owner_alive: bool,
     /// Where its programs are: `xdp:veth0`, `tc:veth0:ingress`, `cgroup:sock_create`. Empty: it judges nothing.
     pub attached: Vec<String>,
+    /// How full its lists are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lists: Vec<ListState>,
     /// Maps that can be full.
     pub maps: Vec<MapState>,
 }
@@ -138,6 +141,7 @@ pub fn status(name: &str) -> Result<Status, PinError> {
         record,
         owner_alive,
         attached,
+        lists: Control::open(&dir).map(|control| control.lists()).unwrap_or_default(),
         maps,
     })
 }

@@ -9,7 +9,7 @@ mod admin;
 mod record;
 
 pub use admin::{Answer, Status, names, reload, status, stop, visible};
-pub use record::{Owner, Record};
+pub use record::{ListState, Owner, Record};
 
 use crate::sys::bpf::query::{self, LinkPlace, ObjectKind};
 use crate::sys::bpf::{self, pin as sys};
@@ -212,6 +212,8 @@ pub struct Pin {
     stopped: AtomicBool,
     /// The last request to read its files again.
     asked: Mutex<u64>,
+    /// What was last said of its lists.
+    held: Mutex<Vec<ListState>>,
 }
 
 impl Pin {
@@ -258,6 +260,7 @@ impl Pin {
             cleared: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             asked: Mutex::default(),
+            held: Mutex::default(),
         })
     }
 
@@ -383,6 +386,20 @@ impl Pin {
             self.stopped.store(true, Ordering::Relaxed);
         }
         self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Says how full its lists are, for who asks when we may be gone.
+    pub(crate) fn hold(&self, lists: Vec<ListState>) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before it is in force, what is there is the last owner's; once it has been ended, the name may be somebody else's.
+        if *held != lists
+            && self.kept.load(Ordering::Relaxed)
+            && !self.is_stopped()
+            && let Some(control) = Control::open(&self.dir)
+        {
+            control.hold(&lists);
+            *held = lists;
+        }
     }
 
     /// A request to read its files again that has not been answered.

@@ -21,6 +21,9 @@ const STOP: u32 = 0;
 const REQUEST: u32 = 1;
 /// Element of `control`, written by the owner: the request's number, how it went, and words.
 const ANSWER: u32 = 2;
+/// Element of `control`, written by the owner: how full its lists are.
+const LISTS: u32 = 3;
+const ELEMENTS: u32 = 4;
 
 /// A process, for good: pids are used again, start times are not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +54,19 @@ pub struct Record {
     pub statement: Option<String>,
     pub files: Vec<PathBuf>,
     pub version: String,
+}
+
+/// A list of a named instance, as its owner last said. The maps that it is in do not tell: they have room to spare, and long lists
+/// are in tables whose content only the owner can count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListState {
+    /// As in `.entries`.
+    pub name: String,
+    pub entries: u64,
+    /// How many it may have.
+    pub max: u64,
+    /// Maps that hold it and nothing else.
+    pub maps: Vec<String>,
 }
 
 impl Record {
@@ -90,7 +106,7 @@ pub(super) struct Control(OwnedFd);
 impl Control {
     /// Makes it, once for each start: what was said to the last owner is not for this one.
     pub fn make(dir: &Path) -> SysResult<()> {
-        let map = byte_array("weir_control", WORDS as u32, 3)?;
+        let map = byte_array("weir_control", WORDS as u32, ELEMENTS)?;
         let path = dir.join(CONTROL);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(SysError::new("remove the pin", CONTROL, e)),
@@ -141,6 +157,19 @@ impl Control {
 
     pub fn answer(&self, number: u64, answer: &Answer) {
         self.put(ANSWER, [number, u64::from(answer.good)], &answer.text);
+    }
+
+    pub fn hold(&self, lists: &[ListState]) {
+        // What cannot be written is not told; the maps are looked at then.
+        let text = serde_json::to_string(lists).unwrap_or_default();
+        self.put(LISTS, [0, 0], &text);
+    }
+
+    /// How full the lists are; none if the owner has not said.
+    pub fn lists(&self) -> Vec<ListState> {
+        let bytes = element(&self.0, LISTS).unwrap_or_default();
+        let text = bytes.get(16..).and_then(|rest| rest.split(|b| *b == 0).next());
+        text.and_then(|text| serde_json::from_slice(text).ok()).unwrap_or_default()
     }
 
     /// The answer to that request, once it is there.

@@ -104,6 +104,9 @@ fn long_list() -> Result<()> {
     ensure!(arrive(&lab, BAD, 5)? + arrive(&lab, gone, 3)? == 0, "not in force");
     first.end_with(Signal::SIGKILL)?;
     ensure!(arrive(&lab, BAD, 4)? == 0, "not in force without weir");
+    // Its tables are no map whose entries can be counted.
+    let page = name.tool("status")?;
+    ensure!(page.stdout.contains("ipv4 701/1048576 0%"), "{page}");
     lab.dir.write("bad.txt", &format!("{BAD}\n{}", hosts(17)))?;
     let walk = "end { for ($kv : @bl.hits) { @walked[$kv.0] = $kv.1.packets; } }";
     let script = format!("{}{walk}", script(&name, "prefixes=file(\"bad.txt\")"));
@@ -322,7 +325,7 @@ fn managed() -> Result<()> {
     );
     let page = Weir::new(["status"]).run()?;
     ensure!(
-        page.stdout.contains(&format!("pid {pid}")) && page.stdout.contains("BLOCK4 1/"),
+        page.stdout.contains(&format!("pid {pid}")) && page.stdout.contains("ipv4 1/1048576 0%") && !page.stdout.contains("BLOCK4"),
         "{page}"
     );
     // Its owner reads the file, whether it has changed or not, and says what came of it.
@@ -344,14 +347,20 @@ fn managed() -> Result<()> {
         "{bad}"
     );
     ensure!(arrive(&lab, BAD, 2)? == 0, "the old list is not in force");
-    path(&format!("{OTHER}\n"))?;
+    path(&format!("{OTHER}\n203.0.113.0/24\n"))?;
     let good = name.tool("reload")?;
     ensure!(good.status.success(), "{good}");
     ensure!(
         arrive(&lab, BAD, 2)? == 2 && arrive(&lab, OTHER, 2)? == 0,
         "the new list is not in force"
     );
-    ensure!(name.status()?["owner_alive"] == false, "somebody is there");
+    let status = name.status()?;
+    ensure!(status["owner_alive"] == false, "somebody is there");
+    // The room that a change of the list needs is not the person's.
+    ensure!(
+        status["lists"][0] == serde_json::json!({"name": "ipv4", "entries": 2, "max": 1_048_576, "maps": ["BLOCK4", "SWAP4"]}),
+        "{status}"
+    );
     // It is not a stale program: `clean` leaves it, and `net` names it.
     let clean = Weir::new(["clean", "--yes"]).run()?;
     ensure!(clean.stdout.contains("nothing to clean"), "{clean}");
