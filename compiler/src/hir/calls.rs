@@ -280,19 +280,25 @@ impl Checker<'_> {
     fn str_call(&mut self, args: &[ast::Arg], span: Span) -> Expr {
         // The text may take all of its room; one byte more is for its end.
         let max = self.config.max_strlen;
+        let mut len = None;
         let cap = match args.get(1) {
             None => max,
             Some(arg) => {
                 let n = self.expr(&arg.value);
-                match n.kind {
-                    ExprKind::Int(n) if (1..=i64::from(max)).contains(&n) => u32::try_from(n).unwrap_or(max),
-                    ExprKind::Error => return self.failed(span),
-                    _ => {
-                        let d = Diagnostic::error(
-                            "argument-type",
-                            arg.value.span,
-                            format!("the length of `str` is a constant from 1 to `max_strlen`, which is {max}"),
-                        );
+                match (&n.kind, &n.ty) {
+                    (_, Ty::Error) => return self.failed(span),
+                    (ExprKind::Int(n), _) if (1..=i64::from(max)).contains(n) => u32::try_from(*n).unwrap_or(max),
+                    (ExprKind::Int(n), _) => {
+                        let message = format!("the length of `str` is from 1 to `max_strlen`, which is {max}, found {n}");
+                        self.error(Diagnostic::error("out-of-range", arg.value.span, message));
+                        return self.failed(span);
+                    }
+                    (_, Ty::Int { .. }) => {
+                        len = Some(Box::new(n));
+                        max
+                    }
+                    (_, other) => {
+                        let d = Diagnostic::error("argument-type", n.span, format!("a length is an integer, found `{other}`"));
                         self.error(d);
                         return self.failed(span);
                     }
@@ -339,6 +345,7 @@ impl Checker<'_> {
         Self::make(
             ExprKind::ReadStr {
                 ptr: Box::new(ptr),
+                len,
                 cap,
                 space,
             },

@@ -468,9 +468,10 @@ pub enum ExprKind {
         size: u32,
         bits: Option<(u8, u8)>,
     },
-    /// Text at a pointer, up to `cap` bytes with the NUL.
+    /// Text at a pointer, up to `cap` bytes with the NUL; no more than `len` bytes of text, if that is said.
     ReadStr {
         ptr: Box<Expr>,
+        len: Option<Box<Expr>>,
         cap: u32,
         space: Space,
     },

@@ -99,14 +99,16 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
         Type::Strerror => {
             let code = i32::try_from(sint(bytes).abs()).unwrap_or(0);
             let text = std::io::Error::from_raw_os_error(code).to_string();
-            // The standard library adds ` (os error N)`.
-            out.extend_from_slice(text.split(" (os error").next().unwrap_or_default().as_bytes());
+            // The standard library adds ` (os error N)`, the C library the number to what it does not know.
+            let text = text.split(" (os error").next().unwrap_or_default();
+            let text = if text.starts_with("Unknown error") { "Unknown error" } else { text };
+            out.extend_from_slice(text.as_bytes());
         }
         Type::SignalName => out.extend_from_slice(signal_name(uint(bytes)).as_bytes()),
-        Type::SyscallName => match super::syscalls::syscall_name(uint(bytes)) {
-            Some(name) => out.extend_from_slice(name.as_bytes()),
-            None => put!(out, "{}", uint(bytes)),
-        },
+        Type::SyscallName => {
+            let name = super::syscalls::syscall_name(uint(bytes)).unwrap_or("Unknown syscall");
+            out.extend_from_slice(name.as_bytes());
+        }
         Type::CommOf => out.extend_from_slice(&comm_of(uint(bytes))),
         Type::Flow => flow(bytes, out),
         Type::Tuple(_) => {
