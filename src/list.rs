@@ -210,7 +210,12 @@ impl List<'_> {
                 Support::No(_) => {}
                 Support::Yes | Support::Unknown(_) => {
                     let parts = self.pattern.matches(':').count();
+                    // As in `function_match`, but the pattern is for the whole of it.
+                    let split = self.pattern.contains('.') || !hir::is_glob(&self.pattern);
                     for (module, function) in kernel.functions_by_module() {
+                        if function.contains('.') && !split {
+                            continue;
+                        }
                         // As it was asked for: with the module or without.
                         let name = if parts > 1 {
                             format!("{}:{module}:{function}", provider.name)

@@ -384,6 +384,13 @@ pub fn is_glob(word: &str) -> bool {
     word.contains(['*', '?', '['])
 }
 
+/// Matches functions of the kernel. Pieces that the compiler has split off, `NAME.part.0` or `NAME.isra.0`, count as parts of `NAME`: only
+/// a pattern with a dot means them. bpftrace has it so.
+#[must_use]
+pub fn function_match(pattern: &str, name: &str) -> bool {
+    (!name.contains('.') || !is_glob(pattern) || pattern.contains('.')) && glob_match(pattern, name)
+}
+
 /// Matches `*`, `?` and `[set]`. Takes no longer than the product of the lengths, whatever the pattern.
 #[must_use]
 pub fn glob_match(pattern: &str, text: &str) -> bool {
@@ -440,6 +447,15 @@ pub(crate) fn glob_step(pattern: &[u8], p: usize, c: u8) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_of_functions_want_a_dot() {
+        assert!(function_match("tcp_s*", "tcp_sendmsg"));
+        assert!(!function_match("tcp_s*", "tcp_schedule_loss_probe.part.0"));
+        assert!(function_match("tcp_s*.part.*", "tcp_schedule_loss_probe.part.0"));
+        assert!(function_match("tcp_schedule_loss_probe.part.0", "tcp_schedule_loss_probe.part.0"));
+        assert!(!function_match("tcp_s*", "udp_sendmsg"));
+    }
 
     #[test]
     fn globs_match_like_the_shell() {
