@@ -210,10 +210,9 @@ impl List<'_> {
                 Support::No(_) => {}
                 Support::Yes | Support::Unknown(_) => {
                     let parts = self.pattern.matches(':').count();
-                    // As in `function_match`, but the pattern is for the whole of it.
-                    let split = self.pattern.contains('.') || !hir::is_glob(&self.pattern);
                     for (module, function) in kernel.functions_by_module() {
-                        if function.contains('.') && !split {
+                        // As in `function_match`, but the pattern is for the whole of it.
+                        if hir::is_glob(&self.pattern) && hir::is_hidden_piece(&self.pattern, &function) {
                             continue;
                         }
                         // As it was asked for: with the module or without.

@@ -38,7 +38,7 @@ pub use args::{Parameter, parameters};
 pub use check::{HELP, Options, check, interface_help, nearest_name, unknown_parameters};
 pub use map_types::{DeclaredKind, MapDecl};
 pub(crate) use probes::glob_step;
-pub use probes::{function_match, glob_match, is_glob, iterators, raw_parameters};
+pub use probes::{function_match, glob_match, is_glob, is_hidden_piece, iterators, raw_parameters};
 pub use settings::settings;
 
 use crate::object::{Attach, Config, NativeInstance, TextKind};
