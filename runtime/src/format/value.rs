@@ -88,8 +88,8 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
             None => put!(out, "{}", sint(bytes)),
         },
         Type::KSym => out.extend_from_slice(ctx.symbols.ksym(uint(bytes), false).as_bytes()),
-        Type::KStack { depth, mode } => stack(bytes, *depth, *mode, true, ctx, out),
-        Type::UStack { depth, mode } => stack(bytes, *depth, *mode, false, ctx, out),
+        Type::KStack { depth, mode } => stack(bytes, *depth, (*mode, true), ctx, spacing, out),
+        Type::UStack { depth, mode } => stack(bytes, *depth, (*mode, false), ctx, spacing, out),
         Type::Username => out.extend_from_slice(ctx.symbols.username(uint(bytes)).as_bytes()),
         Type::Timestamp { format } => {
             let ns = ctx.symbols.boot_to_realtime(uint(bytes));
@@ -336,8 +336,9 @@ fn flow(bytes: &[u8], out: &mut Vec<u8>) {
     put!(out, "{} > {} {}", end(0, 32), end(16, 34), protocol(byte(36) as u8));
 }
 
-/// A stack is a line for each frame, with a line break before and after.
-fn stack(bytes: &[u8], depth: u32, mode: StackMode, kernel: bool, ctx: &Context, out: &mut Vec<u8>) {
+/// A stack is a line for each frame, with a line break before and after. In keys of JSON bpftrace does not indent.
+fn stack(bytes: &[u8], depth: u32, (mode, kernel): (StackMode, bool), ctx: &Context, spacing: Spacing, out: &mut Vec<u8>) {
+    let indent = if spacing == Spacing::Spaced { "        " } else { "" };
     out.push(b'\n');
     let (id, pid) = (uint(slice(bytes, 0, 4)) as u32, uint(slice(bytes, 4, 4)) as u32);
     if mode == StackMode::BuildId {
@@ -352,9 +353,9 @@ fn stack(bytes: &[u8], depth: u32, mode: StackMode, kernel: bool, ctx: &Context,
     for addr in ctx.symbols.stack(id, depth).unwrap_or_default() {
         match (mode, kernel) {
             (StackMode::Raw | StackMode::BuildId, _) => put!(out, "{addr:x}\n"),
-            (StackMode::Bpftrace, true) => put!(out, "    {}\n", ctx.symbols.ksym(addr, true)),
+            (StackMode::Bpftrace, true) => put!(out, "{indent}{}\n", ctx.symbols.ksym(addr, true)),
             (StackMode::Perf, true) => put!(out, "\t{addr:x} {}\n", ctx.symbols.ksym(addr, true)),
-            (StackMode::Bpftrace, false) => put!(out, "    {}\n", ctx.symbols.usym(pid, addr, mode)),
+            (StackMode::Bpftrace, false) => put!(out, "{indent}{}\n", ctx.symbols.usym(pid, addr, mode)),
             (StackMode::Perf, false) => put!(out, "\t{addr:x} {}\n", ctx.symbols.usym(pid, addr, mode)),
         }
     }

@@ -116,7 +116,7 @@ fn joined() -> Result<()> {
 fn stacks() -> Result<()> {
     let exe = victim::path()?.display().to_string();
     let script = format!("uprobe:{exe}:weir_victim_double {{ @[ustack(1)] = count(); @v[tid] = ustack(1); print(ustack(1)); }}");
-    let frame = "    weir_victim_double+0\n";
+    let frame = "        weir_victim_double+0\n";
     let run = |args: &[&str]| -> Result<Finished> {
         // What has ended has no names any more.
         let mut victim = victim::OnDemand::start(2)?;
@@ -132,10 +132,10 @@ fn stacks() -> Result<()> {
     let text = format!("{}\n\n@[\n{frame}]: 2\n@v[{tid}]: \n{frame}\n", printed.repeat(2));
     ensure!(done.stdout == text, "expected\n{text}\nfrom {done}");
     let done = run(&["-f", "json"])?;
-    let escaped = "\\n    weir_victim_double+0\\n";
+    let (escaped, key) = ("\\n        weir_victim_double+0\\n", "\\nweir_victim_double+0\\n");
     for line in [
         format!("{{\"type\": \"value\", \"data\": \"{escaped}\"}}\n"),
-        format!("{{\"type\": \"map\", \"data\": {{\"@\": {{\"{escaped}\": 2}}}}}}\n"),
+        format!("{{\"type\": \"map\", \"data\": {{\"@\": {{\"{key}\": 2}}}}}}\n"),
     ] {
         ensure!(done.stdout.contains(&line), "no {line} in {done}");
     }
