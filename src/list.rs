@@ -211,6 +211,10 @@ impl List<'_> {
                 Support::Yes | Support::Unknown(_) => {
                     let parts = self.pattern.matches(':').count();
                     for (module, function) in kernel.functions_by_module() {
+                        // As in `function_match`, but the pattern is for the whole of it.
+                        if hir::is_glob(&self.pattern) && hir::is_hidden_piece(&self.pattern, &function) {
+                            continue;
+                        }
                         // As it was asked for: with the module or without.
                         let name = if parts > 1 {
                             format!("{}:{module}:{function}", provider.name)

@@ -452,11 +452,13 @@ impl Worker {
         match what {
             TextKind::Print => self.write(|sink, _| sink.printf(text)),
             TextKind::Error | TextKind::Warning => {
-                let message = String::from_utf8_lossy(text).trim_end_matches('\n').to_owned();
+                // In JSON a line break of the script's stays; on the terminal one ends the line in any case.
+                let whole = String::from_utf8_lossy(text);
+                let message = whole.trim_end_matches('\n').to_owned();
                 let error = what == TextKind::Error;
                 let problem = Problem {
                     kind: if error { "errorf" } else { "warnf" },
-                    msg: &message,
+                    msg: &whole,
                     helper: None,
                     place: None,
                 };
@@ -487,7 +489,16 @@ impl Worker {
                     .output()
                 {
                     Ok(output) => {
-                        self.write(|sink, _| sink.text("syscall", &output.stdout));
+                        // What failed without a word has nothing to show.
+                        if output.status.success() || !output.stdout.is_empty() {
+                            self.write(|sink, _| sink.text("syscall", &output.stdout));
+                        }
+                        if !output.status.success() {
+                            (self.observer)(&Notice::Other {
+                                message: format!("the command failed: {}", output.status),
+                                span: Some(span),
+                            });
+                        }
                         if !output.stderr.is_empty() {
                             (self.observer)(&Notice::Other {
                                 message: String::from_utf8_lossy(&output.stderr).trim_end().to_owned(),

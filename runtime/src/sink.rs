@@ -141,8 +141,10 @@ impl<W: Write + Send> Sink for TextSink<W> {
         self.out.put(text)
     }
 
-    fn text(&mut self, _kind: &str, text: &[u8]) -> io::Result<()> {
-        self.out.put(text)
+    fn text(&mut self, kind: &str, text: &[u8]) -> io::Result<()> {
+        self.out.put(text)?;
+        // bpftrace ends a command's output with a line break of its own.
+        if kind == "syscall" { self.out.put(b"\n") } else { Ok(()) }
     }
 
     fn value(&mut self, ty: &Type, bytes: &[u8], ctx: &Context) -> io::Result<()> {

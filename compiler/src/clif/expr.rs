@@ -164,7 +164,7 @@ impl<'h> Generator<'_, 'h> {
                 }
             }
             ExprKind::Read { place, size, bits } => self.read(place, *size, *bits, &e.ty),
-            ExprKind::ReadStr { ptr, cap, space } => self.read_str(ptr, *cap, *space),
+            ExprKind::ReadStr { ptr, len, cap, space } => self.read_str(ptr, len.as_deref(), *cap, *space),
             ExprKind::ReadBuf { ptr, len, cap, space } => self.read_buf(ptr, len, *cap, *space),
             ExprKind::ReadArray { place, size } => self.read_array(place, *size),
             ExprKind::Memcmp { left, right, n } => self.memcmp(left, right, *n),

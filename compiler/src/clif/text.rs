@@ -16,13 +16,23 @@ const UNROLLED_BYTES: u32 = 128;
 
 impl<'h> Generator<'_, 'h> {
     /// `str(p)`: at most `cap` bytes with the NUL.
-    pub fn read_str(&mut self, ptr: &'h Expr, cap: u32, space: Space) -> Val {
+    pub fn read_str(&mut self, ptr: &'h Expr, len: Option<&'h Expr>, cap: u32, space: Space) -> Val {
         let pointer = self.expr(ptr);
+        let len = len.map(|len| self.expr(len));
+        let present = len.as_ref().map_or(pointer.present, |len| self.both(pointer.present, len.present));
         let from = self.as_int(&pointer);
         let size = cap.next_multiple_of(8);
         let to = self.memory_slot(size);
         self.zero(to, 0, size);
-        let bytes = self.int(i64::from(cap));
+        let bytes = match len {
+            None => self.int(i64::from(cap)),
+            Some(len) => {
+                let (n, most) = (self.as_int(&len), self.int(i64::from(cap) - 1));
+                let n = self.b.ins().umin(n, most);
+                let n = self.b.ins().iadd_imm_s(n, 1);
+                self.pin(n)
+            }
+        };
         let number = if space == Space::User {
             helper::PROBE_READ_USER_STR
         } else {
@@ -32,7 +42,7 @@ impl<'h> Generator<'_, 'h> {
         self.warn_failed(HelperCall::read(space == Space::User, true), result);
         Val {
             repr: Repr::Mem { pointer: to, size },
-            present: pointer.present,
+            present,
         }
     }
 

@@ -73,7 +73,8 @@ impl Checker<'_> {
             }
             BuiltinKind::Arg(n) => return self.numbered_argument(n, span),
             BuiltinKind::Retval => return self.return_value(span),
-            BuiltinKind::Usermode => Ty::Bool,
+            // A number, as in bpftrace: keys and `print` show it.
+            BuiltinKind::Usermode => Ty::Int { bits: 8, signed: false },
             BuiltinKind::Nsecs | BuiltinKind::Jiffies | BuiltinKind::Cgroup => Ty::U64,
             BuiltinKind::Comm => {
                 self.comm_offset = self.offset_of_comm();

@@ -9,6 +9,9 @@ use weir_parser::{Diagnostic, Span};
 /// Longest text that `strcontains` looks for, with its end.
 const MAX_PART_BYTES: u32 = 64;
 
+/// What verdicts are called by other tools.
+const FOREIGN_VERDICTS: &[&str] = &["accept", "reject", "permit", "forward", "discard", "block"];
+
 impl Checker<'_> {
     /// Checks number of arguments and hook. Returns whether the call may be checked further.
     pub(super) fn call_allowed(&mut self, function: &'static tables::Function, name: &ast::Ident, args: &[ast::Arg], span: Span) -> bool {
@@ -38,11 +41,7 @@ impl Checker<'_> {
             )
             .label(format!("available in {}", function.hooks));
             if matches!(function.kind, FunctionKind::Verdict(_)) && self.hook.has_verdict() {
-                let here = tables::FUNCTIONS
-                    .iter()
-                    .filter(|f| matches!(f.kind, FunctionKind::Verdict(_)) && f.hooks.contains(self.hook))
-                    .map(|f| format!("`{}()`", f.name));
-                d = d.help(format!("verdicts here are {}", here.collect::<Vec<_>>().join(", ")));
+                d = d.help(self.verdicts_here());
             }
             self.error(d);
             return false;
@@ -71,7 +70,11 @@ impl Checker<'_> {
                     .chain(self.macros.keys().map(String::as_str))
                     .chain(self.functions.keys().map(String::as_str)),
             );
-            self.error(d);
+            self.error(if self.hook.has_verdict() && FOREIGN_VERDICTS.contains(&name.name.as_str()) {
+                d.help(self.verdicts_here())
+            } else {
+                d
+            });
             return self.failed(span);
         };
         if !self.call_allowed(function, name, args, span) {
@@ -277,22 +280,36 @@ impl Checker<'_> {
         Self::make(kind, Ty::Bool, span)
     }
 
+    fn verdicts_here(&self) -> String {
+        let here = tables::FUNCTIONS
+            .iter()
+            .filter(|f| matches!(f.kind, FunctionKind::Verdict(_)) && f.hooks.contains(self.hook))
+            .map(|f| format!("`{}()`", f.name));
+        format!("verdicts here are {}", here.collect::<Vec<_>>().join(", "))
+    }
+
     fn str_call(&mut self, args: &[ast::Arg], span: Span) -> Expr {
         // The text may take all of its room; one byte more is for its end.
         let max = self.config.max_strlen;
+        let mut len = None;
         let cap = match args.get(1) {
             None => max,
             Some(arg) => {
                 let n = self.expr(&arg.value);
-                match n.kind {
-                    ExprKind::Int(n) if (1..=i64::from(max)).contains(&n) => u32::try_from(n).unwrap_or(max),
-                    ExprKind::Error => return self.failed(span),
-                    _ => {
-                        let d = Diagnostic::error(
-                            "argument-type",
-                            arg.value.span,
-                            format!("the length of `str` is a constant from 1 to `max_strlen`, which is {max}"),
-                        );
+                match (&n.kind, &n.ty) {
+                    (_, Ty::Error) => return self.failed(span),
+                    (ExprKind::Int(n), _) if (1..=i64::from(max)).contains(n) => u32::try_from(*n).unwrap_or(max),
+                    (ExprKind::Int(n), _) => {
+                        let message = format!("the length of `str` is from 1 to `max_strlen`, which is {max}, found {n}");
+                        self.error(Diagnostic::error("out-of-range", arg.value.span, message));
+                        return self.failed(span);
+                    }
+                    (_, Ty::Int { .. }) => {
+                        len = Some(Box::new(n));
+                        max
+                    }
+                    (_, other) => {
+                        let d = Diagnostic::error("argument-type", n.span, format!("a length is an integer, found `{other}`"));
                         self.error(d);
                         return self.failed(span);
                     }
@@ -324,6 +341,15 @@ impl Checker<'_> {
             return Self::make(ExprKind::Str(text.into_bytes()), Ty::Str { cap }, span);
         }
         let ptr = self.expr(&args[0].value);
+        if matches!(ptr.ty, Ty::Str { .. }) && (len.is_some() || args.len() > 1 && !matches!(ptr.kind, ExprKind::Str(_))) {
+            let d = Diagnostic::error(
+                "argument-type",
+                span,
+                "`str` cuts what it reads from memory, and text that is written down by a constant",
+            );
+            self.error(d.help("`printf(\"%.3s\", text)` prints its first three bytes"));
+            return self.failed(span);
+        }
         if let (ExprKind::Str(text), Some(_)) = (&ptr.kind, args.get(1)) {
             // A literal is cut while compiling.
             let cut = text.iter().copied().take(cap as usize - 1).collect::<Vec<u8>>();
@@ -339,6 +365,7 @@ impl Checker<'_> {
         Self::make(
             ExprKind::ReadStr {
                 ptr: Box::new(ptr),
+                len,
                 cap,
                 space,
             },

@@ -315,6 +315,8 @@ pub(super) struct Checker<'a> {
     /// What `probe` says, for messages.
     pub site: String,
     pub cgroup_hook: Option<&'static crate::tables::CgroupHook>,
+    /// The family of addresses that all attach points of the block have, if it is one.
+    pub family: Option<crate::tables::AddressFamily>,
     /// Set when the block's meaning depends on which of its attach points it runs at.
     pub site_dependent: bool,
     pub vars: Vec<Var>,
@@ -387,6 +389,7 @@ impl<'a> Checker<'a> {
             target: super::probes::Target::None,
             site: String::new(),
             cgroup_hook: None,
+            family: None,
             site_dependent: false,
             vars: Vec::new(),
             scopes: Vec::new(),
@@ -427,6 +430,9 @@ impl<'a> Checker<'a> {
     fn probe(&mut self, probe: &ast::Probe, sites: &[super::probes::Site]) {
         let mut rest: VecDeque<super::probes::Site> = sites.iter().cloned().collect();
         self.written_before = self.written_out;
+        let mut families = sites.iter().map(|s| s.cgroup_hook().map(|h| h.family));
+        let first = families.next().flatten();
+        self.family = first.filter(|_| families.all(|f| f == first));
         while let Some(first) = rest.pop_front() {
             let errors = self.diagnostics.len();
             let (mut block, dependent) = self.block(probe, &first);

@@ -317,6 +317,8 @@ impl Checker<'_> {
                 }
                 c
             }
+            // A function's types are met at each of its calls, and looking for near names takes a while: said once is enough.
+            _ if self.diagnostics.iter().any(|d| d.span == ty.span && d.code == "unknown-type") => None,
             _ => leaf_type(ty, Some(self.kernel), self.types, &mut self.diagnostics),
         }
     }

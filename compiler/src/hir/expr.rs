@@ -79,6 +79,7 @@ impl Checker<'_> {
                 let cap = len.next_multiple_of(8).max(8);
                 let kind = ExprKind::ReadStr {
                     ptr: Box::new(value),
+                    len: None,
                     cap,
                     space,
                 };
@@ -665,8 +666,18 @@ impl Checker<'_> {
                         Self::make(ExprKind::Neg(Box::new(value)), Ty::I64, span)
                     }
                     _ => {
-                        // All bits of a word, whatever sign they had: what a mask is.
-                        Self::make(ExprKind::BitNot(Box::new(value)), Ty::U64, span)
+                        let ty = match (&expr.kind, &value.ty) {
+                            // All bits of a word: what a mask is.
+                            (ast::ExprKind::Int(_), _) => Ty::U64,
+                            (_, ty) => ty.clone(),
+                        };
+                        let narrow = matches!(ty, Ty::Int { bits, signed: false } if bits < 64);
+                        let all = Self::make(ExprKind::BitNot(Box::new(value)), if narrow { Ty::U64 } else { ty.clone() }, span);
+                        if narrow {
+                            Self::make(ExprKind::Convert(Box::new(all)), ty, span)
+                        } else {
+                            all
+                        }
                     }
                 }
             }

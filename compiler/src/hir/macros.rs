@@ -5,12 +5,15 @@
 
 use super::check::{Checker, nearest};
 use super::{Expr, ExprKind, Stmt, StmtKind, Ty};
+use crate::tables;
 use std::collections::HashMap;
 use weir_parser::ast::{self, MacroParam};
 use weir_parser::{Diagnostic, Span};
 
 /// Macros inside of macros, before it is a recursion.
 const MAX_DEPTH: usize = 32;
+/// Errors and warnings after which no macro is expanded any more.
+const MAX_ERRORS: usize = 1000;
 
 /// Pieces of code that all macros, functions and `#define`s of a script may come to: each use may double what is inside of it.
 const MAX_WRITTEN_OUT: usize = 100_000;
@@ -259,6 +262,11 @@ impl Checker<'_> {
     }
 
     /// Whether a word names a macro of the script.
+    /// Whether a bare word is a macro: builtins and definitions come before.
+    pub(super) fn names_macro(&self, name: &str) -> bool {
+        self.is_macro(name) && tables::builtin(name).is_none() && !self.defines.contains_key(name)
+    }
+
     pub(super) fn is_macro(&self, name: &str) -> bool {
         self.macros.contains_key(name)
     }
@@ -298,6 +306,10 @@ impl Checker<'_> {
         if self.macro_depth >= MAX_DEPTH {
             let message = format!("the macro `{}` is expanded inside of itself", name.name);
             self.error(Diagnostic::error("recursion", span, message));
+            return None;
+        }
+        // Macros inside of macros repeat their errors by the thousand: nobody reads on, and each looks for names that are near.
+        if self.diagnostics.len() >= MAX_ERRORS {
             return None;
         }
         self.expansions += 1;

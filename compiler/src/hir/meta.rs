@@ -4,7 +4,7 @@
 use super::check::Checker;
 use super::unify::storable;
 use super::{CTy, Event, Expr, ExprKind, Space, Stmt, StmtKind, Ty};
-use crate::object::TextKind;
+use crate::object::{FormatPart, TextKind};
 use crate::tables::{self, BuiltinKind, Function, FunctionKind, Is, helper};
 use crate::types::Type;
 use weir_parser::ast::{self, BinaryOp};
@@ -48,8 +48,9 @@ impl Checker<'_> {
                 }
             }
             FunctionKind::Fail => {
-                let text = self.message(args.first());
-                self.error(Diagnostic::error("fail", span, text));
+                if let Some(text) = self.failure(args, span) {
+                    self.error(Diagnostic::error("fail", span, text));
+                }
             }
             _ => {
                 if let Some(stmt) = self.debugf(args, span) {
@@ -68,17 +69,51 @@ impl Checker<'_> {
         }
     }
 
+    /// The text of `fail("format", …)`, whose values are constants; `None` if it is wrong.
+    fn failure(&mut self, args: &[ast::Arg], span: Span) -> Option<String> {
+        let Event::Printf { format, args: values, .. } = self.printf(TextKind::Error, "fail", args, span)? else {
+            return None;
+        };
+        let mut values = values.into_iter();
+        let mut text = String::new();
+        for part in format {
+            let spec = match part {
+                FormatPart::Text(piece) => {
+                    text.push_str(&piece);
+                    continue;
+                }
+                FormatPart::Arg(spec) => spec,
+            };
+            let value = values.next()?;
+            match value.kind {
+                ExprKind::Int(n) if spec.conv == 'x' => text.push_str(&format!("{n:x}")),
+                ExprKind::Int(n) => text.push_str(&n.to_string()),
+                ExprKind::Str(piece) => text.push_str(&String::from_utf8_lossy(&piece)),
+                _ => {
+                    let d = Diagnostic::error(
+                        "not-constant",
+                        value.span,
+                        "`fail` speaks while the script is compiled: this is not known yet",
+                    );
+                    self.error(d.help("`errorf(…)` is for when it runs"));
+                    return None;
+                }
+            }
+        }
+        Some(text)
+    }
+
     /// `assert(cond, "text")`: an error with its place, then the end of the script.
     fn assertion(&mut self, args: &[ast::Arg], span: Span, out: &mut Vec<Stmt>) {
         let cond = self.condition(&args[0].value);
-        let text = self.message(args.get(1));
+        let text = format!("assert failed: {}", self.message(args.get(1)));
         if cond.ty == Ty::Error || self.is_pinned_iterator() && self.for_readers(StmtKind::Exit { code: None }, "assert", span).is_none() {
             return;
         }
         let code = Self::make(ExprKind::Int(1), Ty::I64, span);
         let print = Event::Printf {
             what: TextKind::Error,
-            format: vec![crate::object::FormatPart::Text(text)],
+            format: vec![FormatPart::Text(text)],
             args: Vec::new(),
         };
         let failed = vec![

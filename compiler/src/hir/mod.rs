@@ -38,7 +38,7 @@ pub use args::{Parameter, parameters};
 pub use check::{HELP, Options, check, interface_help, nearest_name, unknown_parameters};
 pub use map_types::{DeclaredKind, MapDecl};
 pub(crate) use probes::glob_step;
-pub use probes::{glob_match, is_glob, iterators, raw_parameters};
+pub use probes::{function_match, glob_match, is_glob, is_hidden_piece, iterators, raw_parameters};
 pub use settings::settings;
 
 use crate::object::{Attach, Config, NativeInstance, TextKind};
@@ -468,9 +468,10 @@ pub enum ExprKind {
         size: u32,
         bits: Option<(u8, u8)>,
     },
-    /// Text at a pointer, up to `cap` bytes with the NUL.
+    /// Text at a pointer, up to `cap` bytes with the NUL; no more than `len` bytes of text, if that is said.
     ReadStr {
         ptr: Box<Expr>,
+        len: Option<Box<Expr>>,
         cap: u32,
         space: Space,
     },

@@ -382,7 +382,11 @@ impl Checker<'_> {
         )
         .with(l.span, format!("`{}`", l.ty))
         .with(r.span, format!("`{}`", r.ty));
-        self.error(d);
+        self.error(if op == BinaryOp::BitAnd && l.ty == Ty::Inet {
+            d.help("`x in (10.0.0.0/8, 192.0.2.0/24)` asks for prefixes; a map declared as `lpm(N)` and keyed by prefix finds the longest")
+        } else {
+            d
+        });
     }
 
     pub(super) fn prefix_text(&mut self, text: &[u8], span: Span) -> Option<SetElem> {

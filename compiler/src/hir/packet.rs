@@ -4,7 +4,7 @@
 use super::check::{Checker, interface_help};
 use super::{Expr, ExprKind, StmtKind, Ty};
 use crate::object::{AttachPoint, Direction};
-use crate::tables::{self, FIELDS, Family, Field, FieldKind, FieldType, Header, Hook};
+use crate::tables::{self, AddressFamily, FIELDS, Family, Field, FieldKind, FieldType, Header, Hook};
 use weir_parser::ast::{self, BinaryOp};
 use weir_parser::{Diagnostic, Span};
 
@@ -154,7 +154,7 @@ impl Checker<'_> {
             _ => Ty::U64,
         };
         let value = self.adapt(value, &ty);
-        if value.ty == Ty::Error || !self.fits_family(field, &value) {
+        if value.ty == Ty::Error || !self.fits_family(field, &value) || !self.fits_hook(field, &value) {
             return None;
         }
         let fits = if ty == Ty::U64 { value.ty.is_int() } else { value.ty == ty };
@@ -202,6 +202,24 @@ impl Checker<'_> {
             Diagnostic::error("read-only-field", span, message).label(format!("it can be in {}", field.writable))
         };
         self.error(d);
+    }
+
+    /// Says that a socket cannot be sent to an address, for it is of the other family. With attach points of both it depends.
+    fn fits_hook(&mut self, field: &Field, value: &Expr) -> bool {
+        let (ExprKind::Inet { v6, .. }, Some(hook), Some(family)) = (&value.kind, self.cgroup_hook, self.family) else {
+            return true;
+        };
+        let other = match family {
+            AddressFamily::V4 => *v6,
+            AddressFamily::V6 => !*v6,
+            AddressFamily::None => false,
+        };
+        if other && !self.stand_ins.contains(&value.span) {
+            let (has, found) = if *v6 { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+            let message = format!("`{}` is an {has} address at `{}`, this is {found}", field.name, hook.name);
+            self.error(Diagnostic::error("address-family", value.span, message));
+        }
+        !other
     }
 
     /// Says that an address is of a family that the field never has.

@@ -231,6 +231,15 @@ impl Checker<'_> {
         {
             return self.macro_statement(name, args, span, out);
         }
+        if let ast::ExprKind::Name(name) = &expr.kind
+            && self.names_macro(name)
+        {
+            let name = ast::Ident {
+                name: name.clone(),
+                span: expr.span,
+            };
+            return self.macro_statement(&name, &[], span, out);
+        }
         if let ast::ExprKind::Call { name, args } = &expr.kind
             && let Some(function) = tables::function(&name.name)
             && let Some(kind) = self.call_statement(function, name, args, span)

@@ -601,6 +601,7 @@ impl Checker<'_> {
             };
             let kind = ExprKind::ReadStr {
                 ptr: Box::new(Self::make(read, pointer_ty, span)),
+                len: None,
                 cap: JOIN_BYTES,
                 space,
             };

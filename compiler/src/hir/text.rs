@@ -238,7 +238,10 @@ impl Printer<'_> {
                 size,
                 bits: Some((shift, width)),
             } => format!("read {} {size} bits {shift} {width}", self.expr(place)),
-            ExprKind::ReadStr { ptr, cap, space } => format!("str {} {cap} {space:?}", self.expr(ptr)),
+            ExprKind::ReadStr { ptr, len, cap, space } => match len {
+                Some(len) => format!("str {} {} {cap} {space:?}", self.expr(ptr), self.expr(len)),
+                None => format!("str {} {cap} {space:?}", self.expr(ptr)),
+            },
             ExprKind::ReadBuf { ptr, len, cap, space } => format!("buf {} {} {cap} {space:?}", self.expr(ptr), self.expr(len)),
             ExprKind::ReadArray { place, size } => format!("array {} {size}", self.expr(place)),
             ExprKind::Memcmp { left, right, n } => format!("memcmp {} {} {n}", self.expr(left), self.expr(right)),

@@ -224,7 +224,6 @@ pub fn children(e: &Expr, f: &mut dyn FnMut(&Expr)) {
         | ExprKind::Convert(e)
         | ExprKind::Place { base: e, .. }
         | ExprKind::Read { place: e, .. }
-        | ExprKind::ReadStr { ptr: e, .. }
         | ExprKind::ReadArray { place: e, .. }
         | ExprKind::Strlen(e)
         | ExprKind::FilePath { place: e, .. }
@@ -232,6 +231,10 @@ pub fn children(e: &Expr, f: &mut dyn FnMut(&Expr)) {
         | ExprKind::Bswap { value: e, .. }
         | ExprKind::PacketBytes { offset: e, .. }
         | ExprKind::TupleGet { base: e, .. } => f(e),
+        ExprKind::ReadStr { ptr, len, .. } => {
+            f(ptr);
+            len.iter().for_each(|n| f(n));
+        }
         ExprKind::Binary { left, right, .. }
         | ExprKind::Elvis {
             value: left,

@@ -94,15 +94,16 @@ fn label(kind: &MapValue, bucket: &Bucket) -> String {
     }
 }
 
-/// Appends the lines of a histogram, each with its line break. Counts are divided by `div` (0 as 1), bars are not.
+/// Appends the lines of a histogram, each with its line break. Counts are divided by `div` (0 as 1); bars show what is left of them.
 pub fn text(kind: &MapValue, counts: &[u64], div: u32, out: &mut Vec<u8>) {
     let buckets = buckets(kind, counts);
-    let max = buckets.iter().map(|b| b.count).max().unwrap_or(1).max(1);
+    let div = u64::from(div.max(1));
+    let max = buckets.iter().map(|b| b.count / div).max().unwrap_or(1).max(1);
     for bucket in &buckets {
         // In single precision, as bpftrace does it: the last cell of a bar must not differ.
-        let width = (bucket.count as f32 / max as f32 * BAR_WIDTH as f32) as usize;
+        let count = bucket.count / div;
+        let width = (count as f32 / max as f32 * BAR_WIDTH as f32) as usize;
         let bar = "@".repeat(width.min(BAR_WIDTH));
-        let count = bucket.count / u64::from(div.max(1));
         let _ = writeln!(out, "{:<16}{count:>8} |{bar:<BAR_WIDTH$}|", label(kind, bucket));
     }
 }

@@ -88,7 +88,8 @@ fn convert(spec: &FormatSpec, ty: &Type, bytes: &[u8], ctx: &Context, out: &mut 
             },
             false,
             format!("{:x}", integer(ty, bytes) as u64),
-            "0x",
+            // As bpftrace has it; the pointers of `print` are another matter.
+            if integer(ty, bytes) == 0 { "" } else { "0x" },
             out,
         ),
         'c' => pad(spec, &[integer(ty, bytes) as u8], out),

@@ -88,8 +88,8 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
             None => put!(out, "{}", sint(bytes)),
         },
         Type::KSym => out.extend_from_slice(ctx.symbols.ksym(uint(bytes), false).as_bytes()),
-        Type::KStack { depth, mode } => stack(bytes, *depth, *mode, true, ctx, out),
-        Type::UStack { depth, mode } => stack(bytes, *depth, *mode, false, ctx, out),
+        Type::KStack { depth, mode } => stack(bytes, *depth, (*mode, true), ctx, spacing, out),
+        Type::UStack { depth, mode } => stack(bytes, *depth, (*mode, false), ctx, spacing, out),
         Type::Username => out.extend_from_slice(ctx.symbols.username(uint(bytes)).as_bytes()),
         Type::Timestamp { format } => {
             let ns = ctx.symbols.boot_to_realtime(uint(bytes));
@@ -99,14 +99,16 @@ fn write_value(ty: &Type, bytes: &[u8], ctx: &Context, spacing: Spacing, out: &m
         Type::Strerror => {
             let code = i32::try_from(sint(bytes).abs()).unwrap_or(0);
             let text = std::io::Error::from_raw_os_error(code).to_string();
-            // The standard library adds ` (os error N)`.
-            out.extend_from_slice(text.split(" (os error").next().unwrap_or_default().as_bytes());
+            // The standard library adds ` (os error N)`, the C library the number to what it does not know.
+            let text = text.split(" (os error").next().unwrap_or_default();
+            let text = if text.starts_with("Unknown error") { "Unknown error" } else { text };
+            out.extend_from_slice(text.as_bytes());
         }
         Type::SignalName => out.extend_from_slice(signal_name(uint(bytes)).as_bytes()),
-        Type::SyscallName => match super::syscalls::syscall_name(uint(bytes)) {
-            Some(name) => out.extend_from_slice(name.as_bytes()),
-            None => put!(out, "{}", uint(bytes)),
-        },
+        Type::SyscallName => {
+            let name = super::syscalls::syscall_name(uint(bytes)).unwrap_or("Unknown syscall");
+            out.extend_from_slice(name.as_bytes());
+        }
         Type::CommOf => out.extend_from_slice(&comm_of(uint(bytes))),
         Type::Flow => flow(bytes, out),
         Type::Tuple(_) => {
@@ -334,8 +336,9 @@ fn flow(bytes: &[u8], out: &mut Vec<u8>) {
     put!(out, "{} > {} {}", end(0, 32), end(16, 34), protocol(byte(36) as u8));
 }
 
-/// A stack is a line for each frame, with a line break before and after.
-fn stack(bytes: &[u8], depth: u32, mode: StackMode, kernel: bool, ctx: &Context, out: &mut Vec<u8>) {
+/// A stack is a line for each frame, with a line break before and after. In keys of JSON bpftrace does not indent.
+fn stack(bytes: &[u8], depth: u32, (mode, kernel): (StackMode, bool), ctx: &Context, spacing: Spacing, out: &mut Vec<u8>) {
+    let indent = if spacing == Spacing::Spaced { "        " } else { "" };
     out.push(b'\n');
     let (id, pid) = (uint(slice(bytes, 0, 4)) as u32, uint(slice(bytes, 4, 4)) as u32);
     if mode == StackMode::BuildId {
@@ -350,9 +353,9 @@ fn stack(bytes: &[u8], depth: u32, mode: StackMode, kernel: bool, ctx: &Context,
     for addr in ctx.symbols.stack(id, depth).unwrap_or_default() {
         match (mode, kernel) {
             (StackMode::Raw | StackMode::BuildId, _) => put!(out, "{addr:x}\n"),
-            (StackMode::Bpftrace, true) => put!(out, "    {}\n", ctx.symbols.ksym(addr, true)),
+            (StackMode::Bpftrace, true) => put!(out, "{indent}{}\n", ctx.symbols.ksym(addr, true)),
             (StackMode::Perf, true) => put!(out, "\t{addr:x} {}\n", ctx.symbols.ksym(addr, true)),
-            (StackMode::Bpftrace, false) => put!(out, "    {}\n", ctx.symbols.usym(pid, addr, mode)),
+            (StackMode::Bpftrace, false) => put!(out, "{indent}{}\n", ctx.symbols.usym(pid, addr, mode)),
             (StackMode::Perf, false) => put!(out, "\t{addr:x} {}\n", ctx.symbols.usym(pid, addr, mode)),
         }
     }

@@ -12,6 +12,7 @@ use weir_tests::weir::{Finished, Weir};
 pub const TESTS: &[Test] = &[
     Test::new("check_takes_right_scripts_and_refuses_wrong_ones", check),
     Test::new("check_says_in_json_what_is_wrong_where", json),
+    Test::new("check_does_not_repeat_an_error_for_each_of_a_million_macros", repeated),
     Test::new("check_takes_the_types_of_another_kernel", other_kernel),
     Test::new("check_goes_on_where_this_kernel_lacks_something", lacking).needs(&[Lacks(Feature::Kprobe)]),
     Test::new("check_types_what_is_not_given", not_given),
@@ -27,6 +28,19 @@ const PRIVILEGED: &[u32] = &[1, 12, 21, 38, 39];
 
 fn weir(args: &[&str]) -> Result<Finished> {
     Weir::new(args.iter().copied()).without_capabilities(PRIVILEGED).run()
+}
+
+/// Twenty macros, each with two of the one before, and none with what the first one wants.
+fn repeated() -> Result<()> {
+    let macros = (1..20).map(|n| format!("macro a{n}($x) {{ a{0}($x) + a{0}($x) }}\n", n - 1));
+    let script = format!("{}begin {{ $y = 1; @ = a19($y); @b = a19($y); }}\n", macros.collect::<String>());
+    let dir = TempDir::new()?;
+    dir.write("deep.weir", &script)?;
+    let done = weir(&["check", "--json", &dir.path().join("deep.weir").to_string_lossy()])?;
+    ensure!(done.status.code() == Some(1), "{done}");
+    let told = done.stdout.matches("unknown function `a0`").count();
+    ensure!((1..=1000).contains(&told), "told {told} times");
+    Ok(())
 }
 
 /// A folder with a right and a wrong script, and their paths.

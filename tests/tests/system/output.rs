@@ -16,6 +16,9 @@ pub const TESTS: &[Test] = &[
     Test::new("stacks_are_printed_as_bpftrace_does", stacks).alone(),
     Test::new("problems_have_their_place_in_json", problems),
     Test::new("failed_helpers_are_told_with_k", helpers),
+    Test::new("unknown_numbers_and_bits_are_printed_as_bpftrace_does", odd_values),
+    Test::new("str_takes_a_length_that_is_known_at_run_time", lengths),
+    Test::new("a_macro_without_parentheses_is_a_statement", bare_macro),
     Test::new("lost_events_are_counted_in_both_forms", lost),
     Test::new("other_kinds_of_json_objects", other_objects),
     Test::new("what_begin_prints_is_out_before_a_refusal_to_attach", refused_to_attach),
@@ -113,7 +116,7 @@ fn joined() -> Result<()> {
 fn stacks() -> Result<()> {
     let exe = victim::path()?.display().to_string();
     let script = format!("uprobe:{exe}:weir_victim_double {{ @[ustack(1)] = count(); @v[tid] = ustack(1); print(ustack(1)); }}");
-    let frame = "    weir_victim_double+0\n";
+    let frame = "        weir_victim_double+0\n";
     let run = |args: &[&str]| -> Result<Finished> {
         // What has ended has no names any more.
         let mut victim = victim::OnDemand::start(2)?;
@@ -129,10 +132,10 @@ fn stacks() -> Result<()> {
     let text = format!("{}\n\n@[\n{frame}]: 2\n@v[{tid}]: \n{frame}\n", printed.repeat(2));
     ensure!(done.stdout == text, "expected\n{text}\nfrom {done}");
     let done = run(&["-f", "json"])?;
-    let escaped = "\\n    weir_victim_double+0\\n";
+    let (escaped, key) = ("\\n        weir_victim_double+0\\n", "\\nweir_victim_double+0\\n");
     for line in [
         format!("{{\"type\": \"value\", \"data\": \"{escaped}\"}}\n"),
-        format!("{{\"type\": \"map\", \"data\": {{\"@\": {{\"{escaped}\": 2}}}}}}\n"),
+        format!("{{\"type\": \"map\", \"data\": {{\"@\": {{\"{key}\": 2}}}}}}\n"),
     ] {
         ensure!(done.stdout.contains(&line), "no {line} in {done}");
     }
@@ -168,7 +171,50 @@ fn histograms() -> Result<()> {
     )
 }
 
+fn odd_values() -> Result<()> {
+    prints(
+        r#"$s = (int64)5; print(~(uint8)5); print(~$s); print(~0); printf("%p %p\n", 0, 255); print(strerror(4095)); print(syscall_name(99999));"#,
+        "250\n-6\n18446744073709551615\n0 0xff\nUnknown error\nUnknown syscall\n\n\n",
+        "{\"type\": \"value\", \"data\": 250}\n\
+         {\"type\": \"value\", \"data\": -6}\n\
+         {\"type\": \"value\", \"data\": \"18446744073709551615\"}\n\
+         {\"type\": \"printf\", \"data\": \"0 0xff\\n\"}\n\
+         {\"type\": \"value\", \"data\": \"Unknown error\"}\n\
+         {\"type\": \"value\", \"data\": \"Unknown syscall\"}\n",
+    )
+}
+
+fn lengths() -> Result<()> {
+    prints(
+        r#"$p = kptr((uint64)curtask + offsetof(struct task_struct, comm));
+           $n = 2; print(strlen(str($p, $n))); print(strncmp(str($p, $n), comm, 2));
+           $n = 0; printf("[%s]\n", str($p, $n));
+           $n = 5000; print(str($p, $n) == comm);
+           $n = -1; print(str($p, $n) == comm);"#,
+        "2\n0\n[]\ntrue\ntrue\n\n\n",
+        "{\"type\": \"value\", \"data\": 2}\n\
+         {\"type\": \"value\", \"data\": 0}\n\
+         {\"type\": \"printf\", \"data\": \"[]\\n\"}\n\
+         {\"type\": \"value\", \"data\": true}\n\
+         {\"type\": \"value\", \"data\": true}\n",
+    )
+}
+
+fn bare_macro() -> Result<()> {
+    let script = r#"macro hello() { printf("hello\n") } begin { hello; hello(); }"#;
+    let done = Weir::script(script).run()?.clean()?;
+    ensure!(done.stdout == "hello\nhello\n\n\n", "{done}");
+    Ok(())
+}
+
 fn top_and_div() -> Result<()> {
+    // Bars show the counts that are printed.
+    prints(
+        "@h = hist(1); for ($i : 0..10) { @h = hist(5); } print(@h, 0, 4); clear(@h);",
+        &format!("@h:\n{}{}{}\n\n\n", bar("[1]", 0, 0), bar("[2, 4)", 0, 0), bar("[4, 8)", 2, 52)),
+        "{\"type\": \"hist\", \"data\": {\"@h\": [{\"min\": 1, \"max\": 1, \"count\": 0},\
+         {\"min\": 2, \"max\": 3, \"count\": 0},{\"min\": 4, \"max\": 7, \"count\": 2}]}}\n",
+    )?;
     prints(
         "@[1] = 10; @[2] = 20; @[3] = 35; print(@, 2, 10); print(@[3]); clear(@);",
         "@[2]: 2\n@[3]: 3\n35\n\n\n",
@@ -177,14 +223,18 @@ fn top_and_div() -> Result<()> {
 }
 
 fn problems() -> Result<()> {
-    let script = "begin {\n  errorf(\"no %d\", 1);\n  warnf(\"hm\"); }";
+    let script = "begin {\n  errorf(\"no %d\", 1);\n  warnf(\"hm\\n\"); }";
     let done = Weir::new(["-f", "json", "-e", script]).run()?.clean()?;
     for line in [
         "{\"type\": \"errorf\", \"msg\": \"no 1\", \"filename\": \"stdin\", \"line\": 2, \"col\": 3}\n",
-        "{\"type\": \"warnf\", \"msg\": \"hm\", \"filename\": \"stdin\", \"line\": 3, \"col\": 3}\n",
+        "{\"type\": \"warnf\", \"msg\": \"hm\\n\", \"filename\": \"stdin\", \"line\": 3, \"col\": 3}\n",
     ] {
         ensure!(done.stdout.contains(line), "no {line} in {done}");
     }
+    let done = Weir::new(["-f", "json", "-e", "begin { assert(pid == 0, \"no\"); print(1); }"]).run()?;
+    ensure!(done.status.code() == Some(1) && !done.stdout.contains("value"), "{done}");
+    let line = "{\"type\": \"errorf\", \"msg\": \"assert failed: no\", ";
+    ensure!(done.stdout.contains(line), "no {line} in {done}");
     Ok(())
 }
 
@@ -244,7 +294,13 @@ fn other_objects() -> Result<()> {
         ensure!(done.stdout.contains(line), "no {line} in {done}");
     }
     let done = Weir::new(["--unsafe", "-e", script]).run()?.clean()?;
-    ensure!(done.stdout == "%\nLinux\na b\n\n\n", "{done}");
+    // bpftrace ends a command's output with a line break of its own.
+    ensure!(done.stdout == "%\nLinux\na b\n\n\n\n", "{done}");
+    // What fails without a word prints nothing, and is told.
+    let done = Weir::new(["--unsafe", "-e", "begin { system(\"exit 3\"); print(1); }"])
+        .run()?
+        .clean()?;
+    ensure!(done.stdout == "1\n\n\n" && done.stderr.contains("exit status: 3"), "{done}");
     Ok(())
 }
 

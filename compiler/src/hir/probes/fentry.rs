@@ -1,6 +1,6 @@
 //! `fentry` and `fexit`: functions of the kernel, of its modules, and of BPF programs.
 
-use super::{Site, Target, glob_match, is_glob};
+use super::{Site, Target, function_match, glob_match, is_glob};
 use crate::btf::{Btf, BtfType, ModuleFunc, TypeId};
 use crate::hir::check::{Checker, nearest_name};
 use crate::kernel::{BpfFunction, Feature, Support};
@@ -136,7 +136,7 @@ impl Checker<'_> {
         };
         let found: Vec<(&str, &str)> = all
             .iter()
-            .filter(|(m, f)| glob_match(modules, m) && glob_match(function, f))
+            .filter(|(m, f)| glob_match(modules, m) && function_match(function, f))
             .map(|(m, f)| (m.as_str(), f.as_str()))
             .collect();
         let mut names: Vec<&str> = found.iter().map(|(m, _)| *m).filter(|m| *m != KERNEL).collect();

@@ -384,6 +384,22 @@ pub fn is_glob(word: &str) -> bool {
     word.contains(['*', '?', '['])
 }
 
+/// What the compiler calls a piece that it has split off a function.
+const PIECE: &str = ".part.";
+
+/// Matches functions of the kernel. `NAME.part.0` is a piece of `NAME`, entered from it only: a pattern passes over it unless it says
+/// `.part.` itself. bpftrace has it so; other names with dots (`.isra.0`, `.constprop.0`) are functions of their own.
+#[must_use]
+pub fn function_match(pattern: &str, name: &str) -> bool {
+    (!is_glob(pattern) || !is_hidden_piece(pattern, name)) && glob_match(pattern, name)
+}
+
+/// Whether a pattern passes over a function for being a piece of another.
+#[must_use]
+pub fn is_hidden_piece(pattern: &str, name: &str) -> bool {
+    name.contains(PIECE) && !pattern.contains(PIECE)
+}
+
 /// Matches `*`, `?` and `[set]`. Takes no longer than the product of the lengths, whatever the pattern.
 #[must_use]
 pub fn glob_match(pattern: &str, text: &str) -> bool {
@@ -440,6 +456,17 @@ pub(crate) fn glob_step(pattern: &[u8], p: usize, c: u8) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_of_functions_are_passed_over() {
+        assert!(function_match("tcp_s*", "tcp_sendmsg"));
+        assert!(!function_match("tcp_s*", "tcp_schedule_loss_probe.part.0"));
+        assert!(!function_match("tcp*.*", "tcp_schedule_loss_probe.part.0"));
+        assert!(function_match("tcp_s*", "tcp_small_queue_check.isra.0"));
+        assert!(function_match("tcp_s*.part.*", "tcp_schedule_loss_probe.part.0"));
+        assert!(function_match("tcp_schedule_loss_probe.part.0", "tcp_schedule_loss_probe.part.0"));
+        assert!(!function_match("tcp_s*", "udp_sendmsg"));
+    }
 
     #[test]
     fn globs_match_like_the_shell() {

@@ -1,6 +1,6 @@
 //! Attach points in the kernel's code.
 
-use super::{Site, Target, glob_match, is_glob};
+use super::{Site, Target, function_match, glob_match, is_glob};
 use crate::btf::{Btf, BtfType, TypeId};
 use crate::hir::check::{Checker, nearest_name};
 use crate::kernel::{Feature, Support};
@@ -130,7 +130,7 @@ impl Checker<'_> {
             let all = self.kernel.functions_by_module();
             let before = out.len();
             for (m, f) in &all {
-                if glob_match(wanted, m) && glob_match(function, f) {
+                if glob_match(wanted, m) && function_match(function, f) {
                     out.push(make(module.as_ref().and_then(|_| given(m)).as_deref(), f));
                 }
             }
