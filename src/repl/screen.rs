@@ -141,12 +141,7 @@ impl Screen {
         if !inner.has_lines() {
             return None;
         }
-        let end = |at: Option<usize>| at.map(|at| at + 1);
-        let bytes = inner.queue.as_bytes();
-        let most = bytes.len().min(room);
-        let whole = end(bytes[..most].iter().rposition(|b| *b == b'\n'));
-        let first = || end(bytes.iter().position(|b| *b == b'\n'));
-        let len = whole.or_else(first).unwrap_or(bytes.len());
+        let len = piece(&inner.queue, room);
         let text: String = inner.queue.drain(..len).collect();
         inner.in_flight = true;
         inner.writing = !inner.typing;
@@ -328,6 +323,16 @@ impl Progress {
     }
 }
 
+/// How many bytes the whole lines have that fit into so many, or the first line if it does not.
+fn piece(lines: &str, room: usize) -> usize {
+    let end = |at: Option<usize>| at.map(|at| at + 1);
+    let bytes = lines.as_bytes();
+    let most = bytes.len().min(room);
+    let whole = end(bytes[..most].iter().rposition(|b| *b == b'\n'));
+    let first = || end(bytes.iter().position(|b| *b == b'\n'));
+    whole.or_else(first).unwrap_or(bytes.len())
+}
+
 /// The question before the last line break: the editor draws the line again behind that.
 fn ask(mut text: String, question: &str) -> String {
     let at = text.len() - usize::from(text.ends_with('\n'));
@@ -438,14 +443,11 @@ mod tests {
 
     #[test]
     fn pieces_are_whole_lines() {
-        let (screen, _) = edited(0);
-        screen.hold();
-        screen.print("first\nsecond\nof more bytes than there is room\n");
-        screen.lock().held = false;
-        let mut pieces = std::iter::from_fn(|| screen.take(14)).map(|(text, _)| text);
-        assert_eq!(pieces.next().as_deref(), Some("first\nsecond\n"));
-        assert_eq!(pieces.next().as_deref(), Some("of more bytes than there is room\n"));
-        assert_eq!(pieces.next(), None);
+        let lines = "first\nsecond\nof more bytes than there is room\n";
+        let two = "first\nsecond\n".len();
+        assert_eq!(piece(lines, 14), two);
+        assert_eq!(piece(&lines[two..], 14), lines.len() - two);
+        assert_eq!(piece(lines, lines.len()), lines.len());
         assert_eq!(ask("a\nb\n".to_owned(), "?"), "a\nb?\n");
     }
 
