@@ -165,9 +165,15 @@ impl Interfaces {
         let links = iface::resolve(&target.pattern, target.span)?;
         // Of a pattern that is attached in parts the first one for Ethernet speaks, when the others find nothing either.
         let speaks = target.pattern.link_layer == LinkLayer::Ethernet && target.pattern.overlap.also.is_empty();
-        if links.is_empty() && speaks && !any(&target) {
+        // Both directions of a native are one place in the script.
+        let name = target.pattern.to_string();
+        let told = self
+            .targets
+            .iter()
+            .any(|t| t.span == target.span && t.pattern.link_layer == LinkLayer::Ethernet && t.pattern.to_string() == name);
+        if links.is_empty() && speaks && !told && !any(&target) {
             (self.observer)(&Notice::NoInterfaceYet {
-                pattern: target.pattern.to_string(),
+                pattern: name,
                 known: iface::names(target.pattern.netns.as_deref()).unwrap_or_default(),
                 span: target.span,
             });
