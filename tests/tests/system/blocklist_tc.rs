@@ -260,8 +260,7 @@ fn refused() -> Result<()> {
     run(", hook=\"socket\"")?.refused(&["`hook` takes one of \"xdp\", \"tc\"", "^"])?;
     // What starts without an entry is no error, since a file may get some; nobody is to believe that it drops.
     lab.dir.write("none.txt", "# nobody yet\n")?;
-    let script =
-        r#"use blocklist(iface="none*", hook="tc", direction="both", audit="off", prefixes=file("none.txt")) as bl; interval:ms:1 { exit(); }"#;
+    let script = r#"use blocklist(iface="none*", hook="tc", direction="both", audit="off", prefixes=file("none.txt")) as bl; interval:ms:1 { exit(); }"#;
     let empty = Weir::script(script).at(&lab).run()?;
     ensure!(
         empty.status.success() && empty.stderr.contains("warning: `bl`: `prefixes` has no entry: nothing is dropped"),
