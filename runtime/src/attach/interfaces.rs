@@ -117,6 +117,8 @@ pub struct Interfaces {
     failed: HashSet<(usize, u32)>,
     /// Interfaces that a pattern names and whose packets nobody here can read, said once: namespace and number.
     unreadable: HashSet<(usize, u32)>,
+    /// Interfaces of which it was said that their packets start outside, by namespace and index.
+    outside: HashSet<(usize, u32)>,
     watches: Vec<Watch>,
     /// Readable when any watch is.
     ready: Option<Epoll>,
@@ -145,6 +147,7 @@ impl Interfaces {
             namespaces: Vec::new(),
             failed: HashSet::new(),
             unreadable: HashSet::new(),
+            outside: HashSet::new(),
             watches: Vec::new(),
             ready: None,
             tcx,
@@ -233,7 +236,26 @@ impl Interfaces {
         });
     }
 
+    /// Says once of an interface whose packets start with a tunnel's header that what is inside is not looked at.
+    fn starts_outside(&mut self, target: usize, link: &Link) {
+        let target = &self.targets[target];
+        let span = target.span;
+        let place = (self.namespace(target.pattern.netns.as_deref()), link.ifindex);
+        if !link.starts_outside || !self.outside.insert(place) {
+            return;
+        }
+        (self.observer)(&Notice::LateAttach {
+            message: format!(
+                "`{}` is a GRE tunnel without one other end: its packets start with the outer IP header (`ip.proto` 47), and addresses and ports are not those inside",
+                link.name
+            ),
+            help: Some("use the interfaces that its packets come from and go to, or a tunnel for each other end".to_owned()),
+            span,
+        });
+    }
+
     fn keep(&mut self, target: usize, link: &Link, handle: Handle) {
+        self.starts_outside(target, link);
         self.attached.push(Attachment {
             target,
             netns: self.namespace(self.targets[target].pattern.netns.as_deref()),
@@ -418,6 +440,7 @@ impl Interfaces {
         lost.sort_unstable();
         self.failed.retain(|(_, ifindex)| !gone.contains(ifindex));
         self.unreadable.retain(|(_, ifindex)| !gone.contains(ifindex));
+        self.outside.retain(|(_, ifindex)| !gone.contains(ifindex));
         self.let_go(&lost, netns);
         for link in &links {
             let mut points = Vec::new();
