@@ -90,8 +90,8 @@ pub enum Error {
     /// A parameter of a native.
     #[error("{message}")]
     Param { message: String, help: Option<String>, span: Span },
-    /// A line of a prefix file.
-    #[error("{}:{line}: {message}", .path.display())]
+    /// A line of a prefix file or a policy; 0 where only the file can be named.
+    #[error("{}{}: {message}", .path.display(), if *.line == 0 { String::new() } else { format!(":{line}") })]
     PrefixFile {
         path: PathBuf,
         line: usize,

@@ -91,7 +91,7 @@ static PARAMS: &[ParamDecl] = &[
         ty: ParamType::Prefixes,
         required: true,
         default: "",
-        doc: "what to drop: `file(\"PATH\")` with one address or prefix a line and `#` comments, a list, or `\"-\"` to read such a \
+        doc: "what to drop: `file(\"PATH\")` with one address or prefix a line and comments behind `#` or `;`, a list, or `\"-\"` to read such a \
               file from standard input. A line may say how long it lasts: `192.0.2.7 ttl=10m`",
     },
     ParamDecl {

@@ -30,6 +30,12 @@ impl fmt::Display for PrefixError {
 
 impl std::error::Error for PrefixError {}
 
+/// Returns what a line of a list says without its comment, which `#` begins, or `;` as in lists that are published.
+#[must_use]
+pub fn without_comment(line: &str) -> &str {
+    line.split(['#', ';']).next().unwrap_or_default()
+}
+
 /// Reads `ADDRESS` or `ADDRESS/LENGTH` of either family, without blanks. An address alone is a prefix of full length.
 ///
 /// IPv4 in IPv6 notation (`::ffff:192.0.2.1`) stays IPv6: such addresses never appear in packets as IPv4.

@@ -473,7 +473,7 @@ pub(super) fn file_prefixes(
     let mut keys = Vec::new();
     let mut bad = 0;
     for (number, line) in content.lines().enumerate() {
-        let text = line.split('#').next().unwrap_or_default().trim();
+        let text = weir_stdlib::without_comment(line).trim();
         if text.is_empty() {
             continue;
         }

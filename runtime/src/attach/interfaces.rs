@@ -117,6 +117,8 @@ pub struct Interfaces {
     failed: HashSet<(usize, u32)>,
     /// Interfaces that a pattern names and whose packets nobody here can read, said once: namespace and number.
     unreadable: HashSet<(usize, u32)>,
+    /// Interfaces of which it was said that their packets start outside, by namespace and index.
+    outside: HashSet<(usize, u32)>,
     watches: Vec<Watch>,
     /// Readable when any watch is.
     ready: Option<Epoll>,
@@ -145,6 +147,7 @@ impl Interfaces {
             namespaces: Vec::new(),
             failed: HashSet::new(),
             unreadable: HashSet::new(),
+            outside: HashSet::new(),
             watches: Vec::new(),
             ready: None,
             tcx,
@@ -165,9 +168,15 @@ impl Interfaces {
         let links = iface::resolve(&target.pattern, target.span)?;
         // Of a pattern that is attached in parts the first one for Ethernet speaks, when the others find nothing either.
         let speaks = target.pattern.link_layer == LinkLayer::Ethernet && target.pattern.overlap.also.is_empty();
-        if links.is_empty() && speaks && !any(&target) {
+        // Both directions of a native are one place in the script.
+        let name = target.pattern.to_string();
+        let told = self
+            .targets
+            .iter()
+            .any(|t| t.span == target.span && t.pattern.link_layer == LinkLayer::Ethernet && t.pattern.to_string() == name);
+        if links.is_empty() && speaks && !told && !any(&target) {
             (self.observer)(&Notice::NoInterfaceYet {
-                pattern: target.pattern.to_string(),
+                pattern: name,
                 known: iface::names(target.pattern.netns.as_deref()).unwrap_or_default(),
                 span: target.span,
             });
@@ -227,7 +236,26 @@ impl Interfaces {
         });
     }
 
+    /// Says once of an interface whose packets start with a tunnel's header that what is inside is not looked at.
+    fn starts_outside(&mut self, target: usize, link: &Link) {
+        let target = &self.targets[target];
+        let span = target.span;
+        let place = (self.namespace(target.pattern.netns.as_deref()), link.ifindex);
+        if !link.starts_outside || !self.outside.insert(place) {
+            return;
+        }
+        (self.observer)(&Notice::LateAttach {
+            message: format!(
+                "`{}` is a GRE tunnel without one other end: its packets start with the outer IP header (`ip.proto` 47), and addresses and ports are not those inside",
+                link.name
+            ),
+            help: Some("use the interfaces that its packets come from and go to, or a tunnel for each other end".to_owned()),
+            span,
+        });
+    }
+
     fn keep(&mut self, target: usize, link: &Link, handle: Handle) {
+        self.starts_outside(target, link);
         self.attached.push(Attachment {
             target,
             netns: self.namespace(self.targets[target].pattern.netns.as_deref()),
@@ -412,6 +440,7 @@ impl Interfaces {
         lost.sort_unstable();
         self.failed.retain(|(_, ifindex)| !gone.contains(ifindex));
         self.unreadable.retain(|(_, ifindex)| !gone.contains(ifindex));
+        self.outside.retain(|(_, ifindex)| !gone.contains(ifindex));
         self.let_go(&lost, netns);
         for link in &links {
             let mut points = Vec::new();

@@ -242,27 +242,27 @@ impl Site<'_> {
             let (Place::Xdp { mode: XdpMode::Generic }, Some(program)) = (&attachment.at, &attachment.program) else {
                 continue;
             };
-            let iface = &self.interface.name;
-            let fix = if attachment.link_id.is_some() {
-                format!("weir net rm {iface} --id {}", program.id)
-            } else {
-                format!(
-                    "sh -c 'bpftool net detach xdpgeneric dev {iface} && bpftool net attach xdpdrv id {} dev {iface}'",
-                    program.id
-                )
+            let (iface, id) = (&self.interface.name, program.id);
+            let mut why = GENERIC.to_owned();
+            let fix = match (program.named(), attachment.link_id) {
+                // Without its link it would be listed and judge nothing.
+                (Some(name), _) => {
+                    why.push_str(": start it again with `mode=\"native\"`; in between nothing is judged");
+                    format!("weir stop {name}")
+                }
+                (None, Some(_)) => format!("weir net rm {iface} --id {id}"),
+                (None, None) => {
+                    format!("sh -c 'bpftool net detach xdpgeneric dev {iface} && bpftool net attach xdpdrv id {id} dev {iface}'")
+                }
             };
-            out.push(self.finding(
-                FindingKind::GenericXdp,
-                program,
-                format!("{iface}: {} runs in generic mode", label(program)),
-                "the kernel has built an sk_buff for every packet before the program sees it, so it saves nothing; attach it in native mode \
-                 if the driver can"
-                    .to_owned(),
-                shell(self.namespace, &fix),
-            ));
+            let message = format!("{iface}: {} runs in generic mode", label(program));
+            out.push(self.finding(FindingKind::GenericXdp, program, message, why, shell(self.namespace, &fix)));
         }
     }
 }
+
+const GENERIC: &str = "the kernel has built an sk_buff for every packet before the program sees it, so it saves nothing; \
+                       attach it in native mode if the driver can";
 
 /// `OK, SHOT`
 fn verdicts(returns: &[i32], tcx: bool) -> String {

@@ -41,6 +41,12 @@ pub struct Program {
 }
 
 impl Program {
+    /// The name of the native that it is of, as in `weir status`.
+    #[must_use]
+    pub fn named(&self) -> Option<&str> {
+        self.pins.iter().find_map(|pin| crate::pin::name_of(pin))
+    }
+
     /// Whether a process or a pin keeps it, and not only the place where it is attached.
     #[must_use]
     pub fn is_owned(&self) -> bool {

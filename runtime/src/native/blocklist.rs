@@ -125,6 +125,7 @@ pub(super) fn setup(
     let max_hits = u32::try_from(params.int("max_hits").unwrap_or(MAX_HITS_DEFAULT)).unwrap_or(u32::MAX);
     let (block, block_span) = prefixes::param(params, "prefixes")?.unwrap_or((Prefixes::default(), params.0.span));
     let (allow, allow_span) = prefixes::param(params, "allow")?.unwrap_or((Prefixes::default(), params.0.span));
+    let nothing_listed = block.v4.is_empty() && block.v6.is_empty();
     fits("prefixes", &block, max, block_span)?;
     fits("allow", &allow, max, allow_span)?;
     let proto = params
@@ -213,6 +214,12 @@ pub(super) fn setup(
     }
 
     let mut notices: Vec<Notice> = way.notice(params).into_iter().collect();
+    notices.extend(nothing_listed.then(|| Notice::Native {
+        alias: params.0.alias.clone(),
+        message: "`prefixes` has no entry: nothing is dropped".to_owned(),
+        warning: true,
+        span: Some(block_span),
+    }));
     let audit = Audit::of(params, AUDIT_DEFAULT, &mut notices);
     let [(nodes4, records4), (nodes6, records6)] = exact.each_ref().map(|exact| exact.as_ref().map_or((1, 1), Exact::room));
     let pinned = params.get("pin").is_some();

@@ -1,4 +1,4 @@
-//! Lists of address prefixes: from files (one a line, `#` comments), from standard input, and from scripts.
+//! Lists of address prefixes: from files (one a line, `#` and `;` comments), from standard input, and from scripts.
 
 use super::Params;
 use crate::error::Error;
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use weir_ebpf_builtins::{Lpm4, Lpm6};
 use weir_parser::Span;
-use weir_stdlib::{ParamValue, PrefixError, parse_duration, parse_prefix};
+use weir_stdlib::{ParamValue, PrefixError, parse_duration, parse_prefix, without_comment};
 
 /// The key of a trie.
 pub trait Key: Copy + Eq + Send + std::fmt::Debug {
@@ -145,6 +145,12 @@ impl Prefixes {
                 format!("`{text}` has host bits beyond the prefix; write `{meant}` or `{addr}`")
             }
         })?;
+        // A program that listens for both families writes IPv4 so; no packet has such an address. As a network it stays what it is: lists
+        // of what is never routed have `::ffff:0:0/96`, and nobody means all of IPv4 by it.
+        let (addr, len) = match addr {
+            IpAddr::V6(a) if len == 128 => a.to_ipv4_mapped().map_or((addr, len), |a| (IpAddr::V4(a), 32)),
+            _ => (addr, len),
+        };
         let len_bits = u32::from(len);
         match addr {
             IpAddr::V4(a) => {
@@ -203,8 +209,7 @@ impl Prefixes {
         // Some editors start a file with a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         for (i, line) in text.lines().enumerate() {
-            let entry = line.split('#').next().unwrap_or_default();
-            prefixes.add_line(entry).map_err(|message| (i + 1, message))?;
+            prefixes.add_line(without_comment(line)).map_err(|message| (i + 1, message))?;
         }
         prefixes.sort();
         Ok(prefixes)
@@ -317,6 +322,16 @@ mod tests {
         assert_eq!(p.v6[0].key.len_bits, 32);
         assert_eq!(bytes(p.v4.iter().map(|e| &e.key)).len(), 24);
         assert_eq!(bytes(p.v6.iter().map(|e| &e.key)).len(), 20);
+    }
+
+    #[test]
+    fn published_lists_and_logs_are_taken_as_they_are() {
+        let p = Prefixes::parse("; a list\n1.10.16.0/20 ; SBL256894\n::ffff:192.0.2.1\n192.0.2.1\n::ffff:0:0/96\n").unwrap();
+        let v4: Vec<_> = p.v4.iter().map(|e| (e.key.addr, e.key.len_bits)).collect();
+        assert_eq!(v4, [([1, 10, 16, 0], 20), ([192, 0, 2, 1], 32)]);
+        // Not all of IPv4.
+        let v6: Vec<_> = p.v6.iter().map(|e| e.key.prefix().1).collect();
+        assert_eq!(v6, [96]);
     }
 
     #[test]

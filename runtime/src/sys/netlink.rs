@@ -34,10 +34,14 @@ const RTM_GETNSID: u16 = 90;
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
 
+const IFLA_BROADCAST: u16 = 2;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_GRE_COLLECT_METADATA: u16 = 18;
+const ARPHRD_IP6GRE: u16 = 823;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_FD: u16 = 1;
 const IFLA_XDP_FLAGS: u16 = 3;
@@ -88,6 +92,8 @@ pub struct Link {
     pub lower: u32,
     /// Where `lower` is when not in this namespace: an id that this namespace has for the other.
     pub lower_netnsid: Option<i32>,
+    /// Whether it is a GRE tunnel with no other end, or a group of them: its packets start with the outer header (`ipgre_header_ops`).
+    pub starts_outside: bool,
 }
 
 /// The ids of the XDP programs on an interface, 0 where there is none.
@@ -702,18 +708,30 @@ fn parse_link(body: &[u8]) -> Option<Link> {
         xdp: XdpAttached::default(),
         lower: 0,
         lower_netnsid: None,
+        starts_outside: false,
     };
+    let is_gre = matches!(link.arphrd, libc::ARPHRD_IPGRE | ARPHRD_IP6GRE);
+    let mut described = false;
     for (kind, value) in attrs(body.get(16..)?) {
         match kind {
+            // A tunnel's broadcast address is its other end.
+            IFLA_BROADCAST if is_gre => {
+                let group = if value.len() == 4 { 0xe0..0xf0 } else { 0xff..0x100 };
+                let first = value.first().copied().unwrap_or(0);
+                link.starts_outside = value.iter().all(|b| *b == 0) || group.contains(&u16::from(first));
+            }
             IFLA_IFNAME => link.name = text(value),
             IFLA_MTU => link.mtu = u32_at(value, 0),
             IFLA_LINK => link.lower = u32_at(value, 0),
             IFLA_LINK_NETNSID => link.lower_netnsid = Some(u32_at(value, 0).cast_signed()),
             IFLA_LINKINFO => {
-                let mut info = attrs(value);
-                link.kind = info
-                    .find(|(kind, _)| *kind == IFLA_INFO_KIND)
-                    .map_or(String::new(), |(_, v)| text(v));
+                for (kind, value) in attrs(value) {
+                    match kind {
+                        IFLA_INFO_KIND => link.kind = text(value),
+                        IFLA_INFO_DATA if is_gre => described = attrs(value).any(|(kind, _)| kind == IFLA_GRE_COLLECT_METADATA),
+                        _ => {}
+                    }
+                }
             }
             IFLA_XDP => {
                 let mut single = 0;
@@ -733,6 +751,8 @@ fn parse_link(body: &[u8]) -> Option<Link> {
             _ => {}
         }
     }
+    // Where each packet says its other end, the kernel puts no header in front either.
+    link.starts_outside &= !described;
     Some(link)
 }
 

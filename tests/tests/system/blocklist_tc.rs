@@ -258,6 +258,16 @@ fn refused() -> Result<()> {
     run(", hook=\"tc\", mode=\"native\"")?.refused(&["TC has no `mode`", "leave out `mode`", "^"])?;
     run(", proto=\"icmp\", ports=443")?.refused(&["ICMP has no `ports`", "leave out `ports` or `proto`", "^^^"])?;
     run(", hook=\"socket\"")?.refused(&["`hook` takes one of \"xdp\", \"tc\"", "^"])?;
+    // What starts without an entry is no error, since a file may get some; nobody is to believe that it drops.
+    lab.dir.write("none.txt", "# nobody yet\n")?;
+    let script = r#"use blocklist(iface="none*", hook="tc", direction="both", audit="off", prefixes=file("none.txt")) as bl; interval:ms:1 { exit(); }"#;
+    let empty = Weir::script(script).at(&lab).run()?;
+    ensure!(
+        empty.status.success() && empty.stderr.contains("warning: `bl`: `prefixes` has no entry: nothing is dropped"),
+        "{empty}"
+    );
+    let told = empty.stderr.matches("no interface matches `none*` yet").count();
+    ensure!(told == 1, "said {told} times: {empty}");
     run(", hook=\"tc\", direction=\"out\"")?
         .refused(&["`direction` takes one of", "\"to_pod\""])
         .map(drop)

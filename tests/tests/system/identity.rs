@@ -475,6 +475,16 @@ fn pods() -> Result<()> {
         "policy.toml",
         "[[identity]]\nname = \"web\"\npod = \"shop/web-*\"\n[[rule]]\nfrom = \"web\"\nto = \"web\"\nverdict = \"allow\"\n",
     )?;
+    let gone = Weir::script(&script(r#", pods="pods", unknown="allow""#, "begin { exit(); }"))
+        .at(&lab)
+        .run()?;
+    ensure!(
+        gone.status.success()
+            && gone
+                .stderr
+                .contains("nobody is `web` now: no cgroup matches, and `pods`, by which pods are known, is no directory"),
+        "{gone}"
+    );
     std::fs::create_dir(lab.dir.path().join("pods"))?;
     let mut weir = Weir::script(&script(
         r#", pods="pods", unknown="allow""#,

@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
     Test::new("nothing_is_left_of_a_later_interface_after_kill_9", later_and_killed).alone(),
     Test::new("interfaces_without_ethernet_start_with_ip", without_ethernet).needs(&[Has(Feature::Tun)]),
     Test::new("interfaces_that_are_tunnels_start_with_ip", tunnels).needs(&[Has(Feature::Tunnel)]),
+    Test::new("interfaces_that_are_tunnels_with_many_ends_are_told", many_ends).needs(&[Has(Feature::Tunnel)]),
     Test::new("interfaces_of_wireguard_start_with_ip", wireguard).needs(&[Has(Feature::Wireguard)]),
     Test::new("a_glob_may_match_nothing_yet", nothing_yet),
     Test::new("other_namespaces_by_name_pid_and_path", namespaces),
@@ -240,6 +241,57 @@ fn tunnels() -> Result<()> {
         for ns in [&lab.node, &lab.peer] {
             ns.ip(&["link", "del", "try0"])?;
         }
+    }
+    Ok(())
+}
+
+/// The kernel shows the outer header there, on which no rule about addresses inside may be believed to work.
+fn many_ends() -> Result<()> {
+    let lab = Lab::new()?;
+    let (local4, remote4) = (lab.node4().to_string(), lab.peer4().to_string());
+    let local6 = lab.node6().to_string();
+    // ip(8) takes an address of IPv6 on the link by its bytes.
+    let remote6 = lab.peer6().octets().map(|byte| format!("{byte:02x}")).join(":");
+    let kinds: [(&[&str], Option<&str>); 5] = [
+        (&["gre", "local", &local4], Some(&remote4)),
+        (&["ip6gre", "local", &local6], Some(&remote6)),
+        (&["gre", "local", &local4, "remote", &remote4], None),
+        (&["gre", "external"], None),
+        (&["ipip", "local", &local4], None),
+    ];
+    for (kind, neighbour) in kinds {
+        lab.node.ip(&[&["link", "add", "try0", "type"], kind].concat())?;
+        lab.node.ip(&["addr", "add", "10.78.0.1/24", "dev", "try0"])?;
+        lab.node.ip(&["link", "set", "try0", "up"])?;
+        let script = r#"use blocklist(iface="try0", hook="tc", direction="both", audit="off", prefixes=10.78.0.2) as bl;
+                        tc:try0:egress { @[ip.proto] = count(); }"#;
+        let weir = Weir::script(script).at(&lab).start()?;
+        if let Some(neighbour) = neighbour {
+            lab.node.ip(&[
+                "neigh",
+                "replace",
+                "10.78.0.2",
+                "lladdr",
+                neighbour,
+                "dev",
+                "try0",
+                "nud",
+                "permanent",
+            ])?;
+            let inner: [IpAddr; 2] = ["10.78.0.1".parse()?, "10.78.0.2".parse()?];
+            traffic::send_udp(&lab.node, inner[0], (inner[1], 5000).into(), 3)?;
+        }
+        let done = weir.stop()?;
+        let told = done.stderr.matches("`try0` is a GRE tunnel without one other end").count();
+        ensure!(
+            done.status.success() && told == usize::from(neighbour.is_some()),
+            "{kind:?}: said {told} times: {done}"
+        );
+        if neighbour.is_some() {
+            // What is said is so.
+            done.expect_entry("@", "47", 3).with_context(|| format!("{kind:?}"))?;
+        }
+        lab.node.ip(&["link", "del", "try0"])?;
     }
     Ok(())
 }

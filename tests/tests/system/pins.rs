@@ -29,12 +29,41 @@ pub const TESTS: &[Test] = &[
         .alone(),
     Test::new("pin_is_listed_reloaded_and_stopped", managed).alone(),
     Test::new("pin_of_an_interface_that_goes", interface_gone).alone(),
+    Test::new("pin_in_generic_mode_is_mended_by_its_name", generic).alone(),
     Test::new("pin_names_and_owners_are_checked", refused).alone(),
 ];
 
 const PORT: u16 = 5000;
 const BAD: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const OTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+
+/// What `weir net` offers for it ends it as a whole, and does not leave a name that judges nothing.
+fn generic() -> Result<()> {
+    let (lab, name) = (Lab::new()?, Name::new("generic"));
+    let script = |mode: &str| {
+        format!(
+            r#"use blocklist(iface="veth0", audit="off", mode="{mode}", pin="{}", prefixes={BAD}) as bl;"#,
+            name.0
+        )
+    };
+    let net = || Weir::new(["net", "veth0"]).at(&lab).run();
+    Weir::script(&script("generic")).at(&lab).start()?.stop()?;
+    let seen = net()?;
+    let fix = format!("fix: weir stop {}", name.0);
+    ensure!(
+        seen.stdout.contains("generic-xdp: veth0") && seen.stdout.contains(&fix) && !seen.stdout.contains("weir net rm"),
+        "{seen}"
+    );
+    ensure!(seen.stdout.contains("start it again with `mode=\"native\"`"), "{seen}");
+    let stopped = name.tool("stop")?;
+    ensure!(stopped.status.success(), "{stopped}");
+    Weir::script(&script("native")).at(&lab).start()?.stop()?;
+    let seen = net()?;
+    ensure!(!seen.stdout.contains("generic-xdp"), "{seen}");
+    let stopped = name.tool("stop")?;
+    ensure!(stopped.status.success(), "{stopped}");
+    Ok(())
+}
 
 /// A name that is given back, whatever becomes of the test.
 struct Name(String);

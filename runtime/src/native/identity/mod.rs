@@ -332,7 +332,17 @@ impl Enforcer {
             } else {
                 "packets of others pass (`unknown=\"allow\"`)"
             };
-            messages.push(format!("nobody is {} now: no cgroup matches; {verdict}", nobody.join(", ")));
+            let is_pod = |i: &usize| matches!(self.policy.identities[*i].members, policy::Members::Pod(_));
+            let pods = &self.plan.pods;
+            let why = if self.everybody.nobody.iter().any(is_pod) && !pods.is_dir() {
+                format!(
+                    "no cgroup matches, and `{}`, by which pods are known, is no directory",
+                    pods.display()
+                )
+            } else {
+                "no cgroup matches".to_owned()
+            };
+            messages.push(format!("nobody is {} now: {why}; {verdict}", nobody.join(", ")));
         }
         for message in messages {
             if !self.told.contains(&message) {

@@ -106,7 +106,11 @@ impl Placed for String {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields, bound = "T: Deserialize<'de>")]
+#[serde(
+    deny_unknown_fields,
+    bound = "T: Deserialize<'de>",
+    expecting = "an object with `default`, `identity` and `rule`"
+)]
 struct File<T> {
     default: Option<T>,
     #[serde(default, rename = "identity")]
@@ -155,7 +159,8 @@ impl<T> OneOrMore<T> {
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "expected a port or a range in quotes: 443, \"8000-8080\"")]
 enum Port {
-    One(u16),
+    /// Not yet within the ports.
+    One(i64),
     Range(String),
 }
 
@@ -237,8 +242,14 @@ impl Reader<'_> {
                     }
                     continue;
                 }
-                _ => {
-                    return Err(self.error(&entry.name, format!("identity `{name}` needs one of `cgroup`, `pod` and `members`")));
+                (cgroup, pod, members) => {
+                    let given = [("cgroup", cgroup.is_some()), ("pod", pod.is_some()), ("members", members.is_some())];
+                    let given: Vec<String> = given.iter().filter(|g| g.1).map(|g| format!("`{}`", g.0)).collect();
+                    let mut message = format!("identity `{name}` needs one of `cgroup`, `pod` and `members`");
+                    if !given.is_empty() {
+                        message.push_str(&format!(", found {}", given.join(" and ")));
+                    }
+                    return Err(self.error(&entry.name, message));
                 }
             };
             let number = match entry.number {
@@ -369,7 +380,10 @@ impl Reader<'_> {
         let mut port_texts = Vec::new();
         for port in rule.port.map(OneOrMore::into_vec).unwrap_or_default() {
             let range = match &port {
-                Port::One(port) => (*port, *port),
+                Port::One(port) => match u16::try_from(*port) {
+                    Ok(port) => (port, port),
+                    Err(_) => return Err(wrong(format!("`{port}` is not within the ports, 0 to 65535"))),
+                },
                 Port::Range(text) => {
                     let (low, high) = text.split_once('-').unwrap_or((text, text));
                     match (low.trim().parse::<u16>(), high.trim().parse::<u16>()) {
@@ -597,8 +611,8 @@ verdict = "deny"
             ),
             (
                 "[[rule]]\nport = 70000\nverdict = \"deny\"\n",
-                2,
-                "expected one value or a list of them",
+                3,
+                "rule 1: `70000` is not within the ports, 0 to 65535",
             ),
             (
                 "[[rule]]\nproto = \"tpc\"\nverdict = \"deny\"\n",
@@ -614,6 +628,11 @@ verdict = "deny"
                 "[[identity]]\nname = \"a\"\n",
                 2,
                 "identity `a` needs one of `cgroup`, `pod` and `members`",
+            ),
+            (
+                "[[identity]]\nname = \"a\"\ncgroup = \"/x\"\npod = \"b/web\"\n",
+                2,
+                "identity `a` needs one of `cgroup`, `pod` and `members`, found `cgroup` and `pod`",
             ),
             (
                 "[[identity]]\nname = \"a\"\npod = \"web\"\n",
@@ -656,6 +675,14 @@ verdict = "deny"
             (error.line, error.message.as_str()),
             (2, "invalid type: integer `1`, expected a string")
         );
+        // Where a value stands that is well-formed and wrong, the reader of JSON does not tell.
+        let error = parse("{\"rule\": [{\"verdict\": \"deny\", \"port\": \"x\"}]}", true, 1).unwrap_err();
+        assert_eq!(
+            (error.line, error.message.as_str()),
+            (0, "rule 1: `x` is no port and no range of ports")
+        );
+        let error = parse("[]", true, 1).unwrap_err();
+        assert!(error.message.contains("an object with `default`"), "{}", error.message);
     }
 
     #[test]
