@@ -194,7 +194,7 @@ impl Checker<'_> {
         }
     }
 
-    /// `file("path")`: one element a line; empty lines and what follows `#` do not count.
+    /// `file("path")`: one element a line; empty lines and comments do not count.
     fn file_elements(&mut self, args: &[ast::Arg], span: Span, value: &Expr, out: &mut Vec<SetElem>) -> Option<()> {
         let path = match file_path(args, span, self.options) {
             Ok(path) => path,
@@ -214,7 +214,12 @@ impl Checker<'_> {
         };
         let mut bad = 0;
         for (number, line) in content.lines().enumerate() {
-            let text = line.split('#').next().unwrap_or_default().trim();
+            let text = match &value.ty {
+                // A semicolon may belong to it.
+                Ty::Str { .. } => line.split('#').next().unwrap_or_default(),
+                _ => weir_stdlib::without_comment(line),
+            };
+            let text = text.trim();
             if text.is_empty() {
                 continue;
             }

@@ -32,7 +32,7 @@ fn long_sets_and_files_are_searched_in_maps() {
         [true, false, true, false]
     );
     let path = std::env::temp_dir().join(format!("weir-set-{}", std::process::id()));
-    std::fs::write(&path, "# bad ones\n10.0.0.0/24   # ours\n\n192.0.2.7\n").unwrap();
+    std::fs::write(&path, "; bad ones\n10.0.0.0/24   # ours\n\n192.0.2.7 ; SBL1\n").unwrap();
     let short = drops(&format!("ip.src in file(\"{}\")", path.display()), &frames);
     std::fs::write(&path, format!("{}\n10.0.0.0/24\n2001:db8::1\n", addresses.join("\n"))).unwrap();
     let long = drops(&format!("ip.src in (198.51.100.1, file(\"{}\"))", path.display()), &frames);
