@@ -376,18 +376,8 @@ impl Page {
 
     fn map(&mut self, snapshot: &Snapshot, rows: &[Row], help: &str, names: &[String], ctx: &Context) {
         let base = metric_name(&snapshot.name);
-        let mut seen: BTreeMap<Vec<(String, String)>, usize> = BTreeMap::new();
-        let mut labels = |row: &Row| {
-            let mut labels = labels(snapshot.key.as_ref(), &row.key, names, ctx);
-            // Keys may differ in what is not shown: user stacks of two processes that run the same program.
-            let n = seen.entry(labels.clone()).or_default();
-            *n += 1;
-            if *n > 1 {
-                labels.push(("nth".to_owned(), n.to_string()));
-            }
-            labels
-        };
-        let labels: Vec<Vec<(String, String)>> = rows.iter().map(&mut labels).collect();
+        let mut labels: Vec<Vec<(String, String)>> = rows.iter().map(|row| labels(snapshot.key.as_ref(), &row.key, names, ctx)).collect();
+        number_the_same(rows, &mut labels);
         let rows = || rows.iter().zip(&labels);
         match &snapshot.value {
             MapValue::Count | MapValue::Sum { signed: false } => {
@@ -525,6 +515,21 @@ fn word(text: &str) -> String {
 }
 
 /// The labels of one key.
+/// Tells keys apart that differ in what is not shown: user stacks of two processes that run the same program. By the keys, so that a
+/// series keeps its number while others overtake it.
+fn number_the_same(rows: &[Row], labels: &mut [Vec<(String, String)>]) {
+    let mut by_key: Vec<usize> = (0..rows.len()).collect();
+    by_key.sort_by(|a, b| rows[*a].key.cmp(&rows[*b].key));
+    let mut seen: BTreeMap<Vec<(String, String)>, usize> = BTreeMap::new();
+    for row in by_key {
+        let n = seen.entry(labels[row].clone()).or_default();
+        *n += 1;
+        if *n > 1 {
+            labels[row].push(("nth".to_owned(), n.to_string()));
+        }
+    }
+}
+
 fn labels(ty: Option<&Type>, bytes: &[u8], names: &[String], ctx: &Context) -> Vec<(String, String)> {
     let Some(ty) = ty else { return Vec::new() };
     let fields = match ty {
@@ -628,6 +633,32 @@ mod tests {
         );
         let text = page(MapValue::Plain(Type::Str { cap: 8 }), Cell::Plain(b"a\"b\0\0\0\0\0".to_vec()));
         assert!(text.ends_with("weir_x{value=\"a\\\"b\"} 1\n"), "{text}");
+    }
+
+    #[test]
+    fn keys_that_read_the_same_keep_their_numbers() {
+        let row = |key: &[u8]| Row {
+            key: key.to_vec(),
+            value: Cell::Int(0),
+        };
+        let same = vec![("ustack".to_owned(), "main".to_owned())];
+        let other = vec![("ustack".to_owned(), "idle".to_owned())];
+        let numbered = |rows: &[Row], mut labels: Vec<Vec<(String, String)>>| {
+            number_the_same(rows, &mut labels);
+            let mut nth: Vec<_> = rows
+                .iter()
+                .zip(&labels)
+                .map(|(r, l)| (r.key.clone(), l.get(1).map(|l| l.1.clone())))
+                .collect();
+            nth.sort();
+            nth
+        };
+        let first = numbered(&[row(b"1"), row(b"2"), row(b"3")], vec![same.clone(), other.clone(), same.clone()]);
+        assert_eq!(
+            first,
+            [(b"1".to_vec(), None), (b"2".to_vec(), None), (b"3".to_vec(), Some("2".to_owned()))]
+        );
+        assert_eq!(numbered(&[row(b"3"), row(b"2"), row(b"1")], vec![same.clone(), other, same]), first);
     }
 
     #[test]

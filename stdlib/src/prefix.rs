@@ -38,7 +38,7 @@ pub fn without_comment(line: &str) -> &str {
 
 /// Reads `ADDRESS` or `ADDRESS/LENGTH` of either family, without blanks. An address alone is a prefix of full length.
 ///
-/// IPv4 in IPv6 notation (`::ffff:192.0.2.1`) stays IPv6: such addresses never appear in packets as IPv4.
+/// IPv4 in IPv6 notation (`::ffff:192.0.2.1`) stays IPv6, as sockets have it; packets have it as IPv4, which is for their lists to know.
 ///
 /// # Errors
 /// Not an address, a length that its family does not have, or bits beyond the length.

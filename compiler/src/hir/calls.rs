@@ -292,7 +292,7 @@ impl Checker<'_> {
         // The text may take all of its room; one byte more is for its end.
         let max = self.config.max_strlen;
         let mut len = None;
-        let cap = match args.get(1) {
+        let most = match args.get(1) {
             None => max,
             Some(arg) => {
                 let n = self.expr(&arg.value);
@@ -315,7 +315,7 @@ impl Checker<'_> {
                     }
                 }
             }
-        } + 1;
+        };
         if let ast::ExprKind::Param(n) = args[0].value.kind {
             self.may_stand_in(n, span);
             let text = usize::try_from(n)
@@ -338,26 +338,14 @@ impl Checker<'_> {
                 ));
                 return self.failed(span);
             }
-            return Self::make(ExprKind::Str(text.into_bytes()), Ty::Str { cap }, span);
+            return self.cut_literal(text.into_bytes(), len.is_some(), args.get(1).map(|_| most), span);
         }
         let ptr = self.expr(&args[0].value);
-        if matches!(ptr.ty, Ty::Str { .. }) && (len.is_some() || args.len() > 1 && !matches!(ptr.kind, ExprKind::Str(_))) {
-            let d = Diagnostic::error(
-                "argument-type",
-                span,
-                "`str` cuts what it reads from memory, and text that is written down by a constant",
-            );
-            self.error(d.help("`printf(\"%.3s\", text)` prints its first three bytes"));
-            return self.failed(span);
-        }
-        if let (ExprKind::Str(text), Some(_)) = (&ptr.kind, args.get(1)) {
-            // A literal is cut while compiling.
-            let cut = text.iter().copied().take(cap as usize - 1).collect::<Vec<u8>>();
-            let cap = cap.min(u32::try_from(text.len() + 1).unwrap_or(cap));
-            return Self::make(ExprKind::Str(cut), Ty::Str { cap }, span);
-        }
-        if matches!(ptr.ty, Ty::Str { .. }) {
-            return ptr;
+        match (&ptr.kind, &ptr.ty) {
+            (ExprKind::Str(text), _) => return self.cut_literal(text.clone(), len.is_some(), args.get(1).map(|_| most), span),
+            (_, Ty::Str { .. }) if args.len() == 1 => return ptr,
+            (_, Ty::Str { .. }) => return self.no_cut(span),
+            _ => {}
         }
         let Some(space) = self.pointed_space(&ptr, "str") else {
             return self.failed(span);
@@ -366,12 +354,29 @@ impl Checker<'_> {
             ExprKind::ReadStr {
                 ptr: Box::new(ptr),
                 len,
-                cap,
+                cap: most + 1,
                 space,
             },
-            Ty::Str { cap },
+            Ty::Str { cap: most + 1 },
             span,
         )
+    }
+
+    /// `str` of text that is known already, cut while compiling.
+    fn cut_literal(&mut self, mut text: Vec<u8>, len_comes_later: bool, most: Option<u32>, span: Span) -> Expr {
+        if len_comes_later {
+            return self.no_cut(span);
+        }
+        text.truncate(most.map_or(usize::MAX, |most| most as usize));
+        let cap = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
+        Self::make(ExprKind::Str(text), Ty::Str { cap }, span)
+    }
+
+    fn no_cut(&mut self, span: Span) -> Expr {
+        let message = "`str` cuts what it reads from memory, and text that is written down by a constant";
+        let d = Diagnostic::error("argument-type", span, message);
+        self.error(d.help("`printf(\"%.3s\", text)` prints its first three bytes"));
+        self.failed(span)
     }
 
     /// Returns where a value points to, for functions that read memory.

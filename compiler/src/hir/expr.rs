@@ -666,9 +666,9 @@ impl Checker<'_> {
                         Self::make(ExprKind::Neg(Box::new(value)), Ty::I64, span)
                     }
                     _ => {
-                        let ty = match (&expr.kind, &value.ty) {
-                            // All bits of a word: what a mask is.
-                            (ast::ExprKind::Int(_), _) => Ty::U64,
+                        let ty = match (&value.kind, &value.ty) {
+                            // All bits of a word: what a mask is, however the constant is written.
+                            (ExprKind::Int(_), Ty::Int { bits: 64, .. }) => Ty::U64,
                             (_, ty) => ty.clone(),
                         };
                         let narrow = matches!(ty, Ty::Int { bits, signed: false } if bits < 64);

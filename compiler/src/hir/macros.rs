@@ -12,7 +12,7 @@ use weir_parser::{Diagnostic, Span};
 
 /// Macros inside of macros, before it is a recursion.
 const MAX_DEPTH: usize = 32;
-/// Errors and warnings after which no macro is expanded any more.
+/// Errors after which no macro is expanded any more.
 const MAX_ERRORS: usize = 1000;
 
 /// Pieces of code that all macros, functions and `#define`s of a script may come to: each use may double what is inside of it.
@@ -309,7 +309,7 @@ impl Checker<'_> {
             return None;
         }
         // Macros inside of macros repeat their errors by the thousand: nobody reads on, and each looks for names that are near.
-        if self.diagnostics.len() >= MAX_ERRORS {
+        if self.diagnostics.len() >= MAX_ERRORS && self.diagnostics.iter().filter(|d| d.is_error()).count() >= MAX_ERRORS {
             return None;
         }
         self.expansions += 1;

@@ -4,7 +4,7 @@
 use super::check::Checker;
 use super::unify::storable;
 use super::{CTy, Event, Expr, ExprKind, Space, Stmt, StmtKind, Ty};
-use crate::object::{FormatPart, TextKind};
+use crate::object::{FormatPart, FormatSpec, TextKind};
 use crate::tables::{self, BuiltinKind, Function, FunctionKind, Is, helper};
 use crate::types::Type;
 use weir_parser::ast::{self, BinaryOp};
@@ -85,15 +85,27 @@ impl Checker<'_> {
                 FormatPart::Arg(spec) => spec,
             };
             let value = values.next()?;
+            let plain = FormatSpec {
+                conv: spec.conv,
+                bits: spec.bits,
+                ..FormatSpec::default()
+            };
+            if spec != plain || !matches!(spec.conv, 'd' | 'i' | 'u' | 'x' | 's') {
+                let d = Diagnostic::error("bad-format", args[0].value.span, "`fail` writes values as they are");
+                self.error(d.help("it knows `%d %u %x %s`, without a width; `errorf` knows all"));
+                return None;
+            }
+            let unused = 64 - u32::from(spec.bits.unwrap_or(64).clamp(1, 64));
             match value.kind {
-                ExprKind::Int(n) if spec.conv == 'x' => text.push_str(&format!("{n:x}")),
-                ExprKind::Int(n) => text.push_str(&n.to_string()),
+                ExprKind::Int(n) if spec.conv == 'x' => text.push_str(&format!("{:x}", (n as u64) << unused >> unused)),
+                ExprKind::Int(n) if spec.conv == 'u' => text.push_str(&((n as u64) << unused >> unused).to_string()),
+                ExprKind::Int(n) => text.push_str(&(n << unused >> unused).to_string()),
                 ExprKind::Str(piece) => text.push_str(&String::from_utf8_lossy(&piece)),
                 _ => {
                     let d = Diagnostic::error(
                         "not-constant",
                         value.span,
-                        "`fail` speaks while the script is compiled: this is not known yet",
+                        "`fail` speaks while the script is compiled, and takes numbers and texts that are known then",
                     );
                     self.error(d.help("`errorf(…)` is for when it runs"));
                     return None;

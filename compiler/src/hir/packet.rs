@@ -206,7 +206,7 @@ impl Checker<'_> {
 
     /// Says that a socket cannot be sent to an address, for it is of the other family. With attach points of both it depends.
     fn fits_hook(&mut self, field: &Field, value: &Expr) -> bool {
-        let (ExprKind::Inet { v6, .. }, Some(hook), Some(family)) = (&value.kind, self.cgroup_hook, self.family) else {
+        let (ExprKind::Inet { bytes, v6 }, Some(hook), Some(family)) = (&value.kind, self.cgroup_hook, self.family) else {
             return true;
         };
         let other = match family {
@@ -217,7 +217,12 @@ impl Checker<'_> {
         if other && !self.stand_ins.contains(&value.span) {
             let (has, found) = if *v6 { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
             let message = format!("`{}` is an {has} address at `{}`, this is {found}", field.name, hook.name);
-            self.error(Diagnostic::error("address-family", value.span, message));
+            let d = Diagnostic::error("address-family", value.span, message);
+            let [a, b, c, e, ..] = bytes;
+            self.error(match v6 {
+                true => d,
+                false => d.help(format!("to a socket of IPv6 that address is `\"::ffff:{a}.{b}.{c}.{e}\"`")),
+            });
         }
         !other
     }

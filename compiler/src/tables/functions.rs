@@ -224,7 +224,7 @@ functions! {
     "debugf" FunctionKind::Debugf, 1..=4, Hooks::ALL, "debugf(format, ...)", "prints to the kernel's trace pipe";
     "assert" FunctionKind::Assert, 2..=2, Hooks::ALL, "assert(condition, \"message\")", "ends the script with an error unless the condition holds";
     "static_assert" FunctionKind::StaticAssert, 2..=2, Hooks::ALL, "static_assert(condition, \"message\")", "an error of the compiler unless the condition holds";
-    "fail" FunctionKind::Fail, 1..=128, Hooks::ALL, "fail(\"message\")", "an error of the compiler where it is reached; for branches of `if comptime`";
+    "fail" FunctionKind::Fail, 1..=128, Hooks::ALL, "fail(\"format\"[, values])", "an error of the compiler where it is reached; for branches of `if comptime`";
     "comptime" FunctionKind::Comptime, 1..=1, Hooks::ALL, "comptime expression", "a value that must be known while compiling";
     "is_array" FunctionKind::Is(Is::Array), 1..=1, Hooks::ALL, "is_array(x)", "whether something is an array";
     "is_integer" FunctionKind::Is(Is::Integer), 1..=1, Hooks::ALL, "is_integer(x)", "whether something is an integer";

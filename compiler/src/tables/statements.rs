@@ -69,7 +69,7 @@ statements! {
         "whether a value is one of a set of constants, or a map has a key; large sets become maps by themselves; `file(\"PATH\")` takes an entry a line",
         "xdp:lo { if (ip.src in (10.0.0.0/8, 192.0.2.7, \"2001:db8::/32\") && tcp.dport in (22, 8000-8080)) { @ = count(); } }";
     ["file"] "file(\"PATH\")",
-        "the entries of a file, one a line, behind `#` a comment; in a set, in an `lpm` map and in parameters of natives",
+        "the entries of a file, one a line, behind `#` a comment, of addresses and numbers also behind `;`; in a set, in an `lpm` map and in parameters of natives",
         "xdp:lo /ip.src in (file(\"bad.txt\"), 10.0.0.66)/ { @[ip.src] = count(); }";
     ["sizeof" "offsetof" "typeof"] "sizeof(type or value)  offsetof(type, member)  typeof(value)",
         "the size of a type in bytes, where a member lies in it, and the type that a value has",

@@ -58,7 +58,7 @@ fn numbers_have_names() {
     }
     prints(
         r#"print(strerror(2)); print(signal_name(9)); print(signal_name(99)); print(signal_name(0)); print(signal_name(64)); print(syscall_name(257)); print(syscall_name(1000)); printf("%s|%10s|", syscall_name(0), signal_name(15)); @[signal_name(2)] = count();"#,
-        "No such file or directory\nKilled\nN/A\nUnknown signal 0\nReal-time signal 30\nopenat\n1000\nread|Terminated|\n@[Interrupt]: 1",
+        "No such file or directory\nKilled\nN/A\nUnknown signal 0\nReal-time signal 30\nopenat\nUnknown syscall\nread|Terminated|\n@[Interrupt]: 1",
     );
 }
 

@@ -40,6 +40,11 @@ fn repeated() -> Result<()> {
     ensure!(done.status.code() == Some(1), "{done}");
     let told = done.stdout.matches("unknown function `a0`").count();
     ensure!((1..=1000).contains(&told), "told {told} times");
+    // Warnings do not count: a macro behind a thousand of them is what it is.
+    let script = format!("macro two() {{ 2 }}\nbegin {{\n{}exit(two()); }}\n", "@a = cpid;\n".repeat(1100));
+    dir.write("warned.weir", &script)?;
+    let plan = weir(&["-d", "hir", &dir.path().join("warned.weir").to_string_lossy()])?;
+    ensure!(plan.status.success() && plan.stdout.contains("\n  exit 2"), "{plan}");
     Ok(())
 }
 

@@ -369,7 +369,8 @@ fn parameters() -> Result<()> {
         &format!("{script} xdp:getopt(\"iface\") {{ @ = count(); }} end {{ print($#); exit(); }}"),
     )?;
     let file = dir.path().join("p.weir").to_string_lossy().into_owned();
-    let begin = "begin { printf(\"%d %s %d %s\\n\", getopt(\"port\", 80), getopt(\"name\", \"x\"), getopt(\"all\"), str($1)); }";
+    let begin =
+        "begin { printf(\"%d %s %d %s %s\\n\", getopt(\"port\", 80), getopt(\"name\", \"x\"), getopt(\"all\"), str($1), str($1, 2)); }";
     dir.write("b.weir", begin)?;
     let plain = dir.path().join("b.weir").to_string_lossy().into_owned();
     let words = ["--port", "-5", "--all", "word", "--name", "a b"];
@@ -382,7 +383,7 @@ fn parameters() -> Result<()> {
         let all: Vec<&str> = start.iter().chain(&words).copied().collect();
         let output = weir(&all)?;
         ensure!(
-            text(&output.stdout).starts_with("-5 a b 1 word\n"),
+            text(&output.stdout).starts_with("-5 a b 1 word wo\n"),
             "{all:?}: {} {}",
             text(&output.stdout),
             text(&output.stderr)

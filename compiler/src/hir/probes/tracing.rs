@@ -144,7 +144,10 @@ impl Checker<'_> {
                 return self.missing(point, format!("no module `{wanted}` is loaded"), near);
             }
             if pattern {
-                return self.missing(point, format!("no kernel function matches `{function}`"), None);
+                let piece = all.iter().find(|(m, f)| glob_match(wanted, m) && glob_match(function, f));
+                let help =
+                    piece.map(|(_, f)| format!("pieces that the compiler split off, `{f}`, are left out unless the pattern has `.part.`"));
+                return self.missing(point, format!("no kernel function matches `{function}`"), help);
             }
             let near = nearest_name(function, all.iter().filter(|(m, _)| m == wanted).map(|(_, f)| f.as_str()));
             let near = near.map(|n| format!("did you mean `{word}:{wanted}:{n}`?"));
