@@ -134,6 +134,13 @@ fn normalise(pattern: &str) -> (String, Vec<&'static Provider>) {
     (pattern.to_owned(), PROVIDERS.iter().filter(wanted).collect())
 }
 
+/// The functions that the pattern does not pass over, each behind its module. As in `hir::function_match`, but the pattern is for the
+/// whole of a probe.
+fn shown(pattern: &str, mut functions: Vec<(String, String)>) -> Vec<(String, String)> {
+    functions.retain(|(_, function)| !hir::is_hidden_piece(pattern, function));
+    functions
+}
+
 /// What a list is made of, and what is missing from it.
 struct List<'a> {
     kernel: &'a Kernel,
@@ -210,11 +217,7 @@ impl List<'_> {
                 Support::No(_) => {}
                 Support::Yes | Support::Unknown(_) => {
                     let parts = self.pattern.matches(':').count();
-                    for (module, function) in kernel.functions_by_module() {
-                        // As in `function_match`, but the pattern is for the whole of it.
-                        if hir::is_glob(&self.pattern) && hir::is_hidden_piece(&self.pattern, &function) {
-                            continue;
-                        }
+                    for (module, function) in shown(&self.pattern, kernel.functions_by_module()) {
                         // As it was asked for: with the module or without.
                         let name = if parts > 1 {
                             format!("{}:{module}:{function}", provider.name)
@@ -326,7 +329,7 @@ impl List<'_> {
         let typed_functions: std::collections::HashSet<&str> = btf.func_names().collect();
         // Written with and without the module.
         let with_module = parts.len() > 2;
-        let functions = kernel.functions_by_module();
+        let functions = shown(&self.pattern, kernel.functions_by_module());
         let modules = functions.iter().map(|(m, _)| m.as_str()).filter(|m| *m != "vmlinux");
         let mut modules: Vec<&str> = modules.filter(|m| with_module && glob_match(parts[1], m)).collect();
         modules.sort_unstable();
@@ -502,6 +505,20 @@ mod tests {
         assert_eq!(names("nothing:x").1.len(), 0);
         let all = names("*open*").1;
         assert!(all.contains(&"tracepoint") && all.contains(&"kprobe") && !all.contains(&"kretprobe"));
+    }
+
+    #[test]
+    fn pieces_of_functions_are_listed_where_they_are_asked_for() {
+        let names = |pattern: &str| -> Vec<String> {
+            let all = ["tcp_probe", "tcp_probe.part.0", "tcp_probe.isra.0"];
+            let all = all.map(|name| ("vmlinux".to_owned(), name.to_owned())).to_vec();
+            shown(pattern, all).into_iter().map(|(_, name)| name).collect()
+        };
+        for pattern in ["kprobe:tcp_*", "fentry:tcp_*", "fexit:vmlinux:tcp_*"] {
+            assert_eq!(names(pattern), ["tcp_probe", "tcp_probe.isra.0"], "{pattern}");
+        }
+        assert_eq!(names("fentry:tcp_*.part.*").len(), 3);
+        assert_eq!(names("kprobe:tcp_probe.part.0").len(), 3);
     }
 
     #[test]

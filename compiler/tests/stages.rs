@@ -14,7 +14,7 @@ use weir_compiler::pipeline::{Options, Output, Source, Stage, compile};
 const SEPARATOR: &str = "\n--------\n";
 
 fn run(script: &str, stage: Option<Stage>) -> Output {
-    // First-line switches: what the kernel lacks, and whether the object is for others.
+    // First-line switches: what the kernel lacks, whether the object is for others, what `$1` is.
     let first = script.lines().next().unwrap_or_default();
     let kernel = FixtureKernel {
         kprobes: !first.contains("no-kprobes"),
@@ -36,6 +36,9 @@ fn run(script: &str, stage: Option<Stage>) -> Output {
     options.script.portable = first.contains("portable");
     // As `weir check` does it.
     options.script.judged_only = first.contains("judged");
+    // What stands behind the script on the command line.
+    let given = first.split_whitespace().filter_map(|word| word.strip_prefix("given:"));
+    options.script.positional = given.map(str::to_owned).collect();
     compile(&source, &kernel, &options)
 }
 

@@ -1,7 +1,7 @@
 //! The declaration of `blocklist`.
 
 use crate::decl::{
-    Attach, EventDecl, EventVar, EventVarType, Hook, IFACE_DOC, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl, Room,
+    Apart, Attach, EventDecl, EventVar, EventVarType, Hook, IFACE_DOC, MapDecl, MapShape, Native, ParamDecl, ParamType, ProgramDecl, Room,
     ValueShape, Writable,
 };
 use weir_ebpf_builtins::blocklist as object;
@@ -71,6 +71,12 @@ interval:s:1 { print(@bl.hits, 10); print(@bl.stats); }
     events: EVENTS,
     event_size: std::mem::size_of::<weir_ebpf_builtins::EventRecord>() as u32,
     without: &[],
+    apart: &[Apart {
+        param: "ports",
+        with: ("proto", &["icmp"]),
+        message: "ICMP has no `ports`: nothing would be dropped",
+        help: "leave out `ports` or `proto`",
+    }],
 };
 
 /// Default of `max`.

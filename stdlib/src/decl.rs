@@ -18,6 +18,19 @@ pub struct Native {
     pub event_size: u32,
     /// Parameters that others have and this one has not, each with the reason, or what to do instead.
     pub without: &'static [(&'static str, &'static str)],
+    /// Parameters that mean nothing beside another.
+    pub apart: &'static [Apart],
+}
+
+/// A parameter that is refused where another one has one of some values.
+#[derive(Debug)]
+pub struct Apart {
+    pub param: &'static str,
+    /// The other one, a [`ParamType::Choice`], and its words.
+    pub with: (&'static str, &'static [&'static str]),
+    pub message: &'static str,
+    /// The change to make.
+    pub help: &'static str,
 }
 
 /// [`Native::without`] of those that decide nothing.

@@ -65,6 +65,7 @@ interval:s:1 { print(@fl, 5); }
     events: EVENTS,
     event_size: size_of::<Event>() as u32,
     without: ONLY_WATCHES,
+    apart: &[],
 };
 
 /// Default of `max`.

@@ -88,6 +88,7 @@ interval:s:1 { print(@id.verdicts); }
         ("rules", "they are in the policy file: `policy=file(\"policy.toml\")`"),
         ("hook", "it decides at TC: XDP sees neither the socket nor the cgroup of a packet"),
     ],
+    apart: &[],
 };
 
 const fn cgroup(symbol: &'static str, hook: &'static str) -> ProgramDecl {

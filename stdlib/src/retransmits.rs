@@ -50,6 +50,7 @@ interval:s:1 { print(@re); }
     events: EVENTS,
     event_size: size_of::<Event>() as u32,
     without: ONLY_WATCHES,
+    apart: &[],
 };
 
 const fn program(symbol: &'static str, attach: Attach) -> ProgramDecl {

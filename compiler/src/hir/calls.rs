@@ -61,16 +61,12 @@ impl Checker<'_> {
                 return self.name(&name.name, span);
             }
             let d = Diagnostic::error("unknown-function", name.span, format!("unknown function `{}`", name.name));
-            let d = nearest(
-                d,
-                &name.name,
-                tables::FUNCTIONS
-                    .iter()
-                    .map(|f| f.name)
-                    .chain(self.macros.keys().map(String::as_str))
-                    .chain(self.functions.keys().map(String::as_str)),
-            );
-            self.error(if self.hook.has_verdict() && FOREIGN_VERDICTS.contains(&name.name.as_str()) {
+            // Of a word from elsewhere the similar one is another thing: `redirect` does not reject.
+            self.error(if !FOREIGN_VERDICTS.contains(&name.name.as_str()) {
+                let functions = tables::FUNCTIONS.iter().map(|f| f.name);
+                let own = self.macros.keys().chain(self.functions.keys()).map(String::as_str);
+                nearest(d, &name.name, functions.chain(own))
+            } else if self.hook.has_verdict() {
                 d.help(self.verdicts_here())
             } else {
                 d

@@ -261,12 +261,12 @@ impl Checker<'_> {
         false
     }
 
-    /// Whether a word names a macro of the script.
     /// Whether a bare word is a macro: builtins and definitions come before.
     pub(super) fn names_macro(&self, name: &str) -> bool {
         self.is_macro(name) && tables::builtin(name).is_none() && !self.defines.contains_key(name)
     }
 
+    /// Whether a word names a macro of the script.
     pub(super) fn is_macro(&self, name: &str) -> bool {
         self.macros.contains_key(name)
     }

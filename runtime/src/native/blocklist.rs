@@ -49,10 +49,6 @@ impl Way {
             let message = "TC has no `mode`: it is the same on every interface".to_owned();
             return refused("mode", message, "leave out `mode`, or `hook=\"tc\"`");
         }
-        if params.get("ports").is_some() && params.text("proto") == Some("icmp") {
-            let message = "ICMP has no `ports`: nothing would be dropped".to_owned();
-            return refused("ports", message, "leave out `ports` or `proto`");
-        }
         let far = match direction {
             "egress" | "from_pod" => "dst",
             "both" => "either",

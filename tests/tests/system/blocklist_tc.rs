@@ -256,7 +256,6 @@ fn refused() -> Result<()> {
     run(", direction=\"egress\"")?.refused(&["XDP sees what comes in, and `direction` is `egress`", "add `hook=\"tc\"`", "^"])?;
     run(", direction=\"both\"")?.refused(&["`direction` is `both`"])?;
     run(", hook=\"tc\", mode=\"native\"")?.refused(&["TC has no `mode`", "leave out `mode`", "^"])?;
-    run(", proto=\"icmp\", ports=443")?.refused(&["ICMP has no `ports`", "leave out `ports` or `proto`", "^^^"])?;
     run(", hook=\"socket\"")?.refused(&["`hook` takes one of \"xdp\", \"tc\"", "^"])?;
     // What starts without an entry is no error, since a file may get some; nobody is to believe that it drops.
     lab.dir.write("none.txt", "# nobody yet\n")?;

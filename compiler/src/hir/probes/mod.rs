@@ -391,13 +391,13 @@ const PIECE: &str = ".part.";
 /// `.part.` itself. bpftrace has it so; other names with dots (`.isra.0`, `.constprop.0`) are functions of their own.
 #[must_use]
 pub fn function_match(pattern: &str, name: &str) -> bool {
-    (!is_glob(pattern) || !is_hidden_piece(pattern, name)) && glob_match(pattern, name)
+    !is_hidden_piece(pattern, name) && glob_match(pattern, name)
 }
 
 /// Whether a pattern passes over a function for being a piece of another.
 #[must_use]
 pub fn is_hidden_piece(pattern: &str, name: &str) -> bool {
-    name.contains(PIECE) && !pattern.contains(PIECE)
+    is_glob(pattern) && name.contains(PIECE) && !pattern.contains(PIECE)
 }
 
 /// Matches `*`, `?` and `[set]`. Takes no longer than the product of the lengths, whatever the pattern.

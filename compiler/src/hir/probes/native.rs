@@ -5,8 +5,9 @@ use crate::hir::check::{Checker, Options, nearest_name};
 use crate::hir::sets::{file_path, given_text, not_given};
 use crate::object::{AttachPoint, NativeInstance};
 use crate::tables::{self, Hook};
-use weir_parser::{Diagnostic, ast};
-use weir_stdlib::{ParamType, ParamValue};
+use std::net::IpAddr;
+use weir_parser::{Diagnostic, Span, ast};
+use weir_stdlib::{ParamDecl, ParamType, ParamValue};
 
 impl Checker<'_> {
     pub(super) fn native_site(&mut self, point: &ast::AttachPoint, instance: usize, parts: &[String], out: &mut Vec<Site>) {
@@ -142,6 +143,23 @@ pub(in crate::hir) fn native_instance(
             );
         }
     }
+    let word = |name: &str| {
+        let at = native.params.iter().position(|p| p.name == name)?;
+        match params[at].as_ref()? {
+            ParamValue::Str(word) => Some(word.as_str()),
+            _ => None,
+        }
+    };
+    for apart in native.apart {
+        let (with, words) = apart.with;
+        let at = native
+            .params
+            .iter()
+            .position(|p| p.name == apart.param && word(with).is_some_and(|w| words.contains(&w)));
+        if let Some(span) = at.filter(|at| params[*at].is_some()).and_then(|at| spans[at]) {
+            out.push(Diagnostic::error("param-value", span, apart.message).help(apart.help));
+        }
+    }
     // With wrong parameters nothing runs, but the name stands for what the author means.
     usable.then(|| NativeInstance {
         native,
@@ -152,7 +170,7 @@ pub(in crate::hir) fn native_instance(
     })
 }
 
-fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Options) -> Result<ParamValue, Box<Diagnostic>> {
+fn param_value(decl: &ParamDecl, value: &ast::Expr, options: &Options) -> Result<ParamValue, Box<Diagnostic>> {
     use ast::ExprKind as E;
     let expected = || match decl.ty {
         ParamType::Iface => "the name of an interface in quotes, such as \"eth1\"".to_owned(),
@@ -183,7 +201,7 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
         if let (Some(found), false) = (&found, matches!(value.kind, E::Str(_))) {
             d.message.push_str(&format!(", found `{found}`"));
         }
-        if let Some(edit) = edit(decl.ty, value, found.as_deref()) {
+        if let Some(edit) = edit(decl, value, found.as_deref()) {
             d = d.help(edit);
         }
         Box::new(d.help(decl.doc))
@@ -210,12 +228,16 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
             };
             Err(Box::new(d.help(edit).help(decl.doc)))
         }
-        (ParamType::Ports, E::Tuple(elems), _) => elems.iter().map(port_range).collect::<Result<_, _>>().map(ParamValue::Ports),
+        (ParamType::Ports, E::Tuple(elems), _) => elems
+            .iter()
+            .map(|elem| port_range(decl, elem))
+            .collect::<Result<_, _>>()
+            .map(ParamValue::Ports),
         (ParamType::Ports, _, Some(text)) => {
-            let ranges = text.split(',').map(|part| ports_text(part.trim(), value.span));
+            let ranges = text.split(',').map(|part| ports_text(decl, part.trim(), value.span));
             ranges.collect::<Result<_, _>>().map(ParamValue::Ports)
         }
-        (ParamType::Ports, E::Int(_) | E::Binary { .. }, None) => port_range(value).map(|range| ParamValue::Ports(vec![range])),
+        (ParamType::Ports, E::Int(_) | E::Binary { .. }, None) => port_range(decl, value).map(|range| ParamValue::Ports(vec![range])),
         (ParamType::Int { min, max }, E::Int(n) | E::Duration(n), _) if (min..=max).contains(n) => Ok(ParamValue::Int(*n)),
         (ParamType::Int { min, max }, _, Some(text)) => match text.parse::<u64>() {
             Ok(n) if (min..=max).contains(&n) => Ok(ParamValue::Int(n)),
@@ -225,25 +247,22 @@ fn param_value(decl: &weir_stdlib::ParamDecl, value: &ast::Expr, options: &Optio
             file_path(args, value.span, options).map(ParamValue::File)
         }
         (ParamType::Prefixes, _, Some(text)) if text == "-" => Ok(ParamValue::Stdin),
-        (ParamType::Prefixes, _, Some(text)) if !matches!(value.kind, E::Str(_)) => text
-            .split(',')
-            .map(|part| known_prefix(part.trim(), value.span))
+        (ParamType::Prefixes, _, Some(text)) if !matches!(value.kind, E::Str(_)) => {
+            // One of several is no name of them all.
+            let written = outside(value).filter(|_| !text.contains(','));
+            text.split(',')
+                .map(|part| known_prefix(decl, part.trim(), written.as_deref(), value.span))
+                .collect::<Result<Vec<_>, _>>()
+                .map(ParamValue::List)
+        }
+        (ParamType::Prefixes, E::Tuple(elems), _) => elems
+            .iter()
+            .map(|elem| prefix_text(decl, elem))
             .collect::<Result<Vec<_>, _>>()
             .map(ParamValue::List),
-        (ParamType::Prefixes, E::Tuple(elems), _) => elems.iter().map(prefix_text).collect::<Result<Vec<_>, _>>().map(ParamValue::List),
-        (ParamType::Prefixes, _, _) => match prefix_text(value) {
-            Ok(text) => Ok(ParamValue::List(vec![text])),
-            // A file's name looks like no address.
-            Err(d) => match (&value.kind, &found) {
-                (E::Str(_), Some(text))
-                    if text.contains(['/', '.']) && text.contains(|c: char| c.is_ascii_alphabetic() && !c.is_ascii_hexdigit()) =>
-                {
-                    Err(Box::new(d.help(format!("to read a file: `{}=file(\"{text}\")`", decl.name))))
-                }
-                (E::Str(_), _) => Err(d),
-                _ => Err(wrong()),
-            },
-        },
+        (ParamType::Prefixes, E::Str(_) | E::Ipv4(_) | E::Ipv4Prefix(..), _) => {
+            prefix_text(decl, value).map(|text| ParamValue::List(vec![text]))
+        }
         _ => Err(wrong()),
     }
 }
@@ -275,98 +294,166 @@ fn stand_in(ty: ParamType) -> ParamValue {
     }
 }
 
-fn prefix_text(value: &ast::Expr) -> Result<String, Box<Diagnostic>> {
+fn prefix_text(decl: &ParamDecl, value: &ast::Expr) -> Result<String, Box<Diagnostic>> {
     let text = match &value.kind {
         ast::ExprKind::Ipv4([a, b, c, d]) => format!("{a}.{b}.{c}.{d}/32"),
         ast::ExprKind::Ipv4Prefix([a, b, c, d], len) => format!("{a}.{b}.{c}.{d}/{len}"),
         ast::ExprKind::Str(s) => String::from_utf8_lossy(s).into_owned(),
         _ => {
-            return Err(Box::new(
-                Diagnostic::error("bad-prefix", value.span, "expected an address or a prefix").help("`10.0.0.0/8` or `\"2001:db8::/32\"`"),
-            ));
+            if let Some(d) = no_entry(decl, value) {
+                return Err(d);
+            }
+            let d = Diagnostic::error("bad-prefix", value.span, "expected an address or a prefix");
+            return Err(Box::new(match bare(value).and_then(|text| as_file(decl, &text, None)) {
+                Some(edit) => d.help(edit),
+                None => d.help("`10.0.0.0/8` or `\"2001:db8::/32\"`"),
+            }));
         }
     };
-    known_prefix(&text, value.span)
+    known_prefix(decl, &text, None, value.span)
 }
 
-fn known_prefix(text: &str, span: weir_parser::Span) -> Result<String, Box<Diagnostic>> {
+/// Reads a prefix. `written` is how the script names the text, where it does not stand there itself.
+fn known_prefix(decl: &ParamDecl, text: &str, written: Option<&str>, span: Span) -> Result<String, Box<Diagnostic>> {
     match weir_stdlib::prefix::parse_prefix(text) {
         Ok((address, len)) => Ok(format!("{address}/{len}")),
-        Err(why) => Err(Box::new(Diagnostic::error(
-            "bad-prefix",
-            span,
-            format!("`{text}` is not a prefix: {why}"),
-        ))),
+        Err(why) => {
+            let d = Diagnostic::error("bad-prefix", span, format!("`{text}` is not a prefix: {why}"));
+            Err(Box::new(match as_file(decl, text, written) {
+                Some(edit) => d.help(edit),
+                None => d,
+            }))
+        }
     }
 }
 
-/// The change that a value of the wrong form seems to want.
-fn edit(ty: ParamType, value: &ast::Expr, text: Option<&str>) -> Option<String> {
+/// The change for a text that may name a file. What begins with an address is a prefix, or a line of a list, with a mistake in it.
+fn as_file(decl: &ParamDecl, text: &str, written: Option<&str>) -> Option<String> {
+    let head = text.split(['/', ' ', '%']).next().unwrap_or_default();
+    let is_name = text.contains(char::is_alphabetic) && head.parse::<IpAddr>().is_err();
+    let path = written.map_or_else(|| format!("\"{text}\""), str::to_owned);
+    is_name.then(|| format!("to read a file: `{}=file({path})`", decl.name))
+}
+
+/// What stands in the script where a value comes from the command line.
+fn outside(value: &ast::Expr) -> Option<String> {
     use ast::ExprKind as E;
-    let bare = match &value.kind {
-        E::Name(name) => Some(name.as_str()),
+    match &value.kind {
+        E::Param(n) => Some(format!("${n}")),
+        E::Call { name, args } if name.name == "str" => outside(&args.first()?.value),
+        E::Call { name, args } if name.name == "getopt" => {
+            let shown = |value: &ast::Expr| match &value.kind {
+                E::Str(text) => format!("\"{}\"", String::from_utf8_lossy(text)),
+                E::Int(n) => n.to_string(),
+                _ => "…".to_owned(),
+            };
+            let args: Vec<String> = args.iter().map(|a| shown(&a.value)).collect();
+            Some(format!("getopt({})", args.join(", ")))
+        }
         _ => None,
-    };
-    match ty {
+    }
+}
+
+/// What is said of an entry that comes from the command line: what stands there may be a list of its own.
+fn no_entry(decl: &ParamDecl, value: &ast::Expr) -> Option<Box<Diagnostic>> {
+    let written = outside(value)?;
+    let message = format!("`{written}` cannot stand in the list of `{}`", decl.name);
+    let d = Diagnostic::error("param-value", value.span, message);
+    let edit = format!("give it the whole list, with commas between: `{}={written}`", decl.name);
+    Some(Box::new(d.help(edit).help(decl.doc)))
+}
+
+/// A word, or a name with a dot, that has no quotes.
+fn bare(value: &ast::Expr) -> Option<String> {
+    use ast::ExprKind as E;
+    match &value.kind {
+        E::Name(name) => Some(name.clone()),
+        E::Field { base, name, arrow: false } => Some(format!("{}.{}", bare(base)?, name.name)),
+        _ => None,
+    }
+}
+
+/// The word that is meant: in other letters' case, or a similar one.
+fn near_word<'w>(word: &str, words: &[&'w str]) -> Option<&'w str> {
+    let same = words.iter().find(|w| w.eq_ignore_ascii_case(word));
+    same.copied().or_else(|| nearest_name(word, words.iter().copied()))
+}
+
+/// The change that a value of the wrong form seems to want.
+fn edit(decl: &ParamDecl, value: &ast::Expr, text: Option<&str>) -> Option<String> {
+    use ast::ExprKind as E;
+    let bare = bare(value);
+    let bare = bare.as_deref();
+    match decl.ty {
         ParamType::Choice(words) => match bare {
             Some(word) if words.contains(&word) => Some(format!("write it in quotes: `\"{word}\"`")),
-            word => nearest_name(word.or(text)?, words.iter().copied()).map(|near| format!("did you mean `\"{near}\"`?")),
+            word => near_word(word.or(text)?, words).map(|near| format!("did you mean `\"{near}\"`?")),
         },
         ParamType::Iface | ParamType::Text | ParamType::Name => bare.map(|word| format!("write it in quotes: `\"{word}\"`")),
-        ParamType::Bool => match text.or(bare)? {
-            "yes" | "on" | "1" => Some("write `true`".to_owned()),
-            "no" | "off" | "0" => Some("write `false`".to_owned()),
-            word => nearest_name(word, ["true", "false"].into_iter()).map(|near| format!("did you mean `{near}`?")),
-        },
-        ParamType::Duration { .. } => match (&value.kind, text) {
-            (E::Int(n), _) => Some(format!("write it with its unit: `{n}s`")),
-            (_, Some(text)) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => {
-                Some(format!("write it with its unit: `{text}s`"))
+        ParamType::Bool => {
+            let digit = match value.kind {
+                E::Int(1) => Some("1"),
+                E::Int(0) => Some("0"),
+                _ => None,
+            };
+            match text.or(bare).or(digit)? {
+                "yes" | "on" | "1" => Some("write `true`".to_owned()),
+                "no" | "off" | "0" => Some("write `false`".to_owned()),
+                word => near_word(word, &["true", "false"]).map(|near| format!("did you mean `{near}`?")),
             }
-            _ => None,
-        },
+        }
+        ParamType::Duration { min_ns } => {
+            let seconds = match value.kind {
+                E::Int(n) => n,
+                _ => text?.parse::<u64>().ok()?,
+            };
+            let fits = seconds.checked_mul(1_000_000_000).is_some_and(|ns| ns >= min_ns);
+            fits.then(|| format!("write it with its unit: `{seconds}s`"))
+        }
         ParamType::File => match (&value.kind, text) {
             (E::Str(_), Some(text)) => Some(format!("write `file(\"{text}\")`")),
             _ => None,
         },
-        ParamType::Prefixes | ParamType::Ports | ParamType::Int { .. } => None,
+        ParamType::Prefixes => as_file(decl, bare?, None),
+        ParamType::Ports | ParamType::Int { .. } => None,
     }
 }
 
 /// A port, or `LOW-HIGH`, which the parser takes for a difference where it is no element of a set.
-fn port_range(value: &ast::Expr) -> Result<(u16, u16), Box<Diagnostic>> {
+fn port_range(decl: &ParamDecl, value: &ast::Expr) -> Result<(u16, u16), Box<Diagnostic>> {
     use ast::ExprKind as E;
+    let no_range = || no_port(decl, value.span, format!("`{}` takes ports and ranges of ports", decl.name));
     match &value.kind {
-        E::Int(n) => ports(&n.to_string(), *n, *n, value.span),
-        E::Str(text) => ports_text(&String::from_utf8_lossy(text), value.span),
+        E::Int(n) => ports(decl, &n.to_string(), *n, *n, value.span),
+        E::Str(text) => ports_text(decl, &String::from_utf8_lossy(text), value.span),
         E::Binary {
             op: ast::BinaryOp::Sub,
             left,
             right,
         } => match (&left.kind, &right.kind) {
-            (E::Int(low), E::Int(high)) => ports(&format!("{low}-{high}"), *low, *high, value.span),
-            _ => Err(no_port(value.span, "expected a port or a range of ports".to_owned())),
+            (E::Int(low), E::Int(high)) => ports(decl, &format!("{low}-{high}"), *low, *high, value.span),
+            _ => Err(no_range()),
         },
-        _ => Err(no_port(value.span, "expected a port or a range of ports".to_owned())),
+        _ => Err(no_entry(decl, value).unwrap_or_else(no_range)),
     }
 }
 
-fn ports_text(text: &str, span: weir_parser::Span) -> Result<(u16, u16), Box<Diagnostic>> {
+fn ports_text(decl: &ParamDecl, text: &str, span: Span) -> Result<(u16, u16), Box<Diagnostic>> {
     let (low, high) = text.split_once('-').unwrap_or((text, text));
     match (low.trim().parse(), high.trim().parse()) {
-        (Ok(low), Ok(high)) => ports(text, low, high, span),
-        _ => Err(no_port(span, format!("`{text}` is neither a port nor a range of ports"))),
+        (Ok(low), Ok(high)) => ports(decl, text, low, high, span),
+        _ => Err(no_port(decl, span, format!("`{text}` is neither a port nor a range of ports"))),
     }
 }
 
-fn ports(text: &str, low: u64, high: u64, span: weir_parser::Span) -> Result<(u16, u16), Box<Diagnostic>> {
+fn ports(decl: &ParamDecl, text: &str, low: u64, high: u64, span: Span) -> Result<(u16, u16), Box<Diagnostic>> {
     match (u16::try_from(low), u16::try_from(high)) {
         (Ok(low), Ok(high)) if low <= high => Ok((low, high)),
-        (Ok(_), Ok(_)) => Err(no_port(span, format!("the range `{text}` ends before it begins"))),
-        _ => Err(no_port(span, format!("`{text}` is not within the ports, 0 to 65535"))),
+        (Ok(_), Ok(_)) => Err(no_port(decl, span, format!("the range `{text}` ends before it begins"))),
+        _ => Err(no_port(decl, span, format!("`{text}` is not within the ports, 0 to 65535"))),
     }
 }
 
-fn no_port(span: weir_parser::Span, message: String) -> Box<Diagnostic> {
-    Box::new(Diagnostic::error("param-value", span, message).help("a port, a range, or a list of both: `443`, `(80, 443, 8000-8080)`"))
+fn no_port(decl: &ParamDecl, span: Span, message: String) -> Box<Diagnostic> {
+    Box::new(Diagnostic::error("param-value", span, message).help(decl.doc))
 }
