@@ -428,7 +428,7 @@ pub enum Notice {
     Other { message: String, span: Option<Span> },
 }
 
-/// What could not be removed from an interface, and the last error.
+/// What could not be removed from an interface, and why its owner could not. Why the helper process could not either is not told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Left {
     Filter {
@@ -546,7 +546,16 @@ impl Notice {
                     .as_deref()
                     .map_or_else(String::new, |netns| format!("nsenter --net={} ", netns::path(netns)));
                 Some(match left {
-                    Left::Filter { .. } => format!("ten seconds from now it lets everything pass; remove it: `{inside}weir clean --yes`"),
+                    // Not `weir clean`: its owner may be a session of several, which lives on.
+                    Left::Filter {
+                        direction,
+                        priority,
+                        handle,
+                        ..
+                    } => format!(
+                        "ten seconds from now it lets everything pass; remove it: \
+                         `{inside}tc filter del dev {iface} {direction} prio {priority} handle {handle:#x} bpf`"
+                    ),
                     Left::Qdisc { .. } => format!("it does nothing; remove it: `{inside}tc qdisc del dev {iface} clsact`"),
                 })
             }

@@ -7,7 +7,7 @@ use super::Observer;
 use super::tc::{Tag, remove_clsact_if_empty};
 use super::turn::Turn;
 use crate::error::{Error, Left, Notice};
-use crate::sys::netlink::{Link, Netlink};
+use crate::sys::netlink::{Filter, Link, Netlink};
 use crate::sys::netns::{self, Netns};
 use crate::sys::{Result as SysResult, SysError};
 use std::ffi::OsString;
@@ -23,6 +23,8 @@ pub const REAPER_ARG: &str = "__reap";
 const DONE: &str = "done\n";
 /// The last line of an owner that could not remove everything: the helper tries, and ends with a failure if it cannot either.
 const SWEEP: &str = "sweep\n";
+/// Before what the owner could not remove, and the entry that it is on.
+const LEFT: &str = "left ";
 /// Before the name of a network namespace that is to be let go of.
 const LEAVE: &str = "leave ";
 
@@ -59,6 +61,31 @@ impl Entry {
     }
 }
 
+/// One filter on an interface: direction, priority, handle.
+type Place = (bool, u16, u32);
+
+/// One thing that stays, as the helper is told: `left INGRESS PRIORITY HANDLE ENTRY` for a filter. Of a qdisc the entry says enough; it has
+/// no filter, and no filter has the handle 0.
+fn left_line(entry: &Entry, left: &Left) -> String {
+    let (ingress, priority, handle) = match left {
+        Left::Filter {
+            direction,
+            priority,
+            handle,
+            ..
+        } => (*direction == "ingress", *priority, *handle),
+        Left::Qdisc { .. } => (true, 0, 0),
+    };
+    format!("{LEFT}{} {priority} {handle} {}", u8::from(ingress), entry.to_line())
+}
+
+/// Reads such a line without its first word.
+fn parse_left(line: &str) -> Option<(Place, Entry)> {
+    let mut parts = line.splitn(4, ' ');
+    let place = (parts.next()? == "1", parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some((place, Entry::parse(parts.next()?)?))
+}
+
 /// What the owner could not remove. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Remains(Arc<Mutex<Vec<(Entry, Left)>>>);
@@ -66,6 +93,12 @@ pub struct Remains(Arc<Mutex<Vec<(Entry, Left)>>>);
 impl Remains {
     pub fn add(&self, remains: (Entry, Left)) {
         self.0.lock().unwrap_or_else(|e| e.into_inner()).push(remains);
+    }
+
+    /// Takes out what stays on these interfaces.
+    fn take(&self, of: impl Fn(&Entry) -> bool) -> Vec<(Entry, Left)> {
+        let mut all = self.0.lock().unwrap_or_else(|e| e.into_inner());
+        all.extract_if(.., |(entry, _)| of(entry)).collect()
     }
 }
 
@@ -116,13 +149,15 @@ impl Reaper {
         self.send(&entry.to_line())
     }
 
-    /// Lets go of a network namespace whose name is gone: the helper's hold would keep it alive. It removes our filters there,
-    /// which we can no longer reach ourselves.
+    /// Lets go of a network namespace whose name is gone: the helper's hold would keep it alive. It removes the filters there that have
+    /// been dropped, which we can no longer reach ourselves.
     ///
     /// # Errors
     /// When the helper is gone.
     pub fn leave(&mut self, netns: &str) -> SysResult<()> {
-        self.send(&format!("{LEAVE}{netns}\n"))
+        let left = self.remains.take(|entry| entry.netns.as_deref() == Some(netns));
+        let left = left.iter().map(|(entry, left)| left_line(entry, left)).collect::<String>();
+        self.send(&format!("{left}{LEAVE}{netns}\n"))
     }
 
     fn send(&mut self, line: &str) -> SysResult<()> {
@@ -138,15 +173,17 @@ impl Reaper {
 
 impl Drop for Reaper {
     fn drop(&mut self) {
-        let remains = std::mem::take(&mut *self.remains.0.lock().unwrap_or_else(|e| e.into_inner()));
-        // A qdisc without a filter does not say whose it is.
-        let told = remains.iter().filter(|(entry, _)| entry.makes_clsact);
-        let told = told.map(|(entry, _)| entry.to_line()).collect::<String>();
+        let remains = self.remains.take(|_| true);
+        let told = remains.iter().map(|(entry, left)| left_line(entry, left)).collect::<String>();
         let _ = self.send(&(told + if remains.is_empty() { DONE } else { SWEEP }));
         drop(self.child.stdin.take());
         let done = self.child.wait().is_ok_and(|status| status.success());
         for (entry, left) in remains.into_iter().filter(|_| !done) {
             let Entry { netns, iface, .. } = entry;
+            if netns.as_deref().is_some_and(|name| netns::identity(name).is_none()) {
+                // It goes with its namespace, to which no command leads.
+                continue;
+            }
             (self.observer)(&Notice::Remains { iface, netns, left });
         }
     }
@@ -166,19 +203,24 @@ pub fn reaper_main() -> bool {
         return false;
     };
     let mut watched: Vec<(Entry, Option<Netns>)> = Vec::new();
+    let mut left: Vec<(Place, Entry)> = Vec::new();
     for line in lines {
         if line == DONE.trim_end() {
             return true;
         }
         if line == SWEEP.trim_end() {
-            let swept = |(entry, netns): &(Entry, Option<Netns>)| remove(entry, netns.as_ref(), |tag| tag.is_same_owner(&owner));
-            let results: Vec<bool> = watched.iter().map(swept).collect();
+            let results: Vec<bool> = left.iter().map(|left| remove_left(left, &watched, &owner)).collect();
             return !results.contains(&false);
         }
         if let Some(name) = line.strip_prefix(LEAVE) {
-            for (entry, netns) in watched.extract_if(.., |(entry, _)| entry.netns.as_deref() == Some(name)) {
-                let _ = remove(&entry, netns.as_ref(), |tag| tag.is_same_owner(&owner));
+            for left in left.extract_if(.., |(_, entry)| entry.netns.as_deref() == Some(name)) {
+                let _ = remove_left(&left, &watched, &owner);
             }
+            watched.retain(|(entry, _)| entry.netns.as_deref() != Some(name));
+            continue;
+        }
+        if let Some(line) = line.strip_prefix(LEFT) {
+            left.extend(parse_left(line));
             continue;
         }
         let Some(entry) = Entry::parse(&line) else { break };
@@ -197,13 +239,23 @@ pub fn reaper_main() -> bool {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     for (entry, netns) in &watched {
-        let _ = remove(entry, netns.as_ref(), Tag::is_stale);
+        let _ = remove(entry, netns.as_ref(), |_, tag| tag.is_stale());
     }
     true
 }
 
+/// Removes what a living owner could not, and nothing else of it: several sessions of one process, each with a helper of its own, may have
+/// filters on one interface, and all bear the same name.
+fn remove_left((place, entry): &(Place, Entry), watched: &[(Entry, Option<Netns>)], owner: &Tag) -> bool {
+    let known = |(known, _): &&(Entry, Option<Netns>)| (&known.netns, known.ifindex) == (&entry.netns, entry.ifindex);
+    let netns = watched.iter().find(known).and_then(|(_, netns)| netns.as_ref());
+    remove(entry, netns, |filter, tag| {
+        tag.is_same_owner(owner) && (filter.ingress, filter.priority, filter.handle) == *place
+    })
+}
+
 /// Removes the filters that `which` picks from an entry's interface, and a clsact that is then nobody's. Returns whether nothing is left.
-fn remove(entry: &Entry, netns: Option<&Netns>, which: impl Fn(&Tag) -> bool + Sync) -> bool {
+fn remove(entry: &Entry, netns: Option<&Netns>, which: impl Fn(&Filter, &Tag) -> bool + Sync) -> bool {
     let link = Link {
         ifindex: entry.ifindex,
         name: entry.iface.clone(),
@@ -220,6 +272,8 @@ fn remove(entry: &Entry, netns: Option<&Netns>, which: impl Fn(&Tag) -> bool + S
     let result = match (netns, &entry.netns) {
         (Some(netns), _) => netns.run(clean).flatten(),
         (None, None) => clean(),
+        // It was there and could not be opened.
+        (None, Some(name)) if netns::identity(name).is_some() => return false,
         // The namespace was gone when we heard of it, and its interfaces with it.
         (None, Some(_)) => Ok(()),
     };
@@ -245,7 +299,7 @@ fn has_filters(entry: &Entry, netns: Option<&Netns>, owner: &Tag) -> bool {
     let result = match (netns, &entry.netns) {
         (Some(netns), _) => netns.run(look),
         (None, None) => Ok(look()),
-        (None, Some(_)) => return false,
+        (None, Some(name)) => return netns::identity(name).is_some(),
     };
     matches!(result, Ok(Ok(true)))
 }
@@ -255,16 +309,16 @@ fn has_filters(entry: &Entry, netns: Option<&Netns>, owner: &Tag) -> bool {
 /// # Errors
 /// What the kernel says.
 pub fn clean_link(turn: &Turn, link: &Link) -> SysResult<usize> {
-    clean_link_of(turn, link, &Tag::is_stale)
+    clean_link_of(turn, link, &|_, tag| tag.is_stale())
 }
 
-fn clean_link_of(turn: &Turn, link: &Link, which: &dyn Fn(&Tag) -> bool) -> SysResult<usize> {
+fn clean_link_of(turn: &Turn, link: &Link, which: &dyn Fn(&Filter, &Tag) -> bool) -> SysResult<usize> {
     let mut netlink = Netlink::open()?;
     let mut removed = 0;
     let mut made_clsact = false;
     for ingress in [true, false] {
         for filter in netlink.filters(link.ifindex, ingress, &link.name)? {
-            let Some(tag) = Tag::parse(&filter.name).filter(|tag| which(tag)) else {
+            let Some(tag) = Tag::parse(&filter.name).filter(|tag| which(&filter, tag)) else {
                 continue;
             };
             match netlink.filter_delete(&filter, &link.name) {
@@ -360,7 +414,18 @@ mod tests {
                 iface: "veth0".to_owned(),
                 makes_clsact: true,
             };
-            assert_eq!(Entry::parse(&entry.to_line()), Some(entry));
+            assert_eq!(Entry::parse(&entry.to_line()), Some(entry.clone()));
+            let filter = Left::Filter {
+                direction: "egress",
+                priority: 40000,
+                handle: 7,
+                error: "no memory".to_owned(),
+            };
+            let qdisc = Left::Qdisc { error: String::new() };
+            for (left, place) in [(filter, (false, 40000, 7)), (qdisc, (true, 0, 0))] {
+                let line = left_line(&entry, &left);
+                assert_eq!(line.strip_prefix(LEFT).and_then(parse_left), Some((place, entry.clone())));
+            }
         }
         assert_eq!(Entry::parse("x"), None);
     }

@@ -93,6 +93,8 @@ pub struct ClsactFilter {
     filter: Filter,
     iface: String,
     netns: Option<String>,
+    /// What that name stood for ([`netns::identity`]).
+    namespace: Option<(u64, u64)>,
     made_clsact: bool,
     /// It belongs to a named instance, which outlives us.
     kept: bool,
@@ -123,8 +125,16 @@ impl Drop for ClsactFilter {
             }
             Ok(())
         };
-        // For want of memory, descriptors or threads, mostly: the helper process has its own.
-        if let Err(error) = netns::run_in(self.netns.as_deref(), remove).flatten() {
+        let removed = match self.netns.as_deref() {
+            // Who has the name now may have just such a filter.
+            Some(name) if netns::identity(name) != self.namespace => {
+                let gone = std::io::Error::from_raw_os_error(libc::ENOENT);
+                Err(SysError::new("open network namespace", name, gone))
+            }
+            netns => netns::run_in(netns, remove).flatten(),
+        };
+        // For want of memory, descriptors or threads, mostly: the helper process has its own, and holds namespaces that have lost their names.
+        if let Err(error) = removed {
             let entry = Entry {
                 netns: self.netns.clone(),
                 ifindex: self.filter.ifindex,
@@ -258,6 +268,17 @@ fn place(attempt: &Attempt<'_>, order: &Order, direction: Direction) -> Result<T
 /// # Errors
 /// When another qdisc is in the way, or the kernel refuses.
 pub(super) fn attach_clsact(attempt: &Attempt<'_>, direction: Direction, reaper: &mut Reaper) -> Result<ClsactFilter, Error> {
+    let mut removed = 0;
+    let attached = attach_in_turn(attempt, direction, reaper, &mut removed);
+    if removed > 0 {
+        // Whoever reads it may be slow: others do not wait for that.
+        (attempt.observer)(&Notice::RemovedStale { count: removed });
+    }
+    attached
+}
+
+/// Does so, and says how many filters of dead owners it has removed.
+fn attach_in_turn(attempt: &Attempt<'_>, direction: Direction, reaper: &mut Reaper, removed: &mut usize) -> Result<ClsactFilter, Error> {
     let Attempt {
         link,
         program,
@@ -274,10 +295,7 @@ pub(super) fn attach_clsact(attempt: &Attempt<'_>, direction: Direction, reaper:
     // Until the filter is in its place: from then on its name says whose the qdisc is.
     let turn = netns::run_in(netns, Turn::take)?;
     // What dead owners left would see every packet before we do.
-    let removed = netns::run_in(netns, || super::reaper::clean_link(&turn, link))?.map_err(attach_error)?;
-    if removed > 0 {
-        (attempt.observer)(&Notice::RemovedStale { count: removed });
-    }
+    *removed = netns::run_in(netns, || super::reaper::clean_link(&turn, link))?.map_err(attach_error)?;
     if let Some(pin) = attempt.pin
         && let Some(filter) = netns::run_in(netns, || adopt_filter(attempt, pin, ingress, reaper.remains()))?.map_err(attach_error)?
     {
@@ -340,6 +358,17 @@ pub(super) fn attach_clsact(attempt: &Attempt<'_>, direction: Direction, reaper:
             return Err(attach_error(e));
         }
     };
+    // It takes a turn of its own when it is dropped.
+    drop(turn);
+    let mut attached = ClsactFilter {
+        filter: Filter { ingress, ..filter },
+        iface: link.name.clone(),
+        netns: netns.map(str::to_owned),
+        namespace: netns.and_then(netns::identity),
+        made_clsact,
+        kept: false,
+        remains: reaper.remains(),
+    };
     if entry.makes_clsact {
         // From here on the filter's name says whose the qdisc is, and somebody else may come to rely on it.
         reaper.watch(&Entry {
@@ -349,15 +378,9 @@ pub(super) fn attach_clsact(attempt: &Attempt<'_>, direction: Direction, reaper:
     }
     if let Some(pin) = attempt.pin {
         pin.keep_filter(LinkName::tc(link.ifindex, ingress));
+        attached.kept = true;
     }
-    Ok(ClsactFilter {
-        filter: Filter { ingress, ..filter },
-        iface: link.name.clone(),
-        netns: netns.map(str::to_owned),
-        made_clsact,
-        kept: attempt.pin.is_some(),
-        remains: reaper.remains(),
-    })
+    Ok(attached)
 }
 
 /// Whether the name of a filter says that a weir made the qdisc.
@@ -382,6 +405,7 @@ fn adopt_filter(attempt: &Attempt<'_>, pin: &Pin, ingress: bool, remains: Remain
         filter,
         iface: link.name.clone(),
         netns: attempt.netns.map(str::to_owned),
+        namespace: attempt.netns.and_then(netns::identity),
         kept: true,
         remains,
     }))

@@ -166,13 +166,18 @@ fn filters(name: &str, links: &[Link]) -> SysResult<Vec<(Link, Filter, bool)>> {
 
 /// Removes filters in clsact chains, except those that are to stay.
 pub(super) fn remove_filters(name: &str, record: &Record, stays: &(dyn Fn(u32, bool) -> bool + Sync)) -> SysResult<()> {
+    let go = || -> SysResult<Vec<(Link, Filter, bool)>> {
+        let mut all = filters(name, &Netlink::open()?.links()?)?;
+        all.retain(|(link, filter, _)| !stays(link.ifindex, filter.ingress));
+        Ok(all)
+    };
     let work = || -> SysResult<()> {
+        // Mostly there are none, and who has the turn need not be waited for.
+        if go()?.is_empty() {
+            return Ok(());
+        }
         let turn = Turn::take();
-        let links = Netlink::open()?.links()?;
-        for (link, filter, made) in filters(name, &links)? {
-            if stays(link.ifindex, filter.ingress) {
-                continue;
-            }
+        for (link, filter, made) in go()? {
             let mut netlink = Netlink::open()?;
             match netlink.filter_delete(&filter, &link.name) {
                 Err(e) if e.errno() != libc::ENOENT => return Err(e),

@@ -391,7 +391,8 @@ impl Pin {
     /// Says how full its lists are, for who asks when we may be gone.
     pub(crate) fn hold(&self, lists: Vec<ListState>) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        // Before it is in force, what is there is the last owner's; once it has been ended, the name may be somebody else's.
+        // Before it is in force, what is in force may be the last owner's, whose lists nobody tells from our start on: the control map is
+        // ours then. Once it has been ended, the name may be somebody else's.
         if *held != lists
             && self.kept.load(Ordering::Relaxed)
             && !self.is_stopped()

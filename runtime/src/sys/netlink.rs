@@ -92,7 +92,8 @@ pub struct Link {
     pub lower: u32,
     /// Where `lower` is when not in this namespace: an id that this namespace has for the other.
     pub lower_netnsid: Option<i32>,
-    /// Whether it is a GRE tunnel with no other end, or a group of them: its packets start with the outer header (`ipgre_header_ops`).
+    /// Whether it is a GRE tunnel with no other end, or over IPv4 a group of them: its packets start with the outer header
+    /// (`ipgre_header_ops`; `ip6gre_header_ops` is only for no other end).
     pub starts_outside: bool,
 }
 
@@ -716,9 +717,8 @@ fn parse_link(body: &[u8]) -> Option<Link> {
         match kind {
             // A tunnel's broadcast address is its other end.
             IFLA_BROADCAST if is_gre => {
-                let group = if value.len() == 4 { 0xe0..0xf0 } else { 0xff..0x100 };
-                let first = value.first().copied().unwrap_or(0);
-                link.starts_outside = value.iter().all(|b| *b == 0) || group.contains(&u16::from(first));
+                let is_group = value.len() == 4 && (0xe0..0xf0).contains(&value[0]);
+                link.starts_outside = value.iter().all(|b| *b == 0) || is_group;
             }
             IFLA_IFNAME => link.name = text(value),
             IFLA_MTU => link.mtu = u32_at(value, 0),
@@ -813,6 +813,24 @@ mod tests {
     fn a_cut_attribute_ends_the_list() {
         assert_eq!(attrs(&[8, 0, 1, 0, 1]).count(), 0);
         assert_eq!(attrs(&[]).count(), 0);
+    }
+
+    #[test]
+    fn gre_tunnels_without_one_other_end_start_outside() {
+        let starts_outside = |arphrd: u16, remote: &[u8]| {
+            let mut header = vec![0; 16];
+            header[2..4].copy_from_slice(&arphrd.to_ne_bytes());
+            let request = Request { buf: header }.attr(IFLA_BROADCAST, remote);
+            parse_link(&request.buf).unwrap().starts_outside
+        };
+        assert!(starts_outside(libc::ARPHRD_IPGRE, &[0; 4]) && starts_outside(ARPHRD_IP6GRE, &[0; 16]));
+        assert!(starts_outside(libc::ARPHRD_IPGRE, &[239, 1, 1, 1]) && !starts_outside(libc::ARPHRD_IPGRE, &[192, 0, 2, 1]));
+        let mut group = [0; 16];
+        group[..2].copy_from_slice(&[0xff, 0x02]);
+        assert!(!starts_outside(ARPHRD_IP6GRE, &group));
+        group[0] = 0xe0;
+        assert!(!starts_outside(ARPHRD_IP6GRE, &group));
+        assert!(!starts_outside(libc::ARPHRD_ETHER, &[0; 4]));
     }
 
     #[test]

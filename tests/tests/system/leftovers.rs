@@ -1,10 +1,13 @@
 //! However weir ends, the kernel is as it was: no program, map, link, filter, qdisc or pin of ours, everyone else's untouched.
 
 use anyhow::{Context, Result, ensure};
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use weir_tests::features::{Answer, Feature};
 use weir_tests::frame::Frame;
 use weir_tests::gate;
@@ -12,6 +15,7 @@ use weir_tests::harness::Need::{Has, Lacks};
 use weir_tests::harness::Test;
 use weir_tests::kernel::{KernelState, Kind};
 use weir_tests::net::{Lab, NODE_IF};
+use weir_tests::terminal::Terminal;
 use weir_tests::traffic;
 use weir_tests::weir::{Running, Weir};
 use weir_tests::{patience, victim};
@@ -45,6 +49,12 @@ pub const TESTS: &[Test] = &[
         .needs(&[Lacks(Feature::Tcx)])
         .alone(),
     Test::new("a_qdisc_goes_with_the_last_of_two_that_pass_each_other", passing_each_other)
+        .needs(&[Lacks(Feature::Tcx)])
+        .alone(),
+    Test::new("a_job_that_ends_takes_no_filter_of_another_job", two_jobs)
+        .needs(&[Lacks(Feature::Tcx)])
+        .alone(),
+    Test::new("who_holds_the_turn_is_waited_for_once", held_turn)
         .needs(&[Lacks(Feature::Tcx)])
         .alone(),
     Test::new("nothing_is_left_of_a_native", native).alone(),
@@ -202,13 +212,15 @@ fn refused_removal() -> Result<()> {
     let done = Weir::script(SCRIPT).at(&lab).run_behind(&mut refuse(RTM_DELTFILTER, u32::MAX)?)?;
     for words in [
         "warning: weir's filter stays on `veth0` ingress, priority 40000 handle 0x1: cannot delete a filter of `veth0`: Cannot allocate memory",
-        "ten seconds from now it lets everything pass; remove it: `weir clean --yes`",
+        "ten seconds from now it lets everything pass; remove it: `tc filter del dev veth0 ingress prio 40000 handle 0x1 bpf`",
     ] {
         ensure!(done.stderr.contains(words), "no `{words}`: {done}");
     }
-    ensure!(!before.changes(Some(&lab.node))?.1.is_empty(), "nothing stays: {done}");
-    let done = Weir::new(["clean", "--yes"]).at(&lab).run()?;
-    ensure!(done.status.success() && done.stdout.ends_with("removed 1 stale filter\n"), "{done}");
+    ensure!(our_filters(&lab)? == 1, "nothing stays: {done}");
+    lab.node
+        .tc(&["filter", "del", "dev", "veth0", "ingress", "prio", "40000", "handle", "0x1", "bpf"])?;
+    ensure!(our_filters(&lab)? == 0, "the command removes nothing");
+    lab.node.tc(&["qdisc", "del", "dev", "veth0", "clsact"])?;
     before.assert_same(Some(&lab.node))?;
     // From outside, the command goes inside.
     let script = SCRIPT.replace("veth0", &format!("veth0@{}", lab.node.name()));
@@ -223,6 +235,120 @@ fn refused_removal() -> Result<()> {
     let (command, _) = command.split_once('`').with_context(|| done.to_string())?;
     let status = std::process::Command::new("sh").args(["-c", command]).status()?;
     ensure!(status.success(), "`{command}` failed: {done}");
+    before.assert_same(Some(&lab.node))
+}
+
+/// Filters of weirs at the node's ingress.
+fn our_filters(lab: &Lab) -> Result<usize> {
+    let filters = lab.node.tc(&["filter", "show", "dev", NODE_IF, "ingress"])?;
+    Ok(filters.matches(" weir:").count())
+}
+
+/// A second name of a lab's namespace.
+struct Alias(String);
+
+impl Alias {
+    fn of(lab: &Lab) -> Result<Self> {
+        let alias = Self(format!("{}-alias", lab.node.name()));
+        let (path, name) = (
+            Path::new("/run/netns").join(&alias.0),
+            Path::new("/run/netns").join(lab.node.name()),
+        );
+        std::fs::File::create(&path).context("cannot make a name")?;
+        mount(Some(&name), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).context("cannot bind the namespace to its second name")?;
+        Ok(alias)
+    }
+}
+
+impl Drop for Alias {
+    fn drop(&mut self) {
+        let path = Path::new("/run/netns").join(&self.0);
+        // Both fail when it is gone already.
+        let _ = umount2(&path, MntFlags::MNT_DETACH);
+        let _ = std::fs::remove_file(&path);
+    }
+}
+
+/// Jobs of one REPL are one process: what one cannot remove, since its namespace has lost its name, is not looked for among the others'.
+fn two_jobs() -> Result<()> {
+    let lab = Lab::new()?;
+    let before = KernelState::now(Some(&lab.node))?;
+    let mut t = lab.node.run(|| Terminal::start(&["repl"], lab.dir.path()))?;
+    t.wait_prompt()?;
+    t.line("tc:veth0:ingress /udp.dport == 5353/ { drop(); }")?;
+    t.wait_for("job 1: attached 1 probe")?;
+    let goes_on = |filters: usize| -> Result<()> {
+        let socket = traffic::listen_udp(&lab.node, (lab.node4(), 5353).into())?;
+        traffic::send_udp(&lab.peer, lab.peer4().into(), (lab.node4(), 5353).into(), 3)?;
+        traffic::settle(&lab)?;
+        let received = traffic::received(&socket)?;
+        ensure!(
+            received == 0 && our_filters(&lab)? == filters,
+            "{received} packets came in, {} filters are there, expected {filters}",
+            our_filters(&lab)?
+        );
+        Ok(())
+    };
+    goes_on(1)?;
+    // A namespace that ends with its name.
+    let other = Lab::new()?;
+    t.line(&format!(
+        "tc:veth0:ingress,tc:veth0@{}:ingress {{ @a = count(); }}",
+        other.node.name()
+    ))?;
+    t.wait_for("job 2: attached 2 probes")?;
+    goes_on(2)?;
+    drop(other);
+    t.wait_for("is gone; what was attached there")?;
+    goes_on(2)?;
+    t.line(":stop 2")?;
+    t.wait_for("job 2 stopped")?;
+    goes_on(1).context("after a job was stopped")?;
+    // The same interface by another name of its namespace, which goes before the job.
+    let alias = Alias::of(&lab)?;
+    t.line(&format!("tc:veth0@{}:ingress {{ @b = count(); }}", alias.0))?;
+    t.wait_for("job 3: attached 1 probe")?;
+    goes_on(2)?;
+    drop(alias);
+    weir_tests::wait_for("the end of what was attached by a name that is gone", || {
+        Ok((our_filters(&lab)? < 2).then_some(()))
+    })?;
+    goes_on(1).context("after a name was lost")?;
+    t.line(":stop 3")?;
+    t.wait_for("job 3 stopped")?;
+    goes_on(1).context("after a job without a name was stopped")?;
+    let objects = t.objects();
+    let status = t.left(&objects)?;
+    ensure!(status.success(), "it ended with {status}");
+    before.assert_same(Some(&lab.node))
+}
+
+/// Whoever can see the namespace can hold the lock: with many interfaces that is one delay.
+fn held_turn() -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let lab = Lab::new()?;
+    for n in 1..6 {
+        lab.add_cable(&format!("veth{n}"), &format!("peer{n}"))?;
+    }
+    let before = KernelState::now(Some(&lab.node))?;
+    let timed = || -> Result<Duration> {
+        let start = Instant::now();
+        let done = Weir::script("tc:veth*:ingress { @ = count(); } interval:ms:50 { exit(); }")
+            .at(&lab)
+            .run()?;
+        done.clean()?;
+        Ok(start.elapsed())
+    };
+    let free = timed()?;
+    let file = std::fs::File::open(Path::new("/run/netns").join(lab.node.name()))?;
+    let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e)?;
+    let held = timed()?;
+    // Six starts and six ends would be a minute.
+    ensure!(
+        held >= PATIENCE && held < free + 4 * PATIENCE,
+        "{held:?} while the turn is held, {free:?} without"
+    );
+    drop(lock);
     before.assert_same(Some(&lab.node))
 }
 
