@@ -18,7 +18,7 @@ use crate::out;
 use crate::render::Failure;
 use std::time::Duration;
 use weir_runtime::error::short_duration;
-use weir_runtime::inspect::{self, MapState, Owner, Program};
+use weir_runtime::inspect::{self, MapState, Owner, Pinned, Program};
 use weir_runtime::sys::SysError;
 
 /// How often `--watch` looks.
@@ -78,13 +78,21 @@ fn again(mut text: impl FnMut() -> Result<String, Failure>) -> Result<(), Failur
     }
 }
 
+/// `pin bad`, or a path as who sees it writes it.
+fn place(pin: &Pinned) -> String {
+    if let Some(name) = &pin.instance {
+        return format!("pin {name}");
+    }
+    match pin.path.strip_prefix("/proc/").and_then(|rest| rest.split_once("/root/")) {
+        Some((pid, path)) => format!("/{path} in the mount namespace of pid {pid}"),
+        None => pin.path.clone(),
+    }
+}
+
 /// `agent (pid 812)`, a pin, or nobody.
-fn owner(owners: &[Owner], pins: &[String], complete: bool) -> String {
+fn owner(owners: &[Owner], pins: &[Pinned], complete: bool) -> String {
     let mut all: Vec<String> = owners.iter().map(|o| format!("{} (pid {})", o.command, o.pid)).collect();
-    let mut named: Vec<String> = pins
-        .iter()
-        .map(|p| weir_runtime::pin::name_of(p).map_or_else(|| p.clone(), |name| format!("pin {name}")))
-        .collect();
+    let mut named: Vec<String> = pins.iter().map(place).collect();
     named.dedup();
     all.extend(named);
     match all.len() {
@@ -158,16 +166,21 @@ mod tests {
             command: "agent".into(),
         };
         assert_eq!(owner(std::slice::from_ref(&one), &[], true), "agent (pid 812)");
-        assert_eq!(owner(&[], &["/sys/fs/bpf/x".into()], true), "/sys/fs/bpf/x");
-        let ours = [
-            "/sys/fs/bpf/weir/bad/link_xdp_3".into(),
-            "/sys/fs/bpf/weir/bad/prog_blocklist".into(),
-        ];
+        let pin = |path: &str, instance: Option<&str>| Pinned {
+            path: path.into(),
+            instance: instance.map(str::to_owned),
+        };
+        assert_eq!(owner(&[], &[pin("/sys/fs/bpf/x", None)], true), "/sys/fs/bpf/x");
+        let ours = ["link_xdp_3", "prog_blocklist"].map(|file| pin(&format!("/sys/fs/bpf/weir/bad/{file}"), Some("bad")));
         assert_eq!(owner(&[], &ours, true), "pin bad");
+        assert_eq!(
+            owner(&[], &[pin("/proc/812/root/sys/fs/bpf/weir/bad/prog_x", None)], true),
+            "/sys/fs/bpf/weir/bad/prog_x in the mount namespace of pid 812"
+        );
         assert_eq!(owner(&[], &[], true), "nobody");
         assert_eq!(owner(&[], &[], false), "nobody seen");
         assert_eq!(
-            owner(&[one.clone(), one], &["/p".into(), "/q".into()], true),
+            owner(&[one.clone(), one], &[pin("/p", None), pin("/q", None)], true),
             "agent (pid 812), agent (pid 812), 2 more"
         );
     }

@@ -4,7 +4,7 @@
 //! (`cls_bpf_exec_opcode` in net/sched/cls_bpf.c makes UNSPEC of every other code, which passes on); in tcx and netkit by
 //! everything but NEXT, and clsact comes after tcx unless that said PASS, DROP or REDIRECT (`tcx_run` in net/core/dev.c).
 
-use super::{Attachment, Hook, HookKind, Interface, Namespace, Node, Owner, PRESSURE_PERCENT, Place, Program, XdpMode};
+use super::{Attachment, Hook, HookKind, Interface, Namespace, Node, Place, Program, XdpMode};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -76,7 +76,7 @@ pub fn judge(node: &Node) -> Vec<Finding> {
         missing_clsact(namespace, &mut all);
     }
     no_owner(node, &mut all);
-    map_pressure(node, &mut all);
+    super::pressure::judge(node, &mut all);
     all
 }
 
@@ -96,7 +96,7 @@ fn shell(namespace: &Namespace, command: &str) -> String {
     }
 }
 
-fn label(program: &Program) -> String {
+pub(super) fn label(program: &Program) -> String {
     if program.name.is_empty() {
         format!("program {}", program.id)
     } else {
@@ -429,16 +429,16 @@ fn attach(interface: &Interface, programs: &[(HookKind, u32)]) -> Vec<String> {
 }
 
 /// An attachment of the picture, with what to call its place and the command that removes it.
-struct Placed<'a> {
+pub(super) struct Placed<'a> {
     namespace: Option<&'a Namespace>,
     interface: Option<&'a Interface>,
     place: String,
-    attachment: &'a Attachment,
+    pub(super) attachment: &'a Attachment,
     fix: String,
 }
 
 impl Placed<'_> {
-    fn finding(&self, kind: FindingKind, message: String, why: &str) -> Finding {
+    pub(super) fn finding(&self, kind: FindingKind, message: String, why: &str) -> Finding {
         Finding {
             kind,
             netns: self.namespace.and_then(|n| n.name.clone()),
@@ -453,7 +453,7 @@ impl Placed<'_> {
 }
 
 /// Every attachment of the picture, those that are inherited only where they are from.
-fn attachments(node: &Node) -> Vec<Placed<'_>> {
+pub(super) fn attachments(node: &Node) -> Vec<Placed<'_>> {
     let mut all = Vec::new();
     let by_id = |a: &Attachment| format!("weir net rm --id {}", a.program.as_ref().map_or(0, |p| p.id));
     for namespace in &node.namespaces {
@@ -520,70 +520,10 @@ fn no_owner(node: &Node, out: &mut Vec<Finding>) {
     }
 }
 
-/// Whether an object is weir's own, or nobody's: no other process holds it, and it is pinned nowhere else.
-fn is_ours(owners: &[Owner], pins: &[String]) -> bool {
-    // A copy may bear its version: `weir-1.2`.
-    let weir = |command: &str| command == "weir" || command.starts_with("weir-");
-    owners.iter().all(|o| weir(&o.command)) && pins.iter().all(|pin| crate::pin::name_of(pin).is_some())
-}
-
-/// Maps that somebody else has, or one of the programs that use them.
-fn foreign_maps(node: &Node) -> BTreeSet<u32> {
-    let mut all = BTreeSet::new();
-    for placed in attachments(node) {
-        let Some(program) = &placed.attachment.program else { continue };
-        for map in &program.maps {
-            let nobodys = map.owners.is_empty() && map.pins.is_empty() && !program.is_owned();
-            // Somebody whom we cannot see may hold it.
-            let unknown = nobodys && !node.owners_complete;
-            if unknown || !is_ours(&map.owners, &map.pins) || !is_ours(&program.owners, &program.pins) {
-                all.insert(map.id);
-            }
-        }
-    }
-    all
-}
-
-fn map_pressure(node: &Node, out: &mut Vec<Finding>) {
-    let mut seen = BTreeSet::new();
-    let foreign = foreign_maps(node);
-    for placed in attachments(node) {
-        let Some(program) = &placed.attachment.program else { continue };
-        for map in &program.maps {
-            let Some(percent) = map.pressure().filter(|p| *p >= PRESSURE_PERCENT) else {
-                continue;
-            };
-            if !seen.insert(map.id) {
-                continue;
-            }
-            let why = if map.evicts {
-                "it makes room by forgetting the keys that were used least recently; if those still matter, its owner must make it larger"
-            } else {
-                "when it is full, new keys are refused and the program goes without them; its owner must make it larger, or delete keys"
-            };
-            let message = format!(
-                "map `{}` (id {}) of {} is {percent} % full: {} of {}",
-                map.name,
-                map.id,
-                label(program),
-                map.entries.unwrap_or(0),
-                map.max_entries
-            );
-            // What others keep in their maps is theirs: connections, policies.
-            let clear = if foreign.contains(&map.id) { "" } else { " --clear" };
-            out.push(Finding {
-                map: Some(map.id),
-                fix: format!("weir maps {}{clear}", map.id),
-                ..placed.finding(FindingKind::MapPressure, message, why)
-            });
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inspect::MapState;
+    use crate::inspect::{MapState, Owner, Pinned};
 
     fn program(id: u32, name: &str, returns: &[i32]) -> Program {
         Program {
@@ -843,12 +783,34 @@ mod tests {
         }
     }
 
+    fn pin(path: &str, instance: Option<&str>) -> Pinned {
+        Pinned {
+            path: path.into(),
+            instance: instance.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn only_an_instance_of_this_machine_is_stopped_by_its_name() {
+        let fix = |pin: Pinned| {
+            let mut generic = tcx(program(5, "x", &[]));
+            generic.at = Place::Xdp { mode: XdpMode::Generic };
+            generic.program.as_mut().unwrap().pins.push(pin);
+            let mut interface = interface("veth0", vec![generic]);
+            interface.hooks[0].hook = HookKind::Xdp;
+            judge(&node(vec![interface])).remove(0).fix
+        };
+        let path = "/sys/fs/bpf/weir/bad/prog_x";
+        assert_eq!(fix(pin(path, Some("bad"))), "weir stop bad");
+        assert_eq!(fix(pin(&format!("/proc/812/root{path}"), None)), "weir net rm veth0 --id 5");
+    }
+
     #[test]
     fn only_what_is_weirs_own_or_nobodys_is_emptied() {
-        let held = |command: &str, pins: &[&str]| {
+        let held = |command: &str, pins: &[Pinned]| {
             let mut program = program(5, "x", &[]);
             program.owners[0].command = command.into();
-            program.pins = pins.iter().map(|p| (*p).to_owned()).collect();
+            program.pins = pins.to_vec();
             program.maps.push(map(3));
             program
         };
@@ -862,9 +824,15 @@ mod tests {
         };
         let (empty, show) = ("weir maps 3 --clear", "weir maps 3");
         assert_eq!(fix(vec![held("weir", &[])], true), empty);
-        assert_eq!(fix(vec![held("weir", &["/sys/fs/bpf/weir/bad/prog_x"])], false), empty);
+        assert_eq!(
+            fix(vec![held("weir", &[pin("/sys/fs/bpf/weir/bad/prog_x", Some("bad"))])], false),
+            empty
+        );
         assert_eq!(fix(vec![held("agent", &[])], true), show);
-        assert_eq!(fix(vec![held("weir", &["/sys/fs/bpf/agent/x"])], true), show);
+        assert_eq!(fix(vec![held("weir", &[pin("/sys/fs/bpf/agent/x", None)])], true), show);
+        // A container's weir is another one.
+        let other = pin("/proc/812/root/sys/fs/bpf/weir/bad/prog_x", None);
+        assert_eq!(fix(vec![held("weir", &[other])], true), show);
         // Whoever has the map, or another program that uses it, has a say.
         let mut shared = held("weir", &[]);
         shared.maps[0].owners = held("agent", &[]).owners;

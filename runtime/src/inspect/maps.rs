@@ -1,6 +1,7 @@
 //! Maps of anybody: how full they are, and what is in them.
 
 use super::owners::Owner;
+use super::pinned::Pinned;
 use crate::sys::bpf::query::{self, MapDetails, ObjectKind};
 use crate::sys::bpf::{self, Elements};
 use crate::sys::{Result, proc};
@@ -37,7 +38,7 @@ pub struct MapState {
     /// As [`MapState::pressure`] says.
     pub pressure_percent: Option<u64>,
     pub owners: Vec<Owner>,
-    pub pins: Vec<String>,
+    pub pins: Vec<Pinned>,
     /// Programs that use it, in lists of maps.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub used_by: Vec<User>,

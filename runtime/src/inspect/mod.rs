@@ -10,6 +10,8 @@ pub mod maps;
 mod netns;
 mod objects;
 mod owners;
+mod pinned;
+mod pressure;
 mod remove;
 mod returns;
 pub mod typed;
@@ -19,6 +21,7 @@ pub use findings::{Finding, FindingKind};
 pub use maps::{Dump, MapState, PRESSURE_PERCENT};
 pub use objects::{Objects, Program, statistics_are_on};
 pub use owners::{Owner, Owners};
+pub use pinned::Pinned;
 pub use remove::{Removal, Removals, Selector, select};
 
 use serde::Serialize;

@@ -2,6 +2,7 @@
 
 use super::maps::{self, MapState, User};
 use super::owners::{Owner, Owners};
+use super::pinned::Pinned;
 use super::returns;
 use crate::sys::bpf::query::{self, LinkDetails, ObjectKind};
 use crate::sys::{Result, proc};
@@ -34,17 +35,17 @@ pub struct Program {
     pub run_count: u64,
     pub run_time_ns: u64,
     pub owners: Vec<Owner>,
-    pub pins: Vec<String>,
+    pub pins: Vec<Pinned>,
     pub maps: Vec<MapState>,
     /// All values that it can return, when its code says so.
     pub returns: Option<Vec<i32>>,
 }
 
 impl Program {
-    /// The name of the native that it is of, as in `weir status`.
+    /// The name of the instance that it is of, as in `weir status`.
     #[must_use]
     pub fn named(&self) -> Option<&str> {
-        self.pins.iter().find_map(|pin| crate::pin::name_of(pin))
+        self.pins.iter().find_map(|pin| pin.instance.as_deref())
     }
 
     /// Whether a process or a pin keeps it, and not only the place where it is attached.

@@ -130,21 +130,8 @@ pub fn path(name: &str) -> Result<PathBuf, PinError> {
 }
 
 /// The folder of all named instances; nothing is made.
-fn ours() -> Option<PathBuf> {
+pub(crate) fn ours() -> Option<PathBuf> {
     Some(usual(lasting()).join(OURS)).filter(|dir| dir.is_dir())
-}
-
-/// The folder of all named instances, where mounts of ours do not show it.
-pub(crate) fn hidden_folder() -> Option<PathBuf> {
-    lasting().map(|pid| usual(Some(pid)).join(OURS))
-}
-
-/// The name of the instance that a path in a BPF file system belongs to.
-#[must_use]
-pub fn name_of(path: &str) -> Option<&str> {
-    let (dir, _) = path.rsplit_once('/')?;
-    let (above, name) = dir.rsplit_once('/')?;
-    above.ends_with("/weir").then_some(name)
 }
 
 /// The name of a filter in clsact that belongs to a named instance: `weir:pin:NAME[:c]`.
@@ -494,13 +481,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_filters_and_paths_say_whose_they_are() {
+    fn names_of_filters_say_whose_they_are() {
         assert_eq!(parse_filter_name(&filter_name("bad-hosts", true)), Some(("bad-hosts", true)));
         assert_eq!(parse_filter_name(&filter_name("bad", false)), Some(("bad", false)));
         assert_eq!(parse_filter_name("weir:12:34:56:c"), None);
-        assert_eq!(name_of("/sys/fs/bpf/weir/bad/link_xdp_3"), Some("bad"));
-        assert_eq!(name_of("/sys/fs/bpf/cilium/bad/x"), None);
-        assert_eq!(name_of("x"), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Paths count from its root and start with `/`; the root is `/` alone.
 
-use super::mount;
+use super::{mount, proc};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -194,8 +194,7 @@ fn mount_points(mounts: &str) -> impl Iterator<Item = String> + '_ {
     mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ');
         let place = fields.nth(1)?;
-        // Blanks are written as numbers there.
-        (fields.next() == Some("cgroup2")).then(|| place.replace("\\040", " "))
+        (fields.next() == Some("cgroup2")).then(|| proc::unescaped(place))
     })
 }
 

@@ -103,9 +103,36 @@ pub fn read_all(path: &str) -> io::Result<Vec<u8>> {
     fs::read(path)
 }
 
+/// Reads a path of a table of mounts, where blanks, tabs, line ends and backslashes are octal numbers: `\040`.
+#[must_use]
+pub fn unescaped(text: &str) -> String {
+    let mut parts = text.split('\\');
+    let mut path = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.get(..3).and_then(|number| u8::from_str_radix(number, 8).ok()) {
+            Some(byte) => {
+                path.push(char::from(byte));
+                path.push_str(&part[3..]);
+            }
+            None => {
+                path.push('\\');
+                path.push_str(part);
+            }
+        }
+    }
+    path
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_in_tables_of_mounts() {
+        assert_eq!(unescaped("/sys/fs/bpf"), "/sys/fs/bpf");
+        assert_eq!(unescaped(r"/a\040b\011c\012d\134e"), "/a b\tc\nd\\e");
+        assert_eq!(unescaped(r"\134040\04ä\"), r"\040\04ä\");
+    }
 
     #[test]
     fn cpu_lists() {

@@ -138,6 +138,10 @@ fn rights() -> Result<()> {
     const FILTERS: &str = "cannot look for filters in all network namespaces and remove them\n |\n = help: this process lacks \
         CAP_SYS_ADMIN, CAP_NET_ADMIN: run it as root, or give it those";
     const NOBODY: u32 = 65534;
+    const READ_BY_OTHERS: u32 = 0o004;
+    // Who may read the folder is refused what is in it.
+    let mode = std::fs::metadata("/sys/fs/bpf")?.permissions().mode();
+    let folder = if mode & READ_BY_OTHERS == 0 { FOLDER } else { PINNED };
     let dir = TempDir::new()?;
     let program = dir.path().join("weir");
     std::fs::copy(weir_tests::weir::program()?, &program)?;
@@ -145,16 +149,18 @@ fn rights() -> Result<()> {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
     }
     for (args, of_root, of_others) in [
-        (&["status"][..], PINNED, FOLDER),
-        (&["status", "--json"], PINNED, FOLDER),
-        (&["stop", "name"], PINNED, FOLDER),
-        (&["reload", "name"], PINNED, FOLDER),
+        (&["status"][..], PINNED, folder),
+        (&["status", "--json"], PINNED, folder),
+        (&["stop", "name"], PINNED, folder),
+        (&["reload", "name"], PINNED, folder),
         (&["clean"], FILTERS, FILTERS),
         (&["clean", "--yes"], FILTERS, FILTERS),
     ] {
         let bare = Weir::new(args.iter().copied()).capabilities(&[]);
         let other = Weir::new(args.iter().copied()).program(&program).user(NOBODY);
-        for (run, words) in [(bare, of_root), (other, of_others)] {
+        // One that everybody may read.
+        let open = Weir::new(args.iter().copied()).hidden("/sys/fs/bpf").program(&program).user(NOBODY);
+        for (run, words) in [(bare, of_root), (other, of_others), (open, of_root)] {
             let done = run.run()?.refused(&[])?;
             ensure!(done.stderr == format!("error: {words}\n"), "{args:?}: not `{words}`: {done}");
         }

@@ -35,6 +35,7 @@ mod offload;
 mod one_liners;
 mod output;
 mod patterns;
+mod pinned;
 mod pins;
 mod rejection;
 mod repl;
@@ -67,6 +68,7 @@ fn main() {
         chains::TESTS,
         cgroups::TESTS,
         inspect::TESTS,
+        pinned::TESTS,
         tracing::TESTS,
         clocks::TESTS,
         kernel_code::TESTS,

@@ -66,14 +66,14 @@ fn generic() -> Result<()> {
 }
 
 /// A name that is given back, whatever becomes of the test.
-struct Name(String);
+pub(super) struct Name(pub(super) String);
 
 impl Name {
-    fn new(what: &str) -> Self {
+    pub(super) fn new(what: &str) -> Self {
         Self(format!("weirtest-{}-{what}", std::process::id()))
     }
 
-    fn tool(&self, command: &str) -> Result<Finished> {
+    pub(super) fn tool(&self, command: &str) -> Result<Finished> {
         Weir::new([command, &self.0]).run()
     }
 
