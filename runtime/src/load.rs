@@ -520,3 +520,30 @@ pub fn program_sizes(object: &Object) -> Result<Vec<(String, usize)>, Error> {
         .map(|p| Ok((p.name.clone(), elf.instructions(&p.name)?.len())))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_ebpf_builtins::{blocklist, flows, identity, retransmits};
+
+    /// Another compiler may read settings in another way, and nobody would notice but by the time that packets take.
+    #[test]
+    fn every_read_of_a_natives_setting_is_folded() {
+        for object in [&blocklist::OBJECT, &flows::OBJECT, &identity::OBJECT, &retransmits::OBJECT] {
+            let mut object = Elf::parse(object).unwrap().object;
+            let maps = object.maps.clone();
+            let numbered = || (1000..).zip(&maps).map(|(fd, (name, map))| (name.as_str(), fd, map));
+            let text_sections = object.functions.keys().map(|(section, _)| *section).collect();
+            object.relocate_maps(numbered(), &text_sections).unwrap();
+            let (_, settings, map) = numbered().find(|(name, ..)| *name == ".rodata").unwrap();
+            let mut all = 0;
+            for function in object.functions.values_mut() {
+                let addresses = constants::addresses(&function.instructions, settings);
+                let folded = constants::fold(&mut function.instructions, settings, map.data());
+                assert_eq!(folded, addresses, "{}", function.name);
+                all += folded;
+            }
+            assert!(all > 0, "no settings");
+        }
+    }
+}

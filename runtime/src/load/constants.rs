@@ -9,6 +9,8 @@ use aya_obj::generated::bpf_insn;
 const LD_IMM64: u8 = 0x18;
 /// `src` of [`LD_IMM64`]: a map's descriptor, and in the upper half an offset in its first element.
 const MAP_VALUE: u8 = 2;
+/// `src` of [`CALL`]: a function of the program itself.
+const PSEUDO_CALL: u8 = 1;
 const LDX_W: u8 = 0x61;
 const MOV32_IMM: u8 = 0xb4;
 const JA32: u8 = 0x06;
@@ -34,7 +36,8 @@ fn targets(code: &[bpf_insn]) -> Vec<bool> {
     for (at, insn) in code.iter().enumerate() {
         let distance = match insn.code {
             EXIT => continue,
-            // Of a function of ours; of helpers it is a number, and one target too many does no harm.
+            // Of helpers it is a number.
+            CALL if insn.src_reg() != PSEUDO_CALL => continue,
             CALL | JA32 => insn.imm as isize,
             code if matches!(code & CLASS, CLASS_JMP | CLASS_JMP32) => isize::from(insn.off),
             _ => continue,
@@ -52,18 +55,24 @@ fn number(data: &[u8], at: i64) -> Option<i32> {
     bytes.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))
 }
 
+/// Whether the instruction takes an address in the map with this descriptor.
+fn is_address(insn: &bpf_insn, map: i32) -> bool {
+    insn.code == LD_IMM64 && insn.src_reg() == MAP_VALUE && insn.imm == map
+}
+
+/// How many addresses in that map the code takes, each of which a read may follow.
+#[cfg(test)]
+pub(super) fn addresses(code: &[bpf_insn], map: i32) -> usize {
+    code.iter().filter(|insn| is_address(insn, map)).count()
+}
+
 /// Replaces what reads the map with this descriptor, of which `data` is the content for good. Returns how many reads those were.
 pub(super) fn fold(code: &mut [bpf_insn], map: i32, data: &[u8]) -> usize {
     let targets = targets(code);
     let mut folded = 0;
     for at in 0..code.len().saturating_sub(2) {
         let [address, offset, read] = [code[at], code[at + 1], code[at + 2]];
-        let is_read = address.code == LD_IMM64
-            && address.src_reg() == MAP_VALUE
-            && address.imm == map
-            && read.code == LDX_W
-            && read.src_reg() == address.dst_reg()
-            && !targets[at + 2];
+        let is_read = is_address(&address, map) && read.code == LDX_W && read.src_reg() == address.dst_reg() && !targets[at + 2];
         if !is_read {
             continue;
         }
@@ -142,7 +151,7 @@ mod tests {
         let back_to_the_address = [jump(JNE, -4), insn(EXIT, 0, 0)];
         let call = |distance| {
             let mut call = insn(CALL, 0, distance);
-            call.set_src_reg(1);
+            call.set_src_reg(PSEUDO_CALL);
             call
         };
         let at_one = |rest: &[bpf_insn]| with(address(1, MAP, 0), &[&[read(LDX_W, 1, 1, 0)], rest].concat());
