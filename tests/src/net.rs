@@ -81,6 +81,13 @@ impl Netns {
         tool("tc", &[&["-n", &self.name], args].concat(), None)
     }
 
+    /// Puts the program of an object of `weir build` at an interface's clsact, with these options of the filter.
+    pub fn classify(&self, iface: &str, direction: &str, options: &[&str], object: &str) -> Result<()> {
+        let filter = [&["filter", "add", "dev", iface, direction], options].concat();
+        self.tc(&[&filter[..], &["bpf", "da", "obj", object, "sec", "classifier"]].concat())
+            .map(drop)
+    }
+
     /// Sets a sysctl of this namespace: `net/ipv4/tcp_early_retrans`.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         // /proc/sys/net shows the namespace of whoever opens it.

@@ -110,21 +110,7 @@ impl Stage {
         );
         lab.node.tc(&["qdisc", "add", "dev", NODE_IF, "clsact"])?;
         for direction in ["ingress", "egress"] {
-            lab.node.tc(&[
-                "filter",
-                "add",
-                "dev",
-                NODE_IF,
-                direction,
-                "prio",
-                "5",
-                "bpf",
-                "da",
-                "obj",
-                &tc,
-                "sec",
-                "classifier",
-            ])?;
+            lab.node.classify(NODE_IF, direction, &["prio", "5"], &tc)?;
         }
         lab.node
             .ip(&["link", "set", "dev", "veth1", "xdpgeneric", "obj", &xdp, "sec", "xdp.frags"])?;

@@ -207,20 +207,7 @@ fn object_alone() -> Result<()> {
         .clean()?;
     let object = lab.dir.path().join("tc.o").display().to_string();
     lab.node.tc(&["qdisc", "add", "dev", NODE_IF, "clsact"])?;
-    let filter = [
-        "filter",
-        "add",
-        "dev",
-        NODE_IF,
-        "ingress",
-        "bpf",
-        "da",
-        "obj",
-        &object,
-        "sec",
-        "classifier",
-    ];
-    lab.node.tc(&filter)?;
+    lab.node.classify(NODE_IF, "ingress", &[], &object)?;
     let ports = [5001, 5002];
     let listen = |port: u16| traffic::listen_udp(&lab.node, (lab.node4(), port).into());
     let sockets = ports.into_iter().map(listen).collect::<Result<Vec<_>>>()?;

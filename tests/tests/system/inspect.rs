@@ -55,21 +55,7 @@ pub(super) fn build(lab: &Lab, name: &str, script: &str) -> Result<String> {
 /// Adds a classifier of an object file to the node's interface; returns the program's id.
 pub(super) fn add_filter(lab: &Lab, object: &str, direction: &str, priority: &str) -> Result<u32> {
     let before = kernel::objects_of(Kind::Program)?;
-    lab.node.tc(&[
-        "filter",
-        "add",
-        "dev",
-        NODE_IF,
-        direction,
-        "prio",
-        priority,
-        "bpf",
-        "da",
-        "obj",
-        object,
-        "sec",
-        "classifier",
-    ])?;
+    lab.node.classify(NODE_IF, direction, &["prio", priority], object)?;
     new_program(&before)
 }
 
@@ -296,19 +282,7 @@ fn missing() -> Result<()> {
     }
     lab.node.tc(&["qdisc", "add", "dev", "veth1", "clsact"])?;
     let before = kernel::objects_of(Kind::Program)?;
-    lab.node.tc(&[
-        "filter",
-        "add",
-        "dev",
-        "veth1",
-        "ingress",
-        "bpf",
-        "da",
-        "obj",
-        &object,
-        "sec",
-        "classifier",
-    ])?;
+    lab.node.classify("veth1", "ingress", &[], &object)?;
     let _second = hold(new_program(&before)?)?;
     let picture = json(&lab, &["net"], 3)?;
     ensure!(findings(&picture) == [("missing-clsact".to_owned(), 0)], "{picture:#}");

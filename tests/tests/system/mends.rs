@@ -129,19 +129,7 @@ fn missing() -> Result<()> {
     let add = |iface: &str| -> Result<u32> {
         let before = kernel::objects_of(Kind::Program)?;
         lab.node.tc(&["qdisc", "add", "dev", iface, "clsact"])?;
-        lab.node.tc(&[
-            "filter",
-            "add",
-            "dev",
-            iface,
-            "ingress",
-            "bpf",
-            "da",
-            "obj",
-            &object,
-            "sec",
-            "classifier",
-        ])?;
+        lab.node.classify(iface, "ingress", &[], &object)?;
         new_program(&before)
     };
     // Each has a program of its own: its owner will attach another when the qdisc is there.
