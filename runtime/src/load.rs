@@ -18,7 +18,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use weir_compiler::object::{AttachPoint, Device, FunctionOf, MapKind, MapRole, MapSpec, Object, ProgramKind, ProgramSpec};
 
-mod constants;
+mod specialise;
 
 const BPF_F_RDONLY_PROG: u32 = 1 << 7;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
@@ -178,13 +178,13 @@ impl Elf {
         self.object.relocate_calls(&text_sections).map_err(|e| Error::Object(describe(&e)))
     }
 
-    /// Puts the numbers of a read-only section, which nothing changes any more, where the code reads them. After [`Self::relocate`].
-    pub(crate) fn fold_constants(&mut self, section: &str, map: BorrowedFd<'_>) {
+    /// Puts the numbers of a read-only section, which nothing changes any more, where the code reads them, and leaves out what they make idle. After [`Self::relocate`].
+    pub(crate) fn specialise(&mut self, section: &str, map: BorrowedFd<'_>) {
         let Some(data) = self.object.maps.get(section).map(|map| map.data().to_vec()) else {
             return;
         };
         for function in self.object.functions.values_mut() {
-            constants::fold(&mut function.instructions, map.as_raw_fd(), &data);
+            specialise::specialise(function, map.as_raw_fd(), &data);
         }
     }
 
@@ -528,7 +528,7 @@ mod tests {
 
     /// Another compiler may read settings in another way, and nobody would notice but by the time that packets take.
     #[test]
-    fn every_read_of_a_natives_setting_is_folded() {
+    fn nothing_in_a_native_reads_a_setting_any_more() {
         for object in [&blocklist::OBJECT, &flows::OBJECT, &identity::OBJECT, &retransmits::OBJECT] {
             let mut object = Elf::parse(object).unwrap().object;
             let maps = object.maps.clone();
@@ -538,10 +538,10 @@ mod tests {
             let (_, settings, map) = numbered().find(|(name, ..)| *name == ".rodata").unwrap();
             let mut all = 0;
             for function in object.functions.values_mut() {
-                let addresses = constants::addresses(&function.instructions, settings);
-                let folded = constants::fold(&mut function.instructions, settings, map.data());
-                assert_eq!(folded, addresses, "{}", function.name);
-                all += folded;
+                let reads = |function: &aya_obj::Function| specialise::addresses(&function.instructions, settings);
+                all += reads(function);
+                assert!(specialise::specialise(function, settings, map.data()), "{}", function.name);
+                assert_eq!(reads(function), 0, "{}", function.name);
             }
             assert!(all > 0, "no settings");
         }

@@ -20,6 +20,7 @@ mod replay;
 mod rivals;
 mod setup;
 mod test;
+mod test_run;
 mod vm;
 
 use clap::{Parser, Subcommand};

@@ -143,13 +143,12 @@ settings! {
 /// Looks up the addresses that are to be matched, the source first. A macro, since closures that are called twice are not inlined.
 macro_rules! either {
     ($src:expr, $dst:expr, |$addr:ident| $find:expr) => {{
-        let fields = setting!(MATCH);
         let mut entry = None;
-        if fields & MATCH_SRC != 0 {
+        if setting!(MATCH) & MATCH_SRC != 0 {
             let $addr = $src;
             entry = $find;
         }
-        if entry.is_none() && fields & MATCH_DST != 0 {
+        if entry.is_none() && setting!(MATCH) & MATCH_DST != 0 {
             let $addr = $dst;
             entry = $find;
         }
@@ -306,8 +305,7 @@ fn blocklist_tc(ctx: &__sk_buff) -> u32 {
 #[inline(always)]
 fn conclude<F: Frame>(frame: F, outcome: u32) -> u32 {
     count(outcome, frame.packets());
-    // Everything is released: a tail call does not return, unless the slot is empty. Each setting is read where it
-    // matters only: reading it costs, although the branch behind it does not.
+    // Everything is released: a tail call does not return, unless the slot is empty.
     match outcome {
         STAT_DROPPED => {
             if setting!(EVENT_DROP) != 0 {
@@ -381,33 +379,35 @@ fn ipv4<F: Frame, R: Reader>(frame: F, packet: &R, offset: usize) -> Result<u32,
         }
         return Ok(STAT_ALLOWED);
     }
-    if setting!(FAMILIES) & IPV4 != 0
-        && let Some(entry) = blocked4(header)
-    {
-        let upper = || Upper {
-            proto: header.proto,
-            offset: offset + ((header.version_ihl & 15) as usize) * 4,
-            is_there: header.flags_fragment & 0x1fff_u16.to_be() == 0,
-        };
-        if narrowed() && !wanted(frame, &upper()) {
-            return Ok(STAT_PASSED);
-        }
-        hit(frame, &HITS4, entry, upper);
-        if setting!(EVENT_DROP) != 0 {
-            record(drop_verdict::<F>(), SLOT_DROP, prefix4(entry.key));
-        }
-        return Ok(STAT_DROPPED);
+    if setting!(FAMILIES) & IPV4 == 0 {
+        return Ok(STAT_PASSED);
     }
-    Ok(STAT_PASSED)
+    let state = State::now();
+    // Two ways to the end: where they met, it would be kept in memory which one it was.
+    if setting!(EXACT) & IPV4 == 0 {
+        let entry = either!(header.src, header.dst, |addr| listed4(state, addr));
+        return Ok(entry.map_or(STAT_PASSED, |key| listed_in_4(frame, header, offset, Match::of_trie(key))));
+    }
+    let entry = either!(header.src, header.dst, |addr| exact4(state, addr));
+    Ok(entry.map_or(STAT_PASSED, |entry| listed_in_4(frame, header, offset, entry)))
 }
 
+/// What becomes of a packet with a listed address.
 #[inline(always)]
-fn blocked4(header: &Ipv4) -> Option<Match<Lpm4>> {
-    let state = State::now();
-    if setting!(EXACT) & IPV4 == 0 {
-        return either!(header.src, header.dst, |addr| listed4(state, addr)).map(Match::of_trie);
+fn listed_in_4<F: Frame>(frame: F, header: &Ipv4, offset: usize, entry: Match<Lpm4>) -> u32 {
+    let upper = || Upper {
+        proto: header.proto,
+        offset: offset + ((header.version_ihl & 15) as usize) * 4,
+        is_there: header.flags_fragment & 0x1fff_u16.to_be() == 0,
+    };
+    if narrowed() && !wanted(frame, &upper()) {
+        return STAT_PASSED;
     }
-    either!(header.src, header.dst, |addr| exact4(state, addr))
+    hit(frame, &HITS4, entry, upper);
+    if setting!(EVENT_DROP) != 0 {
+        record(drop_verdict::<F>(), SLOT_DROP, prefix4(entry.key));
+    }
+    STAT_DROPPED
 }
 
 #[inline(always)]
@@ -488,23 +488,33 @@ fn ipv6<F: Frame, R: Reader>(frame: F, packet: &R, offset: usize) -> Result<u32,
         }
         return Ok(STAT_ALLOWED);
     }
-    if setting!(FAMILIES) & IPV6 != 0
-        && let Some(entry) = blocked6(header)
-    {
-        let (upper, fragmented) = upper6(frame, header.next_header, offset + size_of::<Ipv6>());
-        if !fragmented && is_neighbour_discovery(frame, &upper) {
-            return Ok(STAT_NEIGHBOUR);
-        }
-        if narrowed() && !wanted(frame, &upper) {
-            return Ok(STAT_PASSED);
-        }
-        hit(frame, &HITS6, entry, || upper);
-        if setting!(EVENT_DROP) != 0 {
-            record(drop_verdict::<F>(), SLOT_DROP, prefix6(entry.key));
-        }
-        return Ok(STAT_DROPPED);
+    if setting!(FAMILIES) & IPV6 == 0 {
+        return Ok(STAT_PASSED);
     }
-    Ok(STAT_PASSED)
+    let state = State::now();
+    if setting!(EXACT) & IPV6 == 0 {
+        let entry = either!(header.src(), header.dst(), |addr| listed6(state, addr));
+        return Ok(entry.map_or(STAT_PASSED, |key| listed_in_6(frame, header, offset, Match::of_trie(key))));
+    }
+    let entry = either!(header.src(), header.dst(), |addr| exact6(state, addr));
+    Ok(entry.map_or(STAT_PASSED, |entry| listed_in_6(frame, header, offset, entry)))
+}
+
+/// As [`listed_in_4`]; neighbour discovery passes.
+#[inline(always)]
+fn listed_in_6<F: Frame>(frame: F, header: &Ipv6, offset: usize, entry: Match<Lpm6>) -> u32 {
+    let (upper, fragmented) = upper6(frame, header.next_header, offset + size_of::<Ipv6>());
+    if !fragmented && is_neighbour_discovery(frame, &upper) {
+        return STAT_NEIGHBOUR;
+    }
+    if narrowed() && !wanted(frame, &upper) {
+        return STAT_PASSED;
+    }
+    hit(frame, &HITS6, entry, || upper);
+    if setting!(EVENT_DROP) != 0 {
+        record(drop_verdict::<F>(), SLOT_DROP, prefix6(entry.key));
+    }
+    STAT_DROPPED
 }
 
 /// An IPv6 address as it lies in the packet, in two halves.
@@ -530,15 +540,6 @@ impl Ipv6 {
             low: self.dst_low,
         }
     }
-}
-
-#[inline(always)]
-fn blocked6(header: &Ipv6) -> Option<Match<Lpm6>> {
-    let state = State::now();
-    if setting!(EXACT) & IPV6 == 0 {
-        return either!(header.src(), header.dst(), |addr| listed6(state, addr)).map(Match::of_trie);
-    }
-    either!(header.src(), header.dst(), |addr| exact6(state, addr))
 }
 
 #[inline(always)]

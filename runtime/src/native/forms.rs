@@ -123,7 +123,7 @@ impl<'a> Forms<'a> {
             let fds: HashMap<String, BorrowedFd<'_>> = fds.collect();
             elf.relocate(&fds)?;
             if let Some(settings) = fds.get(SETTINGS) {
-                elf.fold_constants(SETTINGS, *settings);
+                elf.specialise(SETTINGS, *settings);
             }
         }
         let mut programs: Vec<Program> = Vec::new();

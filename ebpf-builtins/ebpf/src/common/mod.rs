@@ -25,8 +25,9 @@ pub(crate) use settings;
 
 /// Reads a setting.
 ///
-/// The verifier knows its value (the section is frozen) and removes the branches that depend on it, so a feature that
-/// is switched off costs no more than the reading. Volatile, or the compiler would take the default.
+/// Volatile, or the compiler would take the default. weir puts the value in its place when it loads the program, and takes out what was
+/// only there to decide by it; for other loaders the verifier removes the branches that depend on it (the section is frozen), and the
+/// reading stays. Read a setting where it matters: what is kept over a call takes a register, or room on the stack.
 macro_rules! setting {
     ($name:ident) => {{
         // SAFETY: a static `u32`; nothing writes it while the program exists.

@@ -1,0 +1,594 @@
+//! Random programs do the same before and after; a few by hand show what becomes of them.
+
+use super::*;
+use aya_obj::btf::{FuncSecInfo, LineSecInfo};
+use aya_obj::generated::{bpf_func_id, bpf_func_info, bpf_line_info};
+
+const MAP: i32 = 5;
+const SETTINGS: [i32; 4] = [7, -2, 0, 1];
+
+const LDX_W: u8 = 0x61;
+const LDX_DW: u8 = 0x79;
+const STX_W: u8 = 0x63;
+const STX_DW: u8 = 0x7b;
+const STX_ATOMIC: u8 = 0xdb;
+const MOV64_REG: u8 = 0xbf;
+const JEQ: u8 = 0x15;
+const JNE: u8 = 0x55;
+const FETCH: i32 = 1;
+
+fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> bpf_insn {
+    bpf_insn {
+        code,
+        _bitfield_align_1: [],
+        _bitfield_1: bpf_insn::new_bitfield_1(dst, src),
+        off,
+        imm,
+    }
+}
+
+/// `dst = &map[offset]`
+fn address(dst: u8, map: i32, offset: i32) -> [bpf_insn; 2] {
+    [insn(LD_IMM64, dst, MAP_VALUE, 0, map), insn(0, 0, 0, 0, offset)]
+}
+
+fn data() -> Vec<u8> {
+    SETTINGS.iter().flat_map(|n| n.to_ne_bytes()).collect()
+}
+
+fn call(helper: bpf_func_id) -> bpf_insn {
+    insn(CALL, 0, 0, 0, helper as i32)
+}
+
+const EXIT_INSN: fn() -> bpf_insn = || insn(EXIT, 0, 0, 0, 0);
+
+/// Code, registers, offset, number.
+type Shown = (u8, u8, u8, i16, i32);
+
+fn shown(code: &[bpf_insn]) -> Vec<Shown> {
+    code.iter().map(|i| (i.code, i.dst_reg(), i.src_reg(), i.off, i.imm)).collect()
+}
+
+fn specialised(code: &[bpf_insn]) -> Option<Vec<bpf_insn>> {
+    let data = data();
+    twice(code, Settings { map: MAP, data: &data }).map(|(code, _)| code)
+}
+
+fn becomes(parts: &[&[bpf_insn]]) -> Vec<Shown> {
+    shown(&specialised(&parts.concat()).unwrap())
+}
+
+#[test]
+fn a_setting_that_decides_leaves_nothing_of_itself() {
+    // if settings[2] == 0 { r0 = 1 } else { r0 = settings[1] }
+    let code: &[&[bpf_insn]] = &[
+        &address(1, MAP, 8),
+        &[insn(LDX_W, 1, 1, 0, 0), insn(JNE, 1, 0, 2, 0), insn(MOV64, 0, 0, 0, 1), EXIT_INSN()],
+        &address(2, MAP, 4),
+        &[insn(LDX_W, 0, 2, 0, 0), EXIT_INSN()],
+    ];
+    assert_eq!(becomes(code), [(MOV32, 0, 0, 0, 1), (EXIT, 0, 0, 0, 0)]);
+    let other: &[&[bpf_insn]] = &[
+        &address(1, MAP, 12),
+        &[insn(LDX_W, 1, 1, 0, 0), insn(JNE, 1, 0, 2, 0), insn(MOV64, 0, 0, 0, 1), EXIT_INSN()],
+        &address(2, MAP, 0),
+        &[insn(LDX_W, 0, 2, 4, 0), EXIT_INSN()],
+    ];
+    // Of 32 bits, as it was read.
+    assert_eq!(becomes(other), [(MOV32, 0, 0, 0, -2), (EXIT, 0, 0, 0, 0)]);
+}
+
+#[test]
+fn a_setting_is_known_on_the_stack_as_well() {
+    let code: &[&[bpf_insn]] = &[
+        &address(1, MAP, 0),
+        &[
+            insn(LDX_W, 1, 1, 0, 0),
+            insn(STX_DW, 10, 1, -16, 0),
+            call(bpf_func_id::BPF_FUNC_ktime_get_ns),
+        ],
+        &[insn(LDX_DW, 0, 10, -16, 0), EXIT_INSN()],
+    ];
+    let expected = [(CALL, 0, 0, 0, 5), (MOV32, 0, 0, 0, 7), (EXIT, 0, 0, 0, 0)];
+    assert_eq!(becomes(code), expected);
+    // As much of it as was stored.
+    let half: &[&[bpf_insn]] = &[
+        &[insn(MOV64, 1, 0, 0, -2), insn(STX_W, 10, 1, -16, 0), insn(LDX_W, 0, 10, -16, 0)],
+        &[EXIT_INSN()],
+    ];
+    assert_eq!(becomes(half), [(MOV32, 0, 0, 0, -2), (EXIT, 0, 0, 0, 0)]);
+    // Not where the kernel may have written.
+    let helper = bpf_func_id::BPF_FUNC_probe_read_kernel as i32;
+    let written: &[&[bpf_insn]] = &[
+        &[insn(MOV64, 3, 0, 0, 7), insn(STX_DW, 10, 3, -16, 0)],
+        &[insn(MOV64_REG, 1, 10, 0, 0), insn(ADD64, 1, 0, 0, -24), insn(MOV64, 2, 0, 0, 16)],
+        &[insn(CALL, 0, 0, 0, helper), insn(LDX_DW, 0, 10, -16, 0), EXIT_INSN()],
+    ];
+    let code = written.concat();
+    assert_eq!(becomes(written).len(), code.len());
+}
+
+#[test]
+fn jumps_lead_past_jumps() {
+    let code = [
+        call(bpf_func_id::BPF_FUNC_ktime_get_ns),
+        insn(JEQ, 0, 0, 2, 0),
+        insn(MOV64, 0, 0, 0, 2),
+        insn(JA, 0, 0, 1, 0),
+        insn(JA, 0, 0, 1, 0),
+        EXIT_INSN(),
+        insn(MOV64, 0, 0, 0, 3),
+        EXIT_INSN(),
+    ];
+    let expected = [
+        (CALL, 0, 0, 0, 5),
+        (JEQ, 0, 0, 2, 0),
+        (MOV32, 0, 0, 0, 2),
+        (EXIT, 0, 0, 0, 0),
+        (MOV32, 0, 0, 0, 3),
+        (EXIT, 0, 0, 0, 0),
+    ];
+    assert_eq!(becomes(&[&code]), expected);
+    // A ring, which a verifier refuses, is one afterwards.
+    assert_eq!(becomes(&[&[insn(JA, 0, 0, 0, 0), insn(JA, 0, 0, -2, 0)]]), [(JA, 0, 0, -1, 0)]);
+}
+
+#[test]
+fn code_that_cannot_be_followed_stays() {
+    const LD_ABS: u8 = 0x20;
+    for (name, code) in [
+        ("leads out of itself", vec![insn(MOV64, 0, 0, 0, 1)]),
+        ("jumps behind its end", vec![insn(JA, 0, 0, 5, 0), EXIT_INSN()]),
+        ("jumps before its beginning", vec![insn(JA, 0, 0, -5, 0), EXIT_INSN()]),
+        ("is cut off", vec![insn(LD_IMM64, 0, 0, 0, 1)]),
+        ("writes the end of the stack", vec![insn(MOV64, 10, 0, 0, 1), EXIT_INSN()]),
+        ("has an instruction of old", vec![insn(LD_ABS, 0, 0, 0, 1), EXIT_INSN()]),
+        ("is nothing", Vec::new()),
+    ] {
+        assert!(specialised(&code).is_none(), "{name}");
+    }
+}
+
+#[test]
+fn functions_and_lines_go_with_their_instructions() {
+    let lines = |lines: &[(u32, u32)]| -> Vec<bpf_line_info> {
+        let info = |&(insn_off, line): &(u32, u32)| bpf_line_info {
+            insn_off,
+            file_name_off: 0,
+            line_off: 0,
+            line_col: line << 10,
+        };
+        lines.iter().map(info).collect()
+    };
+    let functions = |at: &[u32]| -> Vec<bpf_func_info> {
+        let info = |&insn_off: &u32| bpf_func_info {
+            insn_off,
+            type_id: insn_off,
+        };
+        at.iter().map(info).collect()
+    };
+    // The program calls the function at 9 unless a setting that is 0 has it call the one at 7.
+    let instructions = [
+        &address(7, MAP, 8)[..],
+        &[insn(LDX_W, 7, 7, 0, 0), insn(JEQ, 7, 0, 1, 0), insn(CALL, 0, PSEUDO_CALL, 0, 2)],
+        &[insn(CALL, 0, PSEUDO_CALL, 0, 3), EXIT_INSN()],
+        &[insn(MOV64, 0, 0, 0, 1), EXIT_INSN()],
+        &[insn(MOV64, 0, 0, 0, 2), EXIT_INSN()],
+    ]
+    .concat();
+    let mut function = Function {
+        address: 0,
+        name: String::new(),
+        section_index: object::SectionIndex(0),
+        section_offset: 0,
+        instructions,
+        func_info: FuncSecInfo::default(),
+        line_info: LineSecInfo::default(),
+        func_info_rec_size: 8,
+        line_info_rec_size: 16,
+    };
+    function.func_info.func_info = functions(&[0, 7, 9]);
+    function.line_info.line_info = lines(&[(0, 10), (3, 11), (4, 12), (5, 13), (7, 14), (9, 15), (10, 16)]);
+    assert!(specialise(&mut function, MAP, &data()));
+    let expected = [
+        (CALL, 0, PSEUDO_CALL, 0, 1),
+        (EXIT, 0, 0, 0, 0),
+        (MOV32, 0, 0, 0, 2),
+        (EXIT, 0, 0, 0, 0),
+    ];
+    assert_eq!(shown(&function.instructions), expected);
+    let left: Vec<_> = function
+        .func_info
+        .func_info
+        .iter()
+        .map(|info| (info.insn_off, info.type_id))
+        .collect();
+    assert_eq!((left, function.func_info.num_info), (vec![(0, 0), (2, 9)], 2));
+    let left: Vec<_> = function
+        .line_info
+        .line_info
+        .iter()
+        .map(|info| (info.insn_off, info.line_col >> 10))
+        .collect();
+    assert_eq!((left, function.line_info.num_info), (vec![(0, 13), (2, 15), (3, 16)], 3));
+}
+
+/// Numbers that look random and are the same in each run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() >> 11) as usize % end
+    }
+
+    fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+}
+
+/// Where things are for [`Machine`]: no number of a program comes near.
+const STACK_END: u64 = 0x7fff_1234_5000;
+const SETTINGS_AT: u64 = 0x6fff_0000_0000;
+const MEMORY_AT: u64 = 0x5fff_0000_0000;
+
+/// A machine as slow and plain as can be, with two helpers: one reads 8 bytes at `r2`, one writes 8 bytes to `r1`.
+struct Machine {
+    registers: [u64; 11],
+    stack: [u8; STACK as usize],
+    memory: [u8; 64],
+    /// What anybody else could see: calls with their arguments, stores to memory, the end.
+    seen: Vec<String>,
+}
+
+impl Machine {
+    fn at(&mut self, address: u64, len: usize) -> Option<&mut [u8]> {
+        let inside = |start: u64, bytes: usize| {
+            let at = usize::try_from(address.checked_sub(start)?).ok()?;
+            (at.saturating_add(len) <= bytes).then_some(at)
+        };
+        if let Some(at) = inside(STACK_END - STACK as u64, STACK as usize) {
+            return Some(&mut self.stack[at..at + len]);
+        }
+        inside(MEMORY_AT, 64).map(|at| &mut self.memory[at..at + len])
+    }
+
+    fn load(&mut self, address: u64, len: usize) -> u64 {
+        let mut bytes = [0; 8];
+        let settings = data();
+        match address.checked_sub(SETTINGS_AT).map(|at| at as usize) {
+            Some(at) if at.saturating_add(len) <= settings.len() => bytes[..len].copy_from_slice(&settings[at..at + len]),
+            _ => {
+                if let Some(from) = self.at(address, len) {
+                    bytes[..len].copy_from_slice(from);
+                }
+            }
+        }
+        u64::from_le_bytes(bytes)
+    }
+
+    fn store(&mut self, address: u64, len: usize, number: u64) {
+        if (MEMORY_AT..MEMORY_AT + 64).contains(&address) {
+            self.seen
+                .push(format!("{:x} = {:x}", address - MEMORY_AT, number << (64 - len * 8)));
+        }
+        if let Some(to) = self.at(address, len) {
+            to.copy_from_slice(&number.to_le_bytes()[..len]);
+        }
+    }
+
+    fn call(&mut self, helper: i32) {
+        self.registers[0] = match helper {
+            1 => {
+                let key = self.load(self.registers[2], 8);
+                self.seen.push(format!("lookup {key:x}"));
+                if key.is_multiple_of(3) { 0 } else { MEMORY_AT + key % 5 * 8 }
+            }
+            113 => {
+                let number = self.seen.len() as u64 * 0x0101_0101_0101;
+                self.store(self.registers[1], 8, number);
+                self.seen.push(format!("read {:x}", self.registers[3]));
+                number
+            }
+            _ => {
+                self.seen.push("time".into());
+                self.seen.len() as u64
+            }
+        };
+        // Whoever reads these now gets something else.
+        for (number, register) in self.registers[1..6].iter_mut().enumerate() {
+            *register = 0xdead_0000 + number as u64;
+        }
+    }
+
+    fn run(code: &[bpf_insn]) -> Vec<String> {
+        let mut machine = Self {
+            registers: std::array::from_fn(|r| if r == 10 { STACK_END } else { 0xdead }),
+            stack: [0xee; STACK as usize],
+            memory: std::array::from_fn(|at| at as u8),
+            seen: Vec::new(),
+        };
+        let mut at = 0;
+        for _ in 0..10_000 {
+            let insn = code[at];
+            at += 1;
+            let (dst, src) = (usize::from(insn.dst_reg()), usize::from(insn.src_reg()));
+            let imm = i64::from(insn.imm) as u64;
+            let right = if insn.code & FROM_REGISTER != 0 {
+                machine.registers[src]
+            } else {
+                imm
+            };
+            let off = insn.off as i64 as u64;
+            let left = machine.registers[dst];
+            match insn.code {
+                EXIT => {
+                    let r0 = machine.registers[0];
+                    machine.seen.push(format!("exit {r0:x}"));
+                    return machine.seen;
+                }
+                CALL => machine.call(insn.imm),
+                LD_IMM64 => {
+                    let upper = code[at].imm as u32;
+                    at += 1;
+                    machine.registers[dst] = if insn.src_reg() == MAP_VALUE {
+                        SETTINGS_AT + u64::from(upper)
+                    } else {
+                        u64::from(insn.imm as u32) | u64::from(upper) << 32
+                    };
+                }
+                STX_ATOMIC => {
+                    let to = left.wrapping_add(off);
+                    let old = machine.load(to, 8);
+                    machine.store(to, 8, old.wrapping_add(right));
+                    if insn.imm & FETCH != 0 {
+                        machine.registers[src] = old;
+                    }
+                }
+                code if code & CLASS == LDX => machine.registers[dst] = machine.load(machine.registers[src].wrapping_add(off), size(code)),
+                code if code & CLASS == ST => machine.store(left.wrapping_add(off), size(code), imm),
+                code if code & CLASS == STX => machine.store(left.wrapping_add(off), size(code), machine.registers[src]),
+                code if matches!(code & CLASS, JMP | JMP32) => {
+                    let narrow = |number: u64| if code & CLASS == JMP32 { u64::from(number as u32) } else { number };
+                    let signed = |number: u64| {
+                        if code & CLASS == JMP32 {
+                            i64::from(number as i32)
+                        } else {
+                            number as i64
+                        }
+                    };
+                    let (a, b, c, d) = (narrow(left), narrow(right), signed(left), signed(right));
+                    let taken = match code & OPERATION {
+                        0x00 => true,
+                        0x10 => a == b,
+                        0x20 => a > b,
+                        0x30 => a >= b,
+                        0x40 => a & b != 0,
+                        0x50 => a != b,
+                        0x60 => c > d,
+                        0x70 => c >= d,
+                        0xa0 => a < b,
+                        0xb0 => a <= b,
+                        0xc0 => c < d,
+                        _ => c <= d,
+                    };
+                    if taken {
+                        at = at.checked_add_signed(insn.off as isize).unwrap();
+                    }
+                }
+                code if code & CLASS == ALU64 => {
+                    let by = right % 64;
+                    machine.registers[dst] = match code & OPERATION {
+                        0x00 => left.wrapping_add(right),
+                        0x10 => left.wrapping_sub(right),
+                        0x20 => left.wrapping_mul(right),
+                        0x30 => left.checked_div(right).unwrap_or(0),
+                        0x40 => left | right,
+                        0x50 => left & right,
+                        0x60 => left << by,
+                        0x70 => left >> by,
+                        0x80 => 0_u64.wrapping_sub(left),
+                        0x90 => left.checked_rem(right).unwrap_or(left),
+                        0xa0 => left ^ right,
+                        0xb0 => right,
+                        _ => (left as i64 >> by) as u64,
+                    };
+                }
+                code => {
+                    let (left, right) = (left as u32, right as u32);
+                    let by = right % 32;
+                    machine.registers[dst] = u64::from(match code & OPERATION {
+                        0x00 => left.wrapping_add(right),
+                        0x10 => left.wrapping_sub(right),
+                        0x20 => left.wrapping_mul(right),
+                        0x30 => left.checked_div(right).unwrap_or(0),
+                        0x40 => left | right,
+                        0x50 => left & right,
+                        0x60 => left << by,
+                        0x70 => left >> by,
+                        0x80 => 0_u32.wrapping_sub(left),
+                        0x90 => left.checked_rem(right).unwrap_or(left),
+                        0xa0 => left ^ right,
+                        0xb0 => right,
+                        _ => (left as i32 >> by) as u32,
+                    });
+                }
+            }
+        }
+        panic!("does not end");
+    }
+}
+
+/// A program that reads no register and no byte of the stack before it has written it, as the verifier demands.
+fn program(random: &mut Random) -> Vec<bpf_insn> {
+    const REGISTERS: [u8; 10] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+    // Addresses are taken of the first half only, so that the other one is private, unless they are moved.
+    const PLACES: [i16; 8] = [-8, -16, -24, -32, -40, -48, -56, -64];
+    const ADDRESSED: [i16; 4] = [-8, -16, -24, -32];
+    const NUMBERS: [i32; 8] = [0, 1, 2, 7, -1, -2, 63, i32::MIN];
+    // Most keep their private part to themselves.
+    let escapes = random.below(2) == 0;
+    let mut code: Vec<bpf_insn> = Vec::new();
+    for place in PLACES {
+        code.push(insn(0x7a, 10, 0, place, random.of(&NUMBERS)));
+    }
+    for register in REGISTERS {
+        code.push(insn(MOV64, register, 0, 0, random.of(&NUMBERS)));
+    }
+    // Where an instruction begins, and where a number that is counted down is: a jump back needs one.
+    let mut starts = Vec::new();
+    for _ in 0..8 + random.below(40) {
+        starts.push(code.len());
+        let (dst, src) = (random.of(&REGISTERS[..9]), random.of(&REGISTERS[..9]));
+        match random.below(12) {
+            0..=1 => {
+                let len = code.len();
+                code.extend(address(dst, MAP, random.of(&[0, 4, 8, 12])));
+                if random.below(4) == 0 {
+                    starts.push(len + 2);
+                }
+                code.push(insn(random.of(&[LDX_W, LDX_W, 0x69, 0x71]), src, dst, 0, 0));
+            }
+            2..=4 => {
+                let operation = random.of(&[0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x90, 0xa0, 0xb0, 0xb0, 0xc0]);
+                let class = random.of(&[ALU, ALU64]);
+                let is_shift = matches!(operation, 0x60 | 0x70 | 0xc0);
+                if random.below(2) == 0 {
+                    code.push(insn(operation | class | FROM_REGISTER, dst, src, 0, 0));
+                } else {
+                    let number = if is_shift { random.below(32) as i32 } else { random.of(&NUMBERS) };
+                    code.push(insn(operation | class, dst, 0, 0, number));
+                }
+            }
+            5 => code.push(insn(random.of(&[STX_DW, STX_W, 0x6b, 0x73]), 10, src, random.of(&PLACES), 0)),
+            // A part of a number, too.
+            6 => {
+                let part = random.of(&[0, 0, 0, 4]);
+                let codes = if part == 0 {
+                    [LDX_DW, LDX_DW, LDX_W, 0x69, 0x71]
+                } else {
+                    [STX_W, STX_W, LDX_W, 0x6b, 0x71]
+                };
+                let code_of = random.of(&codes);
+                let (dst, src) = if code_of & CLASS == LDX { (dst, 10) } else { (10, src) };
+                code.push(insn(code_of, dst, src, random.of(&PLACES) + part, 0));
+            }
+            7 => {
+                // An address on the stack, for a helper or for a store through it.
+                code.push(insn(MOV64_REG, 2, 10, 0, 0));
+                code.push(insn(ADD64, 2, 0, 0, i32::from(random.of(&ADDRESSED))));
+                match if escapes { random.below(10) } else { 8 } {
+                    0 => code.push(insn(STX_DW, 2, src, random.of(&[0, 8, -8]), 0)),
+                    1 => code.push(insn(LDX_DW, dst, 2, random.of(&[0, 8, -8]), 0)),
+                    2 => code.push(insn(ADD64, 2, 0, 0, random.of(&[8, -8]))),
+                    3 => {
+                        // By way of memory.
+                        code.push(insn(STX_DW, 10, 2, -8, 0));
+                        code.push(insn(LDX_DW, 7, 10, -8, 0));
+                        code.push(insn(random.of(&[STX_DW, 0x73]), 7, src, random.of(&PLACES), 0));
+                    }
+                    4 => {
+                        // As far as a number says that nobody knows.
+                        code.push(call(bpf_func_id::BPF_FUNC_ktime_get_ns));
+                        for register in 1..6 {
+                            code.push(insn(MOV64, register, 0, 0, random.of(&NUMBERS)));
+                        }
+                        code.push(insn(0x57, 0, 0, 0, 7));
+                        code.push(insn(0x27, 0, 0, 0, -8));
+                        code.push(insn(MOV64_REG, 2, 10, 0, 0));
+                        code.push(insn(ADD64 | FROM_REGISTER, 2, 0, 0, 0));
+                        code.push(insn(STX_DW, 2, src, -8, 0));
+                    }
+                    5 => {
+                        // One of two, which leads to any.
+                        let far = random.of(&[-8, -16]);
+                        code.push(insn(JEQ, src, 0, 1, 7));
+                        code.push(insn(ADD64, 2, 0, 0, far));
+                        code.push(insn(ADD64, 2, 0, 0, random.of(&[0, -8, -16])));
+                        code.push(insn(STX_DW, 2, src, random.of(&[0, -8]), 0));
+                    }
+                    6 => code.push(insn(STX_ATOMIC, 2, src, 0, random.of(&[0, FETCH]))),
+                    _ => {
+                        code.push(insn(MOV64_REG, 1, 2, 0, 0));
+                        code.push(insn(CALL, 0, 0, 0, random.of(&[1, 113])));
+                        for register in 1..6 {
+                            code.push(insn(MOV64, register, 0, 0, random.of(&NUMBERS)));
+                        }
+                    }
+                }
+            }
+            8 => {
+                // What a lookup gave back, which may be nothing.
+                code.push(insn(MOV64_REG, 2, 10, 0, 0));
+                code.push(insn(ADD64, 2, 0, 0, i32::from(random.of(&ADDRESSED))));
+                code.push(call(bpf_func_id::BPF_FUNC_map_lookup_elem));
+                for register in 1..6 {
+                    code.push(insn(MOV64, register, 0, 0, random.of(&NUMBERS)));
+                }
+                code.push(insn(JEQ, 0, 0, 1, 0));
+                code.push(insn(random.of(&[STX_DW, STX_ATOMIC]), 0, random.of(&REGISTERS[6..]), 0, 0));
+            }
+            9 if random.below(4) == 0 => code.push(insn(STX_ATOMIC, 10, src, random.of(&PLACES), random.of(&[0, FETCH]))),
+            _ => {
+                let operation = random.of(&[0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0xa0, 0xb0, 0xc0, 0xd0]);
+                let class = random.of(&[JMP, JMP32]);
+                // Where to is found when all is there.
+                if random.below(3) == 0 {
+                    code.push(insn(operation | class | FROM_REGISTER, dst, src, i16::MAX, 0));
+                } else {
+                    code.push(insn(operation | class, dst, 0, i16::MAX, random.of(&NUMBERS)));
+                }
+            }
+        }
+    }
+    let end = code.len();
+    starts.push(end);
+    for _ in 0..4 {
+        code.push(insn(0xaf, 0, random.of(&REGISTERS), 0, 0));
+    }
+    code.push(insn(LDX_DW, 1, 10, random.of(&PLACES), 0));
+    code.push(insn(0x0f, 0, 1, 0, 0));
+    code.push(EXIT_INSN());
+    for (at, insn) in code.iter_mut().enumerate().filter(|(_, insn)| insn.off == i16::MAX) {
+        let later: Vec<usize> = starts.iter().copied().filter(|start| *start > at).collect();
+        insn.off = (random.of(&later) - at - 1) as i16;
+    }
+    if random.below(2) == 0 {
+        // All of it three times.
+        code.pop();
+        let back = 18 - code.len() as i16 - 2;
+        code.push(insn(ADD64, 9, 0, 0, 1));
+        code.push(insn(0xa5, 9, 0, back, 3));
+        code.push(EXIT_INSN());
+        code[17].imm = 0;
+    }
+    code
+}
+
+#[test]
+fn random_programs_do_the_same() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let (mut shorter, mut without_numbers) = (0, 0);
+    for number in 0..10_000 {
+        let code = program(&mut random);
+        let after = specialised(&code).unwrap_or_else(|| panic!("{number}: {:?}", shown(&code)));
+        assert_eq!(
+            Machine::run(&code),
+            Machine::run(&after),
+            "{number}:\n{:?}\n{:?}",
+            shown(&code),
+            shown(&after)
+        );
+        assert!(after.len() <= code.len());
+        shorter += code.len() - after.len();
+        without_numbers += usize::from(!after.iter().any(|insn| insn.code == LD_IMM64));
+    }
+    // Or the test would say nothing.
+    assert!(shorter > 100_000 && without_numbers > 1000, "{shorter} {without_numbers}");
+}
