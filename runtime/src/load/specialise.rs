@@ -379,7 +379,10 @@ impl Flow {
                     }
                 }
                 code if code & CLASS == STX && code & MODE == MODE_ATOMIC => {
-                    // Some give back what was there, in the source register or the first.
+                    // Some give back what was there, in the source register or the first. Newer ones do something else.
+                    if !(0..0x100).contains(&insn.imm) {
+                        return None;
+                    }
                     known.registers[0] = Unknown;
                     *known.registers.get_mut(usize::from(insn.src_reg()))? = Unknown;
                 }

@@ -143,6 +143,7 @@ fn code_that_cannot_be_followed_stays() {
         ("is cut off", vec![insn(LD_IMM64, 0, 0, 0, 1)]),
         ("writes the end of the stack", vec![insn(MOV64, 10, 0, 0, 1), EXIT_INSN()]),
         ("has an instruction of old", vec![insn(LD_ABS, 0, 0, 0, 1), EXIT_INSN()]),
+        ("has an atomic load", vec![insn(STX_ATOMIC, 0, 1, 0, 0x100), EXIT_INSN()]),
         ("is nothing", Vec::new()),
     ] {
         assert!(specialised(&code).is_none(), "{name}");
