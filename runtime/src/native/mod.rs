@@ -563,7 +563,11 @@ impl Instance {
     /// What stands above its summary.
     pub(crate) fn title(&self) -> String {
         // Its counters read as if it did.
-        let dry_run = if pinned::decides(&Params(&self.spec)) { "" } else { " (dry run: nothing is dropped)" };
+        let dry_run = if pinned::decides(&Params(&self.spec)) {
+            ""
+        } else {
+            " (dry run: nothing is dropped)"
+        };
         let title = format!("@{}: {}{dry_run}", self.spec.alias, self.spec.native.name);
         match self.advice.get() {
             Some(advice) => format!("{title}\n  {advice}"),
