@@ -38,7 +38,7 @@ pub fn without_comment(line: &str) -> &str {
 
 /// Reads `ADDRESS` or `ADDRESS/LENGTH` of either family, without blanks. An address alone is a prefix of full length.
 ///
-/// IPv4 in IPv6 notation (`::ffff:192.0.2.1`) stays IPv6, as sockets have it; packets have it as IPv4, which is for their lists to know.
+/// IPv4 in IPv6 notation (`::ffff:192.0.2.1`) stays IPv6, as sockets have it; [`as_in_packets`] is for what is compared with packets.
 ///
 /// # Errors
 /// Not an address, a length that its family does not have, or bits beyond the length.
@@ -64,6 +64,17 @@ pub fn parse_prefix(text: &str) -> Result<(IpAddr, u8), PrefixError> {
         });
     }
     Ok((address, length))
+}
+
+/// Returns the prefix as packets have its addresses: a program that listens for both families writes IPv4 as `::ffff:192.0.2.1`, and no
+/// packet has such an address. As a network it stays what it is: lists of what is never routed have `::ffff:0:0/96`, and nobody means all
+/// of IPv4 by it.
+#[must_use]
+pub fn as_in_packets((address, length): (IpAddr, u8)) -> (IpAddr, u8) {
+    match address {
+        IpAddr::V6(a) if length == 128 => a.to_ipv4_mapped().map_or((address, length), |a| (IpAddr::V4(a), 32)),
+        _ => (address, length),
+    }
 }
 
 /// Returns the address with the bits beyond the length zeroed.

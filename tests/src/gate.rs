@@ -206,6 +206,29 @@ pub fn requests(mut decide: impl FnMut(u16) -> Option<i32> + Send + 'static) -> 
     Supervisor::new(&[rule], Box::new(judge))
 }
 
+/// Tells, before the program opens a file of this name, that it is about to: it waits until `before` returns.
+///
+/// # Errors
+/// No sockets.
+pub fn opens(name: &'static str, mut before: impl FnMut() + Send + 'static) -> Result<Supervisor> {
+    let rule = Rule {
+        call: libc::SYS_openat,
+        with: None,
+    };
+    let judge = move |request: &libc::seccomp_notif| {
+        let memory = File::open(format!("/proc/{}/mem", request.pid)).ok()?;
+        let mut path = [0_u8; libc::PATH_MAX as usize];
+        // The path may end where the memory does.
+        let read = memory.read_at(&mut path, request.data.args[1]).ok()?;
+        let path = path[..read].split(|byte| *byte == 0).next()?;
+        if path.ends_with(name.as_bytes()) {
+            before();
+        }
+        None
+    };
+    Supervisor::new(&[rule], Box::new(judge))
+}
+
 /// Hands the calls of the rules over, and allows all others.
 fn filter(rules: &[Rule]) -> Vec<libc::sock_filter> {
     let stmt = |code: u32, k: u32| libc::sock_filter {

@@ -61,6 +61,8 @@ pub struct Weir<'a> {
 enum Condition {
     /// An empty file system lies over this folder, for this process alone.
     Hidden(CString),
+    /// This folder has the content of another one, for this process alone.
+    InPlace(CString, CString),
     /// Root with no other capabilities than these bits.
     Capabilities(u64),
     /// Somebody else than root, of no group.
@@ -86,6 +88,12 @@ impl Condition {
                 check(libc::unshare(libc::CLONE_NEWNS))?;
                 check(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
                 check(libc::mount(c"none".as_ptr(), path.as_ptr(), c"tmpfs".as_ptr(), 0, none.cast()))
+            },
+            // SAFETY: strings that end in NUL, and numbers.
+            Condition::InPlace(path, other) => unsafe {
+                check(libc::unshare(libc::CLONE_NEWNS))?;
+                check(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
+                check(libc::mount(other.as_ptr(), path.as_ptr(), none, libc::MS_BIND, none.cast()))
             },
             Condition::Capabilities(keep) => {
                 for bit in (0..64 as libc::c_ulong).filter(|bit| keep & (1 << bit) == 0) {
@@ -149,6 +157,13 @@ impl<'a> Weir<'a> {
     pub fn hidden(mut self, path: &str) -> Self {
         self.conditions
             .push(Condition::Hidden(CString::new(path).expect("no NUL in a path")));
+        self
+    }
+
+    /// For the program alone, `path` has the content of the folder `other`.
+    pub fn in_place(mut self, path: &str, other: &Path) -> Self {
+        let text = |path: &Path| CString::new(path.as_os_str().as_encoded_bytes()).expect("no NUL in a path");
+        self.conditions.push(Condition::InPlace(text(Path::new(path)), text(other)));
         self
     }
 

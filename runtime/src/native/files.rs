@@ -1,26 +1,31 @@
 //! Which files have changed, by inotify.
 //!
 //! Input: paths. Output: those whose new content is complete. Folders are watched, not files, so that a file that is replaced by
-//! another (`rename`, a symbolic link that is turned) is seen as well as one that is written in place. A file that somebody is
-//! writing is left alone until it is closed.
+//! another (`rename`, a symbolic link that is turned) is seen as well as one that is written in place; all folders on the way, since a
+//! folder can be replaced, too (`current -> releases/7`). A file that somebody is writing is left alone until it is closed.
 
 use crate::sys::{Result, SysError};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Quiet time after the last event: several files, or a file that is taken away and put back, are one change.
 const SETTLE: Duration = Duration::from_millis(50);
 /// A file that has gone gets this long to come back before anybody is told.
 const GONE: Duration = Duration::from_millis(500);
+/// As many symbolic links as the kernel follows on the way to a file.
+const MOST_LINKS: usize = 40;
+/// What is watched of a folder already stays watched.
+const ADD: AddWatchFlags = AddWatchFlags::from_bits_retain(nix::libc::IN_MASK_ADD);
 
 #[derive(Debug)]
 struct Watched {
     path: PathBuf,
-    /// Where it really is, through all symbolic links.
-    real: Option<PathBuf>,
+    /// Every name on the way to it, symbolic links and what they point to included, with the folder that the name is in. The last is the
+    /// file itself.
+    way: Vec<(PathBuf, OsString)>,
     /// When its content may be read.
     due: Option<Instant>,
     /// Somebody has written and not yet closed it.
@@ -39,11 +44,39 @@ fn failed(path: &Path, error: nix::errno::Errno) -> SysError {
     SysError::new("watch", path.display().to_string(), error.into())
 }
 
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
+/// Follows a path through all symbolic links, as [`Watched::way`] has it. `look` is called for every folder before the name in it is looked
+/// at: what comes later than its watch is seen by the watch.
+fn follow(path: &Path, mut look: impl FnMut(&Path)) -> Vec<(PathBuf, OsString)> {
+    let backwards = |path: &Path| -> Vec<OsString> { path.components().rev().map(|c| c.as_os_str().to_owned()).collect() };
+    let mut todo = backwards(&std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+    let mut at = PathBuf::from("/");
+    let mut way = Vec::new();
+    let mut links = 0;
+    while let Some(name) = todo.pop() {
+        match Path::new(&name).components().next() {
+            Some(Component::Normal(_)) => {}
+            Some(Component::ParentDir) => {
+                at.pop();
+                continue;
+            }
+            Some(Component::RootDir) => {
+                at = PathBuf::from("/");
+                continue;
+            }
+            _ => continue,
+        }
+        look(&at);
+        let next = at.join(&name);
+        way.push((at.clone(), name));
+        match std::fs::read_link(&next) {
+            Ok(target) if links < MOST_LINKS => {
+                links += 1;
+                todo.extend(backwards(&target));
+            }
+            _ => at = next,
+        }
     }
+    way
 }
 
 impl Files {
@@ -60,7 +93,7 @@ impl Files {
         };
         for path in paths {
             files.files.push(Watched {
-                real: None,
+                way: Vec::new(),
                 path,
                 due: None,
                 writing: false,
@@ -75,28 +108,23 @@ impl Files {
         self.inotify.as_fd().as_raw_fd()
     }
 
-    /// Finds out where a file really is, and watches the folders on both ends of the link. Returns whether it has moved.
-    fn resolve(&mut self, index: usize) -> Result<bool> {
+    /// Finds out where a file really is, and watches the folders on the way.
+    fn resolve(&mut self, index: usize) -> Result<()> {
         let path = self.files[index].path.clone();
-        let real = std::fs::canonicalize(&path).ok();
-        self.watch(folder_of(&path))?;
-        if let Some(real) = &real {
-            self.watch(folder_of(real))?;
+        let names = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO;
+        // A folder on the way that may not be watched is not worth a failed start.
+        let way = follow(&path, |folder| drop(self.watch(folder, names)));
+        if let Some((folder, _)) = way.last() {
+            let content = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ATTRIB;
+            self.watch(folder, names | content)?;
         }
-        let moved = self.files[index].real != real;
-        self.files[index].real = real;
-        Ok(moved)
+        self.files[index].way = way;
+        Ok(())
     }
 
-    fn watch(&mut self, folder: &Path) -> Result<()> {
-        let flags = AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_MODIFY
-            | AddWatchFlags::IN_ATTRIB
-            | AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_MOVED_TO;
-        match self.inotify.add_watch(folder, flags) {
+    fn watch(&mut self, folder: &Path, events: AddWatchFlags) -> Result<()> {
+        // Another file may want more of the same folder.
+        match self.inotify.add_watch(folder, events | ADD) {
             Ok(wd) => {
                 if !self.folders.iter().any(|(known, at)| *known == wd && at == folder) {
                     self.folders.push((wd, folder.to_owned()));
@@ -121,7 +149,12 @@ impl Files {
                     self.files.iter_mut().for_each(|f| f.due = Some(now + SETTLE));
                     continue;
                 }
-                let Some(name) = event.name else { continue };
+                let Some(name) = event.name else {
+                    if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+                        self.folders.retain(|(wd, _)| *wd != event.wd);
+                    }
+                    continue;
+                };
                 let folders: Vec<PathBuf> = self
                     .folders
                     .iter()
@@ -129,13 +162,9 @@ impl Files {
                     .map(|(_, folder)| folder.clone())
                     .collect();
                 for index in 0..self.files.len() {
-                    if self.files[index].is_at(&folders, &name) {
-                        self.files[index].happened(event.mask, now);
-                        // In a folder that may not be watched yet.
+                    if self.files[index].happened(&folders, &name, event.mask, now) {
+                        // It may be in a folder now that is not watched yet.
                         let _ = self.resolve(index);
-                    } else if self.resolve(index).unwrap_or(false) {
-                        // A link on the way to it was turned.
-                        self.files[index].due = Some(now + SETTLE);
                     }
                 }
             }
@@ -168,12 +197,15 @@ impl Files {
 }
 
 impl Watched {
-    fn is_at(&self, folders: &[PathBuf], name: &OsStr) -> bool {
-        let here = |path: &Path| path.file_name() == Some(name) && folders.iter().any(|f| f == folder_of(path));
-        here(&self.path) || self.real.as_deref().is_some_and(here)
-    }
-
-    fn happened(&mut self, mask: AddWatchFlags, now: Instant) {
+    /// Takes in an event of a name in folders. Returns whether the way to the file may be another one now.
+    fn happened(&mut self, folders: &[PathBuf], name: &OsStr, mask: AddWatchFlags, now: Instant) -> bool {
+        let here = |(folder, at): &(PathBuf, OsString)| at == name && folders.contains(folder);
+        let names = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO;
+        let is_moved = mask.intersects(names) && self.way.iter().any(here);
+        // The content of a folder on the way is nobody's content.
+        if !is_moved && !self.way.last().is_some_and(here) {
+            return false;
+        }
         if mask.intersects(AddWatchFlags::IN_MODIFY) {
             self.writing = true;
             self.due = Some(now + SETTLE);
@@ -191,6 +223,7 @@ impl Watched {
             // `touch`: the same content counts as read again.
             self.due = self.due.or(Some(now + SETTLE));
         }
+        is_moved
     }
 }
 
@@ -265,6 +298,43 @@ mod tests {
         assert!(files.touched(&path));
         drop(file);
         assert_eq!(next(&mut files), [path]);
+    }
+
+    #[test]
+    fn a_turned_link_to_a_folder_on_the_way_is_a_change() {
+        let folder = Folder::new("release");
+        for (name, text) in [("one", "a"), ("two", "b")] {
+            std::fs::create_dir_all(folder.0.join(name).join("lists")).unwrap();
+            std::fs::write(folder.0.join(name).join("lists/bad"), text).unwrap();
+        }
+        std::os::unix::fs::symlink("one", folder.0.join("current")).unwrap();
+        let list = folder.0.join("current/lists/bad");
+        let mut files = Files::new(vec![list.clone()]).unwrap();
+        std::os::unix::fs::symlink("two", folder.0.join("new")).unwrap();
+        std::fs::rename(folder.0.join("new"), folder.0.join("current")).unwrap();
+        assert_eq!(next(&mut files), std::slice::from_ref(&list));
+        std::fs::write(folder.0.join("two/lists/bad"), "c").unwrap();
+        assert_eq!(next(&mut files), std::slice::from_ref(&list));
+        // Where it was before is nobody's business any more.
+        std::fs::write(folder.0.join("one/lists/bad"), "d").unwrap();
+        files.take_in();
+        assert_eq!(files.due(), None);
+    }
+
+    #[test]
+    fn a_folder_that_is_replaced_or_comes_later_is_watched() {
+        let folder = Folder::new("folder");
+        let list = folder.0.join("a/b/list");
+        let mut files = Files::new(vec![list.clone()]).unwrap();
+        std::fs::create_dir_all(folder.0.join("a/b")).unwrap();
+        std::fs::write(&list, "a").unwrap();
+        assert_eq!(next(&mut files), std::slice::from_ref(&list));
+        std::fs::rename(folder.0.join("a"), folder.0.join("old")).unwrap();
+        std::fs::create_dir_all(folder.0.join("a/b")).unwrap();
+        std::fs::write(&list, "b").unwrap();
+        assert_eq!(next(&mut files), std::slice::from_ref(&list));
+        std::fs::write(&list, "c").unwrap();
+        assert_eq!(next(&mut files), [list]);
     }
 
     #[test]

@@ -404,10 +404,17 @@ impl Lists {
         if added + removed > 0 {
             self.record(allow, "reload", added, names, removed);
         }
-        self.say(
-            false,
-            format!("`{what}` read again: {added} added, {removed} removed, {entries} in force"),
-        );
+        if entries == 0 && removed > 0 && !allow {
+            self.say(
+                true,
+                format!("`{what}` read again: {added} added, {removed} removed: `{what}` has no entry, nothing is dropped"),
+            );
+        } else {
+            self.say(
+                false,
+                format!("`{what}` read again: {added} added, {removed} removed, {entries} in force"),
+            );
+        }
         if spilled {
             let message = format!(
                 "`{what}` has outgrown the tables that were made for it at the start: what they have no room for is in force, but slower; \

@@ -40,7 +40,7 @@ fn error(error: PinError, span: Span) -> Error {
 }
 
 /// Whether it drops packets, as opposed to counting what it would drop.
-fn decides(params: &Params<'_>) -> bool {
+pub(super) fn decides(params: &Params<'_>) -> bool {
     !params.flag("dry_run")
 }
 
@@ -121,16 +121,22 @@ impl Instance {
     pub(crate) fn how_long(&self) -> Option<Notice> {
         let params = Params(&self.spec);
         let can_be_pinned = self.spec.native.params.iter().any(|p| p.name == "pin");
+        let dry_run = if decides(&params) { "" } else { "dry run, nothing is dropped; " };
         let message = match &self.pin {
             Some(pin) => {
                 let taken = if pin.before().is_some() { "taken over" } else { "new" };
                 let name = pin.name();
-                format!("pinned as `{name}` ({taken}): stays in force when weir is gone, until `weir stop {name}`")
+                format!("{dry_run}pinned as `{name}` ({taken}): stays in force when weir is gone, until `weir stop {name}`")
             }
-            None if can_be_pinned && decides(&params) => {
-                "in force as long as weir runs, then everything passes; with `pin=\"NAME\"` it stays".to_owned()
-            }
-            None => return None,
+            None if !dry_run.is_empty() => "dry run: what would be dropped is counted, and passes".to_owned(),
+            None if !can_be_pinned => return None,
+            None => match params.duration("duration") {
+                Some(ns) => format!(
+                    "in force for {}, at most as long as weir runs, then everything passes",
+                    weir_stdlib::show_duration(ns)
+                ),
+                None => "in force as long as weir runs, then everything passes; with `pin=\"NAME\"` it stays".to_owned(),
+            },
         };
         Some(Notice::Native {
             alias: self.spec.alias.clone(),

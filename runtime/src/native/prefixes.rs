@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use weir_ebpf_builtins::{Lpm4, Lpm6};
 use weir_parser::Span;
-use weir_stdlib::{ParamValue, PrefixError, parse_duration, parse_prefix, without_comment};
+use weir_stdlib::{ParamValue, PrefixError, as_in_packets, parse_duration, parse_prefix, without_comment};
 
 /// The key of a trie.
 pub trait Key: Copy + Eq + Send + std::fmt::Debug {
@@ -134,7 +134,7 @@ impl Prefixes {
     /// # Errors
     /// What is wrong with it, and what to write instead.
     pub fn add(&mut self, text: &str, ttl: Option<u64>) -> Result<(), String> {
-        let (addr, len) = parse_prefix(text).map_err(|error| match error {
+        let parsed = parse_prefix(text).map_err(|error| match error {
             PrefixError::Address => format!("expected an address or a prefix, found `{}`", shortened(text)),
             PrefixError::Length { max } => {
                 let len = text.split_once('/').map_or("", |(_, len)| len);
@@ -145,12 +145,7 @@ impl Prefixes {
                 format!("`{text}` has host bits beyond the prefix; write `{meant}` or `{addr}`")
             }
         })?;
-        // A program that listens for both families writes IPv4 so; no packet has such an address. As a network it stays what it is: lists
-        // of what is never routed have `::ffff:0:0/96`, and nobody means all of IPv4 by it.
-        let (addr, len) = match addr {
-            IpAddr::V6(a) if len == 128 => a.to_ipv4_mapped().map_or((addr, len), |a| (IpAddr::V4(a), 32)),
-            _ => (addr, len),
-        };
+        let (addr, len) = as_in_packets(parsed);
         let len_bits = u32::from(len);
         match addr {
             IpAddr::V4(a) => {
@@ -203,17 +198,79 @@ impl Prefixes {
     /// Reads the text of a file.
     ///
     /// # Errors
-    /// The number of the first bad line (from 1), and what is wrong with it.
+    /// The number of the first bad line (from 1), what is wrong with it, and how many more there are.
     pub fn parse(text: &str) -> Result<Self, (usize, String)> {
         let mut prefixes = Self::default();
         // Some editors start a file with a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        for (i, line) in text.lines().enumerate() {
-            prefixes.add_line(without_comment(line)).map_err(|message| (i + 1, message))?;
+        let mut bad = text.lines().enumerate().filter_map(|(i, line)| {
+            let line = without_comment(line);
+            let message = prefixes.add_line(line).err()?;
+            Some((i + 1, range(line).unwrap_or(message)))
+        });
+        if let Some((line, message)) = bad.next() {
+            // Whether one line is to be mended, or the whole file is of another kind.
+            let also = match bad.count() {
+                0 => String::new(),
+                1 => "; another line is bad, too".to_owned(),
+                n => format!("; {n} other lines are bad, too"),
+            };
+            return Err((line, message + &also));
         }
         prefixes.sort();
         Ok(prefixes)
     }
+}
+
+/// What is to be written instead of a range of addresses (`10.0.0.1-10.0.0.9`), if that is what a line is.
+fn range(line: &str) -> Option<String> {
+    const MOST: usize = 4;
+    let (first, last) = line.split_once('-')?;
+    let (first, last): (IpAddr, IpAddr) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    let (width, mut at, end) = match (first, last) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (32, u128::from(a.to_bits()), u128::from(b.to_bits())),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (128, a.to_bits(), b.to_bits()),
+        _ => return None,
+    };
+    if at > end {
+        return None;
+    }
+    let mut parts = Vec::new();
+    loop {
+        // The largest prefix that begins here and does not go beyond the end.
+        let mut bits = at.trailing_zeros().min(width);
+        let ends = |bits: u32| at | 1_u128.checked_shl(bits).map_or(u128::MAX, |size| size - 1);
+        while ends(bits) > end {
+            bits -= 1;
+        }
+        let addr: IpAddr = if width == 32 {
+            std::net::Ipv4Addr::from_bits(at as u32).into()
+        } else {
+            std::net::Ipv6Addr::from_bits(at).into()
+        };
+        parts.push(if bits == 0 {
+            format!("`{addr}`")
+        } else {
+            format!("`{addr}/{}`", width - bits)
+        });
+        match ends(bits).checked_add(1) {
+            Some(next) if next <= end => at = next,
+            _ => break,
+        }
+    }
+    let write = match &parts[..] {
+        [one] => one.clone(),
+        few if few.len() <= MOST => format!("{}, a line each", few.join(", ")),
+        many => format!(
+            "the {} prefixes from {} to {}, a line each",
+            many.len(),
+            many[0],
+            many[many.len() - 1]
+        ),
+    };
+    Some(format!(
+        "expected an address or a prefix, found the range `{first}-{last}`; write {write}"
+    ))
 }
 
 /// Clocks are looked at once a second.
@@ -395,5 +452,39 @@ mod tests {
             )
         );
         assert!(error("2001:db8::1/32").1.contains("write `2001:db8::/32`"));
+        assert_eq!(
+            error("10.0.0.1\nfoo\n10.0.0.2\n1.2.3.4/33\n"),
+            (
+                2,
+                "expected an address or a prefix, found `foo`; another line is bad, too".to_owned()
+            )
+        );
+        assert_eq!(
+            error("foo\nbar\n10.0.0.2\nbaz\n"),
+            (
+                1,
+                "expected an address or a prefix, found `foo`; 2 other lines are bad, too".to_owned()
+            )
+        );
+        // The fix of a range is a few prefixes, or many.
+        assert_eq!(
+            error("10.0.0.1 - 10.0.0.6").1,
+            "expected an address or a prefix, found the range `10.0.0.1-10.0.0.6`; write `10.0.0.1`, `10.0.0.2/31`, `10.0.0.4/31`, `10.0.0.6`, a line each"
+        );
+        assert_eq!(
+            error("2001:db8::-2001:db8::ffff").1,
+            "expected an address or a prefix, found the range `2001:db8::-2001:db8::ffff`; write `2001:db8::/112`"
+        );
+        assert_eq!(
+            error("10.0.0.1-10.0.0.254").1,
+            "expected an address or a prefix, found the range `10.0.0.1-10.0.0.254`; write the 14 prefixes from `10.0.0.1` to `10.0.0.254`, a line each"
+        );
+        assert_eq!(
+            error("0.0.0.0-255.255.255.255").1,
+            "expected an address or a prefix, found the range `0.0.0.0-255.255.255.255`; write `0.0.0.0/0`"
+        );
+        for text in ["10.0.0.9-10.0.0.1", "10.0.0.1-2001:db8::1", "10.0.0.1-20", "a-b"] {
+            assert_eq!(error(text).1, format!("expected an address or a prefix, found `{text}`"));
+        }
     }
 }

@@ -3,9 +3,12 @@
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use weir_tests::frame::Frame;
+use weir_tests::gate;
 use weir_tests::harness::Test;
 use weir_tests::kernel::KernelState;
 use weir_tests::net::{Lab, NODE_IF};
@@ -26,6 +29,7 @@ pub const TESTS: &[Test] = &[
     Test::new("blocklist_second_on_one_interface_is_refused", second),
     Test::new("blocklist_outlives_its_interface", interface_gone),
     Test::new("blocklist_file_cut_off_in_the_middle_changes_nothing", cut_off),
+    Test::new("blocklist_file_that_is_written_while_it_is_read_is_read_again", written_while_read),
 ];
 
 const PORT: u16 = 5000;
@@ -336,5 +340,47 @@ fn cut_off() -> Result<()> {
     std::fs::File::options().write(true).open(&path)?.set_len(0)?;
     weir.wait_stderr("a complaint about nothing", |text| text.contains("bad.txt is empty"))?;
     ensure!(arrive(&lab, &[BAD, last], 2)? == 0, "the old list is not in force");
+    // A list without entries that says so is taken, and what that means is said.
+    replace(&lab, "# nobody\n")?;
+    weir.wait_stderr("a warning", |text| {
+        text.contains("0 added, 3001 removed: `prefixes` has no entry, nothing is dropped")
+    })?;
+    ensure!(arrive(&lab, &[BAD, last], 2)? == 4, "an empty list drops");
     weir.stop()?.clean()?.expect_map("@", [(BAD, 4), (last, 4)])
+}
+
+/// Half of a new list is there when the file is read, whole lines all of them: what is not there yet stays in force.
+fn written_while_read() -> Result<()> {
+    let lab = Lab::new()?;
+    let path = lab.dir.path().join("bad.txt");
+    replace(&lab, &hosts(172, 16, 50))?;
+    let (armed, half) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
+    let (is_armed, written, at) = (Arc::clone(&armed), Arc::clone(&half), path.clone());
+    let mut opens = gate::opens("bad.txt", move || {
+        if is_armed.swap(false, Ordering::SeqCst) {
+            let file = std::fs::File::create(&at).and_then(|mut file| {
+                file.write_all(hosts(172, 16, 20).replace(&format!("{BAD}\n"), "").as_bytes())?;
+                Ok(file)
+            });
+            *written.lock().unwrap_or_else(|e| e.into_inner()) = file.ok();
+        }
+    })?;
+    let script = r#"use blocklist(iface="veth0", audit="off", prefixes=file("bad.txt")) as bl;
+        bl:drop { @[ip.src] = count(); } interval:ms:50 { printf("alive\n"); }"#;
+    let mut weir = Weir::script(script).at(&lab).start_behind(&mut opens)?;
+    weir.wait_stdout("a sign of life", |text| text.contains("alive"))?;
+    armed.store(true, Ordering::SeqCst);
+    replace(&lab, &hosts(172, 16, 51))?;
+    let mut file = weir_tests::wait_for("half a list", || Ok(half.lock().unwrap_or_else(|e| e.into_inner()).take()))?;
+    ensure!(arrive(&lab, &[BAD], 2)? == 0, "what is not written yet is no longer in force");
+    file.write_all(hosts(172, 17, 3).as_bytes())?;
+    drop(file);
+    weir.wait_stderr("word of the whole", |text| text.contains("4 added") || text.contains("3 added"))?;
+    ensure!(arrive(&lab, &[BAD], 2)? == 0, "the new list is not in force");
+    let done = weir.stop()?.clean()?;
+    ensure!(
+        done.stderr.contains("read again: 3 added, 30 removed, 24 in force") && done.stderr.matches("read again").count() == 1,
+        "half a list was in force: {done}"
+    );
+    done.expect_map("@", [(BAD, 4)])
 }

@@ -4,11 +4,14 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use weir_tests::cgroup::Cgroup;
 use weir_tests::frame::Frame;
+use weir_tests::gate;
 use weir_tests::harness::Test;
 use weir_tests::kernel::{self, ProgramType};
 use weir_tests::net::{Lab, NODE_IF};
@@ -18,6 +21,7 @@ use weir_tests::weir::{Running, Weir};
 
 pub const TESTS: &[Test] = &[
     Test::new("faults_of_a_policy_file_leave_the_old_policy", policy_file),
+    Test::new("faults_of_a_policy_that_is_written_while_it_is_read", written_while_read),
     Test::new("faults_cgroup_that_goes_and_comes_again", cgroup_gone),
     Test::new("faults_interface_that_goes_and_comes_again", interface_gone),
     Test::new("faults_foreign_xdp_program_stays_unless_forced", foreign_xdp),
@@ -119,6 +123,46 @@ fn policy_file() -> Result<()> {
         "the new policy is not in force"
     );
     weir.stop()?.nothing_left().map(drop)
+}
+
+/// Half of a new policy is there when the file is read, and makes sense: the old one stays in force until the other half is there.
+fn written_while_read() -> Result<()> {
+    let (lab, group) = (Lab::new()?, Cgroup::new()?);
+    let _pod = group.resident(&lab.peer)?;
+    replace(&lab, "policy.toml", &policy(&group.path(), &[4000, 5001]))?;
+    let (half, rest) = (policy(&group.path(), &[]), policy(&group.path(), &[4000, 5001, 5002]));
+    let rest = rest.strip_prefix(&half).context("a policy begins otherwise")?;
+    let (armed, writer) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
+    let (is_armed, written, at) = (Arc::clone(&armed), Arc::clone(&writer), lab.dir.path().join("policy.toml"));
+    let mut opens = gate::opens("policy.toml", move || {
+        if is_armed.swap(false, Ordering::SeqCst) {
+            let file = std::fs::File::create(&at).and_then(|mut file| {
+                file.write_all(half.as_bytes())?;
+                Ok(file)
+            });
+            *written.lock().unwrap_or_else(|e| e.into_inner()) = file.ok();
+        }
+    })?;
+    let script = format!("{IDENTITY} interval:ms:50 {{ printf(\"alive\\n\"); }}");
+    let mut weir = Weir::script(&script).at(&lab).start_behind(&mut opens)?;
+    weir.wait_stdout("a sign of life", |text| text.contains("alive"))?;
+    armed.store(true, Ordering::SeqCst);
+    replace(&lab, "policy.toml", &policy(&group.path(), &[4000]))?;
+    let mut file = wait_for("half a policy", || Ok(writer.lock().unwrap_or_else(|e| e.into_inner()).take()))?;
+    ensure!(from_pod(&lab, 5001, 2)? == 2, "what is not written yet is no longer in force");
+    file.write_all(rest.as_bytes())?;
+    drop(file);
+    weir.wait_stderr("word of the reload", |text| text.contains("policy read again:"))?;
+    ensure!(
+        from_pod(&lab, 5001, 2)? == 2 && from_pod(&lab, 5002, 2)? == 2,
+        "the new policy is not in force"
+    );
+    let done = weir.stop()?.nothing_left()?;
+    ensure!(
+        done.stderr.contains("policy read again: 1 rules added, 0 removed, 3 in force") && done.stderr.matches("read again").count() == 1,
+        "half a policy was in force: {done}"
+    );
+    Ok(())
 }
 
 /// A pod's cgroup is removed: nobody has its identity. One of the same name comes: it is the pod again, with another number of the kernel's.

@@ -324,6 +324,17 @@ fn protect() -> Result<()> {
         .refused(&["the default gateway", &format!("allow=\"{}\"", lab.peer6())])?;
     lab.node.ip(&["-6", "route", "del", "default"])?;
 
+    // Who is asked for names, whoever that is on this machine.
+    lab.dir.write("resolv.conf", &format!("nameserver {peer4}\n"))?;
+    let asking = |params: &str| everything(params).in_place("/etc", lab.dir.path());
+    asking("").run()?.refused(&[
+        &format!("the list covers {peer4}, a resolver, by its entry {net}"),
+        &format!("allow={peer4}"),
+        "^",
+    ])?;
+    asking(&format!(", allow={peer4}")).start()?.stop()?.clean()?;
+    asking(", ports=443").start()?.stop()?.clean()?;
+
     let to = SocketAddr::new(node4.into(), 22);
     let listener = lab.node.run(|| TcpListener::bind(to).context("cannot listen"))?;
     let _client = lab.peer.run(|| TcpStream::connect(to).context("cannot connect"))?;

@@ -468,13 +468,20 @@ fn refused() -> Result<()> {
     ensure!(arrive(&lab, BAD, 2)? == 2, "in force after a start that was refused");
     // Without a name, weir says beforehand how long it lasts.
     let unnamed = |more: &str| {
-        let text = format!(r#"use blocklist(iface="veth0", audit="off", prefixes={BAD}{more}) as bl;"#);
+        let text = format!(r#"use blocklist(iface="veth0", audit="off", prefixes={BAD}{more}) as bl; end {{ print(@bl); }}"#);
         Weir::script(&text).at(&lab).start()?.stop()
     };
     ensure!(unnamed("")?.stderr.contains("as long as weir runs"), "the gate opens unannounced");
+    let timed = unnamed(", duration=1h")?.stderr;
+    ensure!(timed.contains("in force for 1h, at most as long as weir runs"), "{timed}");
+    let dry = unnamed(", dry_run=true")?;
     ensure!(
-        !unnamed(", dry_run=true")?.stderr.contains("as long as"),
-        "a dry run closes no gate"
+        !dry.stderr.contains("as long as") && dry.stderr.contains("dry run: what would be dropped is counted, and passes"),
+        "a dry run closes no gate: {dry}"
+    );
+    ensure!(
+        dry.stdout.contains("@bl: blocklist (dry run: nothing is dropped)\n"),
+        "a dry run's counters: {dry}"
     );
     Ok(())
 }

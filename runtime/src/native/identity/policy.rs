@@ -8,10 +8,13 @@ use std::fmt;
 use std::net::IpAddr;
 use weir_ebpf_builtins::abi::{FAMILY_IPV4, FAMILY_IPV6};
 use weir_ebpf_builtins::identity::{ALLOW, DENY, Rule as Row};
-use weir_stdlib::parse_prefix;
+use weir_stdlib::{as_in_packets, parse_prefix};
 
 /// Rules that have counters of their own.
 pub const RULES_MAX: usize = 2048;
+
+/// What stands for everybody in `from` and `to`.
+const ANY: &str = "any";
 
 /// IP protocols by their names in `proto`.
 const PROTOCOLS: &[(&str, u8)] = &[("tcp", 6), ("udp", 17), ("sctp", 132), ("icmp", 1), ("icmpv6", 58)];
@@ -221,8 +224,8 @@ impl Reader<'_> {
         let mut free = (1..=self.number_max).filter(|n| !taken.contains(n));
         for entry in &file.identities {
             let name = entry.name.text();
-            if name.is_empty() || parse_prefix(name).is_ok() {
-                return Err(self.error(&entry.name, format!("`{name}` cannot be the name of an identity")));
+            if name.is_empty() || name == ANY || name.contains(char::is_control) || parse_prefix(name).is_ok() {
+                return Err(self.error(&entry.name, format!("`{}` cannot be the name of an identity", name.escape_debug())));
             }
             let members = match (&entry.cgroup, &entry.pod, &entry.members) {
                 (Some(path), None, None) => Members::Cgroup(path.clone()),
@@ -236,6 +239,10 @@ impl Reader<'_> {
                             &entry.name,
                             format!("identity `{name}`: a group of `members` has no `number` of its own"),
                         ));
+                    }
+                    // A rule for it would be for nobody, and is told from one for everybody by its list alone.
+                    if members.is_empty() {
+                        return Err(self.error(&entry.name, format!("identity `{name}`: `members` is empty")));
                     }
                     if names.insert(name.to_owned(), Name::Group(members.clone())).is_some() {
                         return Err(self.error(&entry.name, format!("identity `{name}` is there twice")));
@@ -343,8 +350,20 @@ impl Reader<'_> {
         let at = &rule.verdict;
         let wrong = |message: String| self.error(at, format!("rule {}: {message}", index + 1));
         let allow = self.verdict(at, "verdict")?;
-        let from_names = rule.from.map(OneOrMore::into_vec).unwrap_or_default();
-        let to_texts = rule.to.map(OneOrMore::into_vec).unwrap_or_default();
+        let from_names = rule.from.map(OneOrMore::into_vec);
+        let to_texts = rule.to.map(OneOrMore::into_vec);
+        let port_list = rule.port.map(OneOrMore::into_vec);
+        // What is left out stands for all of them: a list from which the last one was taken must not.
+        for (field, is_empty, all) in [
+            ("from", from_names.as_ref().is_some_and(Vec::is_empty), "everybody"),
+            ("to", to_texts.as_ref().is_some_and(Vec::is_empty), "everybody"),
+            ("port", port_list.as_ref().is_some_and(Vec::is_empty), "all ports"),
+        ] {
+            if is_empty {
+                return Err(wrong(format!("`{field}` is an empty list; leave it out for {all}")));
+            }
+        }
+        let (from_names, to_texts) = (from_names.unwrap_or_default(), to_texts.unwrap_or_default());
         let proto_name = rule.proto.unwrap_or_default();
         let proto = match proto_name.as_str() {
             "" | "any" => 0,
@@ -357,17 +376,25 @@ impl Reader<'_> {
             },
         };
         let mut from = Vec::new();
-        for name in &from_names {
+        let from_identities: &[String] = if from_names.iter().any(|name| name == ANY) {
+            &[]
+        } else {
+            &from_names
+        };
+        for name in from_identities {
             from.extend(self.resolve(at, name, names, &mut Vec::new())?);
         }
         from.sort_unstable();
         from.dedup();
         let mut to = Vec::new();
         for text in &to_texts {
-            if text == "any" {
+            if text == ANY {
                 to.push(To::Anybody);
+            } else if names.contains_key(text) {
+                to.extend(self.resolve(at, text, names, &mut Vec::new())?.into_iter().map(To::Identity));
             } else if text.starts_with(|c: char| c.is_ascii_digit()) || text.contains(':') || text.contains('/') {
-                let (addr, len) = parse_prefix(text).map_err(|e| wrong(format!("`{text}` is not a prefix: {e}")))?;
+                let prefix = parse_prefix(text).map_err(|e| wrong(format!("`{text}` is not a prefix: {e}")))?;
+                let (addr, len) = as_in_packets(prefix);
                 to.push(To::Prefix(addr, len));
             } else {
                 to.extend(self.resolve(at, text, names, &mut Vec::new())?.into_iter().map(To::Identity));
@@ -378,7 +405,7 @@ impl Reader<'_> {
         }
         let mut ports = Vec::new();
         let mut port_texts = Vec::new();
-        for port in rule.port.map(OneOrMore::into_vec).unwrap_or_default() {
+        for port in port_list.unwrap_or_default() {
             let range = match &port {
                 Port::One(port) => match u16::try_from(*port) {
                     Ok(port) => (port, port),
@@ -403,7 +430,7 @@ impl Reader<'_> {
             return Err(wrong(format!("`{proto_name}` has no ports")));
         }
         let name = rule.name.unwrap_or_else(|| {
-            let or_any = |names: &[String]| if names.is_empty() { "any".to_owned() } else { names.join(",") };
+            let or_any = |names: &[String]| if names.is_empty() { ANY.to_owned() } else { names.join(",") };
             let mut name = format!(
                 "{} {} -> {}",
                 if allow { "allow" } else { "deny" },
@@ -661,6 +688,32 @@ verdict = "deny"
                 "group `a` contains itself: a → b → a",
             ),
             ("[[identity]]\nname = \"a\"\nmembers = [\"c\"]\n", 2, "no identity `c`"),
+            ("[[identity]]\nname = \"a\"\nmembers = []\n", 2, "identity `a`: `members` is empty"),
+            (
+                "[[identity]]\nname = \"any\"\ncgroup = \"/a\"\n",
+                2,
+                "`any` cannot be the name of an identity",
+            ),
+            (
+                "[[identity]]\nname = \"a\\nb\"\ncgroup = \"/a\"\n",
+                2,
+                "`a\\nb` cannot be the name of an identity",
+            ),
+            (
+                "[[rule]]\nverdict = \"allow\"\nfrom = []\n",
+                2,
+                "rule 1: `from` is an empty list; leave it out for everybody",
+            ),
+            (
+                "[[rule]]\nverdict = \"allow\"\nto = []\n",
+                2,
+                "rule 1: `to` is an empty list; leave it out for everybody",
+            ),
+            (
+                "[[rule]]\nverdict = \"allow\"\nport = []\n",
+                2,
+                "rule 1: `port` is an empty list; leave it out for all ports",
+            ),
             (
                 "[[identity]]\nname = \"a\"\nnumber = 4\nmembers = []\n",
                 2,
@@ -683,6 +736,23 @@ verdict = "deny"
         );
         let error = parse("[]", true, 1).unwrap_err();
         assert!(error.message.contains("an object with `default`"), "{}", error.message);
+    }
+
+    #[test]
+    fn both_ends_take_any_every_name_and_addresses_as_packets_have_them() {
+        let text = "[[identity]]\nname = \"3scale\"\ncgroup = \"/a\"\n[[rule]]\nverdict = \"allow\"\nfrom = [\"any\"]\n\
+                    to = [\"3scale\", \"::ffff:192.0.2.1\", \"::ffff:0:0/96\", \"any\"]\n";
+        let rule = &parse_toml(text).unwrap().rules[0];
+        assert!(rule.from.is_empty());
+        assert_eq!(
+            rule.to,
+            [
+                To::Identity(0),
+                To::Prefix("192.0.2.1".parse().unwrap(), 32),
+                To::Prefix("::ffff:0:0".parse().unwrap(), 96),
+                To::Anybody
+            ]
+        );
     }
 
     #[test]
