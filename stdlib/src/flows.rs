@@ -123,14 +123,14 @@ static PARAMS: &[ParamDecl] = &[
         ty: ParamType::Duration { min_ns: 1_000_000_000 },
         required: false,
         default: "30m",
-        doc: "a flow that goes on is reported so often",
+        doc: "a flow that goes on is reported so often, unless it had no packet since",
     },
     ParamDecl {
         name: "export",
         ty: ParamType::Text,
         required: false,
         default: "\"off\"",
-        doc: "file that reports are appended to, a line of JSON each",
+        doc: "file that reports are appended to, a line of JSON each; `-` is standard output",
     },
 ];
 

@@ -343,8 +343,12 @@ fn reported() -> Result<()> {
         one["podDirection"] == "from_pod" && one["interfaceName"] == NODE_IF && one["sourceTransportPort"] == 40_000,
         "{one}"
     );
-    let (start, end) = (one["flowStartMilliseconds"].as_u64(), one["flowEndMilliseconds"].as_u64());
-    ensure!(start.is_some() && start <= end, "{one}");
+    for line in &all {
+        let (start, end) = (line["flowStartMilliseconds"].as_u64(), line["flowEndMilliseconds"].as_u64());
+        ensure!(start.is_some() && start <= end, "{line}");
+        // One that is quiet does not go on.
+        ensure!(line["flowEndReason"] != 2 || line["packetDeltaCount"] != 0, "{line}");
+    }
     let closed = of(&all, PORT).pop().context("no report")?;
     ensure!(closed["tcpControlBits"] == 0x17, "{closed}");
     let counts = ["tcpSynTotalCount", "tcpFinTotalCount", "tcpRstTotalCount"].map(|name| closed[name].as_u64());
@@ -388,6 +392,7 @@ fn no_room() -> Result<()> {
     ensure!(done.stderr.contains("flows are taken") && done.stderr.contains("`max="), "{done}");
     let done = done.nothing_left()?;
     let stats = stats(&done, "fl");
+    ensure!(done.stderr.contains("in no report") == (stats["overflow"] > 0), "{done}");
     ensure!(stats["unlisted"] > 0 && stats["max"] == max, "{stats:?}");
     // And the last one.
     ensure!(all_packets(&stats) == u64::from(flows) + 1, "{stats:?}");

@@ -192,6 +192,7 @@ struct Flows {
     ask_again: Option<Instant>,
     warned_of_pressure: bool,
     warned_of_no_room: bool,
+    warned_of_overflow: bool,
     notices: Vec<Notice>,
 }
 
@@ -380,7 +381,7 @@ impl Flows {
             .told
             .get(&index)
             .filter(|t| t.first_ns == record.first_ns)
-            .map_or(record.first_ns, |t| t.at_ns);
+            .map_or(record.first_ns, |t| t.at_ns.min(record.last_ns));
         let owner = self
             .owners
             .get(&self.cookie(index, record))
@@ -487,6 +488,20 @@ impl Flows {
         }
     }
 
+    /// Says that packets are in no report.
+    fn overflow(&mut self, maps: &Maps) {
+        if self.warned_of_overflow {
+            return;
+        }
+        let overflow = map(maps, object::STATS_MAP).and_then(|stats| super::stat(stats, object::STAT_OVERFLOW));
+        if overflow.is_ok_and(|packets| packets > 0) {
+            self.warned_of_overflow = true;
+            let message =
+                "packets of flows without a place come faster than they can be reported: `overflow` counts those that are in no report";
+            self.say(true, message.to_owned());
+        }
+    }
+
     /// Ends what has ended, and reports what goes on for long.
     fn expire(&mut self, maps: &Maps) -> Result<(), Error> {
         let now = now();
@@ -513,7 +528,7 @@ impl Flows {
                 ended.push((*index, record.key, Reason::End));
             } else if quiet >= idle {
                 ended.push((*index, record.key, Reason::Idle));
-            } else if now.saturating_sub(since) >= self.active {
+            } else if now.saturating_sub(since) >= self.active && self.untold(*index, record).packets > 0 {
                 active.push((*index, *record));
             }
         }
@@ -569,11 +584,13 @@ impl Engine for Flows {
         // What cannot be done now is tried again in a second, and complained about when somebody wants to see it.
         let _ = self.ask_sockets(maps);
         let _ = self.expire(maps);
+        self.overflow(maps);
         self.flush();
     }
 
     fn ended(&mut self, maps: &Maps) {
         self.take_unlisted();
+        self.overflow(maps);
         if let Err(error) = self.end_all(maps) {
             self.say(true, format!("the last reports are missing: {error}"));
         }
