@@ -39,6 +39,7 @@ pub use crate::{CHAIN, EVENT, EVENTS, EVENTS_XDP};
 pub const OFFSETS: &[(&str, &str, &str)] = &[
     ("SOCKET_SK", "socket", "sk"),
     ("SOCK_COOKIE", "sock_common", "skc_cookie"),
+    ("TASK_LEADER", "task_struct", "group_leader"),
     ("TASK_TGID", "task_struct", "tgid"),
     ("TASK_COMM", "task_struct", "comm"),
 ];

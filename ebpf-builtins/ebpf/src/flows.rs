@@ -25,8 +25,8 @@ use abi::{FAMILY_IPV4, FAMILY_IPV6};
 use atomic::{add32, add64, or32};
 use aya_ebpf::bindings::{__sk_buff, bpf_sock, xdp_md};
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_pop_elem, bpf_map_push_elem,
-    bpf_ringbuf_output, bpf_sock_from_file, bpf_tail_call, bpf_tcp_sock,
+    bpf_get_current_task, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_pop_elem, bpf_map_push_elem, bpf_ringbuf_output,
+    bpf_sock_from_file, bpf_tail_call, bpf_tcp_sock,
 };
 use common::headers::{AUTHENTICATION, DESTINATION_OPTIONS, Extension, FRAGMENT, HOP_BY_HOP, Ipv4, Ipv6, Ports, ROUTING, SCTP, TCP, UDP};
 use common::kernel::peek;
@@ -93,6 +93,7 @@ settings! {
     // Bytes from the start of the struct in the name.
     SOCKET_SK = 0;
     SOCK_COOKIE = 0;
+    TASK_LEADER = 0;
     TASK_TGID = 0;
     TASK_COMM = 0;
 }
@@ -727,10 +728,7 @@ fn flows_sockets(args: *const u64) -> u32 {
     if cookie == 0 {
         return 0;
     }
-    let owner = Owner {
-        comm: peek(task, setting!(TASK_COMM)),
-        pid: u64::from(peek::<u32>(task, setting!(TASK_TGID))),
-    };
+    let owner = process(task);
     // Processes come in the order of their numbers: a child that is about to become another program has its parent's sockets, too.
     OWNERS.set_with(&cookie, &owner, BPF_NOEXIST);
     0
@@ -745,11 +743,18 @@ fn flows_release(ctx: *mut bpf_sock) -> i32 {
     if cookie == 0 {
         return 1;
     }
-    let mut owner = Owner::default();
-    // SAFETY: the helper writes 16 bytes.
-    unsafe { bpf_get_current_comm(owner.comm.as_mut_ptr().cast(), 16) };
     // SAFETY: takes nothing.
-    owner.pid = unsafe { bpf_get_current_pid_tgid() } >> 32;
+    let owner = process(unsafe { bpf_get_current_task() });
     OWNERS.set_with(&cookie, &owner, BPF_NOEXIST);
     1
+}
+
+/// The process of a thread. Threads have names of their own, which tell less, and are many.
+#[inline(always)]
+fn process(task: u64) -> Owner {
+    let leader = peek(task, setting!(TASK_LEADER));
+    Owner {
+        comm: peek(leader, setting!(TASK_COMM)),
+        pid: u64::from(peek::<u32>(leader, setting!(TASK_TGID))),
+    }
 }
