@@ -13,6 +13,8 @@ pub const EGRESS: &str = "flows_egress";
 pub const XDP: &str = "flows_xdp";
 /// Program for the iterator `task_file`: whose open sockets are.
 pub const OPEN_SOCKETS: &str = "flows_sockets";
+/// Program for the cgroup hook `sock_release`: whose a socket was that is closed.
+pub const CLOSED_SOCKETS: &str = "flows_release";
 
 /// Hash [`Key`] → `u32`, index in `RECORDS`. User space ends a flow: it deletes the key, waits for a grace period of RCU, reads the
 /// element, sets all of it to zero and pushes its index to `FREE`. So no update is lost, and none hits another flow.
@@ -33,10 +35,11 @@ pub const STATS_MAP: &str = "STATS";
 pub const SCRATCH: &str = "SCRATCH";
 pub use crate::{CHAIN, EVENT, EVENTS, EVENTS_XDP};
 
-/// `.rodata` `u32` each, for the iterator: where a field is in a struct of the kernel, in bytes. Name, struct, field.
+/// `.rodata` `u32` each, for the two programs that see sockets: where a field is in a struct of the kernel, in bytes. Name, struct, field.
 pub const OFFSETS: &[(&str, &str, &str)] = &[
     ("SOCKET_SK", "socket", "sk"),
     ("SOCK_COOKIE", "sock_common", "skc_cookie"),
+    ("TASK_LEADER", "task_struct", "group_leader"),
     ("TASK_TGID", "task_struct", "tgid"),
     ("TASK_COMM", "task_struct", "comm"),
 ];

@@ -216,6 +216,7 @@ pub mod retransmits {
         ("SKB_DEV", "sk_buff", "dev"),
         ("DEV_NET", "net_device", "nd_net"),
         ("SOCKET_SK", "socket", "sk"),
+        ("TASK_LEADER", "task_struct", "group_leader"),
         ("TASK_TGID", "task_struct", "tgid"),
         ("TASK_COMM", "task_struct", "comm"),
     ];

@@ -66,8 +66,14 @@ impl Rig {
     }
 
     fn try_run(&self, packet: &[u8]) -> Result<u32, ProgramError> {
+        self.try_run_as(packet, None)
+    }
+
+    /// `ctx` is a `struct __sk_buff`.
+    fn try_run_as(&self, packet: &[u8], ctx: Option<&[u8]>) -> Result<u32, ProgramError> {
         let options = TestRunOptions {
             data_in: Some(packet),
+            ctx_in: ctx,
             ..TestRunOptions::default()
         };
         let result = if self.program == fl::XDP {
@@ -257,6 +263,30 @@ fn every_program_counts_every_packet_once() {
         };
         assert_eq!(directions, [expected; 5]);
         assert_eq!(rig.stats(), [0; fl::STATS as usize], "{program}");
+    }
+}
+
+/// A buffer that becomes several segments: each has the headers, the last one alone the FIN.
+#[test]
+fn a_large_buffer_is_many_packets_and_one_fin() {
+    /// Bytes from the start of `struct __sk_buff`.
+    const GSO_SEGS: usize = 164;
+    const GSO_SIZE: usize = 176;
+    for program in [fl::INGRESS, fl::EGRESS] {
+        let Some(rig) = Rig::load(program, 64) else { return };
+        let packet = packet(A, B, Kind::Tcp(ACK | FIN, 100, 500));
+        let mut ctx = [0; 192];
+        ctx[GSO_SEGS] = 5;
+        ctx[GSO_SIZE] = 100;
+        assert_eq!(rig.try_run_as(&packet, Some(&ctx)).unwrap(), NEXT);
+        let expected = Seen {
+            packets: 5,
+            bytes: 5 * 54 + 500,
+            flags: u32::from(ACK | FIN),
+            fins: 1,
+            ..Seen::default()
+        };
+        assert_eq!(rig.seen(A, B, 6), expected, "{program}");
     }
 }
 

@@ -26,8 +26,10 @@ A flow ends when it was `idle` for so long, soon after a FIN or a reset, or when
 `.flows`), `tcpControlBits`, `flowEndReason` (1 idle, 2 active, 3 end of flow, 4 weir has ended, 5 no room) and so on. Names of our own: \
 `retransmittedSegments`, `retransmitsKnownBy`, `smoothedRttMicroseconds`, `processName`, `processId`, `podDirection`.
 
-Of connections whose sender is on this host, pods included, the kernel's socket tells retransmits and round-trip time, and the process is known \
-if it lived for a moment. Retransmits of forwarded flows are an estimate by sequence numbers: packets that overtook each other are among them.
+Of connections whose sender is on this host, pods included, the kernel's socket tells retransmits and round-trip time. Retransmits of \
+forwarded flows are an estimate by sequence numbers: packets that overtook each other are among them. The process is the one that has the \
+socket of the sender open, or has closed it; of what comes from elsewhere, the one that has the receiver's, if it sends anything back through \
+this interface. It is `?` where no process has had the socket: it is the kernel's, say, or closed by its peer before it was accepted.
 
 On the host's side of a pod's interface, ingress is what the pod sends (from_pod), and egress what it gets (to_pod).
 
@@ -57,6 +59,11 @@ interval:s:1 { print(@fl, 5); }
         ProgramDecl {
             symbol: object::OPEN_SOCKETS,
             attach: Attach::Iter("task_file"),
+            when: &[("hook", &["tc"])],
+        },
+        ProgramDecl {
+            symbol: object::CLOSED_SOCKETS,
+            attach: Attach::Cgroup("sock_release"),
             when: &[("hook", &["tc"])],
         },
     ],
@@ -116,14 +123,14 @@ static PARAMS: &[ParamDecl] = &[
         ty: ParamType::Duration { min_ns: 1_000_000_000 },
         required: false,
         default: "30m",
-        doc: "a flow that goes on is reported so often",
+        doc: "a flow that goes on is reported so often, unless it had no packet since",
     },
     ParamDecl {
         name: "export",
         ty: ParamType::Text,
         required: false,
         default: "\"off\"",
-        doc: "file that reports are appended to, a line of JSON each",
+        doc: "file that reports are appended to, a line of JSON each; `-` is standard output",
     },
 ];
 
@@ -169,7 +176,7 @@ static MAPS: &[MapDecl] = &[
         writable: Writable::Entries,
         room: Room::Param("max", 1),
         doc: "the live ones, most bytes last. `flags` that were seen, of CEUAPRSF; `known_by` says where `retransmits` are from, `kernel` or \
-              `estimate`; `rtt_us` and `process` only of senders on this host. To clear it ends all flows, to delete an entry that flow",
+              `estimate`; `rtt_us` only of senders on this host; `process` is `-` where no socket was seen. To clear it ends all flows, to delete an entry that flow",
     },
     MapDecl {
         name: "stats",

@@ -25,7 +25,7 @@ SYNs and ACKs without data are not in `sent`, as in `ss -ti` (data_segs_out). Wh
 SYNs to nobody, the ratio is 100%.
 
 The process is the one that has connected, or that has the socket open; until that is known, of an accepted connection, the one that \
-listens. Who runs when a segment is sent again is a bystander. Connections older than weir count from its start.
+listens; its name is that of its first thread, as in `ss -p`. Who runs when a segment is sent again is a bystander. Connections older than weir count from its start.
 
 All network namespaces are counted, containers' too; the addresses are as each of them sees them. `netns` narrows it to one; \
 when that is gone, weir says so, and what was counted stays.

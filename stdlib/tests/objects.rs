@@ -61,7 +61,7 @@ fn every_program_is_there() {
             let fits = match program.attach {
                 Attach::Xdp => matches!(section, ProgramSection::Xdp { frags: true, .. }),
                 Attach::TcIngress | Attach::TcEgress => matches!(section, ProgramSection::SchedClassifier),
-                Attach::Cgroup("sock_create") => matches!(section, ProgramSection::CgroupSock { .. }),
+                Attach::Cgroup("sock_create" | "sock_release") => matches!(section, ProgramSection::CgroupSock { .. }),
                 Attach::Cgroup(_) => matches!(section, ProgramSection::CgroupSockAddr { .. }),
                 Attach::CgroupSetsockopt => matches!(section, ProgramSection::CgroupSockopt { .. }),
                 Attach::RawTracepoint(_) => matches!(section, ProgramSection::RawTracePoint),

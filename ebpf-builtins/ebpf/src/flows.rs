@@ -1,6 +1,7 @@
 //! The flow aggregator: what flows there are, and how much each has carried.
 //!
-//! Three programs on one set of maps: two at TC, one for each direction, or one at XDP; an iterator tells whose the sockets are. A
+//! Three programs on one set of maps: two at TC, one for each direction, or one at XDP; an iterator tells whose the open sockets are,
+//! and a program of the root cgroup whose those were that have been closed. A
 //! flow is an index in `FLOWS` and a record in `RECORDS`, which user space has in its memory; names, layouts, and how it ends a
 //! flow without losing a packet: `weir_ebpf_builtins::{abi::flows, flows}`.
 //!
@@ -22,10 +23,10 @@ mod common;
 use abi::flows::{self as fl, *};
 use abi::{FAMILY_IPV4, FAMILY_IPV6};
 use atomic::{add32, add64, or32};
-use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use aya_ebpf::bindings::{__sk_buff, bpf_sock, xdp_md};
 use aya_ebpf::helpers::generated::{
-    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_pop_elem, bpf_map_push_elem, bpf_ringbuf_output, bpf_sock_from_file, bpf_tail_call,
-    bpf_tcp_sock,
+    bpf_get_current_task, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_map_pop_elem, bpf_map_push_elem, bpf_ringbuf_output,
+    bpf_sock_from_file, bpf_tail_call, bpf_tcp_sock,
 };
 use common::headers::{AUTHENTICATION, DESTINATION_OPTIONS, Extension, FRAGMENT, HOP_BY_HOP, Ipv4, Ipv6, Ports, ROUTING, SCTP, TCP, UDP};
 use common::kernel::peek;
@@ -92,6 +93,7 @@ settings! {
     // Bytes from the start of the struct in the name.
     SOCKET_SK = 0;
     SOCK_COOKIE = 0;
+    TASK_LEADER = 0;
     TASK_TGID = 0;
     TASK_COMM = 0;
 }
@@ -304,15 +306,16 @@ fn account<const TC: bool>(ctx: *mut c_void, packet: &mut Packet, verdict: u32) 
             if (*record).flags & u32::from(flags) != u32::from(flags) {
                 or32(&raw mut (*record).flags, u32::from(flags));
             }
+            // Of the segments that a large buffer is cut into the last one alone has the FIN.
             if flags & SYN != 0 {
-                add32(&raw mut (*record).syns, packets);
+                add32(&raw mut (*record).syns, 1);
             }
             if flags & FIN != 0 {
                 is_first_fin = (*record).fins == 0;
-                add32(&raw mut (*record).fins, packets);
+                add32(&raw mut (*record).fins, 1);
             }
             if flags & RST != 0 {
-                add32(&raw mut (*record).rsts, packets);
+                add32(&raw mut (*record).rsts, 1);
             }
             again = if TC && read(&packet.is_local) != 0 {
                 told(record, packet)
@@ -725,11 +728,33 @@ fn flows_sockets(args: *const u64) -> u32 {
     if cookie == 0 {
         return 0;
     }
-    let owner = Owner {
-        comm: peek(task, setting!(TASK_COMM)),
-        pid: u64::from(peek::<u32>(task, setting!(TASK_TGID))),
-    };
+    let owner = process(task);
     // Processes come in the order of their numbers: a child that is about to become another program has its parent's sockets, too.
     OWNERS.set_with(&cookie, &owner, BPF_NOEXIST);
     0
+}
+
+/// Whoever closes a socket last has had it: that tells of those that are gone before the iterator comes.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "cgroup/sock_release")]
+fn flows_release(ctx: *mut bpf_sock) -> i32 {
+    // What the program is called with is the kernel's `struct sock`.
+    let cookie: u64 = peek(ctx as u64, setting!(SOCK_COOKIE));
+    if cookie == 0 {
+        return 1;
+    }
+    // SAFETY: takes nothing.
+    let owner = process(unsafe { bpf_get_current_task() });
+    OWNERS.set_with(&cookie, &owner, BPF_NOEXIST);
+    1
+}
+
+/// The process of a thread. Threads have names of their own, which tell less, and are many.
+#[inline(always)]
+fn process(task: u64) -> Owner {
+    let leader = peek(task, setting!(TASK_LEADER));
+    Owner {
+        comm: peek(leader, setting!(TASK_COMM)),
+        pid: u64::from(peek::<u32>(leader, setting!(TASK_TGID))),
+    }
 }

@@ -18,7 +18,7 @@ use abi::net::{Flow, Inet};
 use abi::retransmits::*;
 use abi::{FAMILY_IPV4, FAMILY_IPV6};
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_sock_from_file, bpf_tail_call,
+    bpf_get_current_task, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_sock_from_file, bpf_tail_call,
 };
 use common::kernel::peek;
 use common::map::{FullHash, LruHash, Map, PerCpuArray, PerCpuHash, ProgArray};
@@ -85,6 +85,7 @@ settings! {
     SKB_DEV = 0;
     DEV_NET = 0;
     SOCKET_SK = 0;
+    TASK_LEADER = 0;
     TASK_TGID = 0;
     TASK_COMM = 0;
     // Number of the only network namespace that counts, or 0.
@@ -390,10 +391,7 @@ fn open_sockets(args: Args) -> u32 {
     {
         return 0;
     }
-    let owner = Owner {
-        comm: peek(task, setting!(TASK_COMM)),
-        pid: u64::from(peek::<u32>(task, setting!(TASK_TGID))),
-    };
+    let owner = process(task);
     let state: u8 = peek(sk, setting!(SOCK_STATE));
     if state == TCP_LISTEN {
         let port = Port {
@@ -454,12 +452,18 @@ fn connection(sk: u64) -> Conn {
 /// The process that runs.
 #[inline(always)]
 fn current() -> Owner {
-    let mut comm = [0u64; 2];
-    // SAFETY: the helper writes 16 bytes.
-    unsafe { bpf_get_current_comm(comm.as_mut_ptr().cast(), 16) };
     // SAFETY: takes nothing.
-    let pid = unsafe { bpf_get_current_pid_tgid() } >> 32;
-    Owner { comm, pid }
+    process(unsafe { bpf_get_current_task() })
+}
+
+/// The process of a thread. Threads have names of their own, which tell less, and are many.
+#[inline(always)]
+fn process(task: u64) -> Owner {
+    let leader = peek(task, setting!(TASK_LEADER));
+    Owner {
+        comm: peek(leader, setting!(TASK_COMM)),
+        pid: u64::from(peek::<u32>(leader, setting!(TASK_TGID))),
+    }
 }
 
 /// The process that listens on a port.

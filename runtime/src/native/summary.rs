@@ -11,6 +11,9 @@ pub(crate) const TOP: u32 = 10;
 /// So many counters are shown with their zeros.
 const FEW: usize = 6;
 
+/// So many columns of a table are always shown, its key included.
+const FIRST: usize = 5;
+
 /// Writes counters on a line, and tables with their most important rows first.
 #[must_use]
 pub(crate) fn text(title: String, snapshots: &[Snapshot], top: u32, ctx: &Context) -> Vec<u8> {
@@ -62,6 +65,13 @@ fn table(name: &str, snapshot: &Snapshot, columns: &[&str], top: u32, ctx: &Cont
     };
     let mut lines: Vec<Vec<String>> = vec![std::iter::once(head).chain(columns.iter().map(|c| (*c).to_owned())).collect()];
     lines.extend(shown.iter().map(|row| cells(snapshot, row, ctx)));
+    // Of the columns behind the first, those that say nothing of any row only make the lines too long for the screen.
+    let is_quiet = |column: usize| lines.iter().skip(1).all(|line| matches!(line[column].as_str(), "0" | "-"));
+    let told: Vec<bool> = (0..=columns.len()).map(|column| column < FIRST || !is_quiet(column)).collect();
+    for line in &mut lines {
+        let mut told = told.iter();
+        line.retain(|_| told.next().copied().unwrap_or(true));
+    }
     let width = |column: usize| {
         lines
             .iter()
@@ -69,7 +79,7 @@ fn table(name: &str, snapshot: &Snapshot, columns: &[&str], top: u32, ctx: &Cont
             .max()
             .unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..=columns.len()).map(width).collect();
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
     for line in &lines {
         out.push_str("  ");
         for (i, (cell, width)) in line.iter().zip(&widths).enumerate() {
@@ -113,6 +123,19 @@ mod tests {
         columns: &[Column::count("sent"), Column::text("ratio")],
     };
 
+    const WIDE: MapShape = MapShape::Table {
+        key: KeyShape::Text("process"),
+        columns: &[
+            Column::count("a"),
+            Column::count("b"),
+            Column::count("c"),
+            Column::count("d"),
+            Column::count("quiet"),
+            Column::count("loud"),
+            Column::count("shy"),
+        ],
+    };
+
     #[test]
     fn the_most_important_row_is_first_and_columns_line_up() {
         let rows = [("curl", 7, "0%"), ("nginx", 1234, "5.00%")];
@@ -134,6 +157,13 @@ mod tests {
         assert_eq!(
             text(1),
             "@rt: x\n  processes (first 1 of 2)  sent  ratio\n  nginx                     1234  5.00%\n"
+        );
+        let row = |name: &str, counts: [u64; 7]| (text_bytes(name), counts.map(Value::Count).to_vec());
+        let rows = vec![row("x", [0, 0, 0, 0, 0, 0, 3]), row("y", [0, 0, 0, 0, 0, 5, 0])];
+        let wide = snapshot("@rt.processes".to_owned(), WIDE, rows);
+        assert_eq!(
+            super::text("@rt: x".to_owned(), &[wide], 0, &Context::default()),
+            b"@rt: x\n  processes  a  b  c  d  loud  shy\n  y          0  0  0  0     5    0\n  x          0  0  0  0     0    3\n"
         );
         let none = snapshot("@rt.processes".to_owned(), SHAPE, Vec::new());
         let text = super::text("@rt: x".to_owned(), &[none], 0, &Context::default());

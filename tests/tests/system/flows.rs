@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, UdpSocket};
 use std::path::Path;
 use weir_tests::frame::{Frame, Payload};
 use weir_tests::harness::Test;
@@ -16,6 +16,7 @@ use weir_tests::{in_vm, wait_for};
 pub const TESTS: &[Test] = &[
     Test::new("flows_are_what_was_sent", sent),
     Test::new("flows_know_their_sockets", sockets),
+    Test::new("flows_know_whose_sockets_are_gone", gone),
     Test::new("flows_end_and_are_reported", reported),
     Test::new("flows_that_find_no_room_are_counted", no_room),
     Test::new("flows_stand_side_by_side", side_by_side),
@@ -203,6 +204,75 @@ fn sockets() -> Result<()> {
     done.expect_entry("@last", &flow, retransmits)
 }
 
+/// Sockets that were closed before anybody asked whose they are: clients' and servers', of TCP and UDP. What comes from elsewhere
+/// belongs to who gets it.
+fn gone() -> Result<()> {
+    let lab = Lab::new()?;
+    let folder = TempDir::new()?;
+    let path = folder.path().join("flows.json");
+    let peer = lab.peer.name();
+    let script = format!(
+        r#"use flows(iface="{NODE_IF}", max=1000, export="{}") as fl; use flows(iface="peer0@{peer}", direction="to_pod", max=1000) as out;
+        end {{ print(@fl.flows); print(@out.flows); }}"#,
+        path.display()
+    );
+    let weir = Weir::script(&script).at(&lab).start()?;
+    let mut connection = Connection::open(&lab, PORT)?;
+    connection.transfer(1)?;
+    let local = connection.node_side.local_addr()?;
+    drop(connection);
+    let server = SocketAddr::new(lab.peer6().into(), PORT);
+    let socket = lab.peer.run(|| Ok(UdpSocket::bind(server)?))?;
+    let client = lab.node.run(|| Ok(UdpSocket::bind(SocketAddr::new(lab.node6().into(), 0))?))?;
+    let client_at = client.local_addr()?;
+    client.send_to(b"question", server)?;
+    socket.recv_from(&mut [0; 9])?;
+    socket.send_to(b"answer", client_at)?;
+    client.recv_from(&mut [0; 9])?;
+    // The process counts, and not its thread.
+    let closer = std::thread::Builder::new()
+        .name("closer".to_owned())
+        .spawn(move || drop((socket, client)))?;
+    ensure!(closer.join().is_ok(), "the thread has failed");
+    let done = weir.stop()?.clean()?;
+    let comm = std::fs::read_to_string("/proc/self/comm")?;
+    let is_ours =
+        |row: &str| -> Result<bool> { Ok(field(row, "process")? == comm.trim() && number(row, "pid")? == u64::from(std::process::id())) };
+    let rows = done.map("@fl.flows");
+    let connection = [
+        format!("{local} > {}:{PORT} tcp", lab.peer4()),
+        format!("{}:{PORT} > {local} tcp", lab.peer4()),
+    ];
+    let datagrams = [format!("{client_at} > {server} udp"), format!("{server} > {client_at} udp")];
+    for flow in connection.iter().chain(&datagrams) {
+        let (_, row) = rows
+            .iter()
+            .find(|(k, _)| k.starts_with(flow))
+            .with_context(|| format!("no {flow}: {done}"))?;
+        ensure!(is_ours(row)?, "{flow}: {row}");
+    }
+    let out = done.map("@out.flows");
+    ensure!(
+        out.iter().filter(|(k, _)| k.contains(&format!(":{PORT} > "))).count() == 2,
+        "{done}"
+    );
+    for (flow, row) in out.iter().filter(|(k, _)| k.contains(&format!(":{PORT} > "))) {
+        ensure!(is_ours(row)?, "{flow}: {row}");
+    }
+    let of_port: Vec<_> = lines(&path)?
+        .into_iter()
+        .filter(|l| l["sourceTransportPort"] == PORT || l["destinationTransportPort"] == PORT)
+        .collect();
+    ensure!(
+        of_port.len() == 4
+            && of_port
+                .iter()
+                .all(|l| l["processName"] == comm.trim() && l["processId"] == std::process::id()),
+        "{of_port:#?}"
+    );
+    Ok(())
+}
+
 /// The reports in a file.
 fn lines(path: &Path) -> Result<Vec<serde_json::Value>> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -277,8 +347,12 @@ fn reported() -> Result<()> {
         one["podDirection"] == "from_pod" && one["interfaceName"] == NODE_IF && one["sourceTransportPort"] == 40_000,
         "{one}"
     );
-    let (start, end) = (one["flowStartMilliseconds"].as_u64(), one["flowEndMilliseconds"].as_u64());
-    ensure!(start.is_some() && start <= end, "{one}");
+    for line in &all {
+        let (start, end) = (line["flowStartMilliseconds"].as_u64(), line["flowEndMilliseconds"].as_u64());
+        ensure!(start.is_some() && start <= end, "{line}");
+        // One that is quiet does not go on.
+        ensure!(line["flowEndReason"] != 2 || line["packetDeltaCount"] != 0, "{line}");
+    }
     let closed = of(&all, PORT).pop().context("no report")?;
     ensure!(closed["tcpControlBits"] == 0x17, "{closed}");
     let counts = ["tcpSynTotalCount", "tcpFinTotalCount", "tcpRstTotalCount"].map(|name| closed[name].as_u64());
@@ -322,6 +396,7 @@ fn no_room() -> Result<()> {
     ensure!(done.stderr.contains("flows are taken") && done.stderr.contains("`max="), "{done}");
     let done = done.nothing_left()?;
     let stats = stats(&done, "fl");
+    ensure!(done.stderr.contains("in no report") == (stats["overflow"] > 0), "{done}");
     ensure!(stats["unlisted"] > 0 && stats["max"] == max, "{stats:?}");
     // And the last one.
     ensure!(all_packets(&stats) == u64::from(flows) + 1, "{stats:?}");

@@ -26,8 +26,8 @@ pub const TESTS: &[Test] = &[
 
 const PORT: u16 = 7443;
 const QUIET: u16 = 7444;
-/// What the client calls itself.
-const CLIENT: &str = "weir-client";
+/// What the client's thread calls itself; what counts is the process, as for connections that are found open.
+const THREAD: &std::ffi::CStr = c"weir-client";
 
 /// Prints every table at the end, and on SIGUSR1.
 const PRINT: &str = "{ print(@re.destinations); print(@re.processes); print(@re.connections); print(@re.stats); }";
@@ -65,10 +65,15 @@ fn netstat(ns: &Netns, counter: &str) -> Result<u64> {
     Ok(found.with_context(|| format!("no {counter}"))?.1.parse()?)
 }
 
-/// Connects from the node to the peer under the client's name.
+/// The client's name.
+fn process() -> Result<String> {
+    Ok(std::fs::read_to_string("/proc/self/comm")?.trim().to_owned())
+}
+
+/// Connects from the node to the peer, in a thread with a name of its own.
 fn connect(lab: &Lab, to: SocketAddr) -> Result<TcpStream> {
     lab.node.run(|| {
-        nix::sys::prctl::set_name(&std::ffi::CString::new(CLIENT)?)?;
+        nix::sys::prctl::set_name(THREAD)?;
         TcpStream::connect_timeout(&to, Duration::from_secs(20)).with_context(|| format!("cannot connect to {to}"))
     })
 }
@@ -155,6 +160,7 @@ fn sums() -> Result<()> {
     ensure!(ours["fast"] >= 1 && ours["untracked"] == 0, "{ours:?}");
 
     // By the events, by destination, process and connection it is the same.
+    let client = process()?;
     let sums = done.map("@segs");
     for kind in ["syn", "tlp", "fast", "rto", "other"] {
         let n = sums.get(kind).map_or(Ok(0), |n| n.parse())?;
@@ -162,7 +168,7 @@ fn sums() -> Result<()> {
     }
     done.expect_entry("@last", &key, retransmitted)?;
     ensure!(
-        done.map("@who").keys().all(|k| *k == format!("{CLIENT}, {}", lab.peer4())),
+        done.map("@who").keys().all(|k| *k == format!("{client}, {}", lab.peer4())),
         "{done}"
     );
     done.expect_entry("@synacks", &format!("{}, {PORT}", lab.node4()), theirs["synack"])?;
@@ -175,12 +181,12 @@ fn sums() -> Result<()> {
         number(row, "retransmits")? == retransmitted && number(row, "sent")? == sent,
         "{row}: {retransmitted} of {sent}"
     );
-    ensure!(field(row, "state")? == "ESTABLISHED" && field(row, "process")? == CLIENT, "{row}");
+    ensure!(field(row, "state")? == "ESTABLISHED" && field(row, "process")? == client, "{row}");
     ensure!(number(row, "pid")? == u64::from(std::process::id()), "{row}");
     // What is printed at the end comes behind, and goes before.
     for (table, key) in [
         ("connections", key.as_str()),
-        ("processes", CLIENT),
+        ("processes", &client),
         ("destinations", &lab.peer4().to_string()),
     ] {
         let row = done
@@ -245,8 +251,7 @@ fn older() -> Result<()> {
         "{row}: {kernel} of {sent}"
     );
     // It was opened before anybody looked at who does it: the name is the process's.
-    let comm = std::fs::read_to_string("/proc/self/comm")?;
-    ensure!(done.map("@re.processes").contains_key(comm.trim()), "{done}");
+    ensure!(done.map("@re.processes").contains_key(&process()?), "{done}");
     Ok(())
 }
 
@@ -357,10 +362,10 @@ fn resets() -> Result<()> {
     ensure!((ours["resets_in"], ours["resets_out"]) == (1, 0), "{ours:?}");
     ensure!((theirs["resets_in"], theirs["resets_out"]) == (0, 1), "{theirs:?}");
     ensure!(lab.peer.snmp("Tcp", "OutRsts")? == 1, "the kernel has sent others");
-    done.expect_entry("@in", &format!("{from} > {}:{PORT} tcp, {CLIENT}", lab.peer4()), 1)?;
+    done.expect_entry("@in", &format!("{from} > {}:{PORT} tcp, {}", lab.peer4(), process()?), 1)?;
     done.expect_entry("@out", &format!("{}, {PORT}", lab.node4()), 1)?;
     let rows = done.map("@re.processes");
-    let row = rows.get(CLIENT).with_context(|| done.to_string())?;
+    let row = rows.get(&process()?).with_context(|| done.to_string())?;
     ensure!(number(row, "resets_in")? == 1, "{row}");
     Ok(())
 }

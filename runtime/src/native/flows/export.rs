@@ -1,10 +1,11 @@
 //! Reports of flows as lines of JSON, named after IPFIX information elements (IANA's registry, RFC 7012).
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::Serialize;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
 use weir_ebpf_builtins::abi::FAMILY_IPV6;
 use weir_ebpf_builtins::flows::{DIRECTION_EGRESS, Key};
 
@@ -170,23 +171,37 @@ impl Report<'_> {
     }
 }
 
-/// The file that reports go to.
+/// So much is written at a time, and the rest of a line.
+const BATCH: usize = 64 << 10;
+
+/// The file that reports go to. Only whole lines are written: somebody may read it meanwhile, or write there, too.
 #[derive(Debug)]
 pub(super) struct Export {
-    out: BufWriter<File>,
+    file: File,
     path: String,
+    lines: Vec<u8>,
 }
 
 impl Export {
-    /// Opens the file, or makes it.
+    /// Opens the file, or makes it. `-` is standard output.
     ///
     /// # Errors
     /// What open(2) says.
     pub fn open(path: &str) -> std::io::Result<Self> {
-        let file = File::options().append(true).create(true).open(Path::new(path))?;
+        let place = if path == "-" { "/dev/stdout" } else { path };
+        // A named pipe that nobody reads is an error, instead of waiting for somebody.
+        let file = File::options()
+            .append(true)
+            .create(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(place)?;
+        fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
+        // Who wrote there last may have been killed, or the disk was full.
+        let lines = if has_half_a_line(place) { b"\n".to_vec() } else { Vec::new() };
         Ok(Self {
-            out: BufWriter::with_capacity(64 << 10, file),
+            file,
             path: path.to_owned(),
+            lines,
         })
     }
 
@@ -197,15 +212,31 @@ impl Export {
     /// # Errors
     /// What write(2) says.
     pub fn write(&mut self, report: &Report<'_>) -> std::io::Result<()> {
-        self.out.write_all(report.json().as_bytes())?;
-        self.out.write_all(b"\n")
+        self.lines.extend_from_slice(report.json().as_bytes());
+        self.lines.push(b'\n');
+        if self.lines.len() < BATCH { Ok(()) } else { self.flush() }
     }
 
     /// # Errors
     /// What write(2) says.
     pub fn flush(&mut self) -> std::io::Result<()> {
-        self.out.flush()
+        let lines = std::mem::take(&mut self.lines);
+        self.file.write_all(&lines)
     }
+}
+
+/// Whether a file, and nothing else, ends without the end of a line.
+fn has_half_a_line(path: &str) -> bool {
+    let last = || {
+        let mut file = File::open(path)?;
+        let len = file.metadata()?.len();
+        let mut byte = [0];
+        file.seek(SeekFrom::Start(len.saturating_sub(1)))?;
+        file.read_exact(&mut byte)?;
+        std::io::Result::Ok(byte[0])
+    };
+    // Of a pipe somebody else would miss the byte.
+    std::fs::metadata(path).is_ok_and(|m| m.is_file()) && last().is_ok_and(|byte| byte != b'\n')
 }
 
 #[cfg(test)]
@@ -261,6 +292,42 @@ mod tests {
              \"tcpControlBits\":19,\"tcpSynTotalCount\":1,\"tcpFinTotalCount\":1,\"tcpRstTotalCount\":0,\
              \"retransmittedSegments\":2,\"retransmitsKnownBy\":\"kernel\"}"
         );
+    }
+
+    #[test]
+    fn a_line_that_somebody_left_unfinished_ends_before_ours() {
+        let path = std::env::temp_dir().join(format!("weir-export-{}", std::process::id()));
+        let text = path.to_str().unwrap();
+        let line = report(2, 6).json();
+        for (before, after) in [
+            ("", format!("{line}\n")),
+            ("{}\n", format!("{{}}\n{line}\n")),
+            ("{\"flow", format!("{{\"flow\n{line}\n")),
+        ] {
+            std::fs::write(&path, before).unwrap();
+            let mut export = Export::open(text).unwrap();
+            export.write(&report(2, 6)).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), before, "not yet");
+            export.flush().unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), after);
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_an_error() {
+        let path = std::env::temp_dir().join(format!("weir-fifo-{}", std::process::id()));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let text = path.to_str().unwrap();
+        assert_eq!(Export::open(text).unwrap_err().raw_os_error(), Some(libc::ENXIO));
+        let reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        let mut export = Export::open(text).unwrap();
+        export.write(&report(2, 6)).unwrap();
+        export.flush().unwrap();
+        let mut byte = [0];
+        (&reader).read_exact(&mut byte).unwrap();
+        assert_eq!(byte, *b"{");
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::kernel::Kernel;
 use crate::load::Elf;
 use crate::maps::{self, Map};
 use crate::ring::Ring;
+use crate::sys::cgroup::Cgroup2;
 use crate::sys::netlink::Netlink;
 use crate::sys::{bpf, netns, proc};
 use export::{Export, Reason, Report, pod_direction};
@@ -24,7 +25,8 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use weir_compiler::kernel::KernelInfo;
-use weir_ebpf_builtins::flows::{self as object, Delta, Key, Record};
+use weir_ebpf_builtins::abi::net::Flow;
+use weir_ebpf_builtins::flows::{self as object, Delta, Key, Owner, Record};
 use weir_parser::Span;
 use weir_stdlib::decl::FLOW_AT_BYTES;
 use weir_stdlib::flows::{ACTIVE_DEFAULT, IDLE_DEFAULT, MAX_DEFAULT};
@@ -67,6 +69,17 @@ pub(super) fn setup(
         knows_owners &= offset.is_some();
         elf.set_rodata(name, offset.unwrap_or(0))?;
     }
+    let mut skip = Vec::new();
+    if !knows_owners {
+        skip.push(object::OPEN_SOCKETS);
+    }
+    // CONFIG_CGROUP_BPF makes the function.
+    let has_hook = kernel
+        .btf()
+        .is_some_and(|btf| btf.find_func("__cgroup_bpf_run_filter_sk").is_some());
+    if !knows_owners || !has_hook || Cgroup2::get().is_err() {
+        skip.push(object::CLOSED_SOCKETS);
+    }
     let export = match (params.text("export"), params.get("export")) {
         (None | Some("off"), _) | (_, None) => None,
         (Some(path), Some((_, span))) => Some(Export::open(path).map_err(|e| Error::Param {
@@ -91,7 +104,7 @@ pub(super) fn setup(
         sizes: vec![(object::FLOWS_MAP, max), (object::RECORDS, max), (object::FREE, max)],
         fill: Vec::new(),
         keep: &[],
-        skip: if knows_owners { Vec::new() } else { vec![object::OPEN_SOCKETS] },
+        skip,
         lists: None,
         engine: Some(Box::new(flows)),
     })
@@ -171,12 +184,15 @@ struct Flows {
     interfaces: HashMap<u32, Interface>,
     /// By the cookie of the socket.
     owners: HashMap<u64, (String, u32)>,
+    /// Cookies of the receivers' sockets, by the records of flows whose senders are elsewhere, and their [`Record::first_ns`].
+    receivers: HashMap<u32, (u64, u64)>,
     /// Cookies that nobody had when sockets were last asked.
     nobodys: HashSet<u64>,
     /// Sockets are not asked before.
     ask_again: Option<Instant>,
     warned_of_pressure: bool,
     warned_of_no_room: bool,
+    warned_of_overflow: bool,
     notices: Vec<Notice>,
 }
 
@@ -274,11 +290,66 @@ impl Flows {
         }
     }
 
+    /// Looks for the receivers of what comes from elsewhere: what they send back tells their sockets.
+    fn find_receivers(&mut self) {
+        let mut gone = std::mem::take(&mut self.receivers);
+        let (sent_here, from_elsewhere): (Vec<&(u32, Record)>, Vec<&(u32, Record)>) = self.live.iter().partition(|(_, r)| r.cookie != 0);
+        let mut strangers = Vec::new();
+        for (index, record) in from_elsewhere {
+            match gone.remove(index) {
+                Some(known) if known.0 == record.first_ns => _ = self.receivers.insert(*index, known),
+                _ => strangers.push((*index, record)),
+            }
+        }
+        if strangers.is_empty() || sent_here.is_empty() {
+            return;
+        }
+        let sockets: HashMap<Key, u64> = sent_here.iter().map(|(_, r)| (back(r.key), r.cookie)).collect();
+        let found = strangers
+            .iter()
+            .filter_map(|(i, r)| Some((*i, (r.first_ns, *sockets.get(&r.key)?))));
+        self.receivers.extend(found);
+    }
+
+    /// The socket of a flow, or 0: the sender's, or else the receiver's.
+    fn cookie(&self, index: u32, record: &Record) -> u64 {
+        let receiver = || self.receivers.get(&index).filter(|known| known.0 == record.first_ns);
+        if record.cookie != 0 {
+            record.cookie
+        } else {
+            receiver().map_or(0, |known| known.1)
+        }
+    }
+
+    /// Takes in whose the sockets are that nobody is known for yet.
+    fn take_owners(&mut self, cookies: &HashSet<u64>, maps: &Maps) -> Result<(), Error> {
+        let map = map(maps, object::OWNERS)?;
+        for cookie in cookies {
+            let mut owner = [0; size_of::<Owner>()];
+            if !self.owners.contains_key(cookie) && bpf::map_lookup(map.fd.as_fd(), &cookie.to_ne_bytes(), &mut owner, &map.symbol)? {
+                let name = owner[..16].split(|b| *b == 0).next().unwrap_or_default();
+                let pid = uint(&owner[16..]) as u32;
+                self.owners.insert(*cookie, (String::from_utf8_lossy(name).into_owned(), pid));
+            }
+        }
+        Ok(())
+    }
+
     /// Asks whose the sockets are that nobody is known for.
     fn ask_sockets(&mut self, maps: &Maps) -> Result<(), Error> {
-        let cookies: HashSet<u64> = self.live.iter().map(|(_, r)| r.cookie).filter(|c| *c != 0).collect();
+        self.find_receivers();
+        // What a receiver sends back may have ended before what it gets.
+        let receivers = self.receivers.values().map(|known| known.1);
+        let cookies: HashSet<u64> = self
+            .live
+            .iter()
+            .map(|(_, r)| r.cookie)
+            .filter(|c| *c != 0)
+            .chain(receivers)
+            .collect();
         self.owners.retain(|cookie, _| cookies.contains(cookie));
         self.nobodys.retain(|cookie| cookies.contains(cookie));
+        self.take_owners(&cookies, maps)?;
         let is_known = |cookie: &u64| self.owners.contains_key(cookie) || self.nobodys.contains(cookie);
         if cookies.iter().all(is_known) || self.iterators.is_empty() {
             return Ok(());
@@ -292,15 +363,7 @@ impl Flows {
         }
         let took = began.elapsed();
         self.ask_again = Some(began + took.saturating_mul(ASKING).min(Duration::from_secs(60)));
-        for (cookie, owner) in map(maps, object::OWNERS)?.elements()?.iter() {
-            let cookie = uint(cookie);
-            if !cookies.contains(&cookie) || owner.len() < 24 {
-                continue;
-            }
-            let name = owner[..16].split(|b| *b == 0).next().unwrap_or_default();
-            let pid = uint(&owner[16..24]) as u32;
-            self.owners.insert(cookie, (String::from_utf8_lossy(name).into_owned(), pid));
-        }
+        self.take_owners(&cookies, maps)?;
         self.nobodys = cookies.into_iter().filter(|c| !self.owners.contains_key(c)).collect();
         Ok(())
     }
@@ -318,8 +381,11 @@ impl Flows {
             .told
             .get(&index)
             .filter(|t| t.first_ns == record.first_ns)
-            .map_or(record.first_ns, |t| t.at_ns);
-        let owner = self.owners.get(&record.cookie).map(|(name, pid)| (name.as_str(), *pid));
+            .map_or(record.first_ns, |t| t.at_ns.min(record.last_ns));
+        let owner = self
+            .owners
+            .get(&self.cookie(index, record))
+            .map(|(name, pid)| (name.as_str(), *pid));
         let report = Report {
             key: record.key,
             reason,
@@ -422,6 +488,20 @@ impl Flows {
         }
     }
 
+    /// Says that packets are in no report.
+    fn overflow(&mut self, maps: &Maps) {
+        if self.warned_of_overflow {
+            return;
+        }
+        let overflow = map(maps, object::STATS_MAP).and_then(|stats| super::stat(stats, object::STAT_OVERFLOW));
+        if overflow.is_ok_and(|packets| packets > 0) {
+            self.warned_of_overflow = true;
+            let message =
+                "packets of flows without a place come faster than they can be reported: `overflow` counts those that are in no report";
+            self.say(true, message.to_owned());
+        }
+    }
+
     /// Ends what has ended, and reports what goes on for long.
     fn expire(&mut self, maps: &Maps) -> Result<(), Error> {
         let now = now();
@@ -448,7 +528,7 @@ impl Flows {
                 ended.push((*index, record.key, Reason::End));
             } else if quiet >= idle {
                 ended.push((*index, record.key, Reason::Idle));
-            } else if now.saturating_sub(since) >= self.active {
+            } else if now.saturating_sub(since) >= self.active && self.untold(*index, record).packets > 0 {
                 active.push((*index, *record));
             }
         }
@@ -504,11 +584,13 @@ impl Engine for Flows {
         // What cannot be done now is tried again in a second, and complained about when somebody wants to see it.
         let _ = self.ask_sockets(maps);
         let _ = self.expire(maps);
+        self.overflow(maps);
         self.flush();
     }
 
     fn ended(&mut self, maps: &Maps) {
         self.take_unlisted();
+        self.overflow(maps);
         if let Err(error) = self.end_all(maps) {
             self.say(true, format!("the last reports are missing: {error}"));
         }
@@ -535,9 +617,10 @@ impl Engine for Flows {
         let mut live: Vec<&(u32, Record)> = self.live.iter().collect();
         let left_out = last_sorted(&mut live, top, |(_, r)| (r.bytes, r.packets, r.key));
         let nothing = std::iter::repeat_n((Vec::new(), Vec::new()), left_out);
-        let rows = live[left_out..].iter().map(|(_, record)| {
+        let rows = live[left_out..].iter().map(|(index, record)| {
             let interface = self.interfaces.get(&record.key.ifindex);
-            let owner = self.owners.get(&record.cookie);
+            let cookie = self.cookie(*index, record);
+            let owner = self.owners.get(&cookie);
             let values = vec![
                 Value::Count(record.packets),
                 Value::Count(record.bytes),
@@ -545,7 +628,7 @@ impl Engine for Flows {
                 Value::Count(u64::from(retransmits(record))),
                 Value::Text(known_by(record).to_owned()),
                 Value::Count(u64::from(record.srtt_us)),
-                Value::Text(owner.map_or_else(|| if record.cookie == 0 { "-" } else { "?" }.to_owned(), |(name, _)| name.clone())),
+                Value::Text(owner.map_or_else(|| if cookie == 0 { "-" } else { "?" }.to_owned(), |(name, _)| name.clone())),
                 Value::Count(owner.map_or(0, |(_, pid)| u64::from(*pid))),
                 Value::Count(u64::from(record.key.vlan)),
                 Value::Count(now.saturating_sub(record.first_ns) / SECOND),
@@ -635,6 +718,26 @@ fn key_bytes(key: &Key) -> Vec<u8> {
     bytes
 }
 
+/// The flow of the answers.
+fn back(key: Key) -> Key {
+    let flow = key.flow;
+    Key {
+        flow: Flow {
+            src: flow.dst,
+            dst: flow.src,
+            sport: flow.dport,
+            dport: flow.sport,
+            ..flow
+        },
+        direction: if key.direction == object::DIRECTION_EGRESS {
+            object::DIRECTION_INGRESS
+        } else {
+            object::DIRECTION_EGRESS
+        },
+        ..key
+    }
+}
+
 /// Reads a record of the ring buffer.
 fn delta(bytes: &[u8]) -> Option<Delta> {
     if bytes.len() < size_of::<Delta>() {
@@ -652,7 +755,7 @@ fn add_delta(record: &mut Record, delta: &Delta) {
     let counts = [&mut record.fins, &mut record.syns, &mut record.rsts];
     for (bit, count) in counts.into_iter().enumerate() {
         if delta.flags >> bit & 1 != 0 {
-            *count += delta.packets;
+            *count += 1;
         }
     }
 }
@@ -683,7 +786,6 @@ fn row_key(record: &Record, interface: Option<&Interface>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir_ebpf_builtins::abi::net::Flow;
 
     #[test]
     fn keys_lie_as_the_programs_read_them() {
@@ -764,6 +866,10 @@ mod tests {
             add_delta(&mut record, &delta);
         }
         assert_eq!((record.packets, record.bytes, record.flags), (4, 200, 0x13));
-        assert_eq!((record.syns, record.fins, record.rsts), (1, 3, 0));
+        assert_eq!(
+            (record.syns, record.fins, record.rsts),
+            (1, 1, 0),
+            "the last segment alone has the FIN"
+        );
     }
 }
