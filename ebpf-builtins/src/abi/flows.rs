@@ -21,11 +21,10 @@ pub const DIRECTION_INGRESS: u8 = 0;
 pub const DIRECTION_EGRESS: u8 = 1;
 
 /// A flow, 128 bytes: element of `RECORDS`. What is called a count is only ever added to, atomically.
-///
-/// What every packet writes is in the first half, which is one line of the processor's cache.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
+    pub key: Key,
     /// Count of wire packets.
     pub packets: u64,
     /// Count of bytes on the wire, Ethernet header included, as the packets would have after segmentation.
@@ -35,6 +34,12 @@ pub struct Record {
     pub last_ns: u64,
     /// Cookie of the sender's socket, if that is on this host.
     pub cookie: u64,
+    /// Counts of wire packets with the flag.
+    pub syns: u32,
+    pub fins: u32,
+    pub rsts: u32,
+    /// Count of segments that came again by their sequence numbers, while no socket told more.
+    pub estimated: u32,
     /// `total_retrans` of the socket when it was first seen.
     pub base_retrans: u32,
     /// `total_retrans` of the socket now.
@@ -47,13 +52,6 @@ pub struct Record {
     pub flags: u32,
     /// `STATE_*`
     pub state: u32,
-    pub key: Key,
-    /// Counts of wire packets with the flag.
-    pub syns: u32,
-    pub fins: u32,
-    pub rsts: u32,
-    /// Count of segments that came again by their sequence numbers, while no socket told more.
-    pub estimated: u32,
 }
 
 /// Bit of [`Record::state`]: there is a socket of TCP on this host that sends it.
