@@ -1,6 +1,6 @@
 //! The text of `weir doc NAME`, from a native's declaration alone.
 
-use crate::decl::{Attach, EventVarType, MapShape, Native, ParamType, ValueShape, Writable};
+use crate::decl::{Attach, EventDecl, EventVarType, MapShape, Native, ParamType, ValueShape, Writable};
 use std::fmt::Write;
 
 /// Columns that text is wrapped to.
@@ -108,6 +108,17 @@ pub fn doc(native: &Native) -> String {
     if !native.events.is_empty() {
         heading(&mut out, "EVENTS");
     }
+    let variables = |out: &mut String, event: &EventDecl| {
+        for var in event.vars {
+            wrapped(out, 8, &format!("NAME.{}: {}; {}", var.name, type_word(var.ty), var.doc));
+        }
+    };
+    // Most natives have one record for all their events.
+    let (first, others) = native
+        .events
+        .split_first()
+        .map_or((None, &[][..]), |(first, others)| (Some(first), others));
+    let shared = first.filter(|first| !others.is_empty() && others.iter().all(|event| std::ptr::eq(event.vars, first.vars)));
     for event in native.events {
         let decides = if event.decides {
             "  (a verdict in the block replaces the native's)"
@@ -116,9 +127,13 @@ pub fn doc(native: &Native) -> String {
         };
         line(&mut out, 4, &format!("NAME:{}{decides}", event.name));
         wrapped(&mut out, 8, event.doc);
-        for var in event.vars {
-            wrapped(&mut out, 8, &format!("NAME.{}: {}; {}", var.name, type_word(var.ty), var.doc));
+        if shared.is_none() {
+            variables(&mut out, event);
         }
+    }
+    if let Some(first) = shared {
+        line(&mut out, 4, "In each of them:");
+        variables(&mut out, first);
     }
     heading(&mut out, "EXAMPLE");
     for text in native.example.lines() {
@@ -215,6 +230,16 @@ mod tests {
             }
             let too_long: Vec<_> = text.lines().filter(|l| l.chars().count() > WIDTH).collect();
             assert!(too_long.is_empty(), "{too_long:#?}");
+        }
+    }
+
+    /// What each event has is said once.
+    #[test]
+    fn variables_of_all_events_are_told_once() {
+        for name in ["flows", "retransmits"] {
+            let native = NATIVES.iter().find(|n| n.name == name).unwrap();
+            let text = doc(native);
+            assert_eq!(text.matches("\n        NAME.sport:").count(), 1, "{text}");
         }
     }
 

@@ -293,18 +293,18 @@ impl Flows {
     /// Looks for the receivers of what comes from elsewhere: what they send back tells their sockets.
     fn find_receivers(&mut self) {
         let mut gone = std::mem::take(&mut self.receivers);
-        let (sent_here, from_elsewhere): (Vec<&(u32, Record)>, Vec<&(u32, Record)>) = self.live.iter().partition(|(_, r)| r.cookie != 0);
         let mut strangers = Vec::new();
-        for (index, record) in from_elsewhere {
+        for (index, record) in self.live.iter().filter(|(_, r)| r.cookie == 0) {
             match gone.remove(index) {
                 Some(known) if known.0 == record.first_ns => _ = self.receivers.insert(*index, known),
                 _ => strangers.push((*index, record)),
             }
         }
-        if strangers.is_empty() || sent_here.is_empty() {
+        if strangers.is_empty() {
             return;
         }
-        let sockets: HashMap<Key, u64> = sent_here.iter().map(|(_, r)| (back(r.key), r.cookie)).collect();
+        let sent_here = self.live.iter().filter(|(_, r)| r.cookie != 0);
+        let sockets: HashMap<Key, u64> = sent_here.map(|(_, r)| (back(r.key), r.cookie)).collect();
         let found = strangers
             .iter()
             .filter_map(|(i, r)| Some((*i, (r.first_ns, *sockets.get(&r.key)?))));
