@@ -107,7 +107,19 @@ fn page(all: &[Status], style: Style) -> String {
 pub fn stop(args: &PinStop) -> Result<ExitCode, Failure> {
     may_look()?;
     let name = &args.name;
+    let before = pin::status(name).map_err(failed)?;
     let owner = pin::stop(name).map_err(failed)?;
+    // An owner writes its own.
+    if let (None, Some(record)) = (owner, &before.record)
+        && let Err(error) = native::record_stop(record, &before.lists)
+    {
+        let warning = Message {
+            kind: Kind::Warning,
+            text: error.to_string(),
+            ..Message::default()
+        };
+        out::stderr(&Renderer::for_stderr().message(&[], &warning));
+    }
     let text = match owner {
         Some(pid) => format!("`{name}` is no longer in force; its weir (pid {pid}) has ended\n"),
         None => format!("`{name}` is no longer in force\n"),
@@ -230,6 +242,7 @@ mod tests {
                 },
                 statement: None,
                 files: Vec::new(),
+                audit: None,
                 version: String::new(),
             }),
             owner_alive: false,

@@ -202,10 +202,10 @@ static PARAMS: &[ParamDecl] = &[
     },
     ParamDecl {
         name: "audit",
-        ty: ParamType::Text,
+        ty: ParamType::Path { none: Some("off") },
         required: false,
         default: "\"/var/log/weir-audit.log\"",
-        doc: "file that every change of the lists is appended to as a line of JSON: who, when, what; `\"off\"` for none",
+        doc: "file that every change of the lists, their start and their end are appended to as a line of JSON: who, when, what; `\"off\"` for none",
     },
     ParamDecl {
         name: "max_hits",

@@ -139,6 +139,10 @@ pub enum ParamType {
     },
     /// Any text.
     Text,
+    /// A path in quotes, or a word that stands for none.
+    Path {
+        none: Option<&'static str>,
+    },
     /// What something is called: letters, digits, `-` and `_`.
     Name,
     /// One of these words, in quotes.

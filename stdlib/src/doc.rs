@@ -163,6 +163,7 @@ fn form(ty: ParamType) -> String {
         ParamType::Ports => "(PORT, PORT-PORT, ...)".to_owned(),
         ParamType::Duration { .. } => "TIME, such as 30s, 5m, \"1h\"".to_owned(),
         ParamType::Text => "\"TEXT\"".to_owned(),
+        ParamType::Path { .. } => "\"PATH\"".to_owned(),
         ParamType::Name => "\"NAME\"".to_owned(),
         ParamType::Choice(words) => words.iter().map(|w| format!("\"{w}\"")).collect::<Vec<_>>().join("|"),
         ParamType::Bool => "true|false".to_owned(),

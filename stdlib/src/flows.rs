@@ -127,7 +127,7 @@ static PARAMS: &[ParamDecl] = &[
     },
     ParamDecl {
         name: "export",
-        ty: ParamType::Text,
+        ty: ParamType::Path { none: Some("off") },
         required: false,
         default: "\"off\"",
         doc: "file that reports are appended to, a line of JSON each; `-` is standard output",

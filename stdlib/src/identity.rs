@@ -176,17 +176,17 @@ static PARAMS: &[ParamDecl] = &[
     },
     ParamDecl {
         name: "pods",
-        ty: ParamType::Text,
+        ty: ParamType::Path { none: None },
         required: false,
         default: "\"/var/log/pods\"",
         doc: "the directory by whose entries, NAMESPACE_NAME_UID, pods are known",
     },
     ParamDecl {
         name: "audit",
-        ty: ParamType::Text,
+        ty: ParamType::Path { none: Some("off") },
         required: false,
         default: "\"/var/log/weir-audit.log\"",
-        doc: "file that every change of the policy is appended to as a line of JSON: who, when, what; `\"off\"` for none",
+        doc: "file that every change of the policy, its start and its end are appended to as a line of JSON: who, when, what; `\"off\"` for none",
     },
 ];
 

@@ -2,6 +2,7 @@
 
 use super::Params;
 use crate::error::Notice;
+use crate::pin;
 use crate::sys::proc;
 use serde::Serialize;
 use std::fs::File;
@@ -11,6 +12,28 @@ use std::path::{Path, PathBuf};
 
 /// So many prefixes or rules of one change are written out; the counts are always whole.
 const LISTED: usize = 10_000;
+
+/// The action of what is no longer in force.
+pub(super) const END: &str = "end";
+
+/// Says that somebody has ended a named instance whose own weir is gone.
+///
+/// # Errors
+/// When its log cannot be written; the path is in the message.
+pub fn record_stop(pinned: &pin::Record, lists: &[pin::ListState]) -> io::Result<()> {
+    let Some(path) = &pinned.audit else { return Ok(()) };
+    let file = pinned.files.first().map(|f| f.display().to_string());
+    let record = Record {
+        instance: &pinned.alias,
+        native: &pinned.native,
+        action: END,
+        source: file.unwrap_or_default(),
+        removed: lists.iter().map(|l| l.entries as usize).sum(),
+        ..Record::default()
+    };
+    let failed = |e: io::Error| io::Error::new(e.kind(), format!("the audit log `{}` cannot be written ({e})", path.display()));
+    Audit::open(path).and_then(|mut audit| audit.write(&record)).map_err(failed)
+}
 
 /// The file, or nothing.
 #[derive(Debug)]
@@ -94,8 +117,13 @@ impl Audit {
         })
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Appends a record. Returns what a person should hear, if it cannot be written.
+    pub fn log(&mut self, record: &Record<'_>) -> Option<String> {
+        let error = self.write(record).err()?;
+        let path = self.path.display();
+        Some(format!(
+            "the audit log `{path}` cannot be written ({error}); what follows is not logged"
+        ))
     }
 
     /// Appends a record, in one write, so that lines of several weirs do not mix.

@@ -41,6 +41,9 @@ pub(super) trait Engine: Debug + Send {
     /// Everything is detached, and printed.
     fn ended(&mut self, _maps: &Maps) {}
 
+    /// Its rules are no longer in force: for whoever keeps an audit log.
+    fn record_end(&mut self) {}
+
     /// Gives what a person should hear, once.
     fn notices(&mut self) -> Vec<Notice>;
 

@@ -3,7 +3,7 @@
 //! A list is in the tries, or in exact tables where it was long enough at the start (`exact`), and then what these have no room for is in the tries.
 //! The kernel's maps always hold what the tables here say, except while a change is on its way: new entries come before old ones go.
 
-use super::audit::{Audit, Record, listed};
+use super::audit::{Audit, END, Record, listed};
 use super::exact::{self, Exact, key};
 use super::heartbeat::Heart;
 use super::prefixes::{self, Key, Prefixes, bytes};
@@ -278,6 +278,16 @@ impl Lists {
         Ok(())
     }
 
+    /// Says in the audit log that they no longer are.
+    pub fn record_end(&mut self) {
+        for allow in [false, true] {
+            let removed = self.list(allow).len();
+            if removed > 0 {
+                self.record(allow, END, 0, (Vec::new(), Vec::new()), removed);
+            }
+        }
+    }
+
     fn list(&self, allow: bool) -> &List {
         if allow { &self.allow } else { &self.block }
     }
@@ -294,18 +304,14 @@ impl Lists {
             action,
             list: list.origin.what,
             source: list.origin.file.as_deref().map(|p| p.display().to_string()).unwrap_or_default(),
-            entries: list.len(),
+            entries: if action == END { 0 } else { list.len() },
             added,
             removed,
             add: names.0,
             remove: names.1,
         };
-        if let Err(error) = self.audit.write(&record) {
-            let path = self.audit.path().display().to_string();
-            self.say(
-                true,
-                format!("the audit log `{path}` cannot be written ({error}); what follows is not logged"),
-            );
+        if let Some(complaint) = self.audit.log(&record) {
+            self.say(true, complaint);
         }
     }
 
@@ -473,7 +479,7 @@ impl Lists {
             match self.block.remove_all(maps) {
                 Ok(removed) => {
                     self.say(true, "its `duration` is over: everything passes from now on".to_owned());
-                    self.record(false, "end", 0, (Vec::new(), Vec::new()), removed);
+                    self.record(false, END, 0, (Vec::new(), Vec::new()), removed);
                 }
                 Err(error) => self.say(true, format!("its `duration` is over, but the list cannot be removed: {error}")),
             }

@@ -31,6 +31,7 @@ use crate::load::{Elf, Loaded};
 use crate::maps::{Cell, Contents, Map, Row, Snapshot};
 use crate::pin::Pin;
 use crate::sys::bpf;
+pub use audit::record_stop;
 use engine::Engine;
 use forms::{Forms, Program};
 use lists::Lists;
@@ -532,11 +533,18 @@ impl Instance {
 
     /// Everything is detached, and printed.
     pub(crate) fn ended(&self) {
+        let is_over = self.pin.as_ref().is_none_or(|pin| !pin.outlives());
         if let Some(mut lists) = self.lists() {
             lists.check_hits(&self.maps);
+            if is_over {
+                lists.record_end();
+            }
         }
         if let Some(mut engine) = self.engine() {
             engine.ended(&self.maps);
+            if is_over {
+                engine.record_end();
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use weir_compiler::object::{IfacePattern, MapKind, NativeInstance, Object};
 use weir_parser::Span;
-use weir_stdlib::{ParamValue, show_duration};
+use weir_stdlib::{ParamType, ParamValue, show_duration};
 
 /// Takes the name that the parameter `pin` gives.
 pub(super) fn open(params: &Params<'_>) -> Result<Option<Arc<Pin>>, Error> {
@@ -84,6 +84,7 @@ impl Instance {
             owner: pin::this_process(),
             statement: statement(&self.spec),
             files: files(&self.spec).collect(),
+            audit: audit(&self.spec),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         pin.introduce(&record).map_err(|e| error(e, self.pin_span()))
@@ -217,12 +218,26 @@ fn files(spec: &NativeInstance) -> impl Iterator<Item = PathBuf> {
     })
 }
 
+/// Where its changes are written down.
+fn audit(spec: &NativeInstance) -> Option<PathBuf> {
+    let decl = spec.native.params.iter().find(|p| p.name == "audit")?;
+    let ParamType::Path { none } = decl.ty else { return None };
+    let params = Params(spec);
+    let path = params.text(decl.name).unwrap_or(decl.default.trim_matches('"'));
+    (none != Some(path)).then(|| whole(path))
+}
+
 /// The `use` statement with its parameters as they are, for a start that nobody types. `None` if a list came from standard input.
 fn statement(spec: &NativeInstance) -> Option<String> {
     let mut params = Vec::new();
     for (decl, value) in spec.native.params.iter().zip(&spec.params) {
         let Some(value) = value else { continue };
-        params.push(format!("{}={}", decl.name, written(value)?));
+        let text = match (decl.ty, value) {
+            // Nobody knows in which folder it will be started again.
+            (ParamType::Path { none }, ParamValue::Str(path)) if none != Some(path.as_str()) => quoted(&whole(path).to_string_lossy()),
+            _ => written(value)?,
+        };
+        params.push(format!("{}={text}", decl.name));
     }
     Some(format!("use {}({}) as {};", spec.native.name, params.join(", "), spec.alias))
 }

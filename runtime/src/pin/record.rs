@@ -53,6 +53,9 @@ pub struct Record {
     /// The `use` statement of the last start, its parameters evaluated. Nothing when a list came from standard input.
     pub statement: Option<String>,
     pub files: Vec<PathBuf>,
+    /// Where its changes are written down.
+    #[serde(default)]
+    pub audit: Option<PathBuf>,
     pub version: String,
 }
 

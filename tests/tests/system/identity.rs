@@ -451,7 +451,10 @@ fn reload() -> Result<()> {
     // Who, when and what is in the log; what changed nothing is not.
     let log = std::fs::read_to_string(lab.dir.path().join("audit.log"))?;
     let lines: Vec<serde_json::Value> = log.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-    ensure!(lines.len() == 7 && lines[0]["action"] == "start" && lines[0]["added"] == 3, "{log}");
+    ensure!(
+        lines.len() == 8 && lines[0]["action"] == "start" && lines[0]["added"] == 3 && lines[7]["action"] == "end",
+        "{log}"
+    );
     ensure!(
         lines
             .iter()

@@ -501,7 +501,7 @@ fn audit() -> Result<()> {
     let text = std::fs::read_to_string(lab.dir.path().join("audit.log"))?;
     let lines: Vec<serde_json::Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let actions: Vec<&str> = lines.iter().filter_map(|l| l["action"].as_str()).collect();
-    ensure!(actions == ["start", "expire", "reload"], "{text}");
+    ensure!(actions == ["start", "expire", "reload", "end"], "{text}");
     ensure!(
         lines
             .iter()
@@ -517,6 +517,7 @@ fn audit() -> Result<()> {
         lines[2]["add"] == serde_json::json!(["2001:db8::/32"]) && lines[2]["entries"] == 2,
         "{text}"
     );
+    ensure!(lines[3]["removed"] == 2 && lines[3]["entries"] == 0, "{text}");
     // Switched off, there is none; where it cannot be, that is said, and the list is in force all the same.
     let weir = Weir::script(&script.replace("audit.log", "no/such/folder/log")).at(&lab).start()?;
     let done = weir.stop()?.clean()?;

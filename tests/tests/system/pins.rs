@@ -28,6 +28,7 @@ pub const TESTS: &[Test] = &[
         .needs(&[Lacks(Feature::Tcx)])
         .alone(),
     Test::new("pin_is_listed_reloaded_and_stopped", managed).alone(),
+    Test::new("pin_has_its_audit_log_where_it_was_started_and_ends_in_it", logged),
     Test::new("pin_of_an_interface_that_goes", interface_gone).alone(),
     Test::new("pin_in_generic_mode_is_mended_by_its_name", generic).alone(),
     Test::new("pin_names_and_owners_are_checked", refused).alone(),
@@ -334,6 +335,38 @@ fn heartbeat() -> Result<()> {
         std::thread::sleep(Duration::from_millis(500));
     }
     name.stop()
+}
+
+/// Whoever ends it, and wherever they are, that is in the log; what outlives its weir has not ended.
+fn logged() -> Result<()> {
+    let (lab, name) = (Lab::new()?, Name::new("logged"));
+    let script = script(&name, &format!("prefixes=({BAD}, {OTHER})")).replace("audit=\"off\"", "audit=\"audit.log\"");
+    let actions = || -> Result<Vec<(String, u64)>> {
+        let text = std::fs::read_to_string(lab.dir.path().join("audit.log"))?;
+        let lines: Vec<serde_json::Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let of = |l: &serde_json::Value| {
+            (
+                l["action"].as_str().unwrap_or_default().to_owned(),
+                l["removed"].as_u64().unwrap_or(0),
+            )
+        };
+        Ok(lines.iter().map(of).collect())
+    };
+    let (start, end) = (("start".to_owned(), 0), ("end".to_owned(), 2));
+    Weir::script(&script).at(&lab).start()?.end_with(Signal::SIGKILL)?;
+    // Neither is in the folder of the script.
+    let renewed = name.tool("reload")?;
+    ensure!(renewed.status.success() && renewed.stderr.is_empty(), "{renewed}");
+    ensure!(actions()? == [start.clone(), start.clone()], "{:?}", actions());
+    name.stop()?;
+    ensure!(actions()? == [start.clone(), start.clone(), end.clone()], "{:?}", actions());
+    Weir::script(&script).at(&lab).start()?.stop()?;
+    ensure!(actions()?.len() == 4, "what stays in force has ended: {:?}", actions());
+    let owned = Weir::script(&script).at(&lab).start()?;
+    name.stop()?;
+    owned.wait()?;
+    ensure!(actions()?[3..] == [start.clone(), start, end], "{:?}", actions());
+    Ok(())
 }
 
 fn managed() -> Result<()> {

@@ -179,6 +179,8 @@ fn param_value(decl: &ParamDecl, value: &ast::Expr, options: &Options) -> Result
         ParamType::Ports => "a port, or a list of ports and ranges such as `(80, 443, 8000-8080)`".to_owned(),
         ParamType::Duration { min_ns } => format!("a time such as `30s` or `\"5m\"`, at least {}", weir_stdlib::show_duration(min_ns)),
         ParamType::Text => "a text in quotes".to_owned(),
+        ParamType::Path { none: None } => "a path in quotes".to_owned(),
+        ParamType::Path { none: Some(word) } => format!("a path in quotes, or `\"{word}\"`"),
         ParamType::Name => "a name in quotes: up to 48 letters, digits, `-` and `_`".to_owned(),
         ParamType::Choice(words) => format!("one of \"{}\"", words.join("\", \"")),
         ParamType::Bool => "`true` or `false`".to_owned(),
@@ -211,7 +213,7 @@ fn param_value(decl: &ParamDecl, value: &ast::Expr, options: &Options) -> Result
         (ParamType::Choice(words), _, Some(text)) if words.contains(&text.as_str()) => Ok(ParamValue::Str(text)),
         (ParamType::Bool, E::Bool(b), _) => Ok(ParamValue::Bool(*b)),
         (ParamType::Bool, _, Some(text)) if text == "true" || text == "false" => Ok(ParamValue::Bool(text == "true")),
-        (ParamType::Text, _, Some(text)) => Ok(ParamValue::Str(text)),
+        (ParamType::Text | ParamType::Path { .. }, _, Some(text)) => Ok(ParamValue::Str(text)),
         (ParamType::Name, _, Some(text)) if weir_stdlib::is_name(&text) => Ok(ParamValue::Str(text)),
         (ParamType::Duration { min_ns }, kind, text) => {
             let ns = match kind {
@@ -283,7 +285,7 @@ fn missing(value: &ast::Expr, options: &Options) -> Option<Box<Diagnostic>> {
 /// A value that fits, for a parameter that nobody has given.
 fn stand_in(ty: ParamType) -> ParamValue {
     match ty {
-        ParamType::Iface | ParamType::Text | ParamType::Name => ParamValue::Str("any".to_owned()),
+        ParamType::Iface | ParamType::Text | ParamType::Path { .. } | ParamType::Name => ParamValue::Str("any".to_owned()),
         ParamType::Prefixes => ParamValue::List(Vec::new()),
         ParamType::File => ParamValue::File("any".to_owned()),
         ParamType::Ports => ParamValue::Ports(vec![(1, 1)]),
@@ -389,7 +391,9 @@ fn edit(decl: &ParamDecl, value: &ast::Expr, text: Option<&str>) -> Option<Strin
             Some(word) if words.contains(&word) => Some(format!("write it in quotes: `\"{word}\"`")),
             word => near_word(word.or(text)?, words).map(|near| format!("did you mean `\"{near}\"`?")),
         },
-        ParamType::Iface | ParamType::Text | ParamType::Name => bare.map(|word| format!("write it in quotes: `\"{word}\"`")),
+        ParamType::Iface | ParamType::Text | ParamType::Path { .. } | ParamType::Name => {
+            bare.map(|word| format!("write it in quotes: `\"{word}\"`"))
+        }
         ParamType::Bool => {
             let digit = match value.kind {
                 E::Int(1) => Some("1"),

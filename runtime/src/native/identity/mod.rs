@@ -7,7 +7,7 @@ mod policy;
 mod watch;
 mod who;
 
-use super::audit::{Audit, Record, listed};
+use super::audit::{Audit, END, Record, listed};
 use super::engine::{Engine, Maps, Rows, Value, text_bytes};
 use super::heartbeat::{self, Heart};
 use super::lists::grace_period;
@@ -295,18 +295,14 @@ impl Enforcer {
             action,
             list: "policy",
             source: self.plan.path.display().to_string(),
-            entries: self.policy.rules.len(),
+            entries: if action == END { 0 } else { self.policy.rules.len() },
             added,
             removed,
             add,
             remove,
         };
-        if let Err(error) = self.plan.audit.write(&record) {
-            let path = self.plan.audit.path().display().to_string();
-            self.say(
-                true,
-                format!("the audit log `{path}` cannot be written ({error}); what follows is not logged"),
-            );
+        if let Some(complaint) = self.plan.audit.log(&record) {
+            self.say(true, complaint);
         }
     }
 
@@ -463,7 +459,7 @@ impl Enforcer {
                 Ok(()) => {
                     self.over = true;
                     self.say(true, "its `duration` is over: everything passes from now on".to_owned());
-                    self.record("end", (0, Vec::new()), (self.policy.rules.len(), Vec::new()));
+                    self.record(END, (0, Vec::new()), (self.policy.rules.len(), Vec::new()));
                 }
                 Err(error) => self.say(true, format!("its `duration` is over, but the policy cannot be removed: {error}")),
             }
@@ -572,6 +568,12 @@ impl Engine for Enforcer {
         let _ = self.check_denied(maps);
         if !self.over {
             self.catch_up(maps);
+        }
+    }
+
+    fn record_end(&mut self) {
+        if !self.over {
+            self.record(END, (0, Vec::new()), (self.policy.rules.len(), Vec::new()));
         }
     }
 
