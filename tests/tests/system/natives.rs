@@ -189,7 +189,7 @@ fn bad_files() -> Result<()> {
         "the new list is not in force"
     );
     lab.dir.write("bad.txt", "# nobody\n")?;
-    weir.wait_stderr("word of the empty list", |text| text.contains("0 added, 1 removed, 0 in force"))?;
+    weir.wait_stderr("word of the empty list", |text| text.contains("0 added, 1 removed: `prefixes` has no entry, nothing is dropped"))?;
     ensure!(arrive(&lab, "203.0.113.1", 2)? == 2, "an entry is left");
     let done = weir.stop()?.clean()?;
     done.expect_map("@", [("198.51.100.1", 12), ("203.0.113.1", 2)])
