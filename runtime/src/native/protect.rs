@@ -2,9 +2,10 @@
 //!
 //! Input: a network namespace, and what the list looks at. Output: addresses, each with its reason. Read anew each time.
 
+use crate::sys::netlink::Netlink;
 use crate::sys::netns;
 use std::collections::{BTreeSet, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 /// What of a packet the list looks at.
 #[derive(Clone, Debug)]
@@ -43,8 +44,11 @@ impl Guard {
     /// Lists the addresses now.
     pub fn addresses(&self) -> BTreeSet<Protected> {
         let read = |name: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
-        let net = netns::run_in(self.netns.as_deref(), || ["route", "ipv6_route", "tcp", "tcp6"].map(read));
-        let [route, route6, tcp, tcp6] = net.unwrap_or_default();
+        let look = || {
+            let gateways = Netlink::open().and_then(|mut netlink| netlink.default_gateways());
+            (gateways.unwrap_or_default(), ["tcp", "tcp6"].map(read))
+        };
+        let (gateways, [tcp, tcp6]) = netns::run_in(self.netns.as_deref(), look).unwrap_or_default();
         let mut all = BTreeSet::new();
         let mut add = |addr: IpAddr, why| {
             if !addr.is_loopback() && !addr.is_unspecified() {
@@ -54,7 +58,7 @@ impl Guard {
         // Answers of both come to ports that nobody knows beforehand. What is sent to a gateway itself has no port to speak of.
         let from_far = self.from_far && self.ports.is_none();
         if from_far || self.to_far && self.ports.is_none() {
-            gateways(&route, &route6).into_iter().for_each(|a| add(a, GATEWAY));
+            gateways.into_iter().for_each(|a| add(a, GATEWAY));
         }
         if from_far || self.to_far && (self.udp || self.tcp) && self.has(DNS) {
             resolvers().into_iter().for_each(|a| add(a, RESOLVER));
@@ -81,30 +85,6 @@ impl Guard {
         let ports = self.ports.as_ref();
         ports.is_none_or(|ports| ports.iter().any(|(low, high)| (*low..=*high).contains(&port)))
     }
-}
-
-/// Gateways of default routes, from `/proc/net/route` and `/proc/net/ipv6_route`.
-fn gateways(route: &str, route6: &str) -> Vec<IpAddr> {
-    let mut found = Vec::new();
-    for line in route.lines().skip(1) {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        if let [_, "00000000", gateway, _, _, _, _, "00000000", ..] = fields[..]
-            && let Ok(gateway) = u32::from_str_radix(gateway, 16)
-        {
-            // As the word lies in memory.
-            found.push(Ipv4Addr::from(gateway.to_ne_bytes()).into());
-        }
-    }
-    for line in route6.lines() {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        if let [dest, "00", _, _, gateway, ..] = fields[..]
-            && dest.bytes().all(|b| b == b'0')
-            && let Ok(gateway) = u128::from_str_radix(gateway, 16)
-        {
-            found.push(Ipv6Addr::from_bits(gateway).into());
-        }
-    }
-    found
 }
 
 fn resolvers() -> Vec<IpAddr> {
@@ -228,19 +208,6 @@ mod tests {
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn default_gateways_of_both_families() {
-        let route = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
-                     eth0\t00000000\t0102A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
-                     eth0\t0002A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
-        let zero = "0".repeat(32);
-        let route6 = format!(
-            "{zero} 00 {zero} 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003 eth0\n\
-             fe800000000000000000000000000000 40 {zero} 00 {zero} 00000100 00000001 00000000 00000001 eth0\n"
-        );
-        assert_eq!(gateways(route, &route6), [ip("192.168.2.1"), ip("fe80::1")]);
     }
 
     #[test]

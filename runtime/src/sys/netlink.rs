@@ -59,6 +59,10 @@ const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
 
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_VIA: u16 = 18;
+const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
 
 const TCA_KIND: u16 = 1;
@@ -472,6 +476,23 @@ impl Netlink {
         }
     }
 
+    /// Lists the gateways of all default routes, whichever table they are in and however many a route has.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn default_gateways(&mut self) -> Result<Vec<IpAddr>> {
+        let mut found = Vec::new();
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            self.request(Request::new(RTM_GETROUTE, NLM_F_DUMP).route(family as u8, 0), |kind, body| {
+                if kind == RTM_NEWROUTE {
+                    gateways(body, &mut found);
+                }
+            })
+            .map_err(|e| SysError::new("list", "routes", e))?;
+        }
+        Ok(found)
+    }
+
     /// Puts an XDP program on an interface without a link, or takes the one there away. `XDP_FLAGS_*` say in which mode.
     ///
     /// # Errors
@@ -696,6 +717,37 @@ fn ack(body: &[u8]) -> io::Result<()> {
     match u32_at(body, 0).cast_signed() {
         0 => Ok(()),
         code => Err(io::Error::from_raw_os_error(-code)),
+    }
+}
+
+/// Adds the gateways of a default route: its own, or those of its next hops.
+fn gateways(body: &[u8], found: &mut Vec<IpAddr>) {
+    // `struct rtmsg`: the family, bits of the destination; the type is the eighth byte.
+    let (Some([_, 0, _, _, _, _, _, RTN_UNICAST]), Some(mut rest)) = (body.first_chunk(), body.get(12..)) else {
+        return;
+    };
+    let mut add = |data| {
+        for (kind, value) in attrs(data) {
+            let address = match kind {
+                RTA_GATEWAY => value,
+                // `struct rtvia`: a family of its own before the address.
+                RTA_VIA => value.get(2..).unwrap_or(&[]),
+                _ => continue,
+            };
+            found.extend(<[u8; 4]>::try_from(address).map(IpAddr::from));
+            found.extend(<[u8; 16]>::try_from(address).map(IpAddr::from));
+        }
+    };
+    add(rest);
+    rest = attrs(rest).find(|(kind, _)| *kind == RTA_MULTIPATH).map_or(&[], |(_, hops)| hops);
+    // `struct rtnexthop`: the length, with its attributes behind eight bytes.
+    while let Some(len) = rest
+        .first_chunk()
+        .map(|len| usize::from(u16::from_ne_bytes(*len)))
+        .filter(|len| *len >= 8)
+    {
+        add(rest.get(8..len).unwrap_or(&[]));
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
     }
 }
 

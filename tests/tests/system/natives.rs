@@ -189,7 +189,9 @@ fn bad_files() -> Result<()> {
         "the new list is not in force"
     );
     lab.dir.write("bad.txt", "# nobody\n")?;
-    weir.wait_stderr("word of the empty list", |text| text.contains("0 added, 1 removed: `prefixes` has no entry, nothing is dropped"))?;
+    weir.wait_stderr("word of the empty list", |text| {
+        text.contains("0 added, 1 removed: `prefixes` has no entry, nothing is dropped")
+    })?;
     ensure!(arrive(&lab, "203.0.113.1", 2)? == 2, "an entry is left");
     let done = weir.stop()?.clean()?;
     done.expect_map("@", [("198.51.100.1", 12), ("203.0.113.1", 2)])
@@ -317,6 +319,19 @@ fn protect() -> Result<()> {
         "^",
     ])?;
     lab.node.ip(&["route", "del", "default"])?;
+    // Of several next hops, and of another table: whichever is used.
+    let [a, b, c, _] = node4.octets();
+    let second = format!("{a}.{b}.{c}.77");
+    let first = peer4.to_string();
+    let covers_second = || Weir::script(&script(&format!("prefixes={second}"))).at(&lab).run();
+    let refusal = format!("the list covers {second}, the default gateway");
+    lab.node
+        .ip(&["route", "add", "default", "nexthop", "via", &first, "nexthop", "via", &second])?;
+    covers_second()?.refused(&[&refusal])?;
+    lab.node.ip(&["route", "del", "default"])?;
+    lab.node.ip(&["route", "add", "default", "via", &second, "table", "77"])?;
+    covers_second()?.refused(&[&refusal])?;
+    lab.node.ip(&["route", "flush", "table", "77"])?;
     lab.node.ip(&["-6", "route", "add", "default", "via", &lab.peer6().to_string()])?;
     Weir::script(&script("prefixes=\"fd00::/8\""))
         .at(&lab)
