@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use weir_tests::frame::{Frame, Payload};
 use weir_tests::harness::Test;
@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     Test::new("flows_are_what_was_sent", sent),
     Test::new("flows_know_their_sockets", sockets),
     Test::new("flows_know_whose_sockets_are_gone", gone),
+    Test::new("flows_know_who_accepts_late", late),
     Test::new("flows_end_and_are_reported", reported),
     Test::new("flows_that_find_no_room_are_counted", no_room),
     Test::new("flows_stand_side_by_side", side_by_side),
@@ -271,6 +272,27 @@ fn gone() -> Result<()> {
         "{of_port:#?}"
     );
     Ok(())
+}
+
+/// Until somebody accepts a connection nobody has its socket.
+fn late() -> Result<()> {
+    let lab = Lab::new()?;
+    let script = format!(r#"use flows(iface="{NODE_IF}", max=1000) as fl; interval:s:1 {{ print(@fl.flows); }}"#);
+    let mut weir = Weir::script(&script).at(&lab).start()?;
+    let to = SocketAddr::new(lab.peer4().into(), PORT);
+    let listener = lab.peer.run(|| Ok(TcpListener::bind(to)?))?;
+    let client = lab.node.run(|| Ok(TcpStream::connect(to)?))?;
+    let flow = format!("@fl.flows[{to} > {} tcp", client.local_addr()?);
+    let last = |text: &str, process: &str| {
+        let row = text.lines().rfind(|line| line.starts_with(&flow));
+        row.is_some_and(|row| row.contains(&format!(".process = {process},")))
+    };
+    weir.wait_stdout("a socket of nobody", |text| last(text, "?"))?;
+    let (server, _) = listener.accept()?;
+    let comm = std::fs::read_to_string("/proc/self/comm")?;
+    weir.wait_stdout("the one who has accepted", |text| last(text, comm.trim()))?;
+    drop((client, server));
+    weir.stop()?.clean().map(drop)
 }
 
 /// The reports in a file.

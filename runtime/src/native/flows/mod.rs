@@ -38,6 +38,8 @@ const LINGER: u64 = 2 * SECOND;
 const PRESSURE: usize = 80;
 /// Looking at all open files of a machine may take so small a part of the time.
 const ASKING: u32 = 20;
+/// A socket that nobody has may be waiting to be accepted: so long after that it is asked for again.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) fn setup(
     params: &Params<'_>,
@@ -188,6 +190,8 @@ struct Flows {
     receivers: HashMap<u32, (u64, u64)>,
     /// Cookies that nobody had when sockets were last asked.
     nobodys: HashSet<u64>,
+    /// When these are asked for again.
+    ask_nobodys: Option<Instant>,
     /// Sockets are not asked before.
     ask_again: Option<Instant>,
     warned_of_pressure: bool,
@@ -350,11 +354,14 @@ impl Flows {
         self.owners.retain(|cookie, _| cookies.contains(cookie));
         self.nobodys.retain(|cookie| cookies.contains(cookie));
         self.take_owners(&cookies, maps)?;
+        let began = Instant::now();
+        if self.ask_nobodys.is_some_and(|then| began >= then) {
+            self.nobodys.clear();
+        }
         let is_known = |cookie: &u64| self.owners.contains_key(cookie) || self.nobodys.contains(cookie);
         if cookies.iter().all(is_known) || self.iterators.is_empty() {
             return Ok(());
         }
-        let began = Instant::now();
         if self.ask_again.is_some_and(|then| began < then) {
             return Ok(());
         }
@@ -364,6 +371,7 @@ impl Flows {
         let took = began.elapsed();
         self.ask_again = Some(began + took.saturating_mul(ASKING).min(Duration::from_secs(60)));
         self.take_owners(&cookies, maps)?;
+        self.ask_nobodys = Some(began + PATIENCE);
         self.nobodys = cookies.into_iter().filter(|c| !self.owners.contains_key(c)).collect();
         Ok(())
     }
