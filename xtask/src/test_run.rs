@@ -22,7 +22,7 @@ fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> Result<i64> {
     Ok(result)
 }
 
-fn nothing() -> bpf_attr {
+fn zeroed() -> bpf_attr {
     // SAFETY: integers.
     unsafe { std::mem::zeroed() }
 }
@@ -32,6 +32,15 @@ fn owned(fd: i64) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd as i32) }
 }
 
+/// What came of a run.
+pub struct Ran {
+    pub verdict: u64,
+    /// Of the call, for each packet.
+    pub ns: f64,
+    /// What the kernel says of the same, in whole numbers and without the time in which it ran something else.
+    pub kernel_ns: f64,
+}
+
 /// A program that is attached somewhere.
 pub struct Program(OwnedFd);
 
@@ -39,7 +48,7 @@ impl Program {
     /// # Errors
     /// There is no such program.
     pub fn of_id(id: &str) -> Result<Self> {
-        let mut attr = nothing();
+        let mut attr = zeroed();
         attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id.parse().context("an id that is no number")?;
         bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr).map(|fd| Self(owned(fd)))
     }
@@ -48,17 +57,17 @@ impl Program {
     /// Nothing is pinned there.
     pub fn pinned(path: &Path) -> Result<Self> {
         let path = CString::new(path.as_os_str().as_bytes())?;
-        let mut attr = nothing();
+        let mut attr = zeroed();
         attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
         bpf(bpf_cmd::BPF_OBJ_GET, &mut attr).map(|fd| Self(owned(fd)))
     }
 
-    /// Runs it on a frame again and again; returns its verdict and the nanoseconds of one.
+    /// Runs it on a frame again and again.
     ///
     /// # Errors
     /// The kernel does not run it.
-    pub fn run(&self, frame: &[u8]) -> Result<(u64, f64)> {
-        let mut attr = nothing();
+    pub fn run(&self, frame: &[u8]) -> Result<Ran> {
+        let mut attr = zeroed();
         // SAFETY: the fields of this command.
         let test = unsafe { &mut attr.test };
         test.prog_fd = self.0.as_raw_fd() as u32;
@@ -69,6 +78,7 @@ impl Program {
         bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
         let ns = begin.elapsed().as_nanos() as f64 / f64::from(PACKETS);
         // SAFETY: as above.
-        Ok((u64::from(unsafe { attr.test.retval }), ns))
+        let (verdict, kernel_ns) = unsafe { (attr.test.retval.into(), attr.test.duration.into()) };
+        Ok(Ran { verdict, ns, kernel_ns })
     }
 }

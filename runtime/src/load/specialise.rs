@@ -2,15 +2,17 @@
 //!
 //! The verifier knows those numbers as well and takes out the branches that they decide, but it leaves what was computed for these
 //! branches: with a short list that is a sixth of what a packet costs. Input: code that has its maps, the descriptor of the map of
-//! settings and what is in it. Output: the same program, shorter. Assumes: only what the kernel's instruction set is documented to do.
-//! Guarantees: on every path the same calls, stores and results in the same order; code that it cannot follow stays as it was.
+//! settings and what is in it. Output: the same program, shorter. Assumes: a program that the verifier takes, and a map that is frozen
+//! with just these bytes. Guarantees: on every path the same calls, stores and results in the same order; code that it cannot follow
+//! stays as it was.
 //!
 //! Three steps over the instructions as they are: which numbers the registers and their places on the stack have, and where that leads
-//! (forwards); which of them are used again (backwards); moving together what is left, with jumps, functions and lines. The second time
-//! over, jumps lead past jumps.
+//! (forwards); which of them are used again (backwards); moving together what is left, with jumps, functions and lines. Over and over,
+//! until nothing becomes shorter; from the second time on, jumps lead past jumps.
 
 use aya_obj::Function;
 use aya_obj::generated::bpf_insn;
+use std::collections::BTreeSet;
 
 const CLASS: u8 = 0x07;
 const LD: u8 = 0x00;
@@ -26,6 +28,9 @@ const ALU64: u8 = 0x07;
 const FROM_REGISTER: u8 = 0x08;
 /// In `code` of arithmetic and jumps: the operation.
 const OPERATION: u8 = 0xf0;
+/// Operations of arithmetic.
+const NEG: u8 = 0x80;
+const MOV: u8 = 0xb0;
 /// In `code` of loads and stores: how memory is addressed.
 const MODE: u8 = 0xe0;
 const MODE_MEM: u8 = 0x60;
@@ -90,7 +95,7 @@ struct Known {
 
 impl Known {
     /// At the start of a function.
-    fn nothing() -> Self {
+    fn at_start() -> Self {
         Self {
             registers: [Unknown; REGISTERS],
             slots: Vec::new(),
@@ -200,14 +205,19 @@ fn computed(code: u8, left: u64, right: u64) -> Option<u64> {
         0x50 => left & right,
         0x60 => left << distance,
         0x70 => left >> distance,
-        0x80 => left.wrapping_neg(),
+        NEG => left.wrapping_neg(),
         0xa0 => left ^ right,
-        0xb0 => right,
+        MOV => right,
         0xc0 if is_32 => ((left as u32 as i32) >> distance) as u32 as u64,
         0xc0 => ((left as i64) >> distance) as u64,
         _ => return None,
     };
     Some(if is_32 { result & 0xffff_ffff } else { result })
+}
+
+/// Whether it is a jump with a condition, as far as these are known; what a newer kernel has may do anything.
+fn is_conditional(code: u8) -> bool {
+    matches!(code & CLASS, JMP | JMP32) && matches!(code & OPERATION, 0x10..=0x70 | 0xa0..=0xd0)
 }
 
 /// Whether a conditional jump between two numbers is taken.
@@ -234,8 +244,8 @@ fn jumps(code: u8, left: u64, right: u64) -> Option<bool> {
     })
 }
 
-/// What an instruction writes to its destination; `None` if it is none that writes to its destination only.
-fn result(code: &[bpf_insn], at: usize, known: &Known, settings: Settings<'_>) -> Option<Value> {
+/// What an instruction writes to its destination. `None`: it is none that is known to do that and nothing else.
+fn written_value(code: &[bpf_insn], at: usize, known: &Known, settings: Settings<'_>) -> Option<Value> {
     let insn = &code[at];
     let old = known.registers.get(usize::from(insn.dst_reg())).copied()?;
     match insn.code & CLASS {
@@ -252,11 +262,11 @@ fn result(code: &[bpf_insn], at: usize, known: &Known, settings: Settings<'_>) -
             let read = match known.register(insn.src_reg()) {
                 Setting(address) => settings.read(address + i64::from(insn.off), len),
                 Local(address) => {
-                    let (at, len) = (address + i64::from(insn.off), len as i64);
+                    let (from, len) = (address + i64::from(insn.off), len as i64);
                     known
                         .slots
                         .iter()
-                        .find(|slot| slot.at == at && slot.len == len)
+                        .find(|slot| slot.at == from && slot.len == len)
                         .map(|slot| slot.number)
                 }
                 _ => None,
@@ -265,7 +275,7 @@ fn result(code: &[bpf_insn], at: usize, known: &Known, settings: Settings<'_>) -
         }
         LDX if insn.code & MODE == MODE_SIGNED => Some(Unknown),
         ALU | ALU64 => {
-            let is_move = insn.code & OPERATION == 0xb0;
+            let is_move = insn.code & OPERATION == MOV;
             // An offset is for operations with a sign.
             if insn.off != 0 {
                 return Some(Unknown);
@@ -283,7 +293,7 @@ fn result(code: &[bpf_insn], at: usize, known: &Known, settings: Settings<'_>) -
 }
 
 /// A jump to the next instruction.
-fn nothing() -> bpf_insn {
+fn no_op() -> bpf_insn {
     bpf_insn {
         code: JA,
         _bitfield_align_1: [],
@@ -294,13 +304,13 @@ fn nothing() -> bpf_insn {
 }
 
 /// The instruction that makes a register a number, in one slot; `None` if it takes two.
-fn made(dst: u8, number: u64) -> Option<bpf_insn> {
+fn load_number(dst: u8, number: u64) -> Option<bpf_insn> {
     let (code, imm) = match (u32::try_from(number), i32::try_from(number as i64)) {
         (Ok(number), _) => (MOV32, number as i32),
         (_, Ok(number)) => (MOV64, number),
         _ => return None,
     };
-    let mut insn = bpf_insn { code, imm, ..nothing() };
+    let mut insn = bpf_insn { code, imm, ..no_op() };
     insn.set_dst_reg(dst);
     Some(insn)
 }
@@ -318,6 +328,43 @@ fn target(code: &[bpf_insn], at: usize) -> Option<usize> {
         _ => return None,
     };
     (at + 1).checked_add_signed(distance)
+}
+
+/// Where the functions start that are called, or whose address is taken.
+fn functions(code: &[bpf_insn]) -> BTreeSet<usize> {
+    let mut functions = BTreeSet::new();
+    let mut at = 0;
+    while at < code.len() {
+        let insn = &code[at];
+        if insn.code == CALL || is_wide(insn) {
+            functions.extend(target(code, at));
+        }
+        at += if is_wide(insn) { 2 } else { 1 };
+    }
+    functions
+}
+
+/// Notes what a store does. `None` for one that is not known.
+fn store(insn: &bpf_insn, known: &mut Known, private: Private) -> Option<()> {
+    match (insn.code & CLASS, insn.code & MODE) {
+        // Some give back what was there, in the source register or the first. Newer ones do something else.
+        (STX, MODE_ATOMIC) if (0..0x100).contains(&insn.imm) => {
+            known.registers[0] = Unknown;
+            *known.registers.get_mut(usize::from(insn.src_reg()))? = Unknown;
+        }
+        (_, MODE_MEM) => {
+            if let Local(address) = known.register(insn.dst_reg()) {
+                let value = if insn.code & CLASS == ST {
+                    Number(i64::from(insn.imm) as u64)
+                } else {
+                    known.register(insn.src_reg())
+                };
+                known.store(address + i64::from(insn.off), size(insn.code) as i64, value, private);
+            }
+        }
+        _ => return None,
+    }
+    Some(())
 }
 
 /// What is known before each instruction; nothing before one that is never reached.
@@ -345,79 +392,85 @@ impl Flow {
             private,
             lowest: 0,
         };
-        let mut todo = Vec::new();
-        flow.reach(0, &Known::nothing(), &mut todo)?;
-        while let Some(at) = todo.pop() {
+        let functions = functions(code);
+        // The first of them: the fewer ways to an instruction are still open, the less often it is looked at.
+        let mut todo = BTreeSet::new();
+        flow.reach(0, &Known::at_start(), &mut todo)?;
+        while let Some(at) = todo.pop_first() {
             let mut known = flow.before[at].clone()?;
             let insn = code[at];
             let next = at + if is_wide(&insn) { 2 } else { 1 };
-            let target = target(code, at);
-            flow.watch(&insn, &known);
-            match insn.code {
-                EXIT => continue,
-                CALL => {
-                    if let Some(function) = target {
-                        flow.reach(function, &Known::nothing(), &mut todo)?;
-                    }
-                    known.registers[..6].fill(Unknown);
-                }
-                JA | JA32 => {
-                    flow.reach(target?, &known, &mut todo)?;
-                    continue;
-                }
-                code if matches!(code & CLASS, JMP | JMP32) => {
-                    let decided = match (known.register(insn.dst_reg()), operand(&insn, &known)) {
-                        (Number(left), Number(right)) => jumps(code, left, right),
-                        _ => None,
-                    };
-                    flow.decided[at] = decided;
-                    if decided != Some(false) {
-                        flow.reach(target?, &known, &mut todo)?;
-                    }
-                    if decided == Some(true) {
-                        continue;
-                    }
-                }
-                code if code & CLASS == STX && code & MODE == MODE_ATOMIC => {
-                    // Some give back what was there, in the source register or the first. Newer ones do something else.
-                    if !(0..0x100).contains(&insn.imm) {
-                        return None;
-                    }
-                    known.registers[0] = Unknown;
-                    *known.registers.get_mut(usize::from(insn.src_reg()))? = Unknown;
-                }
-                code if matches!(code & CLASS, ST | STX) => {
-                    if let Local(address) = known.register(insn.dst_reg()) {
-                        let value = if code & CLASS == ST {
-                            Number(i64::from(insn.imm) as u64)
-                        } else {
-                            known.register(insn.src_reg())
-                        };
-                        known.store(address + i64::from(insn.off), size(code) as i64, value, private);
-                    }
+            flow.note_addresses(&insn, &known);
+            let goes_on = match insn.code & CLASS {
+                JMP | JMP32 => flow.jump(code, at, &mut known, &mut todo)?,
+                ST | STX => {
+                    store(&insn, &mut known, private)?;
+                    true
                 }
                 _ => {
-                    let value = result(code, at, &known, settings)?;
+                    let value = written_value(code, at, &known, settings)?;
                     known.registers[usize::from(insn.dst_reg())] = value;
                     if let Local(address) = value
                         && address != 0
                     {
                         flow.lowest = flow.lowest.min(address);
                     }
-                    if insn.src_reg() == PSEUDO_FUNC && is_wide(&insn) {
-                        flow.reach(target?, &Known::nothing(), &mut todo)?;
+                    if is_wide(&insn) && insn.src_reg() == PSEUDO_FUNC {
+                        // Helpers call it with addresses on this stack, from which it may go anywhere.
+                        flow.lowest = -STACK;
+                        flow.reach(target(code, at)?, &Known::at_start(), &mut todo)?;
                     }
+                    true
                 }
+            };
+            if goes_on {
+                // Into another function: behind a call that does not come back, which is not known here.
+                if functions.contains(&next) {
+                    return None;
+                }
+                flow.reach(next, &known, &mut todo)?;
             }
-            flow.reach(next, &known, &mut todo)?;
         }
         Some(flow)
     }
 
+    /// Follows a jump, a call or the end. Returns whether the next instruction comes next, too.
+    fn jump(&mut self, code: &[bpf_insn], at: usize, known: &mut Known, todo: &mut BTreeSet<usize>) -> Option<bool> {
+        let insn = &code[at];
+        let to = target(code, at);
+        match insn.code {
+            EXIT => Some(false),
+            CALL => {
+                if let Some(function) = to {
+                    self.reach(function, &Known::at_start(), todo)?;
+                }
+                known.registers[..6].fill(Unknown);
+                Some(true)
+            }
+            JA | JA32 => {
+                self.reach(to?, known, todo)?;
+                Some(false)
+            }
+            code if is_conditional(code) => {
+                let decided = match (known.register(insn.dst_reg()), operand(insn, known)) {
+                    (Number(left), Number(right)) => jumps(code, left, right),
+                    _ => None,
+                };
+                self.decided[at] = decided;
+                if decided != Some(false) {
+                    self.reach(to?, known, todo)?;
+                }
+                Some(decided != Some(true))
+            }
+            _ => None,
+        }
+    }
+
     /// Notes which addresses on the stack an instruction uses otherwise than as `r10` and a distance.
     ///
-    /// Helpers read and write upwards from an address; an address in memory, or computed with what is not known, may be any.
-    fn watch(&mut self, insn: &bpf_insn, known: &Known) {
+    /// Helpers read and write upwards from an address; an address in memory, or computed with what is not known, may be any. For functions
+    /// that helpers call see [`Self::with`].
+    fn note_addresses(&mut self, insn: &bpf_insn, known: &Known) {
         let is_local = |register: u8| matches!(known.register(register), Local(_) | SomeLocal);
         let (dst, src) = (insn.dst_reg(), insn.src_reg());
         let class = insn.code & CLASS;
@@ -436,7 +489,7 @@ impl Flow {
         let escapes = match class {
             STX => is_local(src),
             ALU | ALU64 => {
-                let is_move = insn.code & OPERATION == 0xb0;
+                let is_move = insn.code & OPERATION == MOV;
                 let right = insn.code & FROM_REGISTER != 0 && is_local(src);
                 let is_known = insn.code & CLASS == ALU64 && insn.off == 0;
                 let moves = is_move && (!right || is_known);
@@ -450,7 +503,7 @@ impl Flow {
     }
 
     /// Notes what is known on one more way to an instruction.
-    fn reach(&mut self, at: usize, known: &Known, todo: &mut Vec<usize>) -> Option<()> {
+    fn reach(&mut self, at: usize, known: &Known, todo: &mut BTreeSet<usize>) -> Option<()> {
         let before = self.before.get_mut(at)?;
         let joined = match before {
             None => known.clone(),
@@ -458,7 +511,7 @@ impl Flow {
         };
         if before.as_ref() != Some(&joined) {
             *before = Some(joined);
-            todo.push(at);
+            todo.insert(at);
         }
         Some(())
     }
@@ -507,7 +560,7 @@ fn uses(insn: &bpf_insn) -> (Set, Set) {
         ST => (dst, 0),
         STX if insn.code & MODE == MODE_ATOMIC => (dst | src | bit(0), 0),
         STX => (dst | src, 0),
-        ALU | ALU64 if insn.code & OPERATION == 0xb0 => (right, dst),
+        ALU | ALU64 if insn.code & OPERATION == MOV => (right, dst),
         ALU | ALU64 => (dst | right, dst),
         _ => match insn.code {
             CALL => (arguments(insn), 0b11_1111),
@@ -637,17 +690,10 @@ fn places(needed: &[bool]) -> Vec<usize> {
     places
 }
 
-/// How many addresses in that map the code takes.
-#[cfg(test)]
-pub(super) fn addresses(code: &[bpf_insn], map: i32) -> usize {
-    let is_address = |insn: &&bpf_insn| is_wide(insn) && insn.src_reg() == MAP_VALUE && insn.imm == map;
-    code.iter().filter(is_address).count()
-}
-
 /// Makes settings numbers, and leaves out what is not needed then. Returns whether it did; if not, the code is as it was.
 pub(super) fn specialise(function: &mut Function, map: i32, data: &[u8]) -> bool {
     let settings = Settings { map, data };
-    let Some((code, places)) = twice(&function.instructions, settings) else {
+    let Some((code, places)) = shortest(&function.instructions, settings) else {
         return false;
     };
     function.instructions = code;
@@ -675,11 +721,18 @@ pub(super) fn specialise(function: &mut Function, map: i32, data: &[u8]) -> bool
     true
 }
 
-fn twice(before: &[bpf_insn], settings: Settings<'_>) -> Option<(Vec<bpf_insn>, Vec<usize>)> {
-    let (mut code, first) = shorter(before, settings)?;
-    lead_past_jumps(&mut code);
-    let (code, second) = shorter(&code, settings)?;
-    Some((code, first.iter().map(|place| second[*place]).collect()))
+/// The shortest code that comes out, and where each instruction has gone.
+fn shortest(before: &[bpf_insn], settings: Settings<'_>) -> Option<(Vec<bpf_insn>, Vec<usize>)> {
+    let (mut code, mut places) = shorter(before, settings)?;
+    loop {
+        lead_past_jumps(&mut code);
+        let (again, moved) = shorter(&code, settings)?;
+        places.iter_mut().for_each(|place| *place = moved[*place]);
+        if again.len() == code.len() {
+            return Some((again, places));
+        }
+        code = again;
+    }
 }
 
 /// Lets jumps to a jump lead to where that leads.
@@ -711,15 +764,15 @@ fn shorter(before: &[bpf_insn], settings: Settings<'_>) -> Option<(Vec<bpf_insn>
         let Some(known) = flow.before[at].clone() else { continue };
         let insn = code[at];
         if flow.decided[at] == Some(true) {
-            code[at] = nothing();
+            code[at] = no_op();
             code[at].off = insn.off;
         }
-        let number = match result(before, at, &known, settings) {
+        let number = match written_value(before, at, &known, settings) {
             Some(Number(number)) if is_pure(&insn) => number,
             _ => continue,
         };
-        if let Some(made) = made(insn.dst_reg(), number) {
-            code[at] = made;
+        if let Some(load) = load_number(insn.dst_reg(), number) {
+            code[at] = load;
             // Its second slot is none any more; nobody jumps there.
             is_second[at + 1..]
                 .iter_mut()
@@ -728,8 +781,8 @@ fn shorter(before: &[bpf_insn], settings: Settings<'_>) -> Option<(Vec<bpf_insn>
         }
     }
     for at in (0..code.len()).filter(|at| is_second[*at]) {
-        code[at] = nothing();
-        flow.before[at] = Some(Known::nothing());
+        code[at] = no_op();
+        flow.before[at] = Some(Known::at_start());
     }
     let mut needed = needed(&code, &flow);
     let mut places = places_without_jumps_to_the_next(&code, &mut needed);

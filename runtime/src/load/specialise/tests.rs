@@ -9,13 +9,17 @@ const SETTINGS: [i32; 4] = [7, -2, 0, 1];
 
 const LDX_W: u8 = 0x61;
 const LDX_DW: u8 = 0x79;
+const LDX_SIGNED_W: u8 = 0x81;
 const STX_W: u8 = 0x63;
 const STX_DW: u8 = 0x7b;
 const STX_ATOMIC: u8 = 0xdb;
+const STX_ATOMIC_W: u8 = 0xc3;
 const MOV64_REG: u8 = 0xbf;
 const JEQ: u8 = 0x15;
 const JNE: u8 = 0x55;
 const FETCH: i32 = 1;
+const EXCHANGE: i32 = 0xe1;
+const COMPARE: i32 = 0xf1;
 
 fn insn(code: u8, dst: u8, src: u8, off: i16, imm: i32) -> bpf_insn {
     bpf_insn {
@@ -51,7 +55,7 @@ fn shown(code: &[bpf_insn]) -> Vec<Shown> {
 
 fn specialised(code: &[bpf_insn]) -> Option<Vec<bpf_insn>> {
     let data = data();
-    twice(code, Settings { map: MAP, data: &data }).map(|(code, _)| code)
+    shortest(code, Settings { map: MAP, data: &data }).map(|(code, _)| code)
 }
 
 fn becomes(parts: &[&[bpf_insn]]) -> Vec<Shown> {
@@ -109,6 +113,130 @@ fn a_setting_is_known_on_the_stack_as_well() {
 }
 
 #[test]
+fn only_settings_are_numbers() {
+    let with = |first: [bpf_insn; 2], load: bpf_insn| [&first[..], &[load, EXIT_INSN()]].concat();
+    for (name, code) in [
+        ("another map", with(address(1, MAP + 1, 0), insn(LDX_W, 0, 1, 0, 0))),
+        ("behind the end", with(address(1, MAP, 16), insn(LDX_W, 0, 1, 0, 0))),
+        ("half behind the end", with(address(1, MAP, 12), insn(LDX_W, 0, 1, 2, 0))),
+        ("before the beginning", with(address(1, MAP, 0), insn(LDX_W, 0, 1, -4, 0))),
+        ("with its sign", with(address(1, MAP, 4), insn(LDX_SIGNED_W, 0, 1, 0, 0))),
+    ] {
+        assert_eq!(becomes(&[&code]), shown(&code), "{name}");
+    }
+    // On one way only.
+    let code: &[&[bpf_insn]] = &[
+        &[
+            call(bpf_func_id::BPF_FUNC_ktime_get_ns),
+            insn(MOV64, 1, 0, 0, 1),
+            insn(JEQ, 0, 0, 1, 0),
+            insn(MOV64, 1, 0, 0, 2),
+        ],
+        &[insn(MOV64_REG, 0, 1, 0, 0), EXIT_INSN()],
+    ];
+    assert_eq!(becomes(code).len(), 6);
+}
+
+#[test]
+fn what_others_may_reach_on_the_stack_stays() {
+    const STORE_DW: u8 = 0x7a;
+    let loop_helper = bpf_func_id::BPF_FUNC_loop as i32;
+    let store = |at: i16, number: i32| insn(STORE_DW, 10, 0, at, number);
+    let below = [insn(MOV64_REG, 3, 10, 0, 0), insn(ADD64, 3, 0, 0, -8)];
+    // A function that the kernel calls gets an address, and goes down from it: what it finds there is in a `struct` with it.
+    let callback = [
+        &[store(-16, 0), store(-8, 3), insn(MOV64, 1, 0, 0, 2)][..],
+        &[insn(LD_IMM64, 2, PSEUDO_FUNC, 0, 7), insn(0, 0, 0, 0, 0)],
+        &below,
+        &[
+            insn(MOV64, 4, 0, 0, 0),
+            insn(CALL, 0, 0, 0, loop_helper),
+            insn(LDX_DW, 0, 10, -16, 0),
+            EXIT_INSN(),
+        ],
+        &[
+            insn(LDX_DW, 3, 2, -8, 0),
+            insn(STX_DW, 2, 3, -8, 0),
+            insn(MOV64, 0, 0, 0, 0),
+            EXIT_INSN(),
+        ],
+    ]
+    .concat();
+    // As one of the program's own.
+    let function = [
+        &[store(-16, 0), store(-8, 3)][..],
+        &below,
+        &[
+            insn(MOV64_REG, 1, 3, 0, 0),
+            insn(CALL, 0, PSEUDO_CALL, 0, 2),
+            insn(LDX_DW, 0, 10, -16, 0),
+            EXIT_INSN(),
+        ],
+        &[
+            insn(LDX_DW, 3, 1, -8, 0),
+            insn(STX_DW, 1, 3, -8, 0),
+            insn(MOV64, 0, 0, 0, 0),
+            EXIT_INSN(),
+        ],
+    ]
+    .concat();
+    // One of two addresses.
+    let either = [
+        &[store(-24, 0), store(-16, 0), store(-8, 3), call(bpf_func_id::BPF_FUNC_ktime_get_ns)][..],
+        &[insn(MOV64_REG, 3, 10, 0, 0), insn(ADD64, 3, 0, 0, -8), insn(JEQ, 0, 0, 2, 0)],
+        &[insn(MOV64_REG, 3, 10, 0, 0), insn(ADD64, 3, 0, 0, -16), insn(STX_DW, 3, 0, -8, 0)],
+        &[insn(LDX_DW, 0, 10, -24, 0), EXIT_INSN()],
+    ]
+    .concat();
+    for (name, code) in [("callback", callback), ("function", function), ("either", either)] {
+        assert_eq!(becomes(&[&code]).len(), code.len(), "{name}");
+    }
+}
+
+#[test]
+fn a_function_that_is_needed_no_longer_is_gone() {
+    const STORE_DW: u8 = 0x7a;
+    // What decides that is known the second time over: until then an address was taken for a setting that is off.
+    let code: &[&[bpf_insn]] = &[
+        &[
+            insn(STORE_DW, 10, 0, -8, 0),
+            insn(MOV64_REG, 7, 10, 0, 0),
+            insn(ADD64, 7, 0, 0, -16),
+        ],
+        &address(8, MAP, 8),
+        &[insn(LDX_W, 8, 8, 0, 0), insn(JEQ, 8, 0, 1, 0), insn(STORE_DW, 7, 0, 0, 0)],
+        &[insn(LDX_DW, 9, 10, -8, 0), insn(JEQ, 9, 0, 1, 0), insn(CALL, 0, PSEUDO_CALL, 0, 2)],
+        &[insn(MOV64, 0, 0, 0, 0), EXIT_INSN()],
+        &[insn(MOV64, 0, 0, 0, 1), EXIT_INSN()],
+    ];
+    assert_eq!(becomes(code), [(MOV32, 0, 0, 0, 0), (EXIT, 0, 0, 0, 0)]);
+}
+
+#[test]
+fn helpers_take_as_many_arguments_as_the_kernel_says() {
+    use bpf_func_id as id;
+    for (helper, count) in [
+        (id::BPF_FUNC_ktime_get_ns, 0),
+        (id::BPF_FUNC_xdp_get_buff_len, 1),
+        (id::BPF_FUNC_get_socket_cookie, 1),
+        (id::BPF_FUNC_map_lookup_elem, 2),
+        (id::BPF_FUNC_map_delete_elem, 2),
+        (id::BPF_FUNC_tail_call, 3),
+        (id::BPF_FUNC_probe_read_kernel, 3),
+        (id::BPF_FUNC_map_update_elem, 4),
+        (id::BPF_FUNC_skb_load_bytes, 4),
+        (id::BPF_FUNC_xdp_load_bytes, 4),
+        (id::BPF_FUNC_perf_event_output, 5),
+    ] {
+        let arguments: Set = (1..=count).map(bit).sum();
+        assert_eq!(super::arguments(&call(helper)), arguments, "{helper:?}");
+        // A function of the program, or of the kernel, with that number.
+        assert_eq!(super::arguments(&insn(CALL, 0, PSEUDO_CALL, 0, helper as i32)), 0b11_1110);
+        assert_eq!(super::arguments(&insn(CALL, 0, 2, 0, helper as i32)), 0b11_1110);
+    }
+}
+
+#[test]
 fn jumps_lead_past_jumps() {
     let code = [
         call(bpf_func_id::BPF_FUNC_ktime_get_ns),
@@ -144,6 +272,21 @@ fn code_that_cannot_be_followed_stays() {
         ("writes the end of the stack", vec![insn(MOV64, 10, 0, 0, 1), EXIT_INSN()]),
         ("has an instruction of old", vec![insn(LD_ABS, 0, 0, 0, 1), EXIT_INSN()]),
         ("has an atomic load", vec![insn(STX_ATOMIC, 0, 1, 0, 0x100), EXIT_INSN()]),
+        (
+            "jumps to a register",
+            vec![insn(MOV64, 1, 0, 0, 0), insn(0x0d, 1, 0, 0, 0), EXIT_INSN()],
+        ),
+        ("calls a register", vec![insn(0x8d, 1, 0, 0, 0), EXIT_INSN()]),
+        ("stores in a way of its own", vec![insn(0x8b, 10, 1, -8, 0), EXIT_INSN()]),
+        (
+            "runs into a function",
+            vec![
+                insn(CALL, 0, PSEUDO_CALL, 0, 1),
+                insn(CALL, 0, 2, 0, 1),
+                insn(MOV64, 0, 0, 0, 0),
+                EXIT_INSN(),
+            ],
+        ),
         ("is nothing", Vec::new()),
     ] {
         assert!(specialised(&code).is_none(), "{name}");
@@ -214,6 +357,72 @@ fn functions_and_lines_go_with_their_instructions() {
     assert_eq!((left, function.line_info.num_info), (vec![(0, 13), (2, 15), (3, 16)], 3));
 }
 
+/// What the verifier wants of the code's form: every instruction reached, no function left over, each with an end.
+fn check_structure(code: &[bpf_insn]) -> BTreeSet<usize> {
+    let starts: BTreeSet<usize> = functions(code).into_iter().chain([0]).collect();
+    let mut reached = vec![false; code.len()];
+    let mut todo = vec![0];
+    while let Some(at) = todo.pop() {
+        if std::mem::replace(&mut reached[at], true) {
+            continue;
+        }
+        let insn = &code[at];
+        let width = if is_wide(insn) { 2 } else { 1 };
+        reached[at + width - 1] = true;
+        todo.extend(target(code, at));
+        if !matches!(insn.code, EXIT | JA | JA32) {
+            todo.push(at + width);
+        }
+    }
+    assert!(reached.iter().all(|reached| *reached), "never reached: {:?}", shown(code));
+    for end in starts.iter().copied().chain([code.len()]).filter(|end| *end > 0) {
+        assert!(matches!(code[end - 1].code, EXIT | JA | JA32), "no end before {end}");
+    }
+    starts
+}
+
+/// Another compiler may read settings in another way, and nobody would notice but by the time that packets take.
+#[test]
+fn nothing_in_a_native_reads_a_setting_any_more() {
+    use weir_ebpf_builtins::{blocklist, flows, identity, retransmits};
+    let mut random = Random(0x1234_5678_9abc_def1);
+    for object in [&blocklist::OBJECT, &flows::OBJECT, &identity::OBJECT, &retransmits::OBJECT] {
+        let mut object = super::super::Elf::parse(object).unwrap().object;
+        let maps = object.maps.clone();
+        let numbered = || (1000..).zip(&maps).map(|(fd, (name, map))| (name.as_str(), fd, map));
+        let text_sections = object.functions.keys().map(|(section, _)| *section).collect();
+        object.relocate_maps(numbered(), &text_sections).unwrap();
+        object.relocate_calls(&text_sections).unwrap();
+        let (_, settings, map) = numbered().find(|(name, ..)| *name == ".rodata").unwrap();
+        let reads = |code: &[bpf_insn]| {
+            let is_read = |insn: &&bpf_insn| is_wide(insn) && insn.src_reg() == MAP_VALUE && insn.imm == settings;
+            code.iter().filter(is_read).count()
+        };
+        let mut all = 0;
+        for program in object.programs.values() {
+            let before = &object.functions[&program.function_key()];
+            all += reads(&before.instructions);
+            for round in 0..20 {
+                let mut data = map.data().to_vec();
+                for word in data.chunks_exact_mut(4).filter(|_| round > 0) {
+                    let number = random.of(&[0, 0, 1, 1, 2, 3, u32::MAX, round]);
+                    word.copy_from_slice(&number.to_ne_bytes());
+                }
+                let mut function = before.clone();
+                assert!(specialise(&mut function, settings, &data), "{}", function.name);
+                assert_eq!(reads(&function.instructions), 0, "{}", function.name);
+                let starts = check_structure(&function.instructions);
+                let functions = function.func_info.func_info.iter().map(|info| info.insn_off as usize);
+                assert!(functions.eq(starts.iter().copied()), "{}", function.name);
+                let lines: Vec<_> = function.line_info.line_info.iter().map(|info| info.insn_off as usize).collect();
+                assert!(lines.is_sorted_by(|a, b| a < b), "{}", function.name);
+                assert!(starts.iter().all(|start| lines.contains(start)), "{}", function.name);
+            }
+        }
+        assert!(all > 0, "no settings");
+    }
+}
+
 /// Numbers that look random and are the same in each run.
 struct Random(u64);
 
@@ -238,6 +447,8 @@ impl Random {
 const STACK_END: u64 = 0x7fff_1234_5000;
 const SETTINGS_AT: u64 = 0x6fff_0000_0000;
 const MEMORY_AT: u64 = 0x5fff_0000_0000;
+/// Of another map.
+const OTHER_AT: u64 = 0x4fff_0000_0000;
 
 /// A machine as slow and plain as can be, with two helpers: one reads 8 bytes at `r2`, one writes 8 bytes to `r1`.
 struct Machine {
@@ -263,6 +474,9 @@ impl Machine {
     fn load(&mut self, address: u64, len: usize) -> u64 {
         let mut bytes = [0; 8];
         let settings = data();
+        if (OTHER_AT..OTHER_AT + 64).contains(&address) {
+            return address - OTHER_AT;
+        }
         match address.checked_sub(SETTINGS_AT).map(|at| at as usize) {
             Some(at) if at.saturating_add(len) <= settings.len() => bytes[..len].copy_from_slice(&settings[at..at + len]),
             _ => {
@@ -275,9 +489,9 @@ impl Machine {
     }
 
     fn store(&mut self, address: u64, len: usize, number: u64) {
+        let number = if len == 8 { number } else { number & ((1 << (len * 8)) - 1) };
         if (MEMORY_AT..MEMORY_AT + 64).contains(&address) {
-            self.seen
-                .push(format!("{:x} = {:x}", address - MEMORY_AT, number << (64 - len * 8)));
+            self.seen.push(format!("{:x} = {:x}", address - MEMORY_AT, number));
         }
         if let Some(to) = self.at(address, len) {
             to.copy_from_slice(&number.to_le_bytes()[..len]);
@@ -339,18 +553,38 @@ impl Machine {
                     let upper = code[at].imm as u32;
                     at += 1;
                     machine.registers[dst] = if insn.src_reg() == MAP_VALUE {
-                        SETTINGS_AT + u64::from(upper)
+                        (if insn.imm == MAP { SETTINGS_AT } else { OTHER_AT }) + u64::from(upper)
                     } else {
                         u64::from(insn.imm as u32) | u64::from(upper) << 32
                     };
                 }
-                STX_ATOMIC => {
-                    let to = left.wrapping_add(off);
-                    let old = machine.load(to, 8);
-                    machine.store(to, 8, old.wrapping_add(right));
-                    if insn.imm & FETCH != 0 {
-                        machine.registers[src] = old;
+                STX_ATOMIC | STX_ATOMIC_W => {
+                    let (to, len) = (left.wrapping_add(off), size(insn.code));
+                    let narrow = |number: u64| if len == 4 { u64::from(number as u32) } else { number };
+                    let old = machine.load(to, len);
+                    let new = match insn.imm {
+                        EXCHANGE => right,
+                        COMPARE if narrow(machine.registers[0]) == old => right,
+                        COMPARE => old,
+                        _ => old.wrapping_add(right),
+                    };
+                    machine.store(to, len, narrow(new));
+                    match insn.imm {
+                        COMPARE => machine.registers[0] = old,
+                        imm if imm & FETCH != 0 => machine.registers[src] = old,
+                        _ => {}
                     }
+                }
+                code if code & CLASS == LDX && code & MODE == MODE_SIGNED => {
+                    let number = machine.load(machine.registers[src].wrapping_add(off), size(code));
+                    let shift = 64 - size(code) * 8;
+                    machine.registers[dst] = ((number << shift) as i64 >> shift) as u64;
+                }
+                // A move with a sign.
+                code if matches!(code, 0xbf | 0xbc) && insn.off != 0 => {
+                    let shift = 64 - insn.off as u32;
+                    let number = ((right << shift) as i64 >> shift) as u64;
+                    machine.registers[dst] = if code == 0xbc { u64::from(number as u32) } else { number };
                 }
                 code if code & CLASS == LDX => machine.registers[dst] = machine.load(machine.registers[src].wrapping_add(off), size(code)),
                 code if code & CLASS == ST => machine.store(left.wrapping_add(off), size(code), imm),
@@ -450,18 +684,28 @@ fn program(random: &mut Random) -> Vec<bpf_insn> {
         match random.below(12) {
             0..=1 => {
                 let len = code.len();
-                code.extend(address(dst, MAP, random.of(&[0, 4, 8, 12])));
+                if random.below(8) == 0 {
+                    code.extend([
+                        insn(LD_IMM64, dst, 0, 0, random.of(&NUMBERS)),
+                        insn(0, 0, 0, 0, random.of(&NUMBERS)),
+                    ]);
+                    continue;
+                }
+                code.extend(address(dst, random.of(&[MAP, MAP, MAP, MAP + 1]), random.of(&[0, 4, 8, 12])));
                 if random.below(4) == 0 {
                     starts.push(len + 2);
                 }
-                code.push(insn(random.of(&[LDX_W, LDX_W, 0x69, 0x71]), src, dst, 0, 0));
+                code.push(insn(random.of(&[LDX_W, LDX_W, 0x69, 0x71, LDX_SIGNED_W, 0x91]), src, dst, 0, 0));
             }
             2..=4 => {
-                let operation = random.of(&[0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x90, 0xa0, 0xb0, 0xb0, 0xc0]);
+                let operation = random.of(&[0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, NEG, 0x90, 0xa0, MOV, MOV, 0xc0]);
                 let class = random.of(&[ALU, ALU64]);
                 let is_shift = matches!(operation, 0x60 | 0x70 | 0xc0);
-                if random.below(2) == 0 {
-                    code.push(insn(operation | class | FROM_REGISTER, dst, src, 0, 0));
+                if operation == NEG {
+                    code.push(insn(operation | class, dst, 0, 0, 0));
+                } else if random.below(2) == 0 {
+                    let signed = if operation == MOV { random.of(&[0, 0, 8, 16]) } else { 0 };
+                    code.push(insn(operation | class | FROM_REGISTER, dst, src, signed, 0));
                 } else {
                     let number = if is_shift { random.below(32) as i32 } else { random.of(&NUMBERS) };
                     code.push(insn(operation | class, dst, 0, 0, number));
@@ -514,7 +758,7 @@ fn program(random: &mut Random) -> Vec<bpf_insn> {
                         code.push(insn(ADD64, 2, 0, 0, random.of(&[0, -8, -16])));
                         code.push(insn(STX_DW, 2, src, random.of(&[0, -8]), 0));
                     }
-                    6 => code.push(insn(STX_ATOMIC, 2, src, 0, random.of(&[0, FETCH]))),
+                    6 => code.push(insn(STX_ATOMIC, 2, src, 0, random.of(&[0, FETCH, EXCHANGE, COMPARE]))),
                     _ => {
                         code.push(insn(MOV64_REG, 1, 2, 0, 0));
                         code.push(insn(CALL, 0, 0, 0, random.of(&[1, 113])));
@@ -533,9 +777,21 @@ fn program(random: &mut Random) -> Vec<bpf_insn> {
                     code.push(insn(MOV64, register, 0, 0, random.of(&NUMBERS)));
                 }
                 code.push(insn(JEQ, 0, 0, 1, 0));
-                code.push(insn(random.of(&[STX_DW, STX_ATOMIC]), 0, random.of(&REGISTERS[6..]), 0, 0));
+                code.push(insn(
+                    random.of(&[STX_DW, STX_ATOMIC, STX_ATOMIC_W]),
+                    0,
+                    random.of(&REGISTERS[6..]),
+                    0,
+                    0,
+                ));
             }
-            9 if random.below(4) == 0 => code.push(insn(STX_ATOMIC, 10, src, random.of(&PLACES), random.of(&[0, FETCH]))),
+            9 if random.below(4) == 0 => code.push(insn(
+                STX_ATOMIC,
+                10,
+                src,
+                random.of(&PLACES),
+                random.of(&[0, FETCH, EXCHANGE, COMPARE]),
+            )),
             _ => {
                 let operation = random.of(&[0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0xa0, 0xb0, 0xc0, 0xd0]);
                 let class = random.of(&[JMP, JMP32]);
