@@ -35,7 +35,7 @@ const BAR_OF_ONE: f64 = 1.1;
 /// How often each side is loaded for that.
 const LOADS: usize = 5;
 /// Figures of a load for each of the runs asked for, of which the fastest counts.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 10;
 /// Bytes that Ethernet has at least.
 const SHORTEST: usize = 64;
 /// Packets of each processor when several count in one entry: the start of a process is short beside it.
@@ -178,7 +178,7 @@ fn one_entry(weir: &Path, runs: usize, pins: &Pins, lab: &Lab) -> Result<bool> {
                 // The kernel rounds down.
                 ensure!(
                     fastest < by_kernel + 3.0,
-                    "{fastest:.1} ns a packet, of which {by_kernel} in the program: is it attached?"
+                    "{fastest:.1} ns a packet, of which {by_kernel} in the program: is it attached, and the machine quiet?"
                 );
                 all.push(fastest);
             }

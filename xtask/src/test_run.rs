@@ -12,8 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Instant;
 
-/// Packets of a run: the call itself takes some microseconds.
-const PACKETS: u32 = 400_000;
+/// Packets of a run: the call itself takes some microseconds, and a busy machine has quiet moments, but short ones.
+const PACKETS: u32 = 100_000;
 
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> Result<i64> {
     // SAFETY: the attribute is as long as is said, and what it points to lives in the callers.

@@ -503,10 +503,18 @@ fn ipv6<F: Frame, R: Reader>(frame: F, packet: &R, offset: usize) -> Result<u32,
 /// As [`listed_in_4`]; neighbour discovery passes.
 #[inline(always)]
 fn listed_in_6<F: Frame>(frame: F, header: &Ipv6, offset: usize, entry: Match<Lpm6>) -> u32 {
-    let (upper, fragmented) = upper6(frame, header.next_header, offset + size_of::<Ipv6>());
-    if !fragmented && is_neighbour_discovery(frame, &upper) {
-        return STAT_NEIGHBOUR;
-    }
+    let (proto, offset) = (header.next_header, offset + size_of::<Ipv6>());
+    // What most packets have is no header that leads to another one, and no neighbour discovery.
+    let upper = if matches!(proto, TCP | UDP) {
+        let is_there = true;
+        Upper { proto, offset, is_there }
+    } else {
+        let (upper, fragmented) = upper6(frame, proto, offset);
+        if !fragmented && is_neighbour_discovery(frame, &upper) {
+            return STAT_NEIGHBOUR;
+        }
+        upper
+    };
     if narrowed() && !wanted(frame, &upper) {
         return STAT_PASSED;
     }

@@ -138,8 +138,12 @@ pub fn network_header<R: Reader>(packet: &R) -> Result<(u16, usize), Truncated> 
     let mut ethertype = packet.header::<Ethernet>(0, &mut Room::new())?.ethertype;
     let mut offset = size_of::<Ethernet>();
     for _ in 0..2 {
-        if ethertype != ETH_P_8021Q && ethertype != ETH_P_8021AD {
-            break;
+        match ethertype {
+            // What most packets have, as constants: the caller's own question for it is answered here.
+            ETH_P_IP => return Ok((ETH_P_IP, offset)),
+            ETH_P_IPV6 => return Ok((ETH_P_IPV6, offset)),
+            ETH_P_8021Q | ETH_P_8021AD => {}
+            _ => return Ok((ethertype, offset)),
         }
         ethertype = packet.header::<VlanTag>(offset, &mut Room::new())?.ethertype;
         offset += size_of::<VlanTag>();
