@@ -57,6 +57,7 @@ impl Checker<'_> {
 /// Checks `use NAME(…) as ALIAS;` against the declaration.
 pub(in crate::hir) fn native_instance(
     item: &ast::Use,
+    program: &ast::Program,
     earlier: &[NativeInstance],
     options: &Options,
     out: &mut Vec<Diagnostic>,
@@ -84,7 +85,7 @@ pub(in crate::hir) fn native_instance(
     if let Some(meaning) = meaning {
         usable = false;
         let message = format!("`{}` {meaning}", alias.name);
-        let help = format!("`as {}`, or another name of your own", &native.name[..2]);
+        let help = format!("`as {}`, or another name of your own", free_alias(&native.name[..2], program));
         out.push(Diagnostic::error("bad-alias", alias.span, message).help(help));
     }
     if let Some(other) = earlier.iter().find(|n| n.alias == alias.name) {
@@ -92,7 +93,7 @@ pub(in crate::hir) fn native_instance(
         out.push(
             Diagnostic::error("bad-alias", alias.span, format!("`{}` names another instance", alias.name))
                 .with(other.span, "taken here")
-                .help(format!("`use {}(…) as {}2;`", native.name, alias.name)),
+                .help(format!("`use {}(…) as {};`", native.name, free_alias(&alias.name, program))),
         );
     }
     let mut params = vec![None; native.params.len()];
@@ -168,6 +169,23 @@ pub(in crate::hir) fn native_instance(
         span: item.span,
         param_spans: spans,
     })
+}
+
+/// A name like the one that is wanted, which no other instance has.
+fn free_alias(wanted: &str, program: &ast::Program) -> String {
+    let taken = |name: &str| {
+        program
+            .items
+            .iter()
+            .any(|item| matches!(item, ast::Item::Use(u) if u.alias.as_ref().unwrap_or(&u.native).name == name))
+    };
+    let mut name = wanted.to_owned();
+    let mut number = 1;
+    while taken(&name) {
+        number += 1;
+        name = format!("{wanted}{number}");
+    }
+    name
 }
 
 fn param_value(decl: &ParamDecl, value: &ast::Expr, options: &Options) -> Result<ParamValue, Box<Diagnostic>> {
