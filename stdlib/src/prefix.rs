@@ -77,6 +77,68 @@ pub fn as_in_packets((address, length): (IpAddr, u8)) -> (IpAddr, u8) {
     }
 }
 
+/// Addresses from one to another (`10.0.0.1-10.0.0.9`), and the prefixes that are the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub first: IpAddr,
+    pub last: IpAddr,
+    pub prefixes: Vec<(IpAddr, u8)>,
+}
+
+impl Range {
+    /// Reads a range, if that is what a text is.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (first, last) = text.split_once('-')?;
+        let (first, last): (IpAddr, IpAddr) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        let (width, mut at, end) = match (first, last) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => (32_u8, u128::from(a.to_bits()), u128::from(b.to_bits())),
+            (IpAddr::V6(a), IpAddr::V6(b)) => (128, a.to_bits(), b.to_bits()),
+            _ => return None,
+        };
+        if at > end {
+            return None;
+        }
+        let mut prefixes = Vec::new();
+        loop {
+            // The largest prefix that begins here and does not go beyond the end.
+            let mut bits = at.trailing_zeros().min(width.into()) as u8;
+            let ends = |bits: u8| at | 1_u128.checked_shl(bits.into()).map_or(u128::MAX, |size| size - 1);
+            while ends(bits) > end {
+                bits -= 1;
+            }
+            let addr = match first {
+                IpAddr::V4(_) => Ipv4Addr::from_bits(at as u32).into(),
+                IpAddr::V6(_) => Ipv6Addr::from_bits(at).into(),
+            };
+            prefixes.push((addr, width - bits));
+            match ends(bits).checked_add(1) {
+                Some(next) if next <= end => at = next,
+                _ => break,
+            }
+        }
+        Some(Self { first, last, prefixes })
+    }
+
+    /// Says what to write instead: all of it if that is little. `quote` stands around what scripts take in quotes only.
+    #[must_use]
+    pub fn instead(&self, quote: &str) -> String {
+        const MOST: usize = 4;
+        let shown = |(addr, len): &(IpAddr, u8)| {
+            let quote = if addr.is_ipv6() { quote } else { "" };
+            let is_host = *len == if addr.is_ipv6() { 128 } else { 32 };
+            let length = if is_host { String::new() } else { format!("/{len}") };
+            format!("`{quote}{addr}{length}{quote}`")
+        };
+        match &self.prefixes[..] {
+            [first, .., last] if self.prefixes.len() > MOST => {
+                format!("the {} prefixes from {} to {}", self.prefixes.len(), shown(first), shown(last))
+            }
+            few => few.iter().map(shown).collect::<Vec<_>>().join(", "),
+        }
+    }
+}
+
 /// Returns the address with the bits beyond the length zeroed.
 fn mask(address: IpAddr, length: u8) -> IpAddr {
     match address {

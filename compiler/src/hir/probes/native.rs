@@ -5,8 +5,9 @@ use crate::hir::check::{Checker, Options, nearest_name};
 use crate::hir::sets::{file_path, given_text, not_given};
 use crate::object::{AttachPoint, NativeInstance};
 use crate::tables::{self, Hook};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use weir_parser::{Diagnostic, Span, ast};
+use weir_stdlib::prefix::Range;
 use weir_stdlib::{ParamDecl, ParamType, ParamValue};
 
 impl Checker<'_> {
@@ -280,7 +281,7 @@ fn param_value(decl: &ParamDecl, value: &ast::Expr, options: &Options) -> Result
             .map(|elem| prefix_text(decl, elem))
             .collect::<Result<Vec<_>, _>>()
             .map(ParamValue::List),
-        (ParamType::Prefixes, E::Str(_) | E::Ipv4(_) | E::Ipv4Prefix(..), _) => {
+        (ParamType::Prefixes, kind, _) if matches!(kind, E::Str(_) | E::Ipv4(_) | E::Ipv4Prefix(..)) || range_text(value).is_some() => {
             prefix_text(decl, value).map(|text| ParamValue::List(vec![text]))
         }
         _ => Err(wrong()),
@@ -323,6 +324,9 @@ fn prefix_text(decl: &ParamDecl, value: &ast::Expr) -> Result<String, Box<Diagno
             if let Some(d) = no_entry(decl, value) {
                 return Err(d);
             }
+            if let Some(range) = range_text(value).and_then(|text| Range::parse(&text)) {
+                return Err(no_range(&range, "\"", value.span));
+            }
             let d = Diagnostic::error("bad-prefix", value.span, "expected an address or a prefix");
             return Err(Box::new(match bare(value).and_then(|text| as_file(decl, &text, None)) {
                 Some(edit) => d.help(edit),
@@ -330,7 +334,33 @@ fn prefix_text(decl: &ParamDecl, value: &ast::Expr) -> Result<String, Box<Diagno
             }));
         }
     };
-    known_prefix(decl, &text, None, value.span)
+    match Range::parse(&text) {
+        Some(range) => Err(no_range(&range, "\"", value.span)),
+        None => known_prefix(decl, &text, None, value.span),
+    }
+}
+
+/// A range of addresses without quotes, which the parser takes for a difference.
+fn range_text(value: &ast::Expr) -> Option<String> {
+    use ast::ExprKind as E;
+    let E::Binary {
+        op: ast::BinaryOp::Sub,
+        left,
+        right,
+    } = &value.kind
+    else {
+        return None;
+    };
+    match (&left.kind, &right.kind) {
+        (E::Ipv4(first), E::Ipv4(last)) => Some(format!("{}-{}", Ipv4Addr::from(*first), Ipv4Addr::from(*last))),
+        _ => None,
+    }
+}
+
+fn no_range(range: &Range, quote: &str, span: Span) -> Box<Diagnostic> {
+    let (first, last) = (range.first, range.last);
+    let message = format!("expected an address or a prefix, found the range `{first}-{last}`");
+    Box::new(Diagnostic::error("bad-prefix", span, message).help(format!("write {}", range.instead(quote))))
 }
 
 /// Reads a prefix. `written` is how the script names the text, where it does not stand there itself.
@@ -338,6 +368,9 @@ fn known_prefix(decl: &ParamDecl, text: &str, written: Option<&str>, span: Span)
     match weir_stdlib::prefix::parse_prefix(text) {
         Ok((address, len)) => Ok(format!("{address}/{len}")),
         Err(why) => {
+            if let Some(range) = Range::parse(text) {
+                return Err(no_range(&range, "", span));
+            }
             let d = Diagnostic::error("bad-prefix", span, format!("`{text}` is not a prefix: {why}"));
             Err(Box::new(match as_file(decl, text, written) {
                 Some(edit) => d.help(edit),
