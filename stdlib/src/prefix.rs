@@ -2,6 +2,7 @@
 //!
 //! Input: text. Output: an address and a length in bits, host bits zero, or the reason why not. No I/O.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -29,6 +30,16 @@ impl fmt::Display for PrefixError {
 }
 
 impl std::error::Error for PrefixError {}
+
+/// Returns a list with its lines ended by LF. Some exports end them with CR alone: what is behind a comment or an entry there must not be
+/// taken for a part of it.
+#[must_use]
+pub fn with_line_feeds(text: &str) -> Cow<'_, str> {
+    match text.contains('\r') {
+        true => Cow::Owned(text.replace("\r\n", "\n").replace('\r', "\n")),
+        false => Cow::Borrowed(text),
+    }
+}
 
 /// Returns what a line of a list says without its comment, which `#` begins, or `;` as in lists that are published.
 #[must_use]

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use weir_ebpf_builtins::{Lpm4, Lpm6};
 use weir_parser::Span;
 use weir_stdlib::prefix::Range;
-use weir_stdlib::{ParamValue, PrefixError, as_in_packets, parse_duration, parse_prefix, without_comment};
+use weir_stdlib::{ParamValue, PrefixError, as_in_packets, parse_duration, parse_prefix, with_line_feeds, without_comment};
 
 /// The key of a trie.
 pub trait Key: Copy + Eq + Send + std::fmt::Debug {
@@ -204,6 +204,7 @@ impl Prefixes {
         let mut prefixes = Self::default();
         // Some editors start a file with a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let text = with_line_feeds(text);
         let mut bad = text.lines().enumerate().filter_map(|(i, line)| {
             let line = without_comment(line);
             let message = prefixes.add_line(line).err()?;
@@ -349,6 +350,21 @@ mod tests {
         // Not all of IPv4.
         let v6: Vec<_> = p.v6.iter().map(|e| e.key.prefix().1).collect();
         assert_eq!(v6, [96]);
+    }
+
+    #[test]
+    fn lines_end_as_any_system_ends_them() {
+        for end in ["\n", "\r\n", "\r"] {
+            let text = ["# bad guys", "10.0.0.1 ttl=10m", "", "10.0.0.2", "foo"].join(end);
+            let p = Prefixes::parse(text.trim_end_matches("foo")).unwrap();
+            assert_eq!(p.v4.len(), 2, "{end:?}");
+            assert_eq!(
+                Prefixes::parse(&text).unwrap_err(),
+                (5, "expected an address or a prefix, found `foo`".to_owned()),
+                "{end:?}"
+            );
+        }
+        assert_eq!(Prefixes::parse("# bad\r10.0.0.1\r10.0.0.2\n10.0.0.3\r\n").unwrap().v4.len(), 3);
     }
 
     #[test]
