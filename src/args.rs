@@ -354,12 +354,15 @@ pub struct Clean {
 }
 
 /// Lists the natives that stay in force without weir (`pin="NAME"`): since when, where, whether a weir looks after them.
+///
+/// MAPS tells how full each list is (`ipv4`, `allow_ipv4`: as in `.entries`) and each map that scripts see (`.hits`: of several kernel maps
+/// behind it the fullest), and, without a dot, tables of the native itself.
 #[derive(Debug, PartialEq, Eq, Parser)]
 #[command(name = "weir status")]
 pub struct PinStatus {
     /// Only this one
     pub name: Option<String>,
-    /// Machine-readable output
+    /// Machine-readable output; `lists` is what the lists have, `maps` the kernel's maps with the kernel's names, as `weir maps --json`
     #[arg(long)]
     pub json: bool,
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use weir_compiler::pipeline::Source;
 use weir_runtime::error::short_duration;
+use weir_runtime::inspect::MapState;
 use weir_runtime::pin::{self, PinError, Record, Status};
 use weir_runtime::sys::netns::{self, Netns};
 use weir_runtime::{Error, Kernel, Notice, Observer, native};
@@ -75,10 +76,7 @@ fn page(all: &[Status], style: Style) -> String {
         };
         let lists = status.lists.iter().filter(|l| l.entries > 0);
         let lists = lists.map(|l| format!("{} {}", l.name, share(l.entries, l.max, l.entries * 100 / l.max.max(1))));
-        // Of these the maps say less: they are larger than a list may be.
-        let told = |map: &str| status.lists.iter().flat_map(|l| &l.maps).any(|m| m == map);
-        let used = status.maps.iter().filter(|m| m.entries.is_some_and(|n| n > 0) && !told(&m.name));
-        let maps: Vec<String> = lists.chain(used.map(|m| format!("{} {}", m.name, fill(m)))).collect();
+        let maps: Vec<String> = lists.chain(other_maps(status, &record.native)).collect();
         let native = if record.dry_run { " (dry run)" } else { "" };
         table.row(vec![
             status.name.clone(),
@@ -102,6 +100,28 @@ fn page(all: &[Status], style: Style) -> String {
         });
     }
     table.render()
+}
+
+/// What is in the maps that are no lists, by the names that scripts have for them; of several kernel maps behind one name the fullest.
+fn other_maps(status: &Status, native: &str) -> Vec<String> {
+    // Of lists the maps say less: they are larger than a list may be.
+    let told = |map: &str| status.lists.iter().flat_map(|l| &l.maps).any(|m| m == map);
+    let decl = weir_stdlib::native(native);
+    let mut fullest: Vec<(String, &MapState)> = Vec::new();
+    for map in status.maps.iter().filter(|m| m.entries.is_some_and(|n| n > 0) && !told(&m.name)) {
+        let name = match decl.and_then(|native| native.map_of(&map.name)) {
+            Some(decl) => format!(".{}", decl.name),
+            // A cache of the programs tells nobody anything.
+            None if map.evicts => continue,
+            None => map.name.to_lowercase(),
+        };
+        match fullest.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, other)) if (other.pressure(), other.entries) < (map.pressure(), map.entries) => *other = map,
+            Some(_) => {}
+            None => fullest.push((name, map)),
+        }
+    }
+    fullest.iter().map(|(name, map)| format!("{name} {}", fill(map))).collect()
 }
 
 pub fn stop(args: &PinStop) -> Result<ExitCode, Failure> {
@@ -221,7 +241,6 @@ fn what_is_wrong(error: &Error) -> Message<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir_runtime::inspect::MapState;
     use weir_runtime::pin::{ListState, Owner};
 
     fn status(name: &str) -> Status {
@@ -278,20 +297,35 @@ mod tests {
             used_by: Vec::new(),
         };
         let mut said = status("bad");
-        said.maps = vec![map("BLOCK4", 2), map("HITS4", 1), map("ALLOW4", 0)];
+        said.maps = vec![
+            map("BLOCK4", 2),
+            map("HITS4", 1),
+            map("ALLOW4", 0),
+            map("HITS6", 30),
+            map("PAST6", 29),
+        ];
         let maps = |status: &Status| page(std::slice::from_ref(status), Style::plain());
         // Of a version that did not say.
-        assert!(maps(&said).contains(" BLOCK4 2/200 1%, HITS4 1/200 0%\n"), "{}", maps(&said));
+        assert!(maps(&said).contains(" block4 2/200 1%, .hits 30/200 15%\n"), "{}", maps(&said));
         said.lists = vec![
             list("ipv4", 50, "BLOCK4"),
             list("ipv6", 0, "BLOCK6"),
             list("allow_ipv4", 1, "ALLOW4"),
         ];
         assert!(
-            maps(&said).contains(" ipv4 50/100 50%, allow_ipv4 1/100 1%, HITS4 1/200 0%\n"),
+            maps(&said).contains(" ipv4 50/100 50%, allow_ipv4 1/100 1%, .hits 30/200 15%\n"),
             "{}",
             maps(&said)
         );
+        let mut pods = status("pods");
+        pods.record = pods.record.map(|record| Record {
+            native: "identity".to_owned(),
+            ..record
+        });
+        pods.maps = ["CACHE", "CGROUPS", "DENIED"].map(|name| map(name, 3)).into();
+        pods.maps[0].evicts = true;
+        pods.maps[2].evicts = true;
+        assert!(maps(&pods).contains(" cgroups 3/200 1%, .denied 3/200 1%\n"), "{}", maps(&pods));
     }
 
     #[test]

@@ -57,6 +57,15 @@ impl Native {
         self.programs.iter().any(|p| p.attach == Attach::Xdp)
     }
 
+    /// Returns the map that scripts see of one of the kernel's.
+    #[must_use]
+    pub fn map_of(&self, symbol: &str) -> Option<&'static MapDecl> {
+        // Those that the runtime puts together have the name of the one they come from.
+        self.maps
+            .iter()
+            .find(|map| map.symbols.contains(&symbol) || map.name.eq_ignore_ascii_case(symbol))
+    }
+
     /// Returns the programs that these parameters ask for. `word` gives a parameter's text, or `None` where the default holds.
     pub fn programs_for<'w>(&self, word: impl Fn(&str) -> Option<&'w str>) -> impl Iterator<Item = &'static ProgramDecl> {
         let wanted = move |program: &&ProgramDecl| {

@@ -18,7 +18,7 @@ pub use decl::{
 };
 pub use doc::{doc, type_word};
 pub use duration::{parse_duration, show_duration};
-pub use prefix::{PrefixError, as_in_packets, parse_prefix, without_comment};
+pub use prefix::{PrefixError, as_in_packets, parse_prefix, with_line_feeds, without_comment};
 
 /// Every native, by name.
 pub const NATIVES: &[&Native] = &[&blocklist::BLOCKLIST, &flows::FLOWS, &identity::IDENTITY, &retransmits::RETRANSMITS];

@@ -2,6 +2,7 @@
 //!
 //! Input: text. Output: an address and a length in bits, host bits zero, or the reason why not. No I/O.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -29,6 +30,16 @@ impl fmt::Display for PrefixError {
 }
 
 impl std::error::Error for PrefixError {}
+
+/// Returns a list with its lines ended by LF. Some exports end them with CR alone: what is behind a comment or an entry there must not be
+/// taken for a part of it.
+#[must_use]
+pub fn with_line_feeds(text: &str) -> Cow<'_, str> {
+    match text.contains('\r') {
+        true => Cow::Owned(text.replace("\r\n", "\n").replace('\r', "\n")),
+        false => Cow::Borrowed(text),
+    }
+}
 
 /// Returns what a line of a list says without its comment, which `#` begins, or `;` as in lists that are published.
 #[must_use]
@@ -74,6 +85,68 @@ pub fn as_in_packets((address, length): (IpAddr, u8)) -> (IpAddr, u8) {
     match address {
         IpAddr::V6(a) if length == 128 => a.to_ipv4_mapped().map_or((address, length), |a| (IpAddr::V4(a), 32)),
         _ => (address, length),
+    }
+}
+
+/// Addresses from one to another (`10.0.0.1-10.0.0.9`), and the prefixes that are the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub first: IpAddr,
+    pub last: IpAddr,
+    pub prefixes: Vec<(IpAddr, u8)>,
+}
+
+impl Range {
+    /// Reads a range, if that is what a text is.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (first, last) = text.split_once('-')?;
+        let (first, last): (IpAddr, IpAddr) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        let (width, mut at, end) = match (first, last) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => (32_u8, u128::from(a.to_bits()), u128::from(b.to_bits())),
+            (IpAddr::V6(a), IpAddr::V6(b)) => (128, a.to_bits(), b.to_bits()),
+            _ => return None,
+        };
+        if at > end {
+            return None;
+        }
+        let mut prefixes = Vec::new();
+        loop {
+            // The largest prefix that begins here and does not go beyond the end.
+            let mut bits = at.trailing_zeros().min(width.into()) as u8;
+            let ends = |bits: u8| at | 1_u128.checked_shl(bits.into()).map_or(u128::MAX, |size| size - 1);
+            while ends(bits) > end {
+                bits -= 1;
+            }
+            let addr = match first {
+                IpAddr::V4(_) => Ipv4Addr::from_bits(at as u32).into(),
+                IpAddr::V6(_) => Ipv6Addr::from_bits(at).into(),
+            };
+            prefixes.push((addr, width - bits));
+            match ends(bits).checked_add(1) {
+                Some(next) if next <= end => at = next,
+                _ => break,
+            }
+        }
+        Some(Self { first, last, prefixes })
+    }
+
+    /// Says what to write instead: all of it if that is little. `quote` stands around what scripts take in quotes only.
+    #[must_use]
+    pub fn instead(&self, quote: &str) -> String {
+        const MOST: usize = 4;
+        let shown = |(addr, len): &(IpAddr, u8)| {
+            let quote = if addr.is_ipv6() { quote } else { "" };
+            let is_host = *len == if addr.is_ipv6() { 128 } else { 32 };
+            let length = if is_host { String::new() } else { format!("/{len}") };
+            format!("`{quote}{addr}{length}{quote}`")
+        };
+        match &self.prefixes[..] {
+            [first, .., last] if self.prefixes.len() > MOST => {
+                format!("the {} prefixes from {} to {}", self.prefixes.len(), shown(first), shown(last))
+            }
+            few => few.iter().map(shown).collect::<Vec<_>>().join(", "),
+        }
     }
 }
 

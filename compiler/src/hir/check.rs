@@ -62,7 +62,7 @@ pub fn check(program: &ast::Program, kernel: &dyn KernelInfo, options: &Options)
     for item in &program.items {
         match item {
             ast::Item::Use(item) => {
-                if let Some(instance) = super::probes::native_instance(item, &natives, options, &mut early) {
+                if let Some(instance) = super::probes::native_instance(item, program, &natives, options, &mut early) {
                     natives.push(instance);
                 } else {
                     failed_uses.push(item.alias.as_ref().unwrap_or(&item.native).name.clone());

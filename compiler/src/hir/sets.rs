@@ -213,7 +213,7 @@ impl Checker<'_> {
             }
         };
         let mut bad = 0;
-        for (number, line) in content.lines().enumerate() {
+        for (number, line) in weir_stdlib::with_line_feeds(&content).lines().enumerate() {
             let text = match &value.ty {
                 // A semicolon may belong to it.
                 Ty::Str { .. } => line.split('#').next().unwrap_or_default(),
@@ -477,7 +477,7 @@ pub(super) fn file_prefixes(
     };
     let mut keys = Vec::new();
     let mut bad = 0;
-    for (number, line) in content.lines().enumerate() {
+    for (number, line) in weir_stdlib::with_line_feeds(&content).lines().enumerate() {
         let text = weir_stdlib::without_comment(line).trim();
         if text.is_empty() {
             continue;

@@ -60,6 +60,7 @@ const TRACEPOINTS: &[(&str, &str)] = &[
 const FILES: &[(&str, &str)] = &[
     ("tools.bt", "macro twice(n) { n * 2 }\n"),
     ("bad.txt", "192.0.2.0/24 # seen in the logs\n2001:db8::7\n"),
+    ("old.txt", "# lines end with CR alone\r192.0.2.1\r10.1.2.3/8\r"),
 ];
 
 impl KernelInfo for FixtureKernel {

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 use weir_ebpf_builtins::{Lpm4, Lpm6};
 use weir_parser::Span;
-use weir_stdlib::{ParamValue, PrefixError, as_in_packets, parse_duration, parse_prefix, without_comment};
+use weir_stdlib::prefix::Range;
+use weir_stdlib::{ParamValue, PrefixError, as_in_packets, parse_duration, parse_prefix, with_line_feeds, without_comment};
 
 /// The key of a trie.
 pub trait Key: Copy + Eq + Send + std::fmt::Debug {
@@ -203,6 +204,7 @@ impl Prefixes {
         let mut prefixes = Self::default();
         // Some editors start a file with a byte order mark.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let text = with_line_feeds(text);
         let mut bad = text.lines().enumerate().filter_map(|(i, line)| {
             let line = without_comment(line);
             let message = prefixes.add_line(line).err()?;
@@ -222,54 +224,13 @@ impl Prefixes {
     }
 }
 
-/// What is to be written instead of a range of addresses (`10.0.0.1-10.0.0.9`), if that is what a line is.
+/// What is said of a range of addresses (`10.0.0.1-10.0.0.9`), if that is what a line is.
 fn range(line: &str) -> Option<String> {
-    const MOST: usize = 4;
-    let (first, last) = line.split_once('-')?;
-    let (first, last): (IpAddr, IpAddr) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-    let (width, mut at, end) = match (first, last) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => (32, u128::from(a.to_bits()), u128::from(b.to_bits())),
-        (IpAddr::V6(a), IpAddr::V6(b)) => (128, a.to_bits(), b.to_bits()),
-        _ => return None,
-    };
-    if at > end {
-        return None;
-    }
-    let mut parts = Vec::new();
-    loop {
-        // The largest prefix that begins here and does not go beyond the end.
-        let mut bits = at.trailing_zeros().min(width);
-        let ends = |bits: u32| at | 1_u128.checked_shl(bits).map_or(u128::MAX, |size| size - 1);
-        while ends(bits) > end {
-            bits -= 1;
-        }
-        let addr: IpAddr = if width == 32 {
-            std::net::Ipv4Addr::from_bits(at as u32).into()
-        } else {
-            std::net::Ipv6Addr::from_bits(at).into()
-        };
-        parts.push(if bits == 0 {
-            format!("`{addr}`")
-        } else {
-            format!("`{addr}/{}`", width - bits)
-        });
-        match ends(bits).checked_add(1) {
-            Some(next) if next <= end => at = next,
-            _ => break,
-        }
-    }
-    let write = match &parts[..] {
-        [one] => one.clone(),
-        few if few.len() <= MOST => format!("{}, a line each", few.join(", ")),
-        many => format!(
-            "the {} prefixes from {} to {}, a line each",
-            many.len(),
-            many[0],
-            many[many.len() - 1]
-        ),
-    };
+    let range = Range::parse(line)?;
+    let lines = if range.prefixes.len() > 1 { ", a line each" } else { "" };
+    let (first, last, write) = (range.first, range.last, range.instead(""));
     Some(format!(
-        "expected an address or a prefix, found the range `{first}-{last}`; write {write}"
+        "expected an address or a prefix, found the range `{first}-{last}`; write {write}{lines}"
     ))
 }
 
@@ -389,6 +350,21 @@ mod tests {
         // Not all of IPv4.
         let v6: Vec<_> = p.v6.iter().map(|e| e.key.prefix().1).collect();
         assert_eq!(v6, [96]);
+    }
+
+    #[test]
+    fn lines_end_as_any_system_ends_them() {
+        for end in ["\n", "\r\n", "\r"] {
+            let text = ["# bad guys", "10.0.0.1 ttl=10m", "", "10.0.0.2", "foo"].join(end);
+            let p = Prefixes::parse(text.trim_end_matches("foo")).unwrap();
+            assert_eq!(p.v4.len(), 2, "{end:?}");
+            assert_eq!(
+                Prefixes::parse(&text).unwrap_err(),
+                (5, "expected an address or a prefix, found `foo`".to_owned()),
+                "{end:?}"
+            );
+        }
+        assert_eq!(Prefixes::parse("# bad\r10.0.0.1\r10.0.0.2\n10.0.0.3\r\n").unwrap().v4.len(), 3);
     }
 
     #[test]

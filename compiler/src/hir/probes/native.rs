@@ -5,8 +5,9 @@ use crate::hir::check::{Checker, Options, nearest_name};
 use crate::hir::sets::{file_path, given_text, not_given};
 use crate::object::{AttachPoint, NativeInstance};
 use crate::tables::{self, Hook};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use weir_parser::{Diagnostic, Span, ast};
+use weir_stdlib::prefix::Range;
 use weir_stdlib::{ParamDecl, ParamType, ParamValue};
 
 impl Checker<'_> {
@@ -57,6 +58,7 @@ impl Checker<'_> {
 /// Checks `use NAME(…) as ALIAS;` against the declaration.
 pub(in crate::hir) fn native_instance(
     item: &ast::Use,
+    program: &ast::Program,
     earlier: &[NativeInstance],
     options: &Options,
     out: &mut Vec<Diagnostic>,
@@ -84,7 +86,7 @@ pub(in crate::hir) fn native_instance(
     if let Some(meaning) = meaning {
         usable = false;
         let message = format!("`{}` {meaning}", alias.name);
-        let help = format!("`as {}`, or another name of your own", &native.name[..2]);
+        let help = format!("`as {}`, or another name of your own", free_alias(&native.name[..2], program));
         out.push(Diagnostic::error("bad-alias", alias.span, message).help(help));
     }
     if let Some(other) = earlier.iter().find(|n| n.alias == alias.name) {
@@ -92,7 +94,7 @@ pub(in crate::hir) fn native_instance(
         out.push(
             Diagnostic::error("bad-alias", alias.span, format!("`{}` names another instance", alias.name))
                 .with(other.span, "taken here")
-                .help(format!("`use {}(…) as {}2;`", native.name, alias.name)),
+                .help(format!("`use {}(…) as {};`", native.name, free_alias(&alias.name, program))),
         );
     }
     let mut params = vec![None; native.params.len()];
@@ -168,6 +170,23 @@ pub(in crate::hir) fn native_instance(
         span: item.span,
         param_spans: spans,
     })
+}
+
+/// A name like the one that is wanted, which no other instance has.
+fn free_alias(wanted: &str, program: &ast::Program) -> String {
+    let taken = |name: &str| {
+        program
+            .items
+            .iter()
+            .any(|item| matches!(item, ast::Item::Use(u) if u.alias.as_ref().unwrap_or(&u.native).name == name))
+    };
+    let mut name = wanted.to_owned();
+    let mut number = 1;
+    while taken(&name) {
+        number += 1;
+        name = format!("{wanted}{number}");
+    }
+    name
 }
 
 fn param_value(decl: &ParamDecl, value: &ast::Expr, options: &Options) -> Result<ParamValue, Box<Diagnostic>> {
@@ -262,7 +281,7 @@ fn param_value(decl: &ParamDecl, value: &ast::Expr, options: &Options) -> Result
             .map(|elem| prefix_text(decl, elem))
             .collect::<Result<Vec<_>, _>>()
             .map(ParamValue::List),
-        (ParamType::Prefixes, E::Str(_) | E::Ipv4(_) | E::Ipv4Prefix(..), _) => {
+        (ParamType::Prefixes, kind, _) if matches!(kind, E::Str(_) | E::Ipv4(_) | E::Ipv4Prefix(..)) || range_text(value).is_some() => {
             prefix_text(decl, value).map(|text| ParamValue::List(vec![text]))
         }
         _ => Err(wrong()),
@@ -305,6 +324,9 @@ fn prefix_text(decl: &ParamDecl, value: &ast::Expr) -> Result<String, Box<Diagno
             if let Some(d) = no_entry(decl, value) {
                 return Err(d);
             }
+            if let Some(range) = range_text(value).and_then(|text| Range::parse(&text)) {
+                return Err(no_range(&range, "\"", value.span));
+            }
             let d = Diagnostic::error("bad-prefix", value.span, "expected an address or a prefix");
             return Err(Box::new(match bare(value).and_then(|text| as_file(decl, &text, None)) {
                 Some(edit) => d.help(edit),
@@ -312,7 +334,33 @@ fn prefix_text(decl: &ParamDecl, value: &ast::Expr) -> Result<String, Box<Diagno
             }));
         }
     };
-    known_prefix(decl, &text, None, value.span)
+    match Range::parse(&text) {
+        Some(range) => Err(no_range(&range, "\"", value.span)),
+        None => known_prefix(decl, &text, None, value.span),
+    }
+}
+
+/// A range of addresses without quotes, which the parser takes for a difference.
+fn range_text(value: &ast::Expr) -> Option<String> {
+    use ast::ExprKind as E;
+    let E::Binary {
+        op: ast::BinaryOp::Sub,
+        left,
+        right,
+    } = &value.kind
+    else {
+        return None;
+    };
+    match (&left.kind, &right.kind) {
+        (E::Ipv4(first), E::Ipv4(last)) => Some(format!("{}-{}", Ipv4Addr::from(*first), Ipv4Addr::from(*last))),
+        _ => None,
+    }
+}
+
+fn no_range(range: &Range, quote: &str, span: Span) -> Box<Diagnostic> {
+    let (first, last) = (range.first, range.last);
+    let message = format!("expected an address or a prefix, found the range `{first}-{last}`");
+    Box::new(Diagnostic::error("bad-prefix", span, message).help(format!("write {}", range.instead(quote))))
 }
 
 /// Reads a prefix. `written` is how the script names the text, where it does not stand there itself.
@@ -320,6 +368,9 @@ fn known_prefix(decl: &ParamDecl, text: &str, written: Option<&str>, span: Span)
     match weir_stdlib::prefix::parse_prefix(text) {
         Ok((address, len)) => Ok(format!("{address}/{len}")),
         Err(why) => {
+            if let Some(range) = Range::parse(text) {
+                return Err(no_range(&range, "", span));
+            }
             let d = Diagnostic::error("bad-prefix", span, format!("`{text}` is not a prefix: {why}"));
             Err(Box::new(match as_file(decl, text, written) {
                 Some(edit) => d.help(edit),
