@@ -1,7 +1,7 @@
 //! Settings become numbers in the code: what is in `.rodata` is known when a native is loaded, and so is all that is computed of it.
 //!
 //! The verifier knows those numbers as well and takes out the branches that they decide, but it leaves what was computed for these
-//! branches: with a short list that is a sixth of what a packet costs. Input: code that has its maps, the descriptor of the map of
+//! branches: with a short list that was up to a sixth of what a packet costs. Input: code that has its maps, the descriptor of the map of
 //! settings and what is in it. Output: the same program, shorter. Assumes: a program that the verifier takes, and a map that is frozen
 //! with just these bytes. Guarantees: on every path the same calls, stores and results in the same order; code that it cannot follow
 //! stays as it was.
