@@ -3,9 +3,12 @@
 //! Messages are built and parsed as bytes; layouts are those of `linux/netlink.h`, `linux/rtnetlink.h` and
 //! `linux/pkt_cls.h`. Everything works in the calling thread's network namespace.
 
+mod routes;
+
+pub use routes::Route;
+
 use super::{Result, SysError};
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const NLMSG_ERROR: u16 = 2;
@@ -21,8 +24,6 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_GETROUTE: u16 = 26;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
 const RTM_GETQDISC: u16 = 38;
@@ -56,14 +57,6 @@ const IFLA_XDP_HW_PROG_ID: u16 = 7;
 const IFLA_EXT_MASK: u16 = 29;
 /// Leave out the statistics: the dump is several times smaller.
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
-
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const RTA_MULTIPATH: u16 = 9;
-const RTA_VIA: u16 = 18;
-const RTN_UNICAST: u8 = 1;
-const RTN_LOCAL: u8 = 2;
 
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
@@ -264,14 +257,6 @@ pub struct Netlink {
     seq: u32,
 }
 
-/// Where packets for an address go.
-#[derive(Clone, Copy, Debug)]
-pub struct Route {
-    pub ifindex: u32,
-    /// To this machine itself.
-    pub local: bool,
-}
-
 /// A message under construction.
 struct Request {
     buf: Vec<u8>,
@@ -299,12 +284,6 @@ impl Request {
         for word in [ifindex, handle, parent, info] {
             self.buf.extend_from_slice(&word.to_ne_bytes());
         }
-        self
-    }
-
-    /// `struct rtmsg`
-    fn route(mut self, family: u8, prefix: u8) -> Self {
-        self.buf.extend_from_slice(&[family, prefix, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         self
     }
 
@@ -439,58 +418,6 @@ impl Netlink {
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ERANGE | libc::EINVAL)) => Ok(None),
             Err(e) => Err(SysError::new("find interface", name, e)),
         }
-    }
-
-    /// Asks which way packets for an address go; `None` when there is no way.
-    ///
-    /// # Errors
-    /// What the kernel says otherwise.
-    pub fn route(&mut self, to: IpAddr) -> Result<Option<Route>> {
-        let (family, bytes) = match to {
-            IpAddr::V4(a) => (libc::AF_INET, a.octets().to_vec()),
-            IpAddr::V6(a) => (libc::AF_INET6, a.octets().to_vec()),
-        };
-        let request = Request::new(RTM_GETROUTE, NLM_F_ACK)
-            .route(family as u8, 8 * bytes.len() as u8)
-            .attr(RTA_DST, &bytes);
-        let mut route = None;
-        match self.request(request, |kind, body| {
-            if kind == RTM_NEWROUTE && body.len() >= 12 {
-                let ifindex = attrs(&body[12..]).find(|(kind, _)| *kind == RTA_OIF);
-                route = ifindex.map(|(_, data)| Route {
-                    ifindex: u32_at(data, 0),
-                    local: body[7] == RTN_LOCAL,
-                });
-            }
-        }) {
-            Ok(()) => Ok(route),
-            Err(e)
-                if matches!(
-                    e.raw_os_error(),
-                    Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL | libc::EACCES)
-                ) =>
-            {
-                Ok(None)
-            }
-            Err(e) => Err(SysError::new("find the way to", to.to_string(), e)),
-        }
-    }
-
-    /// Lists the gateways of all default routes, whichever table they are in and however many a route has.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn default_gateways(&mut self) -> Result<Vec<IpAddr>> {
-        let mut found = Vec::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            self.request(Request::new(RTM_GETROUTE, NLM_F_DUMP).route(family as u8, 0), |kind, body| {
-                if kind == RTM_NEWROUTE {
-                    gateways(body, &mut found);
-                }
-            })
-            .map_err(|e| SysError::new("list", "routes", e))?;
-        }
-        Ok(found)
     }
 
     /// Puts an XDP program on an interface without a link, or takes the one there away. `XDP_FLAGS_*` say in which mode.
@@ -717,37 +644,6 @@ fn ack(body: &[u8]) -> io::Result<()> {
     match u32_at(body, 0).cast_signed() {
         0 => Ok(()),
         code => Err(io::Error::from_raw_os_error(-code)),
-    }
-}
-
-/// Adds the gateways of a default route: its own, or those of its next hops.
-fn gateways(body: &[u8], found: &mut Vec<IpAddr>) {
-    // `struct rtmsg`: the family, bits of the destination; the type is the eighth byte.
-    let (Some([_, 0, _, _, _, _, _, RTN_UNICAST]), Some(mut rest)) = (body.first_chunk(), body.get(12..)) else {
-        return;
-    };
-    let mut add = |data| {
-        for (kind, value) in attrs(data) {
-            let address = match kind {
-                RTA_GATEWAY => value,
-                // `struct rtvia`: a family of its own before the address.
-                RTA_VIA => value.get(2..).unwrap_or(&[]),
-                _ => continue,
-            };
-            found.extend(<[u8; 4]>::try_from(address).map(IpAddr::from));
-            found.extend(<[u8; 16]>::try_from(address).map(IpAddr::from));
-        }
-    };
-    add(rest);
-    rest = attrs(rest).find(|(kind, _)| *kind == RTA_MULTIPATH).map_or(&[], |(_, hops)| hops);
-    // `struct rtnexthop`: the length, with its attributes behind eight bytes.
-    while let Some(len) = rest
-        .first_chunk()
-        .map(|len| usize::from(u16::from_ne_bytes(*len)))
-        .filter(|len| *len >= 8)
-    {
-        add(rest.get(8..len).unwrap_or(&[]));
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
     }
 }
 
