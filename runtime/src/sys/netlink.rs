@@ -15,6 +15,7 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
+const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_ECHO: u16 = 0x8;
@@ -193,7 +194,7 @@ impl LinkMonitor {
                     _ => return changes,
                 }
             }
-            for (kind, _, body) in messages(&buf[..got.cast_unsigned()]) {
+            for Message { kind, body, .. } in messages(&buf[..got.cast_unsigned()]) {
                 // A bridge says that a port has left it with the same message, in its own family.
                 let of_bridge = body.first().is_none_or(|family| *family != 0);
                 match kind {
@@ -237,14 +238,27 @@ fn route_socket(groups: u32, flags: libc::c_int) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Iterates over the messages in a buffer: type, sequence number, body.
-fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+/// A message that was received.
+struct Message<'a> {
+    kind: u16,
+    flags: u16,
+    seq: u32,
+    body: &'a [u8],
+}
+
+/// Iterates over the messages in a buffer.
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         if rest.len() < 16 {
             return None;
         }
         let len = (u32_at(rest, 0) as usize).clamp(16, rest.len());
-        let message = (u16::from_ne_bytes([rest[4], rest[5]]), u32_at(rest, 8), &rest[16..len]);
+        let message = Message {
+            kind: u16::from_ne_bytes([rest[4], rest[5]]),
+            flags: u16::from_ne_bytes([rest[6], rest[7]]),
+            seq: u32_at(rest, 8),
+            body: &rest[16..len],
+        };
         rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
         Some(message)
     })
@@ -255,6 +269,8 @@ fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
 pub struct Netlink {
     socket: OwnedFd,
     seq: u32,
+    /// A list changed while the kernel was telling it, since somebody who cares set this to false.
+    torn: bool,
 }
 
 /// A message under construction.
@@ -341,7 +357,11 @@ impl Netlink {
     /// What socket(2) says.
     pub fn open() -> Result<Self> {
         let socket = route_socket(0, 0)?;
-        Ok(Self { socket, seq: 1 })
+        Ok(Self {
+            socket,
+            seq: 1,
+            torn: false,
+        })
     }
 
     /// Sends a request and hands every answer (`type`, body) to `each` until the kernel says it is done.
@@ -366,10 +386,11 @@ impl Netlink {
                 }
                 return Err(error);
             }
-            for (kind, seq, body) in messages(&buf[..got.cast_unsigned()]) {
+            for Message { kind, flags, seq, body } in messages(&buf[..got.cast_unsigned()]) {
                 if seq != self.seq {
                     continue;
                 }
+                self.torn |= flags & NLM_F_DUMP_INTR != 0;
                 match kind {
                     NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => return ack(body),

@@ -413,7 +413,27 @@ fn protect() -> Result<()> {
     })?;
     ensure!(arrive(&lab, "198.51.100.1", 2)? == 0, "the old list is gone");
     weir.stop()?.clean()?;
-    everything(", protect=false").start()?.stop()?.clean().map(drop)
+    everything(", protect=false").start()?.stop()?.clean()?;
+
+    // Where nobody can tell who is protected, nothing new is taken.
+    let name = lab.dir.path().join("node");
+    std::os::unix::fs::symlink(Path::new("/run/netns").join(lab.node.name()), &name)?;
+    lab.dir.write("bad.txt", "198.51.100.1\n")?;
+    let elsewhere = format!(
+        r#"use blocklist(iface="{NODE_IF}@{}", audit="off", prefixes=file("bad.txt")) as bl;"#,
+        name.display()
+    );
+    let mut weir = Weir::script(&elsewhere).at(&lab).start()?;
+    std::fs::remove_file(&name)?;
+    replace(&lab, "bad.txt", "198.51.100.2\n")?;
+    weir.wait_stderr("a refusal", |text| {
+        let words = [
+            "whom the list must not cut off is not known: cannot open network namespace",
+            "`protect=false`",
+        ];
+        words.iter().all(|word| text.contains(word)) && text.contains("the list in force stays as it is")
+    })?;
+    weir.stop()?.clean().map(drop)
 }
 
 fn capacity() -> Result<()> {

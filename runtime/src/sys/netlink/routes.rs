@@ -3,6 +3,7 @@
 use super::{NLM_F_ACK, NLM_F_DUMP, Netlink, Request, attrs, u32_at};
 use crate::sys::{Result, SysError};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::IpAddr;
 
 const RTM_NEWROUTE: u16 = 24;
@@ -22,6 +23,9 @@ const RTN_LOCAL: u8 = 2;
 const NHA_ID: u16 = 1;
 const NHA_GROUP: u16 = 2;
 const NHA_GATEWAY: u16 = 6;
+
+/// How often a list is asked for that changes meanwhile.
+const TRIES: usize = 8;
 
 /// Where packets for an address go.
 #[derive(Clone, Copy, Debug)]
@@ -84,16 +88,32 @@ impl Netlink {
     /// Lists the gateways of all default routes, whichever table they are in and however many a route has.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// What the kernel says, or that it never told a whole list.
     pub fn default_gateways(&mut self) -> Result<BTreeSet<IpAddr>> {
+        for _ in 0..TRIES {
+            self.torn = false;
+            let found = self.default_gateways_once()?;
+            if !self.torn {
+                return Ok(found);
+            }
+        }
+        let source = io::Error::other("they change faster than they can be read");
+        Err(SysError::new("list", "routes", source))
+    }
+
+    fn default_gateways_once(&mut self) -> Result<BTreeSet<IpAddr>> {
         let mut found = Gateways::default();
         for family in [libc::AF_INET, libc::AF_INET6] {
-            self.request(Request::new(RTM_GETROUTE, NLM_F_DUMP).route(family as u8, 0), |kind, body| {
+            let request = Request::new(RTM_GETROUTE, NLM_F_DUMP).route(family as u8, 0);
+            match self.request(request, |kind, body| {
                 if kind == RTM_NEWROUTE {
                     found.route(body);
                 }
-            })
-            .map_err(|e| SysError::new("list", "routes", e))?;
+            }) {
+                // A kernel without IPv6 has no such routes.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {}
+                result => result.map_err(|e| SysError::new("list", "routes", e))?,
+            }
         }
         // With `nexthop_compat_mode=0` a route tells nothing but the number of its next hop.
         if !found.nexthops.is_empty() {
@@ -189,4 +209,85 @@ impl Nexthop {
 fn address(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR};
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    /// A message of the kernel's: its type, flags and body.
+    type Answer = (u16, u16, Vec<u8>);
+
+    /// What is found where the kernel answers so, list by list; and how many lists it was asked for.
+    fn found(lists: &[Vec<Answer>]) -> (Result<Vec<String>>, usize) {
+        let (ours, mut kernel) = UnixStream::pair().unwrap();
+        let mut netlink = Netlink {
+            socket: ours.into(),
+            seq: 1,
+            torn: false,
+        };
+        std::thread::scope(|scope| {
+            let kernel = scope.spawn(move || {
+                let mut asked = 0;
+                let mut buf = [0; 256];
+                while kernel.read(&mut buf).unwrap() > 0 {
+                    let mut all = Vec::new();
+                    for (kind, flags, body) in &lists[asked % lists.len()] {
+                        all.extend((16 + body.len() as u32).to_ne_bytes());
+                        all.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
+                        all.extend(&buf[8..12]);
+                        all.extend([0; 4]);
+                        all.extend(body);
+                    }
+                    asked += 1;
+                    kernel.write_all(&all).unwrap();
+                }
+                asked
+            });
+            let gateways = netlink.default_gateways();
+            drop(netlink);
+            let gateways = gateways.map(|all| all.iter().map(IpAddr::to_string).collect());
+            (gateways, kernel.join().unwrap())
+        })
+    }
+
+    fn default_route(gateway: [u8; 4]) -> Vec<u8> {
+        let request = Request {
+            buf: vec![2, 0, 0, 0, 254, 3, 0, RTN_UNICAST, 0, 0, 0, 0],
+        };
+        request.attr(RTA_GATEWAY, &gateway).buf
+    }
+
+    fn done(flags: u16) -> Answer {
+        (NLMSG_DONE, flags, vec![0; 4])
+    }
+
+    #[test]
+    fn a_list_that_changed_meanwhile_is_asked_for_again() {
+        let route = |n: u8| (RTM_NEWROUTE, 0, default_route([10, 0, 0, n]));
+        let (gateways, asked) = found(&[
+            vec![route(1), done(NLM_F_DUMP_INTR)],
+            vec![done(0)],
+            vec![route(1), route(2), done(0)],
+            vec![done(0)],
+        ]);
+        assert_eq!((gateways.unwrap(), asked), (vec!["10.0.0.1".to_owned(), "10.0.0.2".to_owned()], 4));
+        let (gateways, asked) = found(&[vec![route(1), done(NLM_F_DUMP_INTR)]]);
+        let refused = gateways.unwrap_err().to_string();
+        assert_eq!(refused, "cannot list `routes`: they change faster than they can be read");
+        assert_eq!(asked, 2 * TRIES);
+    }
+
+    #[test]
+    fn a_missing_family_has_no_routes_and_other_failures_are_told() {
+        let route = vec![(RTM_NEWROUTE, 0, default_route([10, 0, 0, 1])), done(0)];
+        let failure = |errno: i32| vec![(NLMSG_ERROR, 0, (-errno).to_ne_bytes().to_vec())];
+        let (gateways, _) = found(&[route.clone(), failure(libc::EAFNOSUPPORT)]);
+        assert_eq!(gateways.unwrap(), ["10.0.0.1"]);
+        let (gateways, _) = found(&[route, failure(libc::ENOMEM)]);
+        assert_eq!(gateways.unwrap_err().errno(), libc::ENOMEM);
+    }
 }
