@@ -146,7 +146,7 @@ pub(super) fn setup(
     });
     if let Some(guard) = &guard {
         let allowed = |addr| covering(&allow, addr).is_some();
-        spares(&guard.addresses(), |addr| covering(&block, addr), allowed, block_span)?;
+        spares(&guard.addresses(block_span)?, |addr| covering(&block, addr), allowed, block_span)?;
     }
     let origin = |what: &'static str, ttl| {
         let (value, span) = params.get(what).map_or((None, params.0.span), |(v, span)| (Some(v), span));

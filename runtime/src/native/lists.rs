@@ -387,7 +387,8 @@ impl Lists {
                 self.allow.covering(addr).is_some()
             }
         };
-        spares(&guard.addresses(), block, allowed, self.list(allow).origin.span)
+        let span = self.list(allow).origin.span;
+        spares(&guard.addresses(span)?, block, allowed, span)
     }
 
     fn put(&mut self, allow: bool, new: &Prefixes, maps: &Maps) -> Result<(), Error> {

@@ -2,10 +2,12 @@
 //!
 //! Input: a network namespace, and what the list looks at. Output: addresses, each with its reason. Read anew each time.
 
+use crate::error::Error;
 use crate::sys::netlink::Netlink;
 use crate::sys::netns;
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
+use weir_parser::Span;
 
 /// What of a packet the list looks at.
 #[derive(Clone, Debug)]
@@ -41,25 +43,37 @@ const SSH_PEER: &str = "the peer of an SSH session";
 const SSH_LOCAL: &str = "this host's end of an SSH session";
 
 impl Guard {
-    /// Lists the addresses now.
-    pub fn addresses(&self) -> BTreeSet<Protected> {
+    /// Lists the addresses now. `span` is the list's.
+    ///
+    /// # Errors
+    /// When gateways cannot be found out: that none is known is no reason to let a list cut one off.
+    pub fn addresses(&self, span: Span) -> Result<BTreeSet<Protected>, Error> {
         let read = |name: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+        // Answers of both come to ports that nobody knows beforehand. What is sent to a gateway itself has no port to speak of.
+        let from_far = self.from_far && self.ports.is_none();
+        let hits_gateways = from_far || self.to_far && self.ports.is_none();
         let look = || {
-            let gateways = Netlink::open().and_then(|mut netlink| netlink.default_gateways());
-            (gateways.unwrap_or_default(), ["tcp", "tcp6"].map(read))
+            let gateways = if hits_gateways {
+                Netlink::open()?.default_gateways()?
+            } else {
+                BTreeSet::new()
+            };
+            Ok((gateways, ["tcp", "tcp6"].map(read)))
         };
-        let (gateways, [tcp, tcp6]) = netns::run_in(self.netns.as_deref(), look).unwrap_or_default();
+        let (gateways, [tcp, tcp6]) = netns::run_in(self.netns.as_deref(), look)
+            .and_then(|seen| seen)
+            .map_err(|e| Error::Param {
+                message: format!("whom the list must not cut off is not known: {e}"),
+                help: Some("force it with `protect=false`".to_owned()),
+                span,
+            })?;
         let mut all = BTreeSet::new();
         let mut add = |addr: IpAddr, why| {
             if !addr.is_loopback() && !addr.is_unspecified() {
                 all.insert(Protected { addr, why });
             }
         };
-        // Answers of both come to ports that nobody knows beforehand. What is sent to a gateway itself has no port to speak of.
-        let from_far = self.from_far && self.ports.is_none();
-        if from_far || self.to_far && self.ports.is_none() {
-            gateways.into_iter().for_each(|a| add(a, GATEWAY));
-        }
+        gateways.into_iter().for_each(|a| add(a, GATEWAY));
         if from_far || self.to_far && (self.udp || self.tcp) && self.has(DNS) {
             resolvers().into_iter().for_each(|a| add(a, RESOLVER));
         }
@@ -77,7 +91,7 @@ impl Guard {
                 }
             }
         }
-        all
+        Ok(all)
     }
 
     /// Whether packets to this port are dropped.

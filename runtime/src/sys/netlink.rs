@@ -3,15 +3,19 @@
 //! Messages are built and parsed as bytes; layouts are those of `linux/netlink.h`, `linux/rtnetlink.h` and
 //! `linux/pkt_cls.h`. Everything works in the calling thread's network namespace.
 
+mod routes;
+
+pub use routes::Route;
+
 use super::{Result, SysError};
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
+const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_ECHO: u16 = 0x8;
@@ -21,8 +25,6 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_GETROUTE: u16 = 26;
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
 const RTM_GETQDISC: u16 = 38;
@@ -56,14 +58,6 @@ const IFLA_XDP_HW_PROG_ID: u16 = 7;
 const IFLA_EXT_MASK: u16 = 29;
 /// Leave out the statistics: the dump is several times smaller.
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
-
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-const RTA_MULTIPATH: u16 = 9;
-const RTA_VIA: u16 = 18;
-const RTN_UNICAST: u8 = 1;
-const RTN_LOCAL: u8 = 2;
 
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
@@ -200,7 +194,7 @@ impl LinkMonitor {
                     _ => return changes,
                 }
             }
-            for (kind, _, body) in messages(&buf[..got.cast_unsigned()]) {
+            for Message { kind, body, .. } in messages(&buf[..got.cast_unsigned()]) {
                 // A bridge says that a port has left it with the same message, in its own family.
                 let of_bridge = body.first().is_none_or(|family| *family != 0);
                 match kind {
@@ -244,14 +238,27 @@ fn route_socket(groups: u32, flags: libc::c_int) -> Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Iterates over the messages in a buffer: type, sequence number, body.
-fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+/// A message that was received.
+struct Message<'a> {
+    kind: u16,
+    flags: u16,
+    seq: u32,
+    body: &'a [u8],
+}
+
+/// Iterates over the messages in a buffer.
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         if rest.len() < 16 {
             return None;
         }
         let len = (u32_at(rest, 0) as usize).clamp(16, rest.len());
-        let message = (u16::from_ne_bytes([rest[4], rest[5]]), u32_at(rest, 8), &rest[16..len]);
+        let message = Message {
+            kind: u16::from_ne_bytes([rest[4], rest[5]]),
+            flags: u16::from_ne_bytes([rest[6], rest[7]]),
+            seq: u32_at(rest, 8),
+            body: &rest[16..len],
+        };
         rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
         Some(message)
     })
@@ -262,14 +269,8 @@ fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
 pub struct Netlink {
     socket: OwnedFd,
     seq: u32,
-}
-
-/// Where packets for an address go.
-#[derive(Clone, Copy, Debug)]
-pub struct Route {
-    pub ifindex: u32,
-    /// To this machine itself.
-    pub local: bool,
+    /// A list changed while the kernel was telling it, since somebody who cares set this to false.
+    torn: bool,
 }
 
 /// A message under construction.
@@ -299,12 +300,6 @@ impl Request {
         for word in [ifindex, handle, parent, info] {
             self.buf.extend_from_slice(&word.to_ne_bytes());
         }
-        self
-    }
-
-    /// `struct rtmsg`
-    fn route(mut self, family: u8, prefix: u8) -> Self {
-        self.buf.extend_from_slice(&[family, prefix, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         self
     }
 
@@ -362,7 +357,11 @@ impl Netlink {
     /// What socket(2) says.
     pub fn open() -> Result<Self> {
         let socket = route_socket(0, 0)?;
-        Ok(Self { socket, seq: 1 })
+        Ok(Self {
+            socket,
+            seq: 1,
+            torn: false,
+        })
     }
 
     /// Sends a request and hands every answer (`type`, body) to `each` until the kernel says it is done.
@@ -387,10 +386,11 @@ impl Netlink {
                 }
                 return Err(error);
             }
-            for (kind, seq, body) in messages(&buf[..got.cast_unsigned()]) {
+            for Message { kind, flags, seq, body } in messages(&buf[..got.cast_unsigned()]) {
                 if seq != self.seq {
                     continue;
                 }
+                self.torn |= flags & NLM_F_DUMP_INTR != 0;
                 match kind {
                     NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => return ack(body),
@@ -439,58 +439,6 @@ impl Netlink {
             Err(e) if matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ERANGE | libc::EINVAL)) => Ok(None),
             Err(e) => Err(SysError::new("find interface", name, e)),
         }
-    }
-
-    /// Asks which way packets for an address go; `None` when there is no way.
-    ///
-    /// # Errors
-    /// What the kernel says otherwise.
-    pub fn route(&mut self, to: IpAddr) -> Result<Option<Route>> {
-        let (family, bytes) = match to {
-            IpAddr::V4(a) => (libc::AF_INET, a.octets().to_vec()),
-            IpAddr::V6(a) => (libc::AF_INET6, a.octets().to_vec()),
-        };
-        let request = Request::new(RTM_GETROUTE, NLM_F_ACK)
-            .route(family as u8, 8 * bytes.len() as u8)
-            .attr(RTA_DST, &bytes);
-        let mut route = None;
-        match self.request(request, |kind, body| {
-            if kind == RTM_NEWROUTE && body.len() >= 12 {
-                let ifindex = attrs(&body[12..]).find(|(kind, _)| *kind == RTA_OIF);
-                route = ifindex.map(|(_, data)| Route {
-                    ifindex: u32_at(data, 0),
-                    local: body[7] == RTN_LOCAL,
-                });
-            }
-        }) {
-            Ok(()) => Ok(route),
-            Err(e)
-                if matches!(
-                    e.raw_os_error(),
-                    Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL | libc::EACCES)
-                ) =>
-            {
-                Ok(None)
-            }
-            Err(e) => Err(SysError::new("find the way to", to.to_string(), e)),
-        }
-    }
-
-    /// Lists the gateways of all default routes, whichever table they are in and however many a route has.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn default_gateways(&mut self) -> Result<Vec<IpAddr>> {
-        let mut found = Vec::new();
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            self.request(Request::new(RTM_GETROUTE, NLM_F_DUMP).route(family as u8, 0), |kind, body| {
-                if kind == RTM_NEWROUTE {
-                    gateways(body, &mut found);
-                }
-            })
-            .map_err(|e| SysError::new("list", "routes", e))?;
-        }
-        Ok(found)
     }
 
     /// Puts an XDP program on an interface without a link, or takes the one there away. `XDP_FLAGS_*` say in which mode.
@@ -717,37 +665,6 @@ fn ack(body: &[u8]) -> io::Result<()> {
     match u32_at(body, 0).cast_signed() {
         0 => Ok(()),
         code => Err(io::Error::from_raw_os_error(-code)),
-    }
-}
-
-/// Adds the gateways of a default route: its own, or those of its next hops.
-fn gateways(body: &[u8], found: &mut Vec<IpAddr>) {
-    // `struct rtmsg`: the family, bits of the destination; the type is the eighth byte.
-    let (Some([_, 0, _, _, _, _, _, RTN_UNICAST]), Some(mut rest)) = (body.first_chunk(), body.get(12..)) else {
-        return;
-    };
-    let mut add = |data| {
-        for (kind, value) in attrs(data) {
-            let address = match kind {
-                RTA_GATEWAY => value,
-                // `struct rtvia`: a family of its own before the address.
-                RTA_VIA => value.get(2..).unwrap_or(&[]),
-                _ => continue,
-            };
-            found.extend(<[u8; 4]>::try_from(address).map(IpAddr::from));
-            found.extend(<[u8; 16]>::try_from(address).map(IpAddr::from));
-        }
-    };
-    add(rest);
-    rest = attrs(rest).find(|(kind, _)| *kind == RTA_MULTIPATH).map_or(&[], |(_, hops)| hops);
-    // `struct rtnexthop`: the length, with its attributes behind eight bytes.
-    while let Some(len) = rest
-        .first_chunk()
-        .map(|len| usize::from(u16::from_ne_bytes(*len)))
-        .filter(|len| *len >= 8)
-    {
-        add(rest.get(8..len).unwrap_or(&[]));
-        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
     }
 }
 

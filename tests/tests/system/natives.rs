@@ -323,7 +323,8 @@ fn protect() -> Result<()> {
     let [a, b, c, _] = node4.octets();
     let second = format!("{a}.{b}.{c}.77");
     let first = peer4.to_string();
-    let covers_second = || Weir::script(&script(&format!("prefixes={second}"))).at(&lab).run();
+    let second_listed = || Weir::script(&script(&format!("prefixes={second}"))).at(&lab);
+    let covers_second = || second_listed().run();
     let refusal = format!("the list covers {second}, the default gateway");
     lab.node
         .ip(&["route", "add", "default", "nexthop", "via", &first, "nexthop", "via", &second])?;
@@ -332,6 +333,27 @@ fn protect() -> Result<()> {
     lab.node.ip(&["route", "add", "default", "via", &second, "table", "77"])?;
     covers_second()?.refused(&[&refusal])?;
     lab.node.ip(&["route", "flush", "table", "77"])?;
+    // IPv4 by way of an IPv6 neighbour.
+    let by_v6 = ["default", "via", "inet6", "fe80::77", "dev", NODE_IF];
+    lab.node.ip(&[&["route", "add"], &by_v6[..]].concat())?;
+    Weir::script(&script("prefixes=\"fe80::77\""))
+        .at(&lab)
+        .run()?
+        .refused(&["the list covers fe80::77, the default gateway"])?;
+    lab.node.ip(&[&["route", "del"], &by_v6[..]].concat())?;
+    // A route that names a next hop, or a group of them, by number alone.
+    lab.node.sysctl("net/ipv4/nexthop_compat_mode", "0")?;
+    for (id, via) in [("1", &first), ("2", &second)] {
+        lab.node.ip(&["nexthop", "add", "id", id, "via", via, "dev", NODE_IF])?;
+    }
+    lab.node.ip(&["nexthop", "add", "id", "3", "group", "1/2"])?;
+    lab.node.ip(&["route", "add", "default", "nhid", "1"])?;
+    second_listed().start()?.stop()?.clean()?;
+    for id in ["2", "3"] {
+        lab.node.ip(&["route", "replace", "default", "nhid", id])?;
+        covers_second()?.refused(&[&refusal])?;
+    }
+    lab.node.ip(&["route", "del", "default"])?;
     lab.node.ip(&["-6", "route", "add", "default", "via", &lab.peer6().to_string()])?;
     Weir::script(&script("prefixes=\"fd00::/8\""))
         .at(&lab)
@@ -391,7 +413,27 @@ fn protect() -> Result<()> {
     })?;
     ensure!(arrive(&lab, "198.51.100.1", 2)? == 0, "the old list is gone");
     weir.stop()?.clean()?;
-    everything(", protect=false").start()?.stop()?.clean().map(drop)
+    everything(", protect=false").start()?.stop()?.clean()?;
+
+    // Where nobody can tell who is protected, nothing new is taken.
+    let name = lab.dir.path().join("node");
+    std::os::unix::fs::symlink(Path::new("/run/netns").join(lab.node.name()), &name)?;
+    lab.dir.write("bad.txt", "198.51.100.1\n")?;
+    let elsewhere = format!(
+        r#"use blocklist(iface="{NODE_IF}@{}", audit="off", prefixes=file("bad.txt")) as bl;"#,
+        name.display()
+    );
+    let mut weir = Weir::script(&elsewhere).at(&lab).start()?;
+    std::fs::remove_file(&name)?;
+    replace(&lab, "bad.txt", "198.51.100.2\n")?;
+    weir.wait_stderr("a refusal", |text| {
+        let words = [
+            "whom the list must not cut off is not known: cannot open network namespace",
+            "`protect=false`",
+        ];
+        words.iter().all(|word| text.contains(word)) && text.contains("the list in force stays as it is")
+    })?;
+    weir.stop()?.clean().map(drop)
 }
 
 fn capacity() -> Result<()> {

@@ -376,13 +376,12 @@ impl Reader<'_> {
             },
         };
         let mut from = Vec::new();
-        let from_identities: &[String] = if from_names.iter().any(|name| name == ANY) {
-            &[]
-        } else {
-            &from_names
-        };
-        for name in from_identities {
+        for name in from_names.iter().filter(|name| *name != ANY) {
             from.extend(self.resolve(at, name, names, &mut Vec::new())?);
+        }
+        if from_names.iter().any(|name| name == ANY) {
+            // Only now: a name beside it may be wrong.
+            from.clear();
         }
         from.sort_unstable();
         from.dedup();
@@ -627,6 +626,11 @@ verdict = "deny"
                 "no identity `wep`; did you mean `web`?",
             ),
             (
+                &format!("{identity}[[rule]]\nfrom = [\"any\", \"wep\"]\nverdict = \"allow\"\n"),
+                6,
+                "no identity `wep`; did you mean `web`?",
+            ),
+            (
                 "[[rule]]\nto = \"10.0.0.1/8\"\nverdict = \"deny\"\n",
                 3,
                 "rule 1: `10.0.0.1/8` is not a prefix: bits beyond the length are set, write `10.0.0.0/8`",
@@ -740,7 +744,7 @@ verdict = "deny"
 
     #[test]
     fn both_ends_take_any_every_name_and_addresses_as_packets_have_them() {
-        let text = "[[identity]]\nname = \"3scale\"\ncgroup = \"/a\"\n[[rule]]\nverdict = \"allow\"\nfrom = [\"any\"]\n\
+        let text = "[[identity]]\nname = \"3scale\"\ncgroup = \"/a\"\n[[rule]]\nverdict = \"allow\"\nfrom = [\"any\", \"3scale\"]\n\
                     to = [\"3scale\", \"::ffff:192.0.2.1\", \"::ffff:0:0/96\", \"any\"]\n";
         let rule = &parse_toml(text).unwrap().rules[0];
         assert!(rule.from.is_empty());
