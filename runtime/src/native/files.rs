@@ -145,16 +145,6 @@ impl Files {
                 return;
             }
             for event in events {
-                if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                    self.files.iter_mut().for_each(|f| f.due = Some(now + SETTLE));
-                    continue;
-                }
-                let Some(name) = event.name else {
-                    if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-                        self.folders.retain(|(wd, _)| *wd != event.wd);
-                    }
-                    continue;
-                };
                 let folders: Vec<PathBuf> = self
                     .folders
                     .iter()
@@ -162,10 +152,18 @@ impl Files {
                     .map(|(_, folder)| folder.clone())
                     .collect();
                 for index in 0..self.files.len() {
-                    if self.files[index].happened(&folders, &name, event.mask, now) {
+                    let file = &mut self.files[index];
+                    let is_elsewhere = match &event.name {
+                        Some(name) => file.happened(&folders, name, event.mask, now),
+                        None => file.lost(&folders, event.mask, now),
+                    };
+                    if is_elsewhere {
                         // It may be in a folder now that is not watched yet.
                         let _ = self.resolve(index);
                     }
+                }
+                if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+                    self.folders.retain(|(wd, _)| *wd != event.wd);
                 }
             }
         }
@@ -224,6 +222,19 @@ impl Watched {
             self.due = self.due.or(Some(now + SETTLE));
         }
         is_moved
+    }
+
+    /// Takes in that events are missing, or that folders were unmounted. Returns whether that concerns this file: anything may have happened
+    /// to it, and to the way to it.
+    fn lost(&mut self, folders: &[PathBuf], mask: AddWatchFlags, now: Instant) -> bool {
+        let is_unmounted = mask.contains(AddWatchFlags::IN_UNMOUNT) && self.way.iter().any(|(folder, _)| folders.contains(folder));
+        let is_concerned = is_unmounted || mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
+        if is_concerned {
+            // Nobody will say again that it was closed.
+            self.writing = false;
+            self.due = Some(self.due.unwrap_or(now + SETTLE).min(now + SETTLE));
+        }
+        is_concerned
     }
 }
 
@@ -334,6 +345,45 @@ mod tests {
         std::fs::write(&list, "b").unwrap();
         assert_eq!(next(&mut files), std::slice::from_ref(&list));
         std::fs::write(&list, "c").unwrap();
+        assert_eq!(next(&mut files), [list]);
+    }
+
+    /// Makes so many events in a folder that the kernel leaves out those that come after them.
+    fn flood(folder: &Path) {
+        let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+        let (one, two) = (folder.join("flood.1"), folder.join("flood.2"));
+        std::fs::write(&one, "").unwrap();
+        // Each is two events.
+        for _ in 0..=most.trim().parse::<usize>().unwrap() / 4 {
+            std::fs::rename(&one, &two).unwrap();
+            std::fs::rename(&two, &one).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_lost_when_the_queue_overflows_is_looked_for() {
+        let folder = Folder::new("overflow");
+        for name in ["one", "two"] {
+            std::fs::create_dir(folder.0.join(name)).unwrap();
+            std::fs::write(folder.0.join(name).join("list"), name).unwrap();
+        }
+        let (list, current) = (folder.0.join("current/list"), folder.0.join("current"));
+        std::os::unix::fs::symlink("one", &current).unwrap();
+        let mut files = Files::new(vec![list.clone()]).unwrap();
+        // That it is closed is lost.
+        let mut file = std::fs::File::create(&list).unwrap();
+        file.write_all(b"a").unwrap();
+        files.take_in();
+        assert_eq!(files.due(), None);
+        flood(&folder.0);
+        drop(file);
+        assert_eq!(next(&mut files), std::slice::from_ref(&list));
+        // That the link is turned is lost.
+        flood(&folder.0);
+        std::os::unix::fs::symlink("two", folder.0.join("new")).unwrap();
+        std::fs::rename(folder.0.join("new"), &current).unwrap();
+        assert_eq!(next(&mut files), std::slice::from_ref(&list));
+        std::fs::write(folder.0.join("two/list"), "b").unwrap();
         assert_eq!(next(&mut files), [list]);
     }
 
