@@ -110,25 +110,36 @@ impl Files {
 
     /// Finds out where a file really is, and watches the folders on the way.
     fn resolve(&mut self, index: usize) -> Result<()> {
+        let before: Vec<WatchDescriptor> = self.folders.iter().map(|(wd, _)| *wd).collect();
         let path = self.files[index].path.clone();
         let names = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO;
         // A folder on the way that may not be watched is not worth a failed start.
         let way = follow(&path, |folder| drop(self.watch(folder, names)));
-        if let Some((folder, _)) = way.last() {
-            let content = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ATTRIB;
-            self.watch(folder, names | content)?;
-        }
+        let content = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ATTRIB;
+        let watched = way.last().map_or(Ok(()), |(folder, _)| self.watch(folder, names | content));
         self.files[index].way = way;
-        Ok(())
+        let files = &self.files;
+        let is_on_a_way = |at: &PathBuf| files.iter().any(|f| f.way.iter().any(|(folder, _)| folder == at));
+        self.folders.retain(|(_, at)| is_on_a_way(at));
+        for wd in before {
+            if !self.folders.iter().any(|(known, _)| *known == wd) {
+                // Fails when the folder is gone, and the watch with it.
+                let _ = self.inotify.rm_watch(wd);
+            }
+        }
+        watched
     }
 
     fn watch(&mut self, folder: &Path, events: AddWatchFlags) -> Result<()> {
         // Another file may want more of the same folder.
-        match self.inotify.add_watch(folder, events | ADD) {
+        let watched = self.inotify.add_watch(folder, events | ADD);
+        if matches!(watched, Ok(_) | Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR)) {
+            // A watch stays with its folder when that is moved: what was here before is not here any more.
+            self.folders.retain(|(_, at)| at != folder);
+        }
+        match watched {
             Ok(wd) => {
-                if !self.folders.iter().any(|(known, at)| *known == wd && at == folder) {
-                    self.folders.push((wd, folder.to_owned()));
-                }
+                self.folders.push((wd, folder.to_owned()));
                 Ok(())
             }
             // Reading the file will say so.
@@ -385,6 +396,58 @@ mod tests {
         assert_eq!(next(&mut files), std::slice::from_ref(&list));
         std::fs::write(folder.0.join("two/list"), "b").unwrap();
         assert_eq!(next(&mut files), [list]);
+    }
+
+    #[test]
+    fn who_writes_in_a_folder_that_was_moved_away_holds_nothing_back() {
+        let folder = Folder::new("moved");
+        let (now, old) = (folder.0.join("a"), folder.0.join("old"));
+        let list = now.join("list");
+        std::fs::create_dir(&now).unwrap();
+        std::fs::write(&list, "a").unwrap();
+        let mut files = Files::new(vec![list.clone()]).unwrap();
+        std::fs::rename(&now, &old).unwrap();
+        files.take_in();
+        let mut file = std::fs::File::options().append(true).open(old.join("list")).unwrap();
+        file.write_all(b"b").unwrap();
+        files.take_in();
+        std::fs::create_dir(&now).unwrap();
+        std::fs::write(&list, "c").unwrap();
+        assert_eq!(next(&mut files), std::slice::from_ref(&list));
+        file.write_all(b"d").unwrap();
+        assert!(!files.touched(&list));
+        std::fs::write(&list, "e").unwrap();
+        assert_eq!(next(&mut files), [list]);
+    }
+
+    #[test]
+    fn what_is_not_on_the_way_any_more_is_not_watched() {
+        let folder = Folder::new("turns");
+        let current = folder.0.join("current");
+        let turn = |name: &str| {
+            std::fs::create_dir(folder.0.join(name)).unwrap();
+            std::fs::write(folder.0.join(name).join("list"), name).unwrap();
+            std::os::unix::fs::symlink(name, folder.0.join("new")).unwrap();
+            std::fs::rename(folder.0.join("new"), &current).unwrap();
+        };
+        turn("0");
+        let (list, other) = (current.join("list"), folder.0.join("0/list"));
+        let mut files = Files::new(vec![list.clone(), other.clone()]).unwrap();
+        let watches = |files: &Files| {
+            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", files.as_raw_fd())).unwrap();
+            info.lines().filter(|line| line.starts_with("inotify ")).count()
+        };
+        turn("1");
+        assert_eq!(next(&mut files), std::slice::from_ref(&list));
+        let first = watches(&files);
+        for name in ["2", "3"] {
+            turn(name);
+            assert_eq!(next(&mut files), std::slice::from_ref(&list));
+            assert_eq!(watches(&files), first);
+        }
+        // Another file's folder stays watched.
+        std::fs::write(&other, "a").unwrap();
+        assert_eq!(next(&mut files), [other]);
     }
 
     #[test]
