@@ -110,25 +110,36 @@ impl Files {
 
     /// Finds out where a file really is, and watches the folders on the way.
     fn resolve(&mut self, index: usize) -> Result<()> {
+        let before: Vec<WatchDescriptor> = self.folders.iter().map(|(wd, _)| *wd).collect();
         let path = self.files[index].path.clone();
         let names = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO;
         // A folder on the way that may not be watched is not worth a failed start.
         let way = follow(&path, |folder| drop(self.watch(folder, names)));
-        if let Some((folder, _)) = way.last() {
-            let content = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ATTRIB;
-            self.watch(folder, names | content)?;
-        }
+        let content = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ATTRIB;
+        let watched = way.last().map_or(Ok(()), |(folder, _)| self.watch(folder, names | content));
         self.files[index].way = way;
-        Ok(())
+        let files = &self.files;
+        let is_on_a_way = |at: &PathBuf| files.iter().any(|f| f.way.iter().any(|(folder, _)| folder == at));
+        self.folders.retain(|(_, at)| is_on_a_way(at));
+        for wd in before {
+            if !self.folders.iter().any(|(known, _)| *known == wd) {
+                // Fails when the folder is gone, and the watch with it.
+                let _ = self.inotify.rm_watch(wd);
+            }
+        }
+        watched
     }
 
     fn watch(&mut self, folder: &Path, events: AddWatchFlags) -> Result<()> {
         // Another file may want more of the same folder.
-        match self.inotify.add_watch(folder, events | ADD) {
+        let watched = self.inotify.add_watch(folder, events | ADD);
+        if matches!(watched, Ok(_) | Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR)) {
+            // A watch stays with its folder when that is moved: what was here before is not here any more.
+            self.folders.retain(|(_, at)| at != folder);
+        }
+        match watched {
             Ok(wd) => {
-                if !self.folders.iter().any(|(known, at)| *known == wd && at == folder) {
-                    self.folders.push((wd, folder.to_owned()));
-                }
+                self.folders.push((wd, folder.to_owned()));
                 Ok(())
             }
             // Reading the file will say so.
@@ -145,16 +156,6 @@ impl Files {
                 return;
             }
             for event in events {
-                if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                    self.files.iter_mut().for_each(|f| f.due = Some(now + SETTLE));
-                    continue;
-                }
-                let Some(name) = event.name else {
-                    if event.mask.contains(AddWatchFlags::IN_IGNORED) {
-                        self.folders.retain(|(wd, _)| *wd != event.wd);
-                    }
-                    continue;
-                };
                 let folders: Vec<PathBuf> = self
                     .folders
                     .iter()
@@ -162,10 +163,18 @@ impl Files {
                     .map(|(_, folder)| folder.clone())
                     .collect();
                 for index in 0..self.files.len() {
-                    if self.files[index].happened(&folders, &name, event.mask, now) {
+                    let file = &mut self.files[index];
+                    let is_elsewhere = match &event.name {
+                        Some(name) => file.happened(&folders, name, event.mask, now),
+                        None => file.lost(&folders, event.mask, now),
+                    };
+                    if is_elsewhere {
                         // It may be in a folder now that is not watched yet.
                         let _ = self.resolve(index);
                     }
+                }
+                if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+                    self.folders.retain(|(wd, _)| *wd != event.wd);
                 }
             }
         }
@@ -224,6 +233,19 @@ impl Watched {
             self.due = self.due.or(Some(now + SETTLE));
         }
         is_moved
+    }
+
+    /// Takes in that events are missing, or that folders were unmounted. Returns whether that concerns this file: anything may have happened
+    /// to it, and to the way to it.
+    fn lost(&mut self, folders: &[PathBuf], mask: AddWatchFlags, now: Instant) -> bool {
+        let is_unmounted = mask.contains(AddWatchFlags::IN_UNMOUNT) && self.way.iter().any(|(folder, _)| folders.contains(folder));
+        let is_concerned = is_unmounted || mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
+        if is_concerned {
+            // Nobody will say again that it was closed.
+            self.writing = false;
+            self.due = Some(self.due.unwrap_or(now + SETTLE).min(now + SETTLE));
+        }
+        is_concerned
     }
 }
 
@@ -335,6 +357,97 @@ mod tests {
         assert_eq!(next(&mut files), std::slice::from_ref(&list));
         std::fs::write(&list, "c").unwrap();
         assert_eq!(next(&mut files), [list]);
+    }
+
+    /// Makes so many events in a folder that the kernel leaves out those that come after them.
+    fn flood(folder: &Path) {
+        let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+        let (one, two) = (folder.join("flood.1"), folder.join("flood.2"));
+        std::fs::write(&one, "").unwrap();
+        // Each is two events.
+        for _ in 0..=most.trim().parse::<usize>().unwrap() / 4 {
+            std::fs::rename(&one, &two).unwrap();
+            std::fs::rename(&two, &one).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_lost_when_the_queue_overflows_is_looked_for() {
+        let folder = Folder::new("overflow");
+        for name in ["one", "two"] {
+            std::fs::create_dir(folder.0.join(name)).unwrap();
+            std::fs::write(folder.0.join(name).join("list"), name).unwrap();
+        }
+        let (list, current) = (folder.0.join("current/list"), folder.0.join("current"));
+        std::os::unix::fs::symlink("one", &current).unwrap();
+        let mut files = Files::new(vec![list.clone()]).unwrap();
+        // That it is closed is lost.
+        let mut file = std::fs::File::create(&list).unwrap();
+        file.write_all(b"a").unwrap();
+        files.take_in();
+        assert_eq!(files.due(), None);
+        flood(&folder.0);
+        drop(file);
+        assert_eq!(next(&mut files), std::slice::from_ref(&list));
+        // That the link is turned is lost.
+        flood(&folder.0);
+        std::os::unix::fs::symlink("two", folder.0.join("new")).unwrap();
+        std::fs::rename(folder.0.join("new"), &current).unwrap();
+        assert_eq!(next(&mut files), std::slice::from_ref(&list));
+        std::fs::write(folder.0.join("two/list"), "b").unwrap();
+        assert_eq!(next(&mut files), [list]);
+    }
+
+    #[test]
+    fn who_writes_in_a_folder_that_was_moved_away_holds_nothing_back() {
+        let folder = Folder::new("moved");
+        let (now, old) = (folder.0.join("a"), folder.0.join("old"));
+        let list = now.join("list");
+        std::fs::create_dir(&now).unwrap();
+        std::fs::write(&list, "a").unwrap();
+        let mut files = Files::new(vec![list.clone()]).unwrap();
+        std::fs::rename(&now, &old).unwrap();
+        files.take_in();
+        let mut file = std::fs::File::options().append(true).open(old.join("list")).unwrap();
+        file.write_all(b"b").unwrap();
+        files.take_in();
+        std::fs::create_dir(&now).unwrap();
+        std::fs::write(&list, "c").unwrap();
+        assert_eq!(next(&mut files), std::slice::from_ref(&list));
+        file.write_all(b"d").unwrap();
+        assert!(!files.touched(&list));
+        std::fs::write(&list, "e").unwrap();
+        assert_eq!(next(&mut files), [list]);
+    }
+
+    #[test]
+    fn what_is_not_on_the_way_any_more_is_not_watched() {
+        let folder = Folder::new("turns");
+        let current = folder.0.join("current");
+        let turn = |name: &str| {
+            std::fs::create_dir(folder.0.join(name)).unwrap();
+            std::fs::write(folder.0.join(name).join("list"), name).unwrap();
+            std::os::unix::fs::symlink(name, folder.0.join("new")).unwrap();
+            std::fs::rename(folder.0.join("new"), &current).unwrap();
+        };
+        turn("0");
+        let (list, other) = (current.join("list"), folder.0.join("0/list"));
+        let mut files = Files::new(vec![list.clone(), other.clone()]).unwrap();
+        let watches = |files: &Files| {
+            let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", files.as_raw_fd())).unwrap();
+            info.lines().filter(|line| line.starts_with("inotify ")).count()
+        };
+        turn("1");
+        assert_eq!(next(&mut files), std::slice::from_ref(&list));
+        let first = watches(&files);
+        for name in ["2", "3"] {
+            turn(name);
+            assert_eq!(next(&mut files), std::slice::from_ref(&list));
+            assert_eq!(watches(&files), first);
+        }
+        // Another file's folder stays watched.
+        std::fs::write(&other, "a").unwrap();
+        assert_eq!(next(&mut files), [other]);
     }
 
     #[test]

@@ -570,13 +570,12 @@ impl Instance {
 
     /// What stands above its summary.
     pub(crate) fn title(&self) -> String {
-        // Its counters read as if it did.
-        let dry_run = if pinned::decides(&Params(&self.spec)) {
-            ""
-        } else {
-            " (dry run: nothing is dropped)"
-        };
-        let title = format!("@{}: {}{dry_run}", self.spec.alias, self.spec.native.name);
+        let title = format!(
+            "@{}: {}{}",
+            self.spec.alias,
+            self.spec.native.name,
+            pinned::in_brief(&Params(&self.spec))
+        );
         match self.advice.get() {
             Some(advice) => format!("{title}\n  {advice}"),
             None => title,

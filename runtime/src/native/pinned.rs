@@ -44,6 +44,18 @@ pub(super) fn decides(params: &Params<'_>) -> bool {
     !params.flag("dry_run")
 }
 
+/// What its counters do not tell: that nothing is dropped, and for how long it is asked to work.
+pub(super) fn in_brief(params: &Params<'_>) -> String {
+    let time = params
+        .duration("duration")
+        .map_or_else(String::new, |ns| format!(" for {}", show_duration(ns)));
+    match (decides(params), time.is_empty()) {
+        (false, _) => format!(" (dry run{time}: nothing is dropped)"),
+        (true, false) => format!(" (in force{time})"),
+        (true, true) => String::new(),
+    }
+}
+
 /// Starts named instances and leaves them: each takes over what is pinned, with its files as they are now.
 ///
 /// # Errors
@@ -123,19 +135,20 @@ impl Instance {
         let params = Params(&self.spec);
         let can_be_pinned = self.spec.native.params.iter().any(|p| p.name == "pin");
         let dry_run = if decides(&params) { "" } else { "dry run, nothing is dropped; " };
+        let time = params.duration("duration").map(show_duration);
         let message = match &self.pin {
             Some(pin) => {
                 let taken = if pin.before().is_some() { "taken over" } else { "new" };
                 let name = pin.name();
                 format!("{dry_run}pinned as `{name}` ({taken}): stays in force when weir is gone, until `weir stop {name}`")
             }
-            None if !dry_run.is_empty() => "dry run: what would be dropped is counted, and passes".to_owned(),
+            None if !dry_run.is_empty() => match time {
+                Some(time) => format!("dry run: what would be dropped is counted for {time}, and passes"),
+                None => "dry run: what would be dropped is counted, and passes".to_owned(),
+            },
             None if !can_be_pinned => return None,
-            None => match params.duration("duration") {
-                Some(ns) => format!(
-                    "in force for {}, at most as long as weir runs, then everything passes",
-                    weir_stdlib::show_duration(ns)
-                ),
+            None => match time {
+                Some(time) => format!("in force for {time}, at most as long as weir runs, then everything passes"),
                 None => "in force as long as weir runs, then everything passes; with `pin=\"NAME\"` it stays".to_owned(),
             },
         };

@@ -2,9 +2,11 @@
 //! goes, the file is cut off, the list outgrows what was made ready for it.
 
 use anyhow::{Context, Result, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use weir_tests::frame::Frame;
@@ -28,6 +30,8 @@ pub const TESTS: &[Test] = &[
     Test::new("blocklist_tc_drops_every_fragment", || fragments(", hook=\"tc\"")),
     Test::new("blocklist_second_on_one_interface_is_refused", second),
     Test::new("blocklist_outlives_its_interface", interface_gone),
+    // A mount namespace that another test makes meanwhile would keep the file system.
+    Test::new("blocklist_file_under_an_unmounted_folder_is_read", unmounted).alone(),
     Test::new("blocklist_file_cut_off_in_the_middle_changes_nothing", cut_off),
     Test::new("blocklist_file_that_is_written_while_it_is_read_is_read_again", written_while_read),
 ];
@@ -317,6 +321,40 @@ fn interface_gone() -> Result<()> {
     // It goes on: the file is read again for when the interface comes back.
     replace(&lab, &hosts(172, 17, 5))?;
     weir.wait_stderr("word of the reload", |text| text.contains("5 added, 5 removed, 6 in force"))?;
+    weir.stop()?.clean()?.expect_map("@", [(BAD, 2)])
+}
+
+/// A file system in memory, mounted on a folder.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn at(path: PathBuf) -> Result<Self> {
+        mount(None::<&str>, &path, Some("tmpfs"), MsFlags::empty(), None::<&str>).context("cannot mount")?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Fails when it is gone already.
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// The folder that a file system was mounted on has a list of its own, which counts, and is watched, once the other has gone.
+fn unmounted() -> Result<()> {
+    let lab = Lab::new()?;
+    let folder = lab.dir.path().join("lists");
+    std::fs::create_dir(&folder)?;
+    std::fs::write(folder.join("bad.txt"), hosts(172, 16, 5))?;
+    let mounted = Mounted::at(folder.clone())?;
+    std::fs::write(folder.join("bad.txt"), hosts(172, 17, 3))?;
+    let mut weir = started(&lab, "prefixes=file(\"lists/bad.txt\")")?;
+    drop(mounted);
+    weir.wait_stderr("word of the list beneath", |text| text.contains("5 added, 3 removed, 6 in force"))?;
+    std::fs::write(folder.join("bad.txt"), hosts(172, 16, 7))?;
+    weir.wait_stderr("word of the change", |text| text.contains("2 added, 0 removed, 8 in force"))?;
+    ensure!(arrive(&lab, &[BAD], 2)? == 0, "the list is not in force");
     weir.stop()?.clean()?.expect_map("@", [(BAD, 2)])
 }
 

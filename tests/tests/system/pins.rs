@@ -505,8 +505,9 @@ fn refused() -> Result<()> {
         Weir::script(&text).at(&lab).start()?.stop()
     };
     ensure!(unnamed("")?.stderr.contains("as long as weir runs"), "the gate opens unannounced");
-    let timed = unnamed(", duration=1h")?.stderr;
-    ensure!(timed.contains("in force for 1h, at most as long as weir runs"), "{timed}");
+    let timed = unnamed(", duration=1h")?;
+    ensure!(timed.stderr.contains("in force for 1h, at most as long as weir runs"), "{timed}");
+    ensure!(timed.stdout.contains("@bl: blocklist (in force for 1h)\n"), "{timed}");
     let dry = unnamed(", dry_run=true")?;
     ensure!(
         !dry.stderr.contains("as long as") && dry.stderr.contains("dry run: what would be dropped is counted, and passes"),
@@ -515,6 +516,15 @@ fn refused() -> Result<()> {
     ensure!(
         dry.stdout.contains("@bl: blocklist (dry run: nothing is dropped)\n"),
         "a dry run's counters: {dry}"
+    );
+    let both = unnamed(", dry_run=true, duration=1h")?;
+    ensure!(
+        both.stderr.contains("dry run: what would be dropped is counted for 1h, and passes"),
+        "{both}"
+    );
+    ensure!(
+        both.stdout.contains("@bl: blocklist (dry run for 1h: nothing is dropped)\n"),
+        "{both}"
     );
     Ok(())
 }
