@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     Test::new("flows_know_whose_sockets_are_gone", gone),
     Test::new("flows_know_who_accepts_late", late),
     Test::new("flows_end_and_are_reported", reported),
+    Test::new("flows_are_reported_on_standard_output", on_stdout),
     Test::new("flows_that_find_no_room_are_counted", no_room),
     Test::new("flows_stand_side_by_side", side_by_side),
     Test::new("flows_have_one_event_a_packet", events),
@@ -388,6 +389,66 @@ fn reported() -> Result<()> {
     ensure!(all_packets(&stats) == 7 + busy + 4 + 5 + 1, "{stats:?}, {busy}");
     let packets: u64 = all.iter().filter_map(|l| l["packetDeltaCount"].as_u64()).sum();
     ensure!(packets == all_packets(&stats), "{packets}: {stats:?}");
+    Ok(())
+}
+
+/// Reports on standard output stand between the lines that the script prints, all of them whole: in a file, and in a pipe and a
+/// socket that are full time and again.
+fn on_stdout() -> Result<()> {
+    const FLOWS: u16 = 2000;
+    const TICK: &str = "a tick of the script";
+    let lab = Lab::new()?;
+    let script = format!(
+        r#"use flows(iface="{NODE_IF}", direction="from_pod", idle=1s, max=10000, export="-") as fl;
+        interval:us:200 {{ printf("{TICK}\n"); }}"#
+    );
+    let folder = TempDir::new()?;
+    let path = folder.path().join("out");
+    std::fs::write(&path, "")?;
+    let to_send: Vec<_> = (0..FLOWS).map(|n| (1, Frame::udp(lab.peer4(), lab.node4(), 10_000 + n))).collect();
+    for place in ["file", "pipe", "socket"] {
+        let weir = Weir::script(&script).at(&lab);
+        let weir = match place {
+            "file" => weir.stdout_to(&path).start_unattached(),
+            "pipe" => weir.start(),
+            _ => weir.stdout_to_socket().start(),
+        }
+        .with_context(|| format!("on a {place}"))?;
+        let text = || match place {
+            "file" => std::fs::read_to_string(&path).unwrap_or_default(),
+            _ => weir.stdout(),
+        };
+        wait_for("a sign of life", || Ok(text().contains(TICK).then_some(())))?;
+        traffic::send_frames(&lab, &to_send)?;
+        let ticks = |text: &str| text.matches(TICK).count();
+        let reports = |text: &str| text.matches("\"destinationTransportPort\":1").count();
+        wait_for("all reports", || Ok((reports(&text()) >= usize::from(FLOWS)).then_some(())))?;
+        let before = ticks(&text());
+        wait_for("more of the script", || Ok((ticks(&text()) > before).then_some(())))?;
+        let text = match place {
+            "file" => {
+                weir.stop()?.clean()?;
+                std::fs::read_to_string(&path)?
+            }
+            _ => weir.stop()?.clean()?.stdout,
+        };
+        // The tables at the end are the printer's alone.
+        let text = text.split_once("@fl:").context("no tables at the end")?.0;
+        let mut ports = BTreeMap::new();
+        for line in text.lines() {
+            if line.starts_with('{') {
+                let report: serde_json::Value = serde_json::from_str(line).with_context(|| format!("{place}: `{line}` is no report"))?;
+                *ports.entry(report["destinationTransportPort"].as_u64()).or_insert(0) += 1;
+            } else {
+                ensure!(
+                    line.is_empty() || line == TICK || line.starts_with("__BPFTRACE"),
+                    "{place}: `{line}` is torn"
+                );
+            }
+        }
+        let ours = (0..FLOWS).filter(|n| ports.get(&Some(u64::from(10_000 + n))) == Some(&1)).count();
+        ensure!(ours == usize::from(FLOWS), "{place}: {ours} flows have one report");
+    }
     Ok(())
 }
 
