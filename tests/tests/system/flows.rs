@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     Test::new("flows_end_and_are_reported", reported),
     Test::new("flows_are_reported_on_standard_output", on_stdout),
     Test::new("flows_that_find_no_room_are_counted", no_room),
+    Test::new("flows_that_nobody_takes_in_are_warned_of", overflow),
     Test::new("flows_stand_side_by_side", side_by_side),
     Test::new("flows_have_one_event_a_packet", events),
     Test::new("flows_refuse_what_cannot_be", refused),
@@ -496,6 +497,37 @@ fn no_room() -> Result<()> {
     // Those without a place end for lack of resources, as IPFIX calls it.
     let unlisted = packets(&|l| l["flowEndReason"] == 5);
     ensure!(unlisted == stats["unlisted"], "{unlisted}: {stats:?}");
+    Ok(())
+}
+
+/// A weir that does not get to run leaves more packets without a place than the ring buffer holds: it says so, once, and they are
+/// counted all the same.
+fn overflow() -> Result<()> {
+    // Records of 4 MiB are fewer.
+    const PACKETS: u32 = 60_000;
+    let lab = Lab::new()?;
+    let script = format!(
+        r#"use flows(iface="{NODE_IF}", direction="from_pod", max=1) as fl; interval:s:1 {{ printf("alive\n"); }} end {{ print(@fl.stats); }}"#
+    );
+    let mut weir = Weir::script(&script).at(&lab).start()?;
+    let (peer, node) = (lab.peer4(), lab.node4());
+    traffic::send_frames(&lab, &[(1, Frame::udp(peer, node, 1001)), (9, Frame::udp(peer, node, 1002))])?;
+    weir.wait_stderr("a warning of flows without a place", |text| text.contains("are taken"))?;
+    ensure!(!weir.stderr().contains("in no report"), "{}", weir.stderr());
+    weir.signal(Signal::SIGSTOP)?;
+    // If the place is free by now, the first one takes it.
+    let sent = traffic::send_frames(&lab, &[(1, Frame::udp(peer, node, 1003)), (PACKETS, Frame::udp(peer, node, 1004))]);
+    weir.signal(Signal::SIGCONT)?;
+    sent?;
+    weir.wait_stderr("a warning of packets in no report", |text| text.contains("in no report"))?;
+    let alive = weir.stdout().matches("alive").count();
+    weir.wait_stdout("two more looks", |text| text.matches("alive").count() >= alive + 2)?;
+    traffic::settle(&lab)?;
+    let done = weir.stop()?.clean()?;
+    ensure!(done.stderr.matches("in no report").count() == 1, "{done}");
+    let stats = stats(&done, "fl");
+    ensure!(stats["overflow"] > 0 && stats["unlisted"] > 9, "{stats:?}");
+    ensure!(all_packets(&stats) == u64::from(PACKETS) + 12, "{stats:?}");
     Ok(())
 }
 
