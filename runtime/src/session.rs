@@ -13,7 +13,7 @@ use crate::native::heartbeat::Heart;
 use crate::native::{self, Instance, upkeep, upkeep::Upkeep};
 use crate::printer::{Command, Outputs, Printer, Report, Shared};
 use crate::ring::Ring;
-use crate::sink::{Buffering, JsonSink, Sink, TextSink, stdout};
+use crate::sink::{Buffering, JsonSink, Sink, Stdout, TextSink, stdout};
 use crate::symbols::Symbols;
 use crate::sys::bpf;
 use crate::sys::proc;
@@ -343,16 +343,16 @@ fn spare_descriptors() -> Result<(), Error> {
 /// # Errors
 /// When the file cannot be made.
 pub fn make_sink(output: &Output, format: OutputFormat, buffering: Buffering) -> Result<Box<dyn Sink>, Error> {
-    let file = match output {
+    let file: io::Result<Box<dyn io::Write + Send>> = match output {
         Output::Writer(writer) => {
             return Ok(match format {
                 OutputFormat::Text => Box::new(TextSink::new(writer(), buffering).without_end()),
                 OutputFormat::Json => Box::new(JsonSink::new(writer(), buffering)),
             });
         }
-        Output::Stdout => stdout(),
-        Output::Stderr => io::stderr().as_fd().try_clone_to_owned().map(File::from),
-        Output::File(path) => File::create(path),
+        Output::Stdout => stdout().map(|file| Box::new(Stdout(file)) as _),
+        Output::Stderr => io::stderr().as_fd().try_clone_to_owned().map(|fd| Box::new(File::from(fd)) as _),
+        Output::File(path) => File::create(path).map(|file| Box::new(file) as _),
     };
     let file = file.map_err(|source| Error::Output {
         path: output.path(),

@@ -328,6 +328,30 @@ pub fn stdout() -> io::Result<File> {
     Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
 }
 
+/// Writes to [`stdout`] while nobody else does: a pipe or socket that is full takes what two threads write in pieces.
+///
+/// # Errors
+/// What write(2) says.
+pub fn write_alone(mut stdout: &File, bytes: &[u8]) -> io::Result<()> {
+    let _alone = io::stdout().lock();
+    stdout.write_all(bytes)
+}
+
+/// What a script prints on standard output.
+#[derive(Debug)]
+pub struct Stdout(pub File);
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        write_alone(&self.0, bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

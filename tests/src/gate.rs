@@ -7,8 +7,11 @@ use anyhow::{Context, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 const BPF_PROG_LOAD: u32 = 5;
@@ -227,6 +230,47 @@ pub fn opens(name: &'static str, mut before: impl FnMut() + Send + 'static) -> R
         None
     };
     Supervisor::new(&[rule], Box::new(judge))
+}
+
+/// Somebody who writes a file at the moment when the program opens it, and has written half of it when the program reads.
+pub struct HalfWriter {
+    pub opens: Supervisor,
+    armed: Arc<AtomicBool>,
+    file: Arc<Mutex<Option<File>>>,
+}
+
+impl HalfWriter {
+    /// Of the file of this name at `path`, whose first half this is.
+    ///
+    /// # Errors
+    /// As those of [`opens`].
+    pub fn new(name: &'static str, path: PathBuf, half: String) -> Result<Self> {
+        let (armed, file) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
+        let (is_armed, written) = (Arc::clone(&armed), Arc::clone(&file));
+        let opens = opens(name, move || {
+            if is_armed.swap(false, Ordering::SeqCst) {
+                let file = File::create(&path).and_then(|mut file| {
+                    file.write_all(half.as_bytes())?;
+                    Ok(file)
+                });
+                *written.lock().unwrap_or_else(|e| e.into_inner()) = file.ok();
+            }
+        })?;
+        Ok(Self { opens, armed, file })
+    }
+
+    /// Writes when the file is opened next.
+    pub fn arm(&self) {
+        self.armed.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until the half is there, and gives the file for the rest.
+    ///
+    /// # Errors
+    /// Nobody has opened it in time.
+    pub fn half(&self) -> Result<File> {
+        crate::wait_for("half a file", || Ok(self.file.lock().unwrap_or_else(|e| e.into_inner()).take()))
+    }
 }
 
 /// Hands the calls of the rules over, and allows all others.

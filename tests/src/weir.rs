@@ -16,6 +16,7 @@ use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -55,6 +56,7 @@ pub struct Weir<'a> {
     conditions: Vec<Condition>,
     /// Files in the place of standard input (0) or output (1).
     streams: Vec<(i32, PathBuf)>,
+    stdout_is_a_socket: bool,
 }
 
 /// What makes life hard for the program.
@@ -133,6 +135,7 @@ impl<'a> Weir<'a> {
             env: Vec::new(),
             conditions: Vec::new(),
             streams: Vec::new(),
+            stdout_is_a_socket: false,
         }
     }
 
@@ -199,6 +202,12 @@ impl<'a> Weir<'a> {
     /// Standard output goes to this file, which is there.
     pub fn stdout_to(mut self, path: &Path) -> Self {
         self.streams.push((1, path.to_owned()));
+        self
+    }
+
+    /// Standard output is a socket, as that of a service is.
+    pub fn stdout_to_socket(mut self) -> Self {
+        self.stdout_is_a_socket = true;
         self
     }
 
@@ -270,11 +279,18 @@ impl<'a> Weir<'a> {
                 command.stdout(file);
             }
         }
+        let mut socket = None;
+        if self.stdout_is_a_socket {
+            let (ours, theirs) = UnixStream::pair().context("cannot make a pair of sockets")?;
+            command.stdout(OwnedFd::from(theirs));
+            socket = Some(ours);
+        }
         let shown: Vec<String> = self.args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
         let mut child = command
             .spawn()
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         let out = match child.stdout.take() {
+            None if socket.is_some() => Capture::of(socket.context("it is there")?),
             Some(pipe) => Capture::of(pipe),
             None if piped_out => bail!("standard output is piped"),
             None => Capture::of(File::open("/dev/null").context("cannot open /dev/null")?),

@@ -7,11 +7,10 @@ use nix::time::{ClockId, clock_gettime, clock_settime};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use weir_tests::cgroup::Cgroup;
 use weir_tests::frame::Frame;
-use weir_tests::gate;
+use weir_tests::gate::HalfWriter;
 use weir_tests::harness::Test;
 use weir_tests::kernel::{self, ProgramType};
 use weir_tests::net::{Lab, NODE_IF};
@@ -132,23 +131,13 @@ fn written_while_read() -> Result<()> {
     replace(&lab, "policy.toml", &policy(&group.path(), &[4000, 5001]))?;
     let (half, rest) = (policy(&group.path(), &[]), policy(&group.path(), &[4000, 5001, 5002]));
     let rest = rest.strip_prefix(&half).context("a policy begins otherwise")?;
-    let (armed, writer) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
-    let (is_armed, written, at) = (Arc::clone(&armed), Arc::clone(&writer), lab.dir.path().join("policy.toml"));
-    let mut opens = gate::opens("policy.toml", move || {
-        if is_armed.swap(false, Ordering::SeqCst) {
-            let file = std::fs::File::create(&at).and_then(|mut file| {
-                file.write_all(half.as_bytes())?;
-                Ok(file)
-            });
-            *written.lock().unwrap_or_else(|e| e.into_inner()) = file.ok();
-        }
-    })?;
+    let mut writer = HalfWriter::new("policy.toml", lab.dir.path().join("policy.toml"), half)?;
     let script = format!("{IDENTITY} interval:ms:50 {{ printf(\"alive\\n\"); }}");
-    let mut weir = Weir::script(&script).at(&lab).start_behind(&mut opens)?;
+    let mut weir = Weir::script(&script).at(&lab).start_behind(&mut writer.opens)?;
     weir.wait_stdout("a sign of life", |text| text.contains("alive"))?;
-    armed.store(true, Ordering::SeqCst);
+    writer.arm();
     replace(&lab, "policy.toml", &policy(&group.path(), &[4000]))?;
-    let mut file = wait_for("half a policy", || Ok(writer.lock().unwrap_or_else(|e| e.into_inner()).take()))?;
+    let mut file = writer.half()?;
     ensure!(from_pod(&lab, 5001, 2)? == 2, "what is not written yet is no longer in force");
     file.write_all(rest.as_bytes())?;
     drop(file);

@@ -19,7 +19,9 @@ pub const TESTS: &[Test] = &[
     Test::new("flows_know_whose_sockets_are_gone", gone),
     Test::new("flows_know_who_accepts_late", late),
     Test::new("flows_end_and_are_reported", reported),
+    Test::new("flows_are_reported_on_standard_output", on_stdout),
     Test::new("flows_that_find_no_room_are_counted", no_room),
+    Test::new("flows_that_nobody_takes_in_are_warned_of", overflow),
     Test::new("flows_stand_side_by_side", side_by_side),
     Test::new("flows_have_one_event_a_packet", events),
     Test::new("flows_refuse_what_cannot_be", refused),
@@ -391,6 +393,66 @@ fn reported() -> Result<()> {
     Ok(())
 }
 
+/// Reports on standard output stand between the lines that the script prints, all of them whole: in a file, and in a pipe and a
+/// socket that are full time and again.
+fn on_stdout() -> Result<()> {
+    const FLOWS: u16 = 2000;
+    const TICK: &str = "a tick of the script";
+    let lab = Lab::new()?;
+    let script = format!(
+        r#"use flows(iface="{NODE_IF}", direction="from_pod", idle=1s, max=10000, export="-") as fl;
+        interval:us:200 {{ printf("{TICK}\n"); }}"#
+    );
+    let folder = TempDir::new()?;
+    let path = folder.path().join("out");
+    std::fs::write(&path, "")?;
+    let to_send: Vec<_> = (0..FLOWS).map(|n| (1, Frame::udp(lab.peer4(), lab.node4(), 10_000 + n))).collect();
+    for place in ["file", "pipe", "socket"] {
+        let weir = Weir::script(&script).at(&lab);
+        let weir = match place {
+            "file" => weir.stdout_to(&path).start_unattached(),
+            "pipe" => weir.start(),
+            _ => weir.stdout_to_socket().start(),
+        }
+        .with_context(|| format!("on a {place}"))?;
+        let text = || match place {
+            "file" => std::fs::read_to_string(&path).unwrap_or_default(),
+            _ => weir.stdout(),
+        };
+        wait_for("a sign of life", || Ok(text().contains(TICK).then_some(())))?;
+        traffic::send_frames(&lab, &to_send)?;
+        let ticks = |text: &str| text.matches(TICK).count();
+        let reports = |text: &str| text.matches("\"destinationTransportPort\":1").count();
+        wait_for("all reports", || Ok((reports(&text()) >= usize::from(FLOWS)).then_some(())))?;
+        let before = ticks(&text());
+        wait_for("more of the script", || Ok((ticks(&text()) > before).then_some(())))?;
+        let text = match place {
+            "file" => {
+                weir.stop()?.clean()?;
+                std::fs::read_to_string(&path)?
+            }
+            _ => weir.stop()?.clean()?.stdout,
+        };
+        // The tables at the end are the printer's alone.
+        let text = text.split_once("@fl:").context("no tables at the end")?.0;
+        let mut ports = BTreeMap::new();
+        for line in text.lines() {
+            if line.starts_with('{') {
+                let report: serde_json::Value = serde_json::from_str(line).with_context(|| format!("{place}: `{line}` is no report"))?;
+                *ports.entry(report["destinationTransportPort"].as_u64()).or_insert(0) += 1;
+            } else {
+                ensure!(
+                    line.is_empty() || line == TICK || line.starts_with("__BPFTRACE"),
+                    "{place}: `{line}` is torn"
+                );
+            }
+        }
+        let ours = (0..FLOWS).filter(|n| ports.get(&Some(u64::from(10_000 + n))) == Some(&1)).count();
+        ensure!(ours == usize::from(FLOWS), "{place}: {ours} flows have one report");
+    }
+    Ok(())
+}
+
 /// Many more flows than there is room for: live, exported and overflow are what was sent, to the packet and the byte.
 fn no_room() -> Result<()> {
     // An emulated machine is slow.
@@ -435,6 +497,37 @@ fn no_room() -> Result<()> {
     // Those without a place end for lack of resources, as IPFIX calls it.
     let unlisted = packets(&|l| l["flowEndReason"] == 5);
     ensure!(unlisted == stats["unlisted"], "{unlisted}: {stats:?}");
+    Ok(())
+}
+
+/// A weir that does not get to run leaves more packets without a place than the ring buffer holds: it says so, once, and they are
+/// counted all the same.
+fn overflow() -> Result<()> {
+    // Records of 4 MiB are fewer.
+    const PACKETS: u32 = 60_000;
+    let lab = Lab::new()?;
+    let script = format!(
+        r#"use flows(iface="{NODE_IF}", direction="from_pod", max=1) as fl; interval:s:1 {{ printf("alive\n"); }} end {{ print(@fl.stats); }}"#
+    );
+    let mut weir = Weir::script(&script).at(&lab).start()?;
+    let (peer, node) = (lab.peer4(), lab.node4());
+    traffic::send_frames(&lab, &[(1, Frame::udp(peer, node, 1001)), (9, Frame::udp(peer, node, 1002))])?;
+    weir.wait_stderr("a warning of flows without a place", |text| text.contains("are taken"))?;
+    ensure!(!weir.stderr().contains("in no report"), "{}", weir.stderr());
+    weir.signal(Signal::SIGSTOP)?;
+    // If the place is free by now, the first one takes it.
+    let sent = traffic::send_frames(&lab, &[(1, Frame::udp(peer, node, 1003)), (PACKETS, Frame::udp(peer, node, 1004))]);
+    weir.signal(Signal::SIGCONT)?;
+    sent?;
+    weir.wait_stderr("a warning of packets in no report", |text| text.contains("in no report"))?;
+    let alive = weir.stdout().matches("alive").count();
+    weir.wait_stdout("two more looks", |text| text.matches("alive").count() >= alive + 2)?;
+    traffic::settle(&lab)?;
+    let done = weir.stop()?.clean()?;
+    ensure!(done.stderr.matches("in no report").count() == 1, "{done}");
+    let stats = stats(&done, "fl");
+    ensure!(stats["overflow"] > 0 && stats["unlisted"] > 9, "{stats:?}");
+    ensure!(all_packets(&stats) == u64::from(PACKETS) + 12, "{stats:?}");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Reports of flows as lines of JSON, named after IPFIX information elements (IANA's registry, RFC 7012).
 
+use crate::sink::{stdout, write_alone};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::Serialize;
 use std::fs::File;
@@ -188,16 +189,23 @@ impl Export {
     /// # Errors
     /// What open(2) says.
     pub fn open(path: &str) -> std::io::Result<Self> {
-        let place = if path == "-" { "/dev/stdout" } else { path };
+        if path == "-" {
+            // As it is: what the script prints goes there, too, and opened anew a file would have another end, and a socket none.
+            return Ok(Self {
+                file: stdout()?,
+                path: path.to_owned(),
+                lines: Vec::new(),
+            });
+        }
         // A named pipe that nobody reads is an error, instead of waiting for somebody.
         let file = File::options()
             .append(true)
             .create(true)
             .custom_flags(libc::O_NONBLOCK)
-            .open(place)?;
+            .open(path)?;
         fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
         // Who wrote there last may have been killed, or the disk was full.
-        let lines = if has_half_a_line(place) { b"\n".to_vec() } else { Vec::new() };
+        let lines = if has_half_a_line(path) { b"\n".to_vec() } else { Vec::new() };
         Ok(Self {
             file,
             path: path.to_owned(),
@@ -221,7 +229,11 @@ impl Export {
     /// What write(2) says.
     pub fn flush(&mut self) -> std::io::Result<()> {
         let lines = std::mem::take(&mut self.lines);
-        self.file.write_all(&lines)
+        if self.path == "-" {
+            write_alone(&self.file, &lines)
+        } else {
+            self.file.write_all(&lines)
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! nowhere or twice: its key is deleted, a grace period of RCU passes, and then its record is read for the last time.
 
 mod export;
+mod nobodys;
 mod records;
 
 use super::engine::{Engine, Maps, Rows, Value};
@@ -20,6 +21,7 @@ use crate::sys::cgroup::Cgroup2;
 use crate::sys::netlink::Netlink;
 use crate::sys::{bpf, netns, proc};
 use export::{Export, Reason, Report, pod_direction};
+use nobodys::Nobodys;
 use records::Records;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
@@ -38,8 +40,6 @@ const LINGER: u64 = 2 * SECOND;
 const PRESSURE: usize = 80;
 /// Looking at all open files of a machine may take so small a part of the time.
 const ASKING: u32 = 20;
-/// A socket that nobody has may be waiting to be accepted: so long after that it is asked for again.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) fn setup(
     params: &Params<'_>,
@@ -188,10 +188,7 @@ struct Flows {
     owners: HashMap<u64, (String, u32)>,
     /// Cookies of the receivers' sockets, by the records of flows whose senders are elsewhere, and their [`Record::first_ns`].
     receivers: HashMap<u32, (u64, u64)>,
-    /// Cookies that nobody had when sockets were last asked.
-    nobodys: HashSet<u64>,
-    /// When these are asked for again.
-    ask_nobodys: Option<Instant>,
+    nobodys: Nobodys,
     /// Sockets are not asked before.
     ask_again: Option<Instant>,
     warned_of_pressure: bool,
@@ -352,13 +349,11 @@ impl Flows {
             .chain(receivers)
             .collect();
         self.owners.retain(|cookie, _| cookies.contains(cookie));
-        self.nobodys.retain(|cookie| cookies.contains(cookie));
+        self.nobodys.retain(|cookie| cookies.contains(&cookie));
         self.take_owners(&cookies, maps)?;
         let began = Instant::now();
-        if self.ask_nobodys.is_some_and(|then| began >= then) {
-            self.nobodys.clear();
-        }
-        let is_known = |cookie: &u64| self.owners.contains_key(cookie) || self.nobodys.contains(cookie);
+        let is_due = self.nobodys.are_due(began);
+        let is_known = |cookie: &u64| self.owners.contains_key(cookie) || !is_due && self.nobodys.contains(*cookie);
         if cookies.iter().all(is_known) || self.iterators.is_empty() {
             return Ok(());
         }
@@ -371,8 +366,8 @@ impl Flows {
         let took = began.elapsed();
         self.ask_again = Some(began + took.saturating_mul(ASKING).min(Duration::from_secs(60)));
         self.take_owners(&cookies, maps)?;
-        self.ask_nobodys = Some(began + PATIENCE);
-        self.nobodys = cookies.into_iter().filter(|c| !self.owners.contains_key(c)).collect();
+        let nobodys = cookies.into_iter().filter(|c| !self.owners.contains_key(c)).collect();
+        self.nobodys.set(nobodys, began);
         Ok(())
     }
 
