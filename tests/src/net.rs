@@ -166,12 +166,13 @@ impl Lab {
         let pid = std::process::id();
         let node = Netns::new(format!("{PREFIX}{pid}-{serial}n"))?;
         let peer = Netns::new(format!("{PREFIX}{pid}-{serial}p"))?;
-        // Probes on the kernel's functions see every namespace: labs of other tests must not look like this one.
+        // Probes on the kernel's functions see every namespace: labs of other tests must not look like this one. Nor like what tests put
+        // on lists, which is below 10.192.0.0.
         let lab = Self {
             node,
             peer,
             dir: TempDir::new()?,
-            subnet: (64 + (pid % 128) as u8, (serial % 256) as u8),
+            subnet: (192 + (pid % 60) as u8, (serial % 256) as u8),
         };
         for ns in [&lab.node, &lab.peer] {
             ns.run(|| {

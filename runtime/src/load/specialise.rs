@@ -667,15 +667,15 @@ fn needed(code: &[bpf_insn], flow: &Flow) -> Vec<bool> {
             live[at] = before;
         }
     }
-    let mut needed = vec![false; code.len()];
+    let mut stays = vec![false; code.len()];
     for at in (0..code.len()).filter(|at| flow.before[*at].is_some()) {
         let insn = &code[at];
-        needed[at] = !is_idle(insn, &after(&live, at), flow.private) && flow.decided[at] != Some(false);
+        stays[at] = !is_idle(insn, &after(&live, at), flow.private) && flow.decided[at] != Some(false);
         if is_wide(insn) {
-            needed[at + 1] = needed[at];
+            stays[at + 1] = stays[at];
         }
     }
-    needed
+    stays
 }
 
 /// Where each instruction comes to be when only those stay that are needed; one that does not, where the next one does.
@@ -706,18 +706,18 @@ pub(super) fn specialise(function: &mut Function, map: i32, data: &[u8]) -> bool
         None => false,
     };
     // Of several that have come together the last one is right: the others belong to what is gone.
-    let info = &mut function.func_info;
-    info.func_info.retain_mut(|info| moved(&mut info.insn_off));
-    info.func_info.reverse();
-    info.func_info.dedup_by_key(|info| info.insn_off);
-    info.func_info.reverse();
-    info.num_info = info.func_info.len() as u32;
-    let info = &mut function.line_info;
-    info.line_info.retain_mut(|info| moved(&mut info.insn_off));
-    info.line_info.reverse();
-    info.line_info.dedup_by_key(|info| info.insn_off);
-    info.line_info.reverse();
-    info.num_info = info.line_info.len() as u32;
+    let functions = &mut function.func_info;
+    functions.func_info.retain_mut(|info| moved(&mut info.insn_off));
+    functions.func_info.reverse();
+    functions.func_info.dedup_by_key(|info| info.insn_off);
+    functions.func_info.reverse();
+    functions.num_info = functions.func_info.len() as u32;
+    let lines = &mut function.line_info;
+    lines.line_info.retain_mut(|info| moved(&mut info.insn_off));
+    lines.line_info.reverse();
+    lines.line_info.dedup_by_key(|info| info.insn_off);
+    lines.line_info.reverse();
+    lines.num_info = lines.line_info.len() as u32;
     true
 }
 
@@ -784,34 +784,33 @@ fn shorter(before: &[bpf_insn], settings: Settings<'_>) -> Option<(Vec<bpf_insn>
         code[at] = no_op();
         flow.before[at] = Some(Known::at_start());
     }
-    let mut needed = needed(&code, &flow);
-    let mut places = places_without_jumps_to_the_next(&code, &mut needed);
-    let mut shorter = Vec::with_capacity(places.last().copied()?);
-    for at in (0..code.len()).filter(|at| needed[*at]) {
+    let mut stays = needed(&code, &flow);
+    let places = places_without_jumps_to_the_next(&code, &mut stays);
+    let mut left = Vec::with_capacity(places.last().copied()?);
+    for at in (0..code.len()).filter(|at| stays[*at]) {
         let mut insn = code[at];
-        if let Some(target) = target(&code, at) {
-            let distance = *places.get(target)? as isize - (places[at] + 1) as isize;
+        if let Some(to) = target(&code, at) {
+            let distance = *places.get(to)? as isize - (places[at] + 1) as isize;
             match insn.code {
                 CALL | LD_IMM64 | JA32 => insn.imm = distance.try_into().ok()?,
                 _ => insn.off = distance.try_into().ok()?,
             }
         }
-        shorter.push(insn);
+        left.push(insn);
     }
-    places.truncate(before.len() + 1);
-    Some((shorter, places))
+    Some((left, places))
 }
 
 /// As [`places`]; a jump to what is next is not needed either.
-fn places_without_jumps_to_the_next(code: &[bpf_insn], needed: &mut [bool]) -> Vec<usize> {
+fn places_without_jumps_to_the_next(code: &[bpf_insn], stays: &mut [bool]) -> Vec<usize> {
     loop {
-        let places = places(needed);
+        let places = places(stays);
         let mut changed = false;
         for at in 0..code.len() {
-            let is_jump = needed[at] && matches!(code[at].code, JA | JA32);
-            let to = target(code, at).and_then(|target| places.get(target).copied());
+            let is_jump = stays[at] && matches!(code[at].code, JA | JA32);
+            let to = target(code, at).and_then(|to| places.get(to).copied());
             if is_jump && to == Some(places[at] + 1) {
-                needed[at] = false;
+                stays[at] = false;
                 changed = true;
             }
         }
