@@ -832,7 +832,7 @@ fn program(random: &mut Random) -> Vec<bpf_insn> {
 fn random_programs_do_the_same() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let (mut shorter, mut without_numbers) = (0, 0);
-    for number in 0..10_000 {
+    for number in 0..5_000 {
         let code = program(&mut random);
         let after = specialised(&code).unwrap_or_else(|| panic!("{number}: {:?}", shown(&code)));
         assert_eq!(
@@ -847,5 +847,5 @@ fn random_programs_do_the_same() {
         without_numbers += usize::from(!after.iter().any(|insn| insn.code == LD_IMM64));
     }
     // Or the test would say nothing.
-    assert!(shorter > 100_000 && without_numbers > 1000, "{shorter} {without_numbers}");
+    assert!(shorter > 50_000 && without_numbers > 500, "{shorter} {without_numbers}");
 }
