@@ -88,6 +88,22 @@ pub fn as_in_packets((address, length): (IpAddr, u8)) -> (IpAddr, u8) {
     }
 }
 
+/// The fewest prefixes that have exactly the addresses from `low` to `high`, as numbers of `width` bits.
+pub fn covering(low: u128, high: u128, width: u8) -> impl Iterator<Item = (u128, u8)> {
+    let mut next = (low <= high).then_some(low);
+    std::iter::from_fn(move || {
+        let at = next?;
+        // The largest prefix that begins here and does not go beyond the end.
+        let mut bits = at.trailing_zeros().min(width.into()) as u8;
+        let last = |bits: u8| at | 1_u128.checked_shl(bits.into()).map_or(u128::MAX, |size| size - 1);
+        while last(bits) > high {
+            bits -= 1;
+        }
+        next = last(bits).checked_add(1).filter(|next| *next <= high);
+        Some((at, width - bits))
+    })
+}
+
 /// Addresses from one to another (`10.0.0.1-10.0.0.9`), and the prefixes that are the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Range {
@@ -102,32 +118,19 @@ impl Range {
     pub fn parse(text: &str) -> Option<Self> {
         let (first, last) = text.split_once('-')?;
         let (first, last): (IpAddr, IpAddr) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-        let (width, mut at, end) = match (first, last) {
+        let (width, low, high) = match (first, last) {
             (IpAddr::V4(a), IpAddr::V4(b)) => (32_u8, u128::from(a.to_bits()), u128::from(b.to_bits())),
             (IpAddr::V6(a), IpAddr::V6(b)) => (128, a.to_bits(), b.to_bits()),
             _ => return None,
         };
-        if at > end {
+        if low > high {
             return None;
         }
-        let mut prefixes = Vec::new();
-        loop {
-            // The largest prefix that begins here and does not go beyond the end.
-            let mut bits = at.trailing_zeros().min(width.into()) as u8;
-            let ends = |bits: u8| at | 1_u128.checked_shl(bits.into()).map_or(u128::MAX, |size| size - 1);
-            while ends(bits) > end {
-                bits -= 1;
-            }
-            let addr = match first {
-                IpAddr::V4(_) => Ipv4Addr::from_bits(at as u32).into(),
-                IpAddr::V6(_) => Ipv6Addr::from_bits(at).into(),
-            };
-            prefixes.push((addr, width - bits));
-            match ends(bits).checked_add(1) {
-                Some(next) if next <= end => at = next,
-                _ => break,
-            }
-        }
+        let address = |at: u128| match first {
+            IpAddr::V4(_) => Ipv4Addr::from_bits(at as u32).into(),
+            IpAddr::V6(_) => Ipv6Addr::from_bits(at).into(),
+        };
+        let prefixes = covering(low, high, width).map(|(at, len)| (address(at), len)).collect();
         Some(Self { first, last, prefixes })
     }
 

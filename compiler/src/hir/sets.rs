@@ -6,6 +6,7 @@ use super::{Expr, ExprKind, SetElem, SetMap, Ty};
 use crate::kernel::KernelInfo;
 use weir_parser::ast::{self, BinaryOp};
 use weir_parser::{Diagnostic, Span};
+use weir_stdlib::prefix::covering;
 
 /// The code of what is said of a parameter that the command line does not have.
 const NOT_GIVEN: &str = "param-missing";
@@ -519,29 +520,10 @@ fn family(v6: bool) -> u32 {
 
 /// The fewest prefixes that have exactly the addresses from `low` to `high`.
 fn range_prefixes(low: &[u8; 16], high: &[u8; 16], v6: bool) -> impl Iterator<Item = ([u8; 16], u8)> + use<> {
-    let bits: u8 = if v6 { 128 } else { 32 };
-    let unused = u32::from(128 - bits);
-    let (mut next, last) = (u128::from_be_bytes(*low) >> unused, u128::from_be_bytes(*high) >> unused);
-    let mut done = false;
-    std::iter::from_fn(move || {
-        if done || next > last {
-            return None;
-        }
-        // The largest block that starts here and does not go beyond the end.
-        let mut free = next.trailing_zeros().min(u32::from(bits));
-        while free > 0 && (free == 128 || last - next < (1_u128 << free) - 1) {
-            if free == 128 && last == u128::MAX {
-                break;
-            }
-            free -= 1;
-        }
-        let address = (next << unused).to_be_bytes();
-        match (free < 128).then(|| next.checked_add(1 << free)).flatten() {
-            Some(n) => next = n,
-            None => done = true,
-        }
-        Some((address, bits - u8::try_from(free).unwrap_or(0)))
-    })
+    let width: u8 = if v6 { 128 } else { 32 };
+    let unused = 128 - width;
+    let (low, high) = (u128::from_be_bytes(*low) >> unused, u128::from_be_bytes(*high) >> unused);
+    covering(low, high, width).map(move |(at, len)| ((at << unused).to_be_bytes(), len))
 }
 
 /// Bits that count (the family is part of them), family, address.

@@ -698,27 +698,27 @@ pub(super) fn specialise(function: &mut Function, map: i32, data: &[u8]) -> bool
     };
     function.instructions = code;
     let len = function.instructions.len();
-    let moved = |offset: &mut u32| match places.get(*offset as usize) {
-        Some(place) => {
-            *offset = *place as u32;
-            *place < len
-        }
-        None => false,
-    };
-    // Of several that have come together the last one is right: the others belong to what is gone.
     let functions = &mut function.func_info;
-    functions.func_info.retain_mut(|info| moved(&mut info.insn_off));
-    functions.func_info.reverse();
-    functions.func_info.dedup_by_key(|info| info.insn_off);
-    functions.func_info.reverse();
+    move_info(&mut functions.func_info, &places, len, |info| &mut info.insn_off);
     functions.num_info = functions.func_info.len() as u32;
     let lines = &mut function.line_info;
-    lines.line_info.retain_mut(|info| moved(&mut info.insn_off));
-    lines.line_info.reverse();
-    lines.line_info.dedup_by_key(|info| info.insn_off);
-    lines.line_info.reverse();
+    move_info(&mut lines.line_info, &places, len, |info| &mut info.insn_off);
     lines.num_info = lines.line_info.len() as u32;
     true
+}
+
+/// Moves what is told about instructions along with them. Of several that have come together the last one is right: the others belong to
+/// what is gone.
+fn move_info<T>(all: &mut Vec<T>, places: &[usize], len: usize, offset: impl Fn(&mut T) -> &mut u32) {
+    all.retain_mut(|info| {
+        let offset = offset(info);
+        let place = places.get(*offset as usize).copied().filter(|place| *place < len);
+        *offset = place.unwrap_or(len) as u32;
+        place.is_some()
+    });
+    all.reverse();
+    all.dedup_by_key(|info| *offset(info));
+    all.reverse();
 }
 
 /// The shortest code that comes out, and where each instruction has gone.
