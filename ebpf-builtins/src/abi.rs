@@ -16,6 +16,14 @@ pub const FAMILY_IPV4: u32 = 2;
 /// `AF_INET6` of Linux.
 pub const FAMILY_IPV6: u32 = 10;
 
+/// A process: its name, padded with zeros, and number.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    pub comm: [u64; 2],
+    pub pid: u64,
+}
+
 /// An address prefix of either family, 24 bytes.
 ///
 /// | offset | size | |

@@ -42,6 +42,7 @@ pub const OFFSETS: &[(&str, &str, &str)] = &[
     ("TASK_LEADER", "task_struct", "group_leader"),
     ("TASK_TGID", "task_struct", "tgid"),
     ("TASK_COMM", "task_struct", "comm"),
+    ("TASK_FLAGS", "task_struct", "flags"),
 ];
 /// `.rodata` `u32`, by `SLOT_*`: 1 = fill `EVENT` and tail-call the slot; default 0.
 pub const RODATA_EVENTS: &[&str] = &["ON_NEW", "ON_CLOSE", "ON_RST", "ON_RETRANSMIT"];

@@ -19,7 +19,7 @@ pub mod flows;
 pub mod identity;
 mod packed;
 
-pub use abi::{EventRecord, Lpm4, Lpm6, PacketsBytes, Prefix, Record4, Record6};
+pub use abi::{EventRecord, Lpm4, Lpm6, Owner, PacketsBytes, Prefix, Record4, Record6};
 pub use packed::Object;
 
 /// Per-CPU array of event records, in every native.

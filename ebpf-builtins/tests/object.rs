@@ -219,7 +219,13 @@ fn retransmits_has_its_maps_and_settings() {
         (rt::SOCKS, BPF_MAP_TYPE_HASH, 8, conn, 1 << 16),
         (rt::CLOSED, BPF_MAP_TYPE_HASH, 16, conn, 1 << 16),
         (rt::DESTS, BPF_MAP_TYPE_PERCPU_HASH, 24, dest, 1 << 14),
-        (rt::LISTENERS, BPF_MAP_TYPE_LRU_HASH, 16, size_of::<rt::Owner>() as u32, 4096),
+        (
+            rt::LISTENERS,
+            BPF_MAP_TYPE_LRU_HASH,
+            16,
+            size_of::<weir_ebpf_builtins::Owner>() as u32,
+            4096,
+        ),
         (rt::LAST, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 16, 1),
         (rt::STATS_MAP, BPF_MAP_TYPE_PERCPU_ARRAY, 4, 8, rt::STATS),
         (

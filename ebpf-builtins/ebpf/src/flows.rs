@@ -21,7 +21,7 @@ mod atomic;
 mod common;
 
 use abi::flows::{self as fl, *};
-use abi::{FAMILY_IPV4, FAMILY_IPV6};
+use abi::{FAMILY_IPV4, FAMILY_IPV6, Owner};
 use atomic::{add32, add64, or32};
 use aya_ebpf::bindings::{__sk_buff, bpf_sock, xdp_md};
 use aya_ebpf::helpers::generated::{
@@ -29,7 +29,7 @@ use aya_ebpf::helpers::generated::{
     bpf_sock_from_file, bpf_tail_call, bpf_tcp_sock,
 };
 use common::headers::{AUTHENTICATION, DESTINATION_OPTIONS, Extension, FRAGMENT, HOP_BY_HOP, Ipv4, Ipv6, Ports, ROUTING, SCTP, TCP, UDP};
-use common::kernel::peek;
+use common::kernel::{peek, process};
 use common::map::{FullHash, LruHash, PerCpuArray, ProgArray, RingBuf, SharedArray, Stack};
 use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Skb, Truncated, context, length, protocol, version};
 use common::{setting, settings};
@@ -96,6 +96,7 @@ settings! {
     TASK_LEADER = 0;
     TASK_TGID = 0;
     TASK_COMM = 0;
+    TASK_FLAGS = 0;
 }
 
 const FIN: u8 = 0x01;
@@ -106,6 +107,9 @@ const RST: u8 = 0x04;
 const NOWHERE: u32 = u32::MAX;
 /// No slot of `EVENTS`.
 const NO_EVENT: u32 = u32::MAX;
+
+/// Of `task_struct.flags`.
+const PF_KTHREAD: u32 = 0x0020_0000;
 
 const BPF_NOEXIST: u64 = 1;
 const BPF_RB_NO_WAKEUP: u64 = 1;
@@ -728,13 +732,14 @@ fn flows_sockets(args: *const u64) -> u32 {
     if cookie == 0 {
         return 0;
     }
-    let owner = process(task);
+    let owner = process!(task);
     // Processes come in the order of their numbers: a child that is about to become another program has its parent's sockets, too.
     OWNERS.set_with(&cookie, &owner, BPF_NOEXIST);
     0
 }
 
-/// Whoever closes a socket last has had it: that tells of those that are gone before the iterator comes.
+/// Whoever closes a socket last has had it: that tells of those that are gone before the iterator comes. Not a thread of the kernel,
+/// which closes what others have left.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "cgroup/sock_release")]
 fn flows_release(ctx: *mut bpf_sock) -> i32 {
@@ -744,17 +749,11 @@ fn flows_release(ctx: *mut bpf_sock) -> i32 {
         return 1;
     }
     // SAFETY: takes nothing.
-    let owner = process(unsafe { bpf_get_current_task() });
+    let task = unsafe { bpf_get_current_task() };
+    if peek::<u32>(task, setting!(TASK_FLAGS)) & PF_KTHREAD != 0 {
+        return 1;
+    }
+    let owner = process!(task);
     OWNERS.set_with(&cookie, &owner, BPF_NOEXIST);
     1
-}
-
-/// The process of a thread. Threads have names of their own, which tell less, and are many.
-#[inline(always)]
-fn process(task: u64) -> Owner {
-    let leader = peek(task, setting!(TASK_LEADER));
-    Owner {
-        comm: peek(leader, setting!(TASK_COMM)),
-        pid: u64::from(peek::<u32>(leader, setting!(TASK_TGID))),
-    }
 }

@@ -16,11 +16,11 @@ mod common;
 
 use abi::net::{Flow, Inet};
 use abi::retransmits::*;
-use abi::{FAMILY_IPV4, FAMILY_IPV6};
+use abi::{FAMILY_IPV4, FAMILY_IPV6, Owner};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_sock_from_file, bpf_tail_call,
 };
-use common::kernel::peek;
+use common::kernel::{peek, process};
 use common::map::{FullHash, LruHash, Map, PerCpuArray, PerCpuHash, ProgArray};
 use common::{setting, settings};
 
@@ -391,7 +391,7 @@ fn open_sockets(args: Args) -> u32 {
     {
         return 0;
     }
-    let owner = process(task);
+    let owner = process!(task);
     let state: u8 = peek(sk, setting!(SOCK_STATE));
     if state == TCP_LISTEN {
         let port = Port {
@@ -453,17 +453,7 @@ fn connection(sk: u64) -> Conn {
 #[inline(always)]
 fn current() -> Owner {
     // SAFETY: takes nothing.
-    process(unsafe { bpf_get_current_task() })
-}
-
-/// The process of a thread. Threads have names of their own, which tell less, and are many.
-#[inline(always)]
-fn process(task: u64) -> Owner {
-    let leader = peek(task, setting!(TASK_LEADER));
-    Owner {
-        comm: peek(leader, setting!(TASK_COMM)),
-        pid: u64::from(peek::<u32>(leader, setting!(TASK_TGID))),
-    }
+    process!(unsafe { bpf_get_current_task() })
 }
 
 /// The process that listens on a port.

@@ -96,14 +96,6 @@ pub struct FragmentPorts {
     pub dport: u16,
 }
 
-/// Value of `OWNERS`, by the cookie of a socket.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Owner {
-    pub comm: [u64; 2],
-    pub pid: u64,
-}
-
 /// Index in `STATS`: packets that neither an element nor the ring buffer had room for.
 pub const STAT_OVERFLOW: u32 = 0;
 /// Index in `STATS`: their bytes.

@@ -110,14 +110,6 @@ pub struct Port {
     pub port: u64,
 }
 
-/// Value of `LISTENERS`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Owner {
-    pub comm: [u64; 2],
-    pub pid: u64,
-}
-
 /// Element of `EVENT`, 144 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
