@@ -27,7 +27,7 @@ pub const FREE: &str = "FREE";
 pub const DELTAS: &str = "DELTAS";
 /// LRU hash [`Fragment`] → [`FragmentPorts`].
 pub const FRAGMENTS: &str = "FRAGMENTS";
-/// LRU hash from the cookie of a socket to its [`Owner`].
+/// LRU hash from the cookie of a socket to its [`crate::abi::Owner`].
 pub const OWNERS: &str = "OWNERS";
 /// Per-CPU array `u32` → `u64`, indexed by the `STAT_*` constants.
 pub const STATS_MAP: &str = "STATS";

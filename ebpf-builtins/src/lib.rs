@@ -189,7 +189,7 @@ pub mod retransmits {
     pub const LAST: &str = "LAST";
     /// Per-CPU hash [`Inet`](crate::abi::net::Inet) → [`Dest`].
     pub const DESTS: &str = "DESTS";
-    /// LRU hash [`Port`] → [`Owner`].
+    /// LRU hash [`Port`] → [`Owner`](crate::abi::Owner).
     pub const LISTENERS: &str = "LISTENERS";
     /// Per-CPU array `u32` → `u64`, indexed by the `STAT_*` constants.
     pub const STATS_MAP: &str = "STATS";

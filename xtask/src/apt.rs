@@ -75,6 +75,7 @@ pub const TEST: &[Package] = &[
     package("xdp-tools", "xdp-loader"),
     package("gcc", "gcc"),
     package("make", "make"),
+    package("dwarves", "pahole"),
     package("wireguard-tools", "wg"),
     package("zsh", "zsh"),
     package("fish", "fish"),

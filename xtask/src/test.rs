@@ -5,7 +5,8 @@
 //! kernel, booted once, both at the same time. A failure does not stop the rest, a build that fails does. Where a few tests that
 //! ask a kernel fail, each runs once more alone; what passes then was disturbed by the machine or by the tests before it, and is
 //! named as such. So is an emulated machine that breaks down, and is started once more.
-//! Output: each tool's own, a closing line per runner, the skipped tests by name, and `weir: N passed, N failed, N skipped`.
+//! Output: each tool's own, a closing line per runner, the skipped tests by name, the failed tests and checks by name, and
+//! `weir: N passed, N failed, N skipped`.
 //! Fails if anything failed, or if no test ran.
 
 use crate::{apt, proc, vm};
@@ -252,6 +253,8 @@ struct Report {
     skipped: Vec<String>,
     /// Tests that failed and passed when they ran alone.
     disturbed: Vec<String>,
+    /// What failed and stayed so, with what is known of it.
+    failures: Vec<String>,
 }
 
 impl Report {
@@ -262,6 +265,7 @@ impl Report {
             Ok(()) => "ok".to_owned(),
             Err(error) => {
                 self.failed += 1;
+                self.failures.push(format!("{what}: {error:#}"));
                 format!("FAILED: {error:#}")
             }
         };
@@ -348,6 +352,7 @@ impl Report {
             self.failed += report.failed;
             self.skipped.extend(report.skipped);
             self.disturbed.extend(report.disturbed);
+            self.failures.extend(report.failures);
         }
         Ok(())
     }
@@ -364,6 +369,12 @@ impl Report {
         self.passed += tally.passed;
         self.failed += tally.failed;
         self.skipped.extend(tally.skipped.drain(..).map(|s| format!("{s} ({name})")));
+        let named = tally.failures.len() as u64;
+        self.failures
+            .extend(tally.failures.drain(..).map(|f| format!("{} ({name})", f.test)));
+        if named < tally.failed {
+            self.failures.push(format!("{} without a name ({name})", tally.failed - named));
+        }
     }
 
     fn close(self) -> Result<ExitCode> {
@@ -373,6 +384,9 @@ impl Report {
         }
         for test in &self.disturbed {
             println!("failed once, went well again: {test}");
+        }
+        for failure in &self.failures {
+            println!("FAILED {failure}");
         }
         println!(
             "weir: {} passed, {} failed, {} skipped",
@@ -560,6 +574,19 @@ mod tests {
         );
         assert!(program_of(r#"{"reason":"build-finished","success":true}"#).is_none());
         assert!(kernel_tests(vec![built]).is_err(), "the named ones must be there");
+    }
+
+    #[test]
+    fn what_failed_is_named_at_the_end() {
+        let mut report = Report::default();
+        let mut tally = Tally::default();
+        let text = "test a ... FAILED\ntest result: FAILED. 0 passed; 2 failed; 0 ignored\n";
+        text.lines().for_each(|l| tally.line(l));
+        report.add("crates", tally, Instant::now());
+        report.check("truth", Command::new("false"));
+        assert_eq!(report.failed, 3);
+        assert_eq!(report.failures[..2], ["a (crates)", "1 without a name (crates)"]);
+        assert!(report.failures[2].starts_with("truth: "), "{}", report.failures[2]);
     }
 
     #[test]

@@ -14,6 +14,9 @@ use std::process::Command;
 /// Where the module lies, below the kernel's modules.
 const PLACE: &str = "extra/netdevsim.ko";
 
+/// Written to whenever a package comes or goes.
+const PACKAGES: &str = "/var/lib/dpkg/status";
+
 /// Takes the driver's folder out of a source package.
 const EXTRACT: &str = r#"
     dpkg-deb --fsys-tarfile "$1" | tar -xO "./usr/src/$2.tar.xz" | tar -xJ "$2/drivers/net/netdevsim"
@@ -31,7 +34,7 @@ pub fn make(series: &str) -> Result<()> {
         return Ok(());
     }
     let failed = kernel.modules.join("no-netdevsim");
-    if let Ok(reason) = fs::read_to_string(&failed) {
+    if let Some(reason) = said_since(Path::new(PACKAGES), &failed) {
         bail!("{} (said in {})", reason.trim(), failed.display());
     }
     eprintln!("xtask: building netdevsim for {}", kernel.release);
@@ -40,13 +43,22 @@ pub fn make(series: &str) -> Result<()> {
     fs::create_dir(&work).with_context(|| format!("cannot create {}", work.display()))?;
     let built = fetch(&kernel, &work).and_then(|(source, headers)| {
         build(&source, &headers).inspect_err(|e| {
-            // The same code would not compile the next time, either. What could not be fetched may be there then.
+            // The same code will not compile the next time, either, with the same packages. What could not be fetched may be there then.
             let _ = fs::write(&failed, format!("{e:#}"));
         })
     });
     let kept = built.and_then(|file| keep(&kernel, &file, &module));
     let _ = fs::remove_dir_all(&work);
     kept
+}
+
+/// What a file says, unless the other has been written to since.
+fn said_since(other: &Path, file: &Path) -> Option<String> {
+    let written = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
+    if written(other) > written(file) {
+        return None;
+    }
+    fs::read_to_string(file).ok()
 }
 
 /// Fetches what it takes; returns the driver's folder and that of the headers.
@@ -149,5 +161,25 @@ mod tests {
         assert_eq!(of("linux-signed-6.12-amd64 (6.12.117+1~deb12u1) x\n"), "6.12.117-1~deb12u1");
         assert_eq!(of("linux (6.1.192-2+b1) x\n"), "6.1.192-2+b1");
         assert_eq!(source_version("nothing"), None);
+    }
+
+    #[test]
+    fn a_failure_counts_until_a_package_is_installed() {
+        let folder = std::env::temp_dir().join(format!("weir-netdevsim-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (packages, failed) = (folder.join("packages"), folder.join("failed"));
+        let write = |path: &Path, at: u64| {
+            fs::write(path, "why").unwrap();
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(at);
+            fs::File::options().append(true).open(path).unwrap().set_modified(time).unwrap();
+        };
+        assert_eq!(said_since(&packages, &failed), None);
+        write(&failed, 2000);
+        assert_eq!(said_since(&packages, &failed).as_deref(), Some("why"));
+        write(&packages, 1000);
+        assert_eq!(said_since(&packages, &failed).as_deref(), Some("why"));
+        write(&packages, 3000);
+        assert_eq!(said_since(&packages, &failed), None);
+        fs::remove_dir_all(&folder).unwrap();
     }
 }
