@@ -88,7 +88,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         apt::install(apt::BENCH)?;
     }
     let weir = match &args.weir {
-        Some(path) => path.clone(),
+        Some(path) => std::path::absolute(path)?,
         None => test::program(test::built(&["build", "--release", "--package", "weir", "--bin", "weir"])?, "weir")?.into(),
     };
     if args.what.contains(&What::Packets) {

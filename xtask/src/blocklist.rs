@@ -152,6 +152,7 @@ fn one_entry(weir: &Path, runs: usize, pins: &Pins, lab: &Lab) -> Result<bool> {
     let idle = Program::pinned(&idle)?;
     let mut all = [(); 4].map(|()| [Vec::new(), Vec::new(), Vec::new()]);
     for load in 0..LOADS {
+        proc::progress(&format!("one entry, loading {} of {LOADS}", load + 1));
         let name = format!("1-{load}");
         pins.load(&proc::repo().join("ebpf-builtins/bench/blocklist.c"), &name)?;
         let c = pins.program(&name, "blocklist_c");
@@ -186,6 +187,7 @@ fn one_entry(weir: &Path, runs: usize, pins: &Pins, lab: &Lab) -> Result<bool> {
         running.stop()?;
     }
     lab.peer.run(|| bpftool(&["net", "detach", "xdpdrv", "dev", PEER_IF]))?;
+    proc::progress("");
     println!("| one entry | sources | any program | weir | C, trie | weir / C | less any program |\n|---|---|---:|---:|---:|---:|---:|");
     let mut within = true;
     for ((family, sources, ..), all) in cases.iter().zip(all) {
@@ -263,6 +265,7 @@ pub fn run(weir: &Path, runs: usize, longest: u32) -> Result<ExitCode> {
     }
     let mut loads = String::new();
     for (name, count) in &lists {
+        proc::progress(&format!("{count} entries: filling both"));
         pins.load(&proc::repo().join("ebpf-builtins/bench/blocklist.c"), name)?;
         let c = pins.program(name, "blocklist_c");
         write_lists(0..*count, lab.dir.path(), &pins.maps(name))?;
@@ -293,6 +296,7 @@ pub fn run(weir: &Path, runs: usize, longest: u32) -> Result<ExitCode> {
                 // hit counters, and is not measured: what a list costs under attack is not what the first packet of each source costs.
                 let packets = (*count).max(FEWEST);
                 for round in 0..=runs {
+                    proc::progress(&format!("{count} {entries}, {sources}: round {round} of {runs}"));
                     let repeat = if round == 0 { packets * 4 } else { packets }.to_string();
                     for (program, times) in [
                         (None, &mut nothing),
@@ -317,6 +321,7 @@ pub fn run(weir: &Path, runs: usize, longest: u32) -> Result<ExitCode> {
                         }
                     }
                 }
+                proc::progress("");
                 let (ours, theirs) = (least(&ours), least(&theirs));
                 println!(
                     "| {count} {entries} | {sources} | {:.0} ns | {ours:.0} ns | {theirs:.0} ns | {:.1} |",

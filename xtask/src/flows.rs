@@ -50,6 +50,7 @@ pub fn run(weir: &std::path::Path, runs: usize) -> Result<ExitCode> {
             let (mut nothing, mut weir, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
             // The first round makes the flows, and is not counted.
             for round in 0..=runs {
+                proc::progress(&format!("{count} flows of {family}: round {round} of {runs}"));
                 for (program, times) in [(None, &mut nothing), (Some(ours), &mut weir), (Some(c), &mut theirs)] {
                     let (said, ns) = match (&drawn, program) {
                         (None, None) => continue,
@@ -69,6 +70,7 @@ pub fn run(weir: &std::path::Path, runs: usize) -> Result<ExitCode> {
                     }
                 }
             }
+            proc::progress("");
             let ratio = bench::median(weir.iter().zip(&theirs).map(|(a, b)| a / b).collect());
             let nothing = if nothing.is_empty() { 0.0 } else { bench::median(nothing) };
             println!(

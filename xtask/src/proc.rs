@@ -3,6 +3,7 @@
 //! Input: a [`Command`]. Output: its status or its captured standard output.
 
 use anyhow::{Context, Result, bail};
+use std::io::{IsTerminal, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -65,6 +66,15 @@ pub fn repo() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the crate is one folder below the top")
+}
+
+/// Shows on a terminal what long work is at, in place of what it was at before; nothing when empty. Before a row is printed, it goes.
+pub fn progress(now: &str) {
+    let mut terminal = std::io::stderr();
+    if terminal.is_terminal() {
+        // Who has closed the terminal does not look at it.
+        let _ = write!(terminal, "\r\x1b[K{now}");
+    }
 }
 
 /// An error that names the cure unless we run as root.

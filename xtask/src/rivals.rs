@@ -259,8 +259,9 @@ pub fn run(weir: &Path, runs: usize) -> Result<ExitCode> {
         let text: String = list.entries().map(|(addr, len)| format!("{addr}/{len}\n")).collect();
         std::fs::write(lab.dir.path().join("bad.txt"), text)?;
         let mut best = vec![[f64::INFINITY; 2]; list.who.len()];
-        for _ in 0..runs {
+        for run in 1..=runs {
             for (who, best) in list.who.iter().zip(&mut best) {
+                proc::progress(&format!("{}, run {run} of {runs}: {}", list.name, who.name()));
                 for (path, drawn) in [list.drawn, "any"].into_iter().enumerate() {
                     let sender = Rig::sender(&pins, drawn)?;
                     let rig = Rig::new(&lab, &pins, weir, *who, list, path == 0)?;
@@ -269,6 +270,7 @@ pub fn run(weir: &Path, runs: usize) -> Result<ExitCode> {
                 }
             }
         }
+        proc::progress("");
         let floor = best[0];
         for (who, [attack, pass]) in list.who.iter().zip(best) {
             let over = attack - floor[0];
