@@ -1,15 +1,21 @@
 //! Random programs do the same before and after; a few by hand show what becomes of them.
 
+mod machine;
+
 use super::*;
 use aya_obj::btf::{FuncSecInfo, LineSecInfo};
 use aya_obj::generated::{bpf_func_id, bpf_func_info, bpf_line_info};
+use machine::Machine;
 
 const MAP: i32 = 5;
 const SETTINGS: [i32; 4] = [7, -2, 0, 1];
 
+const LDX_B: u8 = 0x71;
+const LDX_H: u8 = 0x69;
 const LDX_W: u8 = 0x61;
 const LDX_DW: u8 = 0x79;
 const LDX_SIGNED_W: u8 = 0x81;
+const STORE_DW: u8 = 0x7a;
 const STX_W: u8 = 0x63;
 const STX_DW: u8 = 0x7b;
 const STX_ATOMIC: u8 = 0xdb;
@@ -83,6 +89,21 @@ fn a_setting_that_decides_leaves_nothing_of_itself() {
 }
 
 #[test]
+fn settings_have_any_size() {
+    const RSH64: u8 = 0x77;
+    let read = |load: u8, at: i32, shift: i32| {
+        let code = [insn(load, 0, 1, 0, 0), insn(RSH64, 0, 0, 0, shift), EXIT_INSN()];
+        becomes(&[&address(1, MAP, at), &code])
+    };
+    let number = |number| [(MOV32, 0, 0, 0, number), (EXIT, 0, 0, 0, 0)];
+    assert_eq!(read(LDX_B, 4, 0), number(0xfe));
+    assert_eq!(read(LDX_B, 15, 0), number(0));
+    assert_eq!(read(LDX_H, 6, 0), number(0xffff));
+    assert_eq!(read(LDX_W, 4, 1), number(0x7fff_ffff));
+    assert_eq!(read(LDX_DW, 0, 32), number(-2));
+}
+
+#[test]
 fn a_setting_is_known_on_the_stack_as_well() {
     let code: &[&[bpf_insn]] = &[
         &address(1, MAP, 0),
@@ -139,7 +160,6 @@ fn only_settings_are_numbers() {
 
 #[test]
 fn what_others_may_reach_on_the_stack_stays() {
-    const STORE_DW: u8 = 0x7a;
     let loop_helper = bpf_func_id::BPF_FUNC_loop as i32;
     let store = |at: i16, number: i32| insn(STORE_DW, 10, 0, at, number);
     let below = [insn(MOV64_REG, 3, 10, 0, 0), insn(ADD64, 3, 0, 0, -8)];
@@ -188,14 +208,33 @@ fn what_others_may_reach_on_the_stack_stays() {
         &[insn(LDX_DW, 0, 10, -24, 0), EXIT_INSN()],
     ]
     .concat();
-    for (name, code) in [("callback", callback), ("function", function), ("either", either)] {
+    // One, or something else.
+    let perhaps = [
+        &[store(-8, 3), call(bpf_func_id::BPF_FUNC_ktime_get_ns)][..],
+        &[insn(MOV64_REG, 3, 10, 0, 0), insn(JEQ, 0, 0, 2, 0)],
+        &address(3, MAP + 1, 16),
+        &[insn(STX_DW, 3, 0, -8, 0), insn(LDX_DW, 0, 10, -8, 0), EXIT_INSN()],
+    ]
+    .concat();
+    // None at all.
+    let elsewhere = [
+        &address(3, MAP + 1, 16)[..],
+        &[insn(STORE_DW, 3, 0, -8, 7), insn(MOV64, 0, 0, 0, 0), EXIT_INSN()],
+    ]
+    .concat();
+    for (name, code) in [
+        ("callback", callback),
+        ("function", function),
+        ("either", either),
+        ("perhaps", perhaps),
+        ("elsewhere", elsewhere),
+    ] {
         assert_eq!(becomes(&[&code]).len(), code.len(), "{name}");
     }
 }
 
 #[test]
 fn a_function_that_is_needed_no_longer_is_gone() {
-    const STORE_DW: u8 = 0x7a;
     // What decides that is known the second time over: until then an address was taken for a setting that is off.
     let code: &[&[bpf_insn]] = &[
         &[
@@ -257,6 +296,34 @@ fn jumps_lead_past_jumps() {
         (EXIT, 0, 0, 0, 0),
     ];
     assert_eq!(becomes(&[&code]), expected);
+    // One of 32 bits, past what goes.
+    let code = [
+        call(bpf_func_id::BPF_FUNC_ktime_get_ns),
+        insn(JEQ, 0, 0, 1, 0),
+        insn(JA32, 0, 0, 0, 2),
+        insn(MOV64, 1, 0, 0, 9),
+        insn(MOV64, 0, 0, 0, 2),
+        EXIT_INSN(),
+    ];
+    let expected = [
+        (CALL, 0, 0, 0, 5),
+        (JEQ, 0, 0, 1, 0),
+        (JA32, 0, 0, 0, 1),
+        (MOV32, 0, 0, 0, 2),
+        (EXIT, 0, 0, 0, 0),
+    ];
+    assert_eq!(becomes(&[&code]), expected);
+    // Too far for one.
+    let far = [insn(STORE_DW, 6, 0, -8, 7); 16_400];
+    let code = [
+        &address(6, MAP + 1, 16)[..],
+        &[call(bpf_func_id::BPF_FUNC_ktime_get_ns), insn(JEQ, 0, 0, 16_401, 0)],
+        &far,
+        &[insn(JEQ, 0, 0, 1, 1), insn(JA, 0, 0, 16_400, 0)],
+        &far,
+        &[insn(MOV64, 0, 0, 0, 0), EXIT_INSN()],
+    ];
+    assert_eq!(becomes(&code)[3], (JEQ, 0, 0, 16_401, 0));
     // A ring, which a verifier refuses, is one afterwards.
     assert_eq!(becomes(&[&[insn(JA, 0, 0, 0, 0), insn(JA, 0, 0, -2, 0)]]), [(JA, 0, 0, -1, 0)]);
 }
@@ -311,50 +378,49 @@ fn functions_and_lines_go_with_their_instructions() {
         };
         at.iter().map(info).collect()
     };
-    // The program calls the function at 9 unless a setting that is 0 has it call the one at 7.
-    let instructions = [
-        &address(7, MAP, 8)[..],
-        &[insn(LDX_W, 7, 7, 0, 0), insn(JEQ, 7, 0, 1, 0), insn(CALL, 0, PSEUDO_CALL, 0, 2)],
-        &[insn(CALL, 0, PSEUDO_CALL, 0, 3), EXIT_INSN()],
-        &[insn(MOV64, 0, 0, 0, 1), EXIT_INSN()],
-        &[insn(MOV64, 0, 0, 0, 2), EXIT_INSN()],
-    ]
-    .concat();
-    let mut function = Function {
-        address: 0,
-        name: String::new(),
-        section_index: object::SectionIndex(0),
-        section_offset: 0,
-        instructions,
-        func_info: FuncSecInfo::default(),
-        line_info: LineSecInfo::default(),
-        func_info_rec_size: 8,
-        line_info_rec_size: 16,
+    // The program calls the function at 9, or the one at 7, as a setting wants that is 0.
+    let moved = |jump: u8| {
+        let instructions = [
+            &address(7, MAP, 8)[..],
+            &[insn(LDX_W, 7, 7, 0, 0), insn(jump, 7, 0, 2, 0)],
+            &[insn(CALL, 0, PSEUDO_CALL, 0, 3), EXIT_INSN()],
+            &[insn(CALL, 0, PSEUDO_CALL, 0, 3), EXIT_INSN()],
+            &[insn(MOV64, 0, 0, 0, 1), EXIT_INSN()],
+            &[insn(MOV64, 0, 0, 0, 2), EXIT_INSN()],
+        ]
+        .concat();
+        let mut function = Function {
+            address: 0,
+            name: String::new(),
+            section_index: object::SectionIndex(0),
+            section_offset: 0,
+            instructions,
+            func_info: FuncSecInfo::default(),
+            line_info: LineSecInfo::default(),
+            func_info_rec_size: 8,
+            line_info_rec_size: 16,
+        };
+        function.func_info.func_info = functions(&[0, 8, 10]);
+        function.line_info.line_info = lines(&[(0, 10), (3, 11), (4, 12), (6, 13), (8, 14), (10, 15), (11, 16)]);
+        assert!(specialise(&mut function, MAP, &data()));
+        let (functions, lines) = (&function.func_info, &function.line_info);
+        assert_eq!(functions.num_info as usize, functions.func_info.len());
+        assert_eq!(lines.num_info as usize, lines.line_info.len());
+        let functions: Vec<_> = functions.func_info.iter().map(|info| (info.insn_off, info.type_id)).collect();
+        let lines: Vec<_> = lines.line_info.iter().map(|info| (info.insn_off, info.line_col >> 10)).collect();
+        (shown(&function.instructions), functions, lines)
     };
-    function.func_info.func_info = functions(&[0, 7, 9]);
-    function.line_info.line_info = lines(&[(0, 10), (3, 11), (4, 12), (5, 13), (7, 14), (9, 15), (10, 16)]);
-    assert!(specialise(&mut function, MAP, &data()));
-    let expected = [
-        (CALL, 0, PSEUDO_CALL, 0, 1),
-        (EXIT, 0, 0, 0, 0),
-        (MOV32, 0, 0, 0, 2),
-        (EXIT, 0, 0, 0, 0),
-    ];
-    assert_eq!(shown(&function.instructions), expected);
-    let left: Vec<_> = function
-        .func_info
-        .func_info
-        .iter()
-        .map(|info| (info.insn_off, info.type_id))
-        .collect();
-    assert_eq!((left, function.func_info.num_info), (vec![(0, 0), (2, 9)], 2));
-    let left: Vec<_> = function
-        .line_info
-        .line_info
-        .iter()
-        .map(|info| (info.insn_off, info.line_col >> 10))
-        .collect();
-    assert_eq!((left, function.line_info.num_info), (vec![(0, 13), (2, 15), (3, 16)], 3));
+    let code = |number: i32| {
+        vec![
+            (CALL, 0, PSEUDO_CALL, 0, 1),
+            (EXIT, 0, 0, 0, 0),
+            (MOV32, 0, 0, 0, number),
+            (EXIT, 0, 0, 0, 0),
+        ]
+    };
+    assert_eq!(moved(JEQ), (code(2), vec![(0, 0), (2, 10)], vec![(0, 13), (2, 15), (3, 16)]));
+    // The last one goes.
+    assert_eq!(moved(JNE), (code(1), vec![(0, 0), (2, 8)], vec![(0, 12), (2, 14)]));
 }
 
 /// What the verifier wants of the code's form: every instruction reached, no function left over, each with an end.
@@ -440,223 +506,6 @@ impl Random {
 
     fn of<T: Copy>(&mut self, all: &[T]) -> T {
         all[self.below(all.len())]
-    }
-}
-
-/// Where things are for [`Machine`]: no number of a program comes near.
-const STACK_END: u64 = 0x7fff_1234_5000;
-const SETTINGS_AT: u64 = 0x6fff_0000_0000;
-const MEMORY_AT: u64 = 0x5fff_0000_0000;
-/// Of another map.
-const OTHER_AT: u64 = 0x4fff_0000_0000;
-
-/// A machine as slow and plain as can be, with two helpers: one reads 8 bytes at `r2`, one writes 8 bytes to `r1`.
-struct Machine {
-    registers: [u64; 11],
-    stack: [u8; STACK as usize],
-    memory: [u8; 64],
-    /// What anybody else could see: calls with their arguments, stores to memory, the end.
-    seen: Vec<String>,
-}
-
-impl Machine {
-    fn at(&mut self, address: u64, len: usize) -> Option<&mut [u8]> {
-        let inside = |start: u64, bytes: usize| {
-            let at = usize::try_from(address.checked_sub(start)?).ok()?;
-            (at.saturating_add(len) <= bytes).then_some(at)
-        };
-        if let Some(at) = inside(STACK_END - STACK as u64, STACK as usize) {
-            return Some(&mut self.stack[at..at + len]);
-        }
-        inside(MEMORY_AT, 64).map(|at| &mut self.memory[at..at + len])
-    }
-
-    fn load(&mut self, address: u64, len: usize) -> u64 {
-        let mut bytes = [0; 8];
-        let settings = data();
-        if (OTHER_AT..OTHER_AT + 64).contains(&address) {
-            return address - OTHER_AT;
-        }
-        match address.checked_sub(SETTINGS_AT).map(|at| at as usize) {
-            Some(at) if at.saturating_add(len) <= settings.len() => bytes[..len].copy_from_slice(&settings[at..at + len]),
-            _ => {
-                if let Some(from) = self.at(address, len) {
-                    bytes[..len].copy_from_slice(from);
-                }
-            }
-        }
-        u64::from_le_bytes(bytes)
-    }
-
-    fn store(&mut self, address: u64, len: usize, number: u64) {
-        let number = if len == 8 { number } else { number & ((1 << (len * 8)) - 1) };
-        if (MEMORY_AT..MEMORY_AT + 64).contains(&address) {
-            self.seen.push(format!("{:x} = {:x}", address - MEMORY_AT, number));
-        }
-        if let Some(to) = self.at(address, len) {
-            to.copy_from_slice(&number.to_le_bytes()[..len]);
-        }
-    }
-
-    fn call(&mut self, helper: i32) {
-        self.registers[0] = match helper {
-            1 => {
-                let key = self.load(self.registers[2], 8);
-                self.seen.push(format!("lookup {key:x}"));
-                if key.is_multiple_of(3) { 0 } else { MEMORY_AT + key % 5 * 8 }
-            }
-            113 => {
-                let number = self.seen.len() as u64 * 0x0101_0101_0101;
-                self.store(self.registers[1], 8, number);
-                self.seen.push(format!("read {:x}", self.registers[3]));
-                number
-            }
-            _ => {
-                self.seen.push("time".into());
-                self.seen.len() as u64
-            }
-        };
-        // Whoever reads these now gets something else.
-        for (number, register) in self.registers[1..6].iter_mut().enumerate() {
-            *register = 0xdead_0000 + number as u64;
-        }
-    }
-
-    fn run(code: &[bpf_insn]) -> Vec<String> {
-        let mut machine = Self {
-            registers: std::array::from_fn(|r| if r == 10 { STACK_END } else { 0xdead }),
-            stack: [0xee; STACK as usize],
-            memory: std::array::from_fn(|at| at as u8),
-            seen: Vec::new(),
-        };
-        let mut at = 0;
-        for _ in 0..10_000 {
-            let insn = code[at];
-            at += 1;
-            let (dst, src) = (usize::from(insn.dst_reg()), usize::from(insn.src_reg()));
-            let imm = i64::from(insn.imm) as u64;
-            let right = if insn.code & FROM_REGISTER != 0 {
-                machine.registers[src]
-            } else {
-                imm
-            };
-            let off = insn.off as i64 as u64;
-            let left = machine.registers[dst];
-            match insn.code {
-                EXIT => {
-                    let r0 = machine.registers[0];
-                    machine.seen.push(format!("exit {r0:x}"));
-                    return machine.seen;
-                }
-                CALL => machine.call(insn.imm),
-                LD_IMM64 => {
-                    let upper = code[at].imm as u32;
-                    at += 1;
-                    machine.registers[dst] = if insn.src_reg() == MAP_VALUE {
-                        (if insn.imm == MAP { SETTINGS_AT } else { OTHER_AT }) + u64::from(upper)
-                    } else {
-                        u64::from(insn.imm as u32) | u64::from(upper) << 32
-                    };
-                }
-                STX_ATOMIC | STX_ATOMIC_W => {
-                    let (to, len) = (left.wrapping_add(off), size(insn.code));
-                    let narrow = |number: u64| if len == 4 { u64::from(number as u32) } else { number };
-                    let old = machine.load(to, len);
-                    let new = match insn.imm {
-                        EXCHANGE => right,
-                        COMPARE if narrow(machine.registers[0]) == old => right,
-                        COMPARE => old,
-                        _ => old.wrapping_add(right),
-                    };
-                    machine.store(to, len, narrow(new));
-                    match insn.imm {
-                        COMPARE => machine.registers[0] = old,
-                        imm if imm & FETCH != 0 => machine.registers[src] = old,
-                        _ => {}
-                    }
-                }
-                code if code & CLASS == LDX && code & MODE == MODE_SIGNED => {
-                    let number = machine.load(machine.registers[src].wrapping_add(off), size(code));
-                    let shift = 64 - size(code) * 8;
-                    machine.registers[dst] = ((number << shift) as i64 >> shift) as u64;
-                }
-                // A move with a sign.
-                code if matches!(code, 0xbf | 0xbc) && insn.off != 0 => {
-                    let shift = 64 - insn.off as u32;
-                    let number = ((right << shift) as i64 >> shift) as u64;
-                    machine.registers[dst] = if code == 0xbc { u64::from(number as u32) } else { number };
-                }
-                code if code & CLASS == LDX => machine.registers[dst] = machine.load(machine.registers[src].wrapping_add(off), size(code)),
-                code if code & CLASS == ST => machine.store(left.wrapping_add(off), size(code), imm),
-                code if code & CLASS == STX => machine.store(left.wrapping_add(off), size(code), machine.registers[src]),
-                code if matches!(code & CLASS, JMP | JMP32) => {
-                    let narrow = |number: u64| if code & CLASS == JMP32 { u64::from(number as u32) } else { number };
-                    let signed = |number: u64| {
-                        if code & CLASS == JMP32 {
-                            i64::from(number as i32)
-                        } else {
-                            number as i64
-                        }
-                    };
-                    let (a, b, c, d) = (narrow(left), narrow(right), signed(left), signed(right));
-                    let taken = match code & OPERATION {
-                        0x00 => true,
-                        0x10 => a == b,
-                        0x20 => a > b,
-                        0x30 => a >= b,
-                        0x40 => a & b != 0,
-                        0x50 => a != b,
-                        0x60 => c > d,
-                        0x70 => c >= d,
-                        0xa0 => a < b,
-                        0xb0 => a <= b,
-                        0xc0 => c < d,
-                        _ => c <= d,
-                    };
-                    if taken {
-                        at = at.checked_add_signed(insn.off as isize).unwrap();
-                    }
-                }
-                code if code & CLASS == ALU64 => {
-                    let by = right % 64;
-                    machine.registers[dst] = match code & OPERATION {
-                        0x00 => left.wrapping_add(right),
-                        0x10 => left.wrapping_sub(right),
-                        0x20 => left.wrapping_mul(right),
-                        0x30 => left.checked_div(right).unwrap_or(0),
-                        0x40 => left | right,
-                        0x50 => left & right,
-                        0x60 => left << by,
-                        0x70 => left >> by,
-                        0x80 => 0_u64.wrapping_sub(left),
-                        0x90 => left.checked_rem(right).unwrap_or(left),
-                        0xa0 => left ^ right,
-                        0xb0 => right,
-                        _ => (left as i64 >> by) as u64,
-                    };
-                }
-                code => {
-                    let (left, right) = (left as u32, right as u32);
-                    let by = right % 32;
-                    machine.registers[dst] = u64::from(match code & OPERATION {
-                        0x00 => left.wrapping_add(right),
-                        0x10 => left.wrapping_sub(right),
-                        0x20 => left.wrapping_mul(right),
-                        0x30 => left.checked_div(right).unwrap_or(0),
-                        0x40 => left | right,
-                        0x50 => left & right,
-                        0x60 => left << by,
-                        0x70 => left >> by,
-                        0x80 => 0_u32.wrapping_sub(left),
-                        0x90 => left.checked_rem(right).unwrap_or(left),
-                        0xa0 => left ^ right,
-                        0xb0 => right,
-                        _ => (left as i32 >> by) as u32,
-                    });
-                }
-            }
-        }
-        panic!("does not end");
     }
 }
 
