@@ -28,10 +28,10 @@ pub struct Args {
 
 /// The kernels to boot and what they must have: a probe that says "no" there is a failure, not a reason to skip.
 const KERNELS: &[(&str, &str)] = &[
-    ("6.1", "kprobe,netem,vlan,tunnel,wireguard,fentry,veth_module"),
+    ("6.1", "kprobe,netem,tun,vlan,tunnel,wireguard,fentry,veth_module"),
     (
         "6.12",
-        "kprobe,netem,vlan,tunnel,wireguard,tcx,fentry,netkit,netfilter_link,veth_module",
+        "kprobe,netem,tun,vlan,tunnel,wireguard,tcx,fentry,netkit,netfilter_link,veth_module",
     ),
 ];
 

@@ -42,6 +42,9 @@ mount -t tmpfs tmpfs /root/run
 mkdir -p /root/run/netns /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
+# Who opens it has the kernel load the module.
+mkdir /dev/net
+mknod /dev/net/tun c 10 200
 ln -s /proc/self/fd /dev/fd
 ln -s fd/0 /dev/stdin
 ln -s fd/1 /dev/stdout
