@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 /// So many prefixes or rules of one change are written out; the counts are always whole.
 const LISTED: usize = 10_000;
 
+/// For no log.
+const OFF: &str = "off";
+
 /// The action of what is no longer in force.
 pub(super) const END: &str = "end";
 
@@ -60,6 +63,15 @@ impl<T> Before<T> {
         match pin.filter(|pin| pin.before().is_some()) {
             None => Before::Nothing,
             Some(pin) => read(pin).map_or(Before::Unknown, Before::Known),
+        }
+    }
+
+    /// What becomes of it; `None`: it is not known after all.
+    pub fn and_then<U>(self, know: impl FnOnce(T) -> Option<U>) -> Before<U> {
+        match self {
+            Before::Nothing => Before::Nothing,
+            Before::Unknown => Before::Unknown,
+            Before::Known(known) => know(known).map_or(Before::Unknown, Before::Known),
         }
     }
 
@@ -148,10 +160,15 @@ impl Audit {
         }
     }
 
+    /// Whether an instance is to keep one.
+    pub fn is_wanted(params: &Params<'_>) -> bool {
+        params.text("audit") != Some(OFF)
+    }
+
     /// Opens the log that an instance's `audit` names. It is no reason not to run that there is none.
     pub fn of(params: &Params<'_>, default: &str, notices: &mut Vec<Notice>) -> Self {
         let path = match params.text("audit").unwrap_or(default) {
-            "off" => return Self::off(),
+            OFF => return Self::off(),
             path => Path::new(path),
         };
         Self::open(path).unwrap_or_else(|error| {
@@ -166,11 +183,6 @@ impl Audit {
             });
             Self::off()
         })
-    }
-
-    /// Whether one is kept.
-    pub fn is_on(&self) -> bool {
-        self.file.is_some()
     }
 
     /// Opens the log for appending; made readable for its owner only.

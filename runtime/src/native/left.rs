@@ -6,8 +6,11 @@ use super::map_kind;
 use super::prefixes::Key;
 use crate::format::uint;
 use crate::maps::Map;
+use crate::pin::Pin;
 use crate::sys::bpf;
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::thread::JoinHandle;
 use weir_ebpf_builtins::blocklist::{self as object, STATE_ACTIVE};
 use weir_ebpf_builtins::{Lpm4, Lpm6};
 
@@ -38,8 +41,22 @@ pub(super) fn map(fd: OwnedFd, symbol: &str) -> Option<Map> {
     })
 }
 
+/// Both lists, those blocked first, if they can be known.
+pub(super) type Lists = Option<[InForce; 2]>;
+
+/// Begins to read what a name stands for, for [`read`]'s answer at the end of a start: of a trie with a million entries that takes most of a second,
+/// and a start has enough to do. Nobody changes it: its owner is gone.
+pub(super) fn begin(pin: &Pin) -> Option<JoinHandle<Lists>> {
+    let tables = TABLES.iter().flat_map(|[nodes, records, _]| [nodes, records]);
+    let symbols = BLOCK.iter().chain(&ALLOW[..1]).flatten().chain(tables).chain([&object::STATE]);
+    // Now: by the end others have these names.
+    let maps: HashMap<&str, OwnedFd> = symbols.filter_map(|symbol| Some((*symbol, pin.map(symbol)?))).collect();
+    let read = move || read(|symbol| maps.get(symbol)?.try_clone().ok());
+    std::thread::Builder::new().spawn(read).ok()
+}
+
 /// Reads both lists, those blocked first. `None`: it cannot be known.
-pub(super) fn read(open: impl Fn(&str) -> Option<OwnedFd>) -> Option<[InForce; 2]> {
+pub(super) fn read(open: impl Fn(&str) -> Option<OwnedFd>) -> Lists {
     let open = |symbol: &str| map(open(symbol)?, symbol);
     let state = open(object::STATE)?.lookup(&0u32.to_ne_bytes()).ok()??;
     let set = usize::from(uint(state.get(4 * STATE_ACTIVE..4 * STATE_ACTIVE + 4)?) != 0);

@@ -6,7 +6,7 @@
 use super::audit::{Audit, Before, Changes, END, Record, listed};
 use super::exact::{self, Exact, key};
 use super::heartbeat::Heart;
-use super::left::{self, InForce};
+use super::left;
 use super::prefixes::{self, Key, Prefixes, bytes};
 use super::pressure::{self, Pressure};
 use super::protect::{Guard, Protected};
@@ -21,6 +21,7 @@ use std::mem::offset_of;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
 use weir_ebpf_builtins::exact::{Bits, Counted};
 use weir_ebpf_builtins::{Lpm4, Lpm6, PacketsBytes, Record4, Record6, blocklist as object};
 use weir_parser::Span;
@@ -77,7 +78,7 @@ pub(super) struct Lists {
     /// Records of the instance that this one takes the place of.
     before: [Option<Map>; 2],
     /// What that had in force, for the audit log.
-    left: Before<[InForce; 2]>,
+    left: Before<JoinHandle<left::Lists>>,
     /// Programs pass everything unless they see that we are there.
     beats: bool,
     heart: Option<Heart>,
@@ -99,6 +100,7 @@ pub(super) struct Plan {
     pub duration: Option<u64>,
     pub notices: Vec<Notice>,
     pub beats: bool,
+    pub left: Before<JoinHandle<left::Lists>>,
 }
 
 type Maps = HashMap<String, Map>;
@@ -155,7 +157,7 @@ impl Lists {
             notices: plan.notices,
             span: plan.span,
             before: [None, None],
-            left: Before::Nothing,
+            left: plan.left,
             beats: plan.beats,
             heart: None,
         };
@@ -178,12 +180,9 @@ impl Lists {
     }
 
     /// Takes the records of the instance whose place this one takes: what was counted there goes on here, once nothing is counted there any
-    /// more ([`Self::started`]). And looks what that has in force: its owner is gone, nobody changes it.
+    /// more ([`Self::started`]).
     pub fn take_over(&mut self, pin: &Pin) {
         self.before = TABLES.map(|[_, symbol, _]| left::map(pin.map(symbol)?, symbol));
-        if self.audit.is_on() {
-            self.left = Before::of(Some(pin), |pin| left::read(|symbol| pin.map(symbol)));
-        }
     }
 
     fn fetch_before(&mut self, maps: &Maps) -> Result<(), Error> {
@@ -263,7 +262,7 @@ impl Lists {
     /// Says in the audit log that the lists are in force, and what that changes where others were.
     pub fn started(&mut self, maps: &Maps) -> Result<(), Error> {
         self.fetch_before(maps)?;
-        let left = self.left.take();
+        let left = self.left.take().and_then(|reading| reading.join().ok()?);
         for allow in [false, true] {
             let list = self.list(allow);
             let changes = match &left {
