@@ -76,8 +76,8 @@ fn lists() -> Result<()> {
         (", atomic=true", 30, 40),
         ("", 700, 700),
         (", atomic=true", 700, 600),
-        ("", 600, 8000),
-        (", atomic=true", 600, 8000),
+        ("", 600, 6000),
+        (", atomic=true", 600, 6000),
         ("", 30, 700),
     ] {
         let what = format!("{from}, then {then} entries of each family{params}");
