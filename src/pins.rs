@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use weir_compiler::pipeline::Source;
 use weir_runtime::error::short_duration;
 use weir_runtime::inspect::MapState;
-use weir_runtime::pin::{self, PinError, Record, Status};
+use weir_runtime::pin::{self, Left, PinError, Record, Status};
 use weir_runtime::sys::netns::{self, Netns};
 use weir_runtime::{Error, Kernel, Notice, Observer, native};
 
@@ -127,11 +127,11 @@ fn other_maps(status: &Status, native: &str) -> Vec<String> {
 pub fn stop(args: &PinStop) -> Result<ExitCode, Failure> {
     may_look()?;
     let name = &args.name;
-    let before = pin::status(name).map_err(failed)?;
+    let left = Left::open(name);
     let owner = pin::stop(name).map_err(failed)?;
     // An owner writes its own.
-    if let (None, Some(record)) = (owner, &before.record)
-        && let Err(error) = native::record_stop(record, &before.lists)
+    if let (None, Some(left)) = (owner, &left)
+        && let Err(error) = native::record_stop(left)
     {
         let warning = Message {
             kind: Kind::Warning,
@@ -261,6 +261,7 @@ mod tests {
                 },
                 statement: None,
                 files: Vec::new(),
+                sources: std::collections::BTreeMap::new(),
                 audit: None,
                 version: String::new(),
             }),

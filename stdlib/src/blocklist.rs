@@ -205,7 +205,8 @@ static PARAMS: &[ParamDecl] = &[
         ty: ParamType::Path { none: Some("off") },
         required: false,
         default: "\"/var/log/weir-audit.log\"",
-        doc: "file that every change of the lists, their start and their end are appended to as a line of JSON: who, when, what; `\"off\"` for none",
+        doc: "file that every change of the lists, their start and their end are appended to as a line of JSON: who, when, what; `\"off\"` for none. A \
+              start that takes over a `pin` has what it changes, and no numbers of that where it is not known (another version of weir's)",
     },
     ParamDecl {
         name: "max_hits",

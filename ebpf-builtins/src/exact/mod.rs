@@ -15,11 +15,13 @@ use crate::abi::blocklist::{NODE, NODE_BYTE_SHIFT, NODE_INDEX, NODE_SLOTS, SIBLI
 use crate::abi::{Record4, Record6};
 use std::collections::HashSet;
 
+mod entries;
 mod flat;
 mod hits;
 mod memory;
 mod sieve;
 
+pub use entries::entries;
 pub use hits::Counted;
 pub use memory::Memory;
 use memory::Pool;
@@ -51,6 +53,16 @@ impl Family {
             Family::V4 => size_of::<Record4>() / 4,
             Family::V6 => size_of::<Record6>() / 4,
         }
+    }
+
+    /// Reads the entry of a record, given its words.
+    fn key(self, word: impl Fn(usize) -> u32) -> Bits {
+        let part = |i: usize| u128::from(u32::from_be(word(2 + i)));
+        let bits = match self {
+            Family::V4 => part(0) << 96,
+            Family::V6 => part(0) << 96 | part(1) << 64 | part(2) << 32 | part(3),
+        };
+        (bits, word(1))
     }
 }
 
@@ -278,12 +290,7 @@ impl Tables {
 
     fn key(&self, record: u32) -> Bits {
         let at = self.at(record);
-        let word = |i| u128::from(u32::from_be(self.records.word(at + 2 + i)));
-        let bits = match self.family {
-            Family::V4 => word(0) << 96,
-            Family::V6 => word(0) << 96 | word(1) << 64 | word(2) << 32 | word(3),
-        };
-        (bits, self.len(record))
+        self.family.key(|i| self.records.word(at + i))
     }
 
     /// Writes a record that nobody sees yet.

@@ -50,6 +50,14 @@ fn prefix(random: &mut Random, width: u32) -> Bits {
     (bits & mask(len), len)
 }
 
+fn listed(tables: &Tables, set: u32) -> Vec<Bits> {
+    let mut all = Vec::new();
+    entries(tables.family, set, &tables.nodes.memory, &tables.records.memory, &mut |key| {
+        all.push(key)
+    });
+    all
+}
+
 fn agree(tables: &Tables, set: u32, list: &BTreeSet<Bits>, random: &mut Random, width: u32) {
     let mut addresses: Vec<u128> = (0..60)
         .map(|_| prefix(random, width).0 | random.address() >> width.min(120))
@@ -60,6 +68,7 @@ fn agree(tables: &Tables, set: u32, list: &BTreeSet<Bits>, random: &mut Random, 
         let one = 1_u128 << (128 - width);
         addresses.extend([*bits, last, bits.wrapping_sub(one), last.wrapping_add(one)]);
     }
+    assert!(listed(tables, set).iter().eq(list), "set {set}");
     for addr in addresses {
         let addr = addr & mask(width);
         assert_eq!(tables.find(set, addr), longest(list, addr), "{addr:032x}");
@@ -233,4 +242,27 @@ fn no_room_changes_nothing() {
     assert_eq!(tables.insert(0, key(90)), Err(NoRoom));
     tables.reclaim();
     assert_eq!(tables.insert(0, key(90)), Ok(true));
+}
+
+/// Memory of whoever was here before: it ends, whatever lies there.
+#[test]
+fn garbage_has_some_entries_or_none() {
+    let mut random = Random(5);
+    let mut garbage = |len: u32| {
+        let word = |random: &mut Random| match random.below(3) {
+            0 => NODE | random.below(8) << 24 | random.below(len),
+            1 => random.below(len),
+            _ => random.next() as u32,
+        };
+        let words = (0..len).map(|_| AtomicU64::new(u64::from(word(&mut random)) << 32 | u64::from(word(&mut random))));
+        Memory::Own(words.collect())
+    };
+    for (family, set) in [(Family::V4, 0), (Family::V6, 0), (Family::V4, 1)] {
+        let (nodes, records) = (garbage(1 << 16), garbage(1 << 12));
+        let mut count = 0;
+        entries(family, set, &nodes, &records, &mut |_| count += 1);
+        assert!((1..1 << 13).contains(&count), "{count}");
+        // Not even a root.
+        entries(family, set, &garbage(8), &records, &mut |_| unreachable!("it is in no node"));
+    }
 }

@@ -1,8 +1,8 @@
 //! The audit log: a line of JSON for every change of a native's rules: who, when, what.
 
-use super::Params;
+use super::{Params, identity, lists};
 use crate::error::Notice;
-use crate::pin;
+use crate::pin::{self, Pin};
 use crate::sys::proc;
 use serde::Serialize;
 use std::fs::File;
@@ -13,26 +13,72 @@ use std::path::{Path, PathBuf};
 /// So many prefixes or rules of one change are written out; the counts are always whole.
 const LISTED: usize = 10_000;
 
+/// For no log.
+const OFF: &str = "off";
+
 /// The action of what is no longer in force.
 pub(super) const END: &str = "end";
 
-/// Says that somebody has ended a named instance whose own weir is gone.
+/// Says that somebody has ended a named instance whose own weir is gone: what that would have said.
 ///
 /// # Errors
 /// When its log cannot be written; the path is in the message.
-pub fn record_stop(pinned: &pin::Record, lists: &[pin::ListState]) -> io::Result<()> {
+pub fn record_stop(left: &pin::Left) -> io::Result<()> {
+    let pinned = &left.record;
     let Some(path) = &pinned.audit else { return Ok(()) };
-    let file = pinned.files.first().map(|f| f.display().to_string());
-    let record = Record {
-        instance: &pinned.alias,
-        native: &pinned.native,
-        action: END,
-        source: file.unwrap_or_default(),
-        removed: lists.iter().map(|l| l.entries as usize).sum(),
-        ..Record::default()
+    let lists = match pinned.native.as_str() {
+        "blocklist" => lists::ended(left),
+        "identity" => identity::ended(left),
+        _ => Vec::new(),
     };
     let failed = |e: io::Error| io::Error::new(e.kind(), format!("the audit log `{}` cannot be written ({e})", path.display()));
-    Audit::open(path).and_then(|mut audit| audit.write(&record)).map_err(failed)
+    let mut audit = Audit::open(path).map_err(failed)?;
+    for (list, removed) in lists {
+        let record = Record {
+            instance: &pinned.alias,
+            native: &pinned.native,
+            action: END,
+            list,
+            source: pinned.sources.get(list).cloned().unwrap_or_default(),
+            changes: removed.map(Changes::removed).unwrap_or_default(),
+            ..Record::default()
+        };
+        audit.write(&record).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// What was in force before a start.
+#[derive(Debug)]
+pub(super) enum Before<T> {
+    Nothing,
+    /// Of another version of weir, or cut short.
+    Unknown,
+    Known(T),
+}
+
+impl<T> Before<T> {
+    /// What a start takes over, if it takes anything over.
+    pub fn of(pin: Option<&Pin>, read: impl FnOnce(&Pin) -> Option<T>) -> Self {
+        match pin.filter(|pin| pin.before().is_some()) {
+            None => Before::Nothing,
+            Some(pin) => read(pin).map_or(Before::Unknown, Before::Known),
+        }
+    }
+
+    /// What becomes of it; `None`: it is not known after all.
+    pub fn and_then<U>(self, know: impl FnOnce(T) -> Option<U>) -> Before<U> {
+        match self {
+            Before::Nothing => Before::Nothing,
+            Before::Unknown => Before::Unknown,
+            Before::Known(known) => know(known).map_or(Before::Unknown, Before::Known),
+        }
+    }
+
+    /// Takes it out, leaving nothing.
+    pub fn take(&mut self) -> Self {
+        std::mem::replace(self, Before::Nothing)
+    }
 }
 
 /// The file, or nothing.
@@ -56,12 +102,41 @@ pub(super) struct Record<'a> {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub source: String,
     pub entries: usize,
-    pub added: usize,
-    pub removed: usize,
+    #[serde(flatten)]
+    pub changes: Changes,
+}
+
+/// How a list is another than before. By default nothing is known of it.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Changes {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub added: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub removed: Option<usize>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub add: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub remove: Vec<String>,
+}
+
+impl Changes {
+    /// Everything is new.
+    pub fn added(count: usize) -> Self {
+        Self {
+            added: Some(count),
+            removed: Some(0),
+            ..Self::default()
+        }
+    }
+
+    /// Everything has gone.
+    pub fn removed(count: usize) -> Self {
+        Self {
+            added: Some(0),
+            removed: Some(count),
+            ..Self::default()
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -85,10 +160,15 @@ impl Audit {
         }
     }
 
+    /// Whether an instance is to keep one.
+    pub fn is_wanted(params: &Params<'_>) -> bool {
+        params.text("audit") != Some(OFF)
+    }
+
     /// Opens the log that an instance's `audit` names. It is no reason not to run that there is none.
     pub fn of(params: &Params<'_>, default: &str, notices: &mut Vec<Notice>) -> Self {
         let path = match params.text("audit").unwrap_or(default) {
-            "off" => return Self::off(),
+            OFF => return Self::off(),
             path => Path::new(path),
         };
         Self::open(path).unwrap_or_else(|error| {

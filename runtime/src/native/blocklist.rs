@@ -1,11 +1,11 @@
 //! `blocklist`: parameters → settings, map sizes and tries of its object, and the lists that are kept up to date.
 
-use super::audit::Audit;
+use super::audit::{Audit, Before};
 use super::exact::Exact;
 use super::lists::{Lists, Origin, Plan, covering, fits, spares};
 use super::prefixes::{Prefixes, bytes};
 use super::protect::Guard;
-use super::{Params, Setup, heartbeat, prefixes};
+use super::{Params, Setup, heartbeat, left, prefixes};
 use crate::error::{Error, Notice};
 use crate::kernel::Kernel;
 use crate::load::Elf;
@@ -116,6 +116,7 @@ pub(super) fn setup(
     pin: Option<&Pin>,
 ) -> Result<Setup, Error> {
     let way = Way::of(params)?;
+    let left = Before::of(pin.filter(|_| Audit::is_wanted(params)), left::begin);
     let mut elf = Elf::parse(&object::OBJECT)?;
     let max = params.int("max").unwrap_or(MAX_DEFAULT);
     let max_hits = u32::try_from(params.int("max_hits").unwrap_or(MAX_HITS_DEFAULT)).unwrap_or(u32::MAX);
@@ -234,6 +235,7 @@ pub(super) fn setup(
         duration: params.duration("duration"),
         notices,
         beats,
+        left,
     });
     Ok(Setup {
         elf,

@@ -56,7 +56,7 @@ impl Exact {
         if list.len() < FROM {
             return None;
         }
-        let family = if K::WIDTH == 32 { Family::V4 } else { Family::V6 };
+        let family = family::<K>();
         let mut tables = Tables::new(family, sets);
         if list.len() >= SIEVE_FROM {
             tables = tables.with_sieve();
@@ -95,10 +95,7 @@ impl Exact {
     pub fn move_to<'m>(&mut self, nodes: &Map, records: &Map, sieve: impl FnOnce() -> Result<&'m Map, Error>) -> Result<(), Error> {
         let too_small = |map: &Map| Error::Object(format!("`{}` is too small", map.symbol));
         self.tables
-            .move_to(
-                memory(nodes, NODE_SLOTS * 4)?,
-                memory(records, records.value_size.next_multiple_of(8) as usize)?,
-            )
+            .move_to(memory_of_nodes(nodes)?, memory_of_records(records)?)
             .map_err(|NoRoom| too_small(nodes))?;
         if self.tables.has_sieve() {
             let map = sieve()?;
@@ -173,6 +170,29 @@ impl Exact {
     pub fn reclaim(&mut self) {
         self.tables.reclaim();
     }
+}
+
+/// Adds the entries of a set in maps that somebody else has filled, sorted.
+///
+/// # Errors
+/// When they cannot be mapped.
+pub(super) fn entries<K: Key>(set: usize, nodes: &Map, records: &Map, keys: &mut Vec<K>) -> Result<(), Error> {
+    let (nodes, records) = (memory_of_nodes(nodes)?, memory_of_records(records)?);
+    let mut each = |bits| keys.push(key(bits));
+    weir_ebpf_builtins::exact::entries(family::<K>(), u32::from(set == 1), &nodes, &records, &mut each);
+    Ok(())
+}
+
+fn family<K: Key>() -> Family {
+    if K::WIDTH == 32 { Family::V4 } else { Family::V6 }
+}
+
+fn memory_of_nodes(map: &Map) -> Result<Memory, Error> {
+    memory(map, NODE_SLOTS * 4)
+}
+
+fn memory_of_records(map: &Map) -> Result<Memory, Error> {
+    memory(map, map.value_size.next_multiple_of(8) as usize)
 }
 
 /// Maps an array into our memory.

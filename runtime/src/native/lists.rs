@@ -3,24 +3,25 @@
 //! A list is in the tries, or in exact tables where it was long enough at the start (`exact`), and then what these have no room for is in the tries.
 //! The kernel's maps always hold what the tables here say, except while a change is on its way: new entries come before old ones go.
 
-use super::audit::{Audit, END, Record, listed};
+use super::audit::{Audit, Before, Changes, END, Record, listed};
 use super::exact::{self, Exact, key};
 use super::heartbeat::Heart;
+use super::left;
 use super::prefixes::{self, Key, Prefixes, bytes};
 use super::pressure::{self, Pressure};
 use super::protect::{Guard, Protected};
-use super::table::{Change, Table};
+use super::table::{Change, Table, difference};
 use crate::error::{Error, Notice};
 use crate::format::uint;
 use crate::maps::{Contents, Map};
-use crate::pin::ListState;
+use crate::pin::{Left, ListState, Pin};
 use crate::sys::{Result as SysResult, bpf, proc};
 use std::collections::{BTreeSet, HashMap};
 use std::mem::offset_of;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use weir_compiler::object::MapKind;
+use std::thread::JoinHandle;
 use weir_ebpf_builtins::exact::{Bits, Counted};
 use weir_ebpf_builtins::{Lpm4, Lpm6, PacketsBytes, Record4, Record6, blocklist as object};
 use weir_parser::Span;
@@ -76,6 +77,8 @@ pub(super) struct Lists {
     span: Span,
     /// Records of the instance that this one takes the place of.
     before: [Option<Map>; 2],
+    /// What that had in force, for the audit log.
+    left: Before<JoinHandle<left::Lists>>,
     /// Programs pass everything unless they see that we are there.
     beats: bool,
     heart: Option<Heart>,
@@ -97,6 +100,7 @@ pub(super) struct Plan {
     pub duration: Option<u64>,
     pub notices: Vec<Notice>,
     pub beats: bool,
+    pub left: Before<JoinHandle<left::Lists>>,
 }
 
 type Maps = HashMap<String, Map>;
@@ -117,13 +121,13 @@ fn now() -> u64 {
     proc::clock_ns(libc::CLOCK_BOOTTIME)
 }
 
-const BLOCK: [[&str; 2]; 2] = [[object::BLOCK4, object::BLOCK6], [object::SWAP4, object::SWAP6]];
-const TABLES: [[&str; 3]; 2] = [
+pub(super) const BLOCK: [[&str; 2]; 2] = [[object::BLOCK4, object::BLOCK6], [object::SWAP4, object::SWAP6]];
+pub(super) const TABLES: [[&str; 3]; 2] = [
     [object::NODES4, object::RECORDS4, object::SIEVE4],
     [object::NODES6, object::RECORDS6, object::SIEVE6],
 ];
 const PAST: [&str; 2] = [object::PAST4, object::PAST6];
-const ALLOW: [[&str; 2]; 2] = [[object::ALLOW4, object::ALLOW6]; 2];
+pub(super) const ALLOW: [[&str; 2]; 2] = [[object::ALLOW4, object::ALLOW6]; 2];
 
 impl Lists {
     /// Takes over what the maps are filled with.
@@ -153,6 +157,7 @@ impl Lists {
             notices: plan.notices,
             span: plan.span,
             before: [None, None],
+            left: plan.left,
             beats: plan.beats,
             heart: None,
         };
@@ -176,20 +181,8 @@ impl Lists {
 
     /// Takes the records of the instance whose place this one takes: what was counted there goes on here, once nothing is counted there any
     /// more ([`Self::started`]).
-    pub fn take_over(&mut self, open: impl Fn(&str) -> Option<OwnedFd>) {
-        self.before = TABLES.map(|[_, symbol, _]| {
-            let fd = open(symbol)?;
-            let info = bpf::map_info(fd.as_fd()).ok()?;
-            Some(Map {
-                fd,
-                kind: MapKind::Array,
-                symbol: symbol.to_owned(),
-                key_size: info.key_size,
-                value_size: info.value_size,
-                max_entries: info.max_entries,
-                has_set_word: false,
-            })
-        });
+    pub fn take_over(&mut self, pin: &Pin) {
+        self.before = TABLES.map(|[_, symbol, _]| left::map(pin.map(symbol)?, symbol));
     }
 
     fn fetch_before(&mut self, maps: &Maps) -> Result<(), Error> {
@@ -266,13 +259,22 @@ impl Lists {
         });
     }
 
-    /// Says in the audit log that the lists are in force.
+    /// Says in the audit log that the lists are in force, and what that changes where others were.
     pub fn started(&mut self, maps: &Maps) -> Result<(), Error> {
         self.fetch_before(maps)?;
+        let left = self.left.take().and_then(|reading| reading.join().ok()?);
         for allow in [false, true] {
-            let entries = self.list(allow).len();
-            if entries > 0 || !allow {
-                self.record(allow, "start", entries, (Vec::new(), Vec::new()), 0);
+            let list = self.list(allow);
+            let changes = match &left {
+                Before::Nothing => Changes::added(list.len()),
+                Before::Unknown => Changes::default(),
+                Before::Known(lists) => {
+                    let old = &lists[usize::from(allow)];
+                    changes(difference(old.v4.iter(), list.v4.keys()), difference(old.v6.iter(), list.v6.keys()))
+                }
+            };
+            if !allow || list.len() > 0 || changes.removed != Some(0) {
+                self.record(allow, "start", changes);
             }
         }
         Ok(())
@@ -283,7 +285,7 @@ impl Lists {
         for allow in [false, true] {
             let removed = self.list(allow).len();
             if removed > 0 {
-                self.record(allow, END, 0, (Vec::new(), Vec::new()), removed);
+                self.record(allow, END, Changes::removed(removed));
             }
         }
     }
@@ -296,7 +298,7 @@ impl Lists {
         if allow { &mut self.allow } else { &mut self.block }
     }
 
-    fn record(&mut self, allow: bool, action: &str, added: usize, names: (Vec<String>, Vec<String>), removed: usize) {
+    fn record(&mut self, allow: bool, action: &str, changes: Changes) {
         let list = self.list(allow);
         let record = Record {
             instance: &self.alias,
@@ -305,10 +307,7 @@ impl Lists {
             list: list.origin.what,
             source: list.origin.file.as_deref().map(|p| p.display().to_string()).unwrap_or_default(),
             entries: if action == END { 0 } else { list.len() },
-            added,
-            removed,
-            add: names.0,
-            remove: names.1,
+            changes,
         };
         if let Some(complaint) = self.audit.log(&record) {
             self.say(true, complaint);
@@ -401,15 +400,12 @@ impl Lists {
         let fitted = !list.spilled;
         list.apply(&v4, &v6, maps)?;
         let spilled = list.spilled && fitted;
-        let names = (
-            [listed(&v4.add, show), listed(&v6.add, show)].concat(),
-            [listed(&v4.remove, show), listed(&v6.remove, show)].concat(),
-        );
+        let changes = changes((v4.add, v4.remove), (v6.add, v6.remove));
         list.v4 = v4.table;
         list.v6 = v6.table;
         let (what, entries) = (list.origin.what, list.len());
         if added + removed > 0 {
-            self.record(allow, "reload", added, names, removed);
+            self.record(allow, "reload", changes);
         }
         if entries == 0 && removed > 0 && !allow {
             self.say(
@@ -480,7 +476,7 @@ impl Lists {
             match self.block.remove_all(maps) {
                 Ok(removed) => {
                     self.say(true, "its `duration` is over: everything passes from now on".to_owned());
-                    self.record(false, END, 0, (Vec::new(), Vec::new()), removed);
+                    self.record(false, END, Changes::removed(removed));
                 }
                 Err(error) => self.say(true, format!("its `duration` is over, but the list cannot be removed: {error}")),
             }
@@ -502,8 +498,7 @@ impl Lists {
             let list = self.list_mut(allow);
             list.v4.forget_ended(now);
             list.v6.forget_ended(now);
-            let names = [listed(&v4, show), listed(&v6, show)].concat();
-            self.record(allow, "expire", 0, (Vec::new(), names), v4.len() + v6.len());
+            self.record(allow, "expire", changes((Vec::new(), v4), (Vec::new(), v6)));
             self.check_pressure();
         }
     }
@@ -567,6 +562,31 @@ fn longest<'a, K: Key + 'a>(keys: impl Iterator<Item = &'a K>, addr: u128, width
         (net ^ addr).checked_shr(width - len).unwrap_or(0) == 0
     };
     keys.filter(covers).max_by_key(|key| key.order().1).map(Key::prefix)
+}
+
+/// What was added and removed, of each family.
+fn changes(v4: (Vec<Lpm4>, Vec<Lpm4>), v6: (Vec<Lpm6>, Vec<Lpm6>)) -> Changes {
+    Changes {
+        added: Some(v4.0.len() + v6.0.len()),
+        removed: Some(v4.1.len() + v6.1.len()),
+        add: [listed(&v4.0, show), listed(&v6.0, show)].concat(),
+        remove: [listed(&v4.1, show), listed(&v6.1, show)].concat(),
+    }
+}
+
+/// How many entries each list has that an owner has left in force, if that is known; lists without any are left out, as an owner does.
+pub(super) fn ended(left: &Left) -> Vec<(&'static str, Option<usize>)> {
+    let sizes = match left::read(|symbol| left.map(symbol)) {
+        Some(lists) => lists.map(|list| Some(list.len())),
+        // Maps of another version may mean something else; what its owner has said does not.
+        None => [&ENTRIES[..2], &ENTRIES[2..4]].map(|families| {
+            let mut of_list = left.lists.iter().filter(|l| families.contains(&l.name.as_str())).peekable();
+            of_list.peek()?;
+            Some(of_list.map(|l| l.entries as usize).sum())
+        }),
+    };
+    let lists = ["prefixes", "allow"].into_iter().zip(sizes);
+    lists.filter(|(_, size)| *size != Some(0)).collect()
 }
 
 fn show<K: Key>(key: &K) -> String {

@@ -10,6 +10,7 @@ mod flows;
 mod forms;
 pub(crate) mod heartbeat;
 mod identity;
+mod left;
 mod lists;
 mod pinned;
 pub mod prefixes;
@@ -75,6 +76,8 @@ pub struct Instance {
     untold: Mutex<Vec<Notice>>,
     /// What its summary says above all: that it would cost less elsewhere.
     advice: OnceLock<String>,
+    /// Everything of it is attached, or has been.
+    started: OnceLock<()>,
     /// The name under which it outlives us. After everything that it holds.
     pin: Option<Arc<Pin>>,
 }
@@ -173,7 +176,7 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
     let setup = match spec.native.name {
         "blocklist" => blocklist::setup(&params, netns.as_deref(), &event_used, chained, kernel, pin.as_deref())?,
         "flows" => flows::setup(&params, netns.as_deref(), &event_used, chained, kernel)?,
-        "identity" => identity::setup(&params, netns.as_deref(), &event_used, kernel, pin.as_deref())?,
+        "identity" => identity::setup(&params, netns.as_deref(), &event_used, kernel, pin.as_ref())?,
         "retransmits" => retransmits::setup(&params, &event_used, kernel)?,
         other => return Err(Error::Object(format!("no loader for native `{other}`"))),
     };
@@ -194,7 +197,9 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
     }
     if let Some(lists) = &mut lists {
         lists.move_in(&maps)?;
-        lists.take_over(|symbol| pin.as_deref()?.map(symbol));
+        if let Some(pin) = &pin {
+            lists.take_over(pin);
+        }
     }
     if let Some(engine) = &mut engine {
         engine.move_in(&maps)?;
@@ -211,6 +216,7 @@ fn load(object: &Object, index: usize, spec: &NativeInstance, kernel: &Kernel) -
         copies: Mutex::default(),
         untold: Mutex::default(),
         advice: OnceLock::new(),
+        started: OnceLock::new(),
         pin,
     })
 }
@@ -406,6 +412,7 @@ impl Instance {
         if let Some(mut engine) = self.engine() {
             engine.started(&self.maps, iterators)?;
         }
+        self.started.get_or_init(|| ());
         if let Some(notice) = self.how_long() {
             (attacher.observer)(&notice);
         }
@@ -533,7 +540,8 @@ impl Instance {
 
     /// Everything is detached, and printed.
     pub(crate) fn ended(&self) {
-        let is_over = self.pin.as_ref().is_none_or(|pin| !pin.outlives());
+        // A `begin` that calls `exit()` keeps it from being in force at all.
+        let is_over = self.started.get().is_some() && self.pin.as_ref().is_none_or(|pin| !pin.outlives());
         if let Some(mut lists) = self.lists() {
             lists.check_hits(&self.maps);
             if is_over {

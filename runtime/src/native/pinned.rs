@@ -96,6 +96,7 @@ impl Instance {
             owner: pin::this_process(),
             statement: statement(&self.spec),
             files: files(&self.spec).collect(),
+            sources: sources(&self.spec).collect(),
             audit: audit(&self.spec),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
@@ -227,6 +228,15 @@ fn whole(path: &str) -> PathBuf {
 fn files(spec: &NativeInstance) -> impl Iterator<Item = PathBuf> {
     spec.params.iter().flatten().filter_map(|value| match value {
         ParamValue::File(path) => Some(whole(path)),
+        _ => None,
+    })
+}
+
+/// Its files as the script names them, with their parameters.
+fn sources(spec: &NativeInstance) -> impl Iterator<Item = (String, String)> {
+    let params = spec.native.params.iter().zip(&spec.params);
+    params.filter_map(|(decl, value)| match value {
+        Some(ParamValue::File(path)) => Some((decl.name.to_owned(), path.clone())),
         _ => None,
     })
 }

@@ -1,7 +1,6 @@
 //! What one family of a list holds, with the time at which each entry ends. Pure: the caller tells the kernel and the time.
 
 use super::prefixes::{Entry, Key};
-use std::cmp::Ordering;
 
 /// Entries end within this fraction of their time after it, each at its own moment: a list must not end in one second.
 const SPREAD: u64 = 10;
@@ -45,17 +44,7 @@ impl<K: Key> Table<K> {
 
     /// Compares with a new list, read at `now`. Every entry of it gets its whole time: one that stays is never seen as ended.
     pub fn change(&self, list: &[Entry<K>], ttl: Option<u64>, now: u64) -> Change<K> {
-        let (mut add, mut remove) = (Vec::new(), Vec::new());
-        let mut old = self.held.iter().peekable();
-        for entry in list {
-            while let Some(gone) = old.next_if(|o| o.key.order() < entry.key.order()) {
-                remove.push(gone.key);
-            }
-            if old.next_if(|o| o.key.order().cmp(&entry.key.order()) == Ordering::Equal).is_none() {
-                add.push(entry.key);
-            }
-        }
-        remove.extend(old.map(|o| o.key));
+        let (add, remove) = difference(self.keys(), list.iter().map(|entry| &entry.key));
         let held = list
             .iter()
             .map(|entry| Held {
@@ -79,6 +68,22 @@ impl<K: Key> Table<K> {
     pub fn forget_ended(&mut self, now: u64) {
         self.held.retain(|h| h.ends > now);
     }
+}
+
+/// What is to be added to one sorted list and removed from it to have the other.
+pub(super) fn difference<'a, K: Key + 'a>(old: impl Iterator<Item = &'a K>, new: impl Iterator<Item = &'a K>) -> (Vec<K>, Vec<K>) {
+    let (mut add, mut remove) = (Vec::new(), Vec::new());
+    let mut old = old.peekable();
+    for key in new {
+        while let Some(gone) = old.next_if(|o| o.order() < key.order()) {
+            remove.push(*gone);
+        }
+        if old.next_if(|o| o.order() == key.order()).is_none() {
+            add.push(*key);
+        }
+    }
+    remove.extend(old);
+    (add, remove)
 }
 
 fn end_of<K: Key>(key: &K, ttl: u64, now: u64) -> u64 {

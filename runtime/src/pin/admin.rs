@@ -1,6 +1,6 @@
 //! Named instances from outside: listing them, ending one, asking one to read its files again.
 
-use super::record::{Control, ListState};
+use super::record::{self, Control, ListState};
 use super::{OURS, PinError, Record, lock, ours, parse_filter_name};
 use crate::attach::tc::remove_clsact_if_empty;
 use crate::attach::turn::Turn;
@@ -11,9 +11,11 @@ use crate::sys::netlink::{Filter, Link, Netlink};
 use crate::sys::netns::{self, Netns};
 use crate::sys::{Result as SysResult, SysError, bpf, proc};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -43,6 +45,49 @@ pub struct Status {
 pub struct Answer {
     pub good: bool,
     pub text: String,
+}
+
+/// What somebody has left in force under a name: open, so that it can be read when the name has been given back.
+#[derive(Debug)]
+pub struct Left {
+    pub record: Record,
+    /// As its owner last said.
+    pub lists: Vec<ListState>,
+    /// By their names there.
+    maps: HashMap<String, OwnedFd>,
+    rules: Option<OwnedFd>,
+}
+
+impl Left {
+    /// Opens it; `None` where there is no name, or nobody has said what it stands for.
+    #[must_use]
+    pub fn open(name: &str) -> Option<Self> {
+        let dir = folder(name).ok()?;
+        let record = Record::read(&dir)?;
+        let of_this_version = record.is_of_this_version();
+        let files = fs::read_dir(&dir).into_iter().flatten().flatten().map(|e| e.path());
+        let map = |path: std::path::PathBuf| {
+            let symbol = path.file_name()?.to_str()?.strip_prefix("map_")?.to_owned();
+            let (kind, fd) = query::by_pin(&path).ok()?;
+            (kind == ObjectKind::Map).then_some((symbol, fd))
+        };
+        Some(Self {
+            record,
+            lists: Control::open(&dir).map(|control| control.lists()).unwrap_or_default(),
+            maps: files.filter(|_| of_this_version).filter_map(map).collect(),
+            rules: record::open_rules(&dir).filter(|_| of_this_version),
+        })
+    }
+
+    /// A map by its symbol. One of another version of weir may mean something else by the same bytes.
+    pub(crate) fn map(&self, symbol: &str) -> Option<OwnedFd> {
+        self.maps.get(symbol)?.try_clone().ok()
+    }
+
+    /// The rules that its owner has written down.
+    pub(crate) fn rules<T: DeserializeOwned>(&self) -> Option<T> {
+        record::value(self.rules.as_ref()?)
+    }
 }
 
 /// Whether this process may see what is pinned.
@@ -247,7 +292,7 @@ pub fn stop(name: &str) -> Result<Option<u32>, PinError> {
     let deadline = Instant::now() + ANSWER_WITHIN;
     while dir.exists() {
         match lock(&dir) {
-            // It died meanwhile.
+            // It ended without, or died.
             Ok(Some(_lock)) => {
                 remove(name, &dir)?;
                 break;

@@ -8,13 +8,15 @@
 mod admin;
 mod record;
 
-pub use admin::{Answer, Status, names, reload, status, stop, visible};
+pub use admin::{Answer, Left, Status, names, reload, status, stop, visible};
 pub use record::{ListState, Owner, Record};
 
 use crate::sys::bpf::query::{self, LinkPlace, ObjectKind};
 use crate::sys::bpf::{self, pin as sys};
 use crate::sys::{Result as SysResult, SysError, describe, proc};
 use record::Control;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
@@ -264,9 +266,28 @@ impl Pin {
 
     /// Opens a map that its last owner pinned. One of another version of weir may mean something else by the same bytes.
     pub(crate) fn map(&self, symbol: &str) -> Option<OwnedFd> {
-        self.before.as_ref().filter(|r| r.version == env!("CARGO_PKG_VERSION"))?;
+        self.before.as_ref().filter(|r| r.is_of_this_version())?;
         let (kind, fd) = query::by_pin(&self.dir.join(format!("map_{symbol}"))).ok()?;
         (kind == ObjectKind::Map).then_some(fd)
+    }
+
+    /// Reads the rules that its last owner has written down, as [`Self::map`] does.
+    pub(crate) fn rules<T: DeserializeOwned>(&self) -> Option<T> {
+        self.before.as_ref().filter(|r| r.is_of_this_version())?;
+        record::value(&record::open_rules(&self.dir)?)
+    }
+
+    /// Writes down the rules that are in force now, for who looks when we may be gone.
+    pub(crate) fn keep_rules(&self, rules: &impl Serialize) {
+        if record::put_rules(&self.dir, rules).is_err() {
+            // Better none than others.
+            self.forget_rules();
+        }
+    }
+
+    /// Others are about to be put in force: whoever kills us meanwhile leaves it open which are.
+    pub(crate) fn forget_rules(&self) {
+        record::forget_rules(&self.dir);
     }
 
     /// As [`Self::map`], if it is of the shape that is wanted now.

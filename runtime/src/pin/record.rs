@@ -5,7 +5,9 @@ use super::{byte_array, replace};
 use crate::sys::bpf::query::{self, ObjectKind};
 use crate::sys::bpf::{self, pin as sys};
 use crate::sys::{Result as SysResult, SysError};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 const RECORD: &str = "record";
 const CONTROL: &str = "control";
+const RULES: &str = "rules";
 /// Bytes of an element of `control`.
 const WORDS: usize = 512;
 /// Element of `control`, written by `weir stop`: other than 0, the instance has been ended.
@@ -53,6 +56,9 @@ pub struct Record {
     /// The `use` statement of the last start, its parameters evaluated. Nothing when a list came from standard input.
     pub statement: Option<String>,
     pub files: Vec<PathBuf>,
+    /// The same as the script has them, by the parameters that they are given for.
+    #[serde(default)]
+    pub sources: BTreeMap<String, String>,
     /// Where its changes are written down.
     #[serde(default)]
     pub audit: Option<PathBuf>,
@@ -75,24 +81,58 @@ pub struct ListState {
 impl Record {
     /// Reads it; `None` where there is none, or one that cannot be understood.
     pub(super) fn read(dir: &Path) -> Option<Self> {
-        let (ObjectKind::Map, fd) = query::by_pin(&dir.join(RECORD)).ok()? else {
-            return None;
-        };
-        let bytes = element(&fd, 0)?;
-        let end = bytes.iter().rposition(|b| *b != 0)? + 1;
-        serde_json::from_slice(&bytes[..end]).ok()
+        value(&opened(dir, RECORD)?)
     }
 
     /// Writes it in the place of the one before.
     pub(super) fn write(&self, dir: &Path) -> SysResult<()> {
-        let wrong = |e: serde_json::Error| SysError::new("write", RECORD, io::Error::other(e));
-        let mut bytes = serde_json::to_vec(self).map_err(wrong)?;
-        bytes.resize(bytes.len().next_multiple_of(64), 0);
-        let size = u32::try_from(bytes.len()).map_err(|e| SysError::new("write", RECORD, io::Error::other(e)))?;
-        let map = byte_array("weir_record", size, 1)?;
-        bpf::map_update(map.as_fd(), &0u32.to_ne_bytes(), &bytes, 0, RECORD)?;
-        replace(map.as_fd(), dir, RECORD)
+        put(dir, RECORD, self)
     }
+
+    /// Whether what it says of itself in maps is meant as we would mean it.
+    pub(super) fn is_of_this_version(&self) -> bool {
+        self.version == env!("CARGO_PKG_VERSION")
+    }
+}
+
+/// Writes down what is in force, where the programs' own maps do not tell.
+pub(super) fn put_rules(dir: &Path, rules: &impl Serialize) -> SysResult<()> {
+    put(dir, RULES, rules)
+}
+
+/// What is in force is not as it was written down, or soon will not be.
+pub(super) fn forget_rules(dir: &Path) {
+    // Mostly there are none.
+    let _ = fs::remove_file(dir.join(RULES));
+}
+
+pub(super) fn open_rules(dir: &Path) -> Option<OwnedFd> {
+    opened(dir, RULES)
+}
+
+fn opened(dir: &Path, file: &str) -> Option<OwnedFd> {
+    match query::by_pin(&dir.join(file)) {
+        Ok((ObjectKind::Map, fd)) => Some(fd),
+        _ => None,
+    }
+}
+
+/// Reads what [`put`] has written.
+pub(super) fn value<T: DeserializeOwned>(map: &OwnedFd) -> Option<T> {
+    let bytes = element(map, 0)?;
+    let end = bytes.iter().rposition(|b| *b != 0)? + 1;
+    serde_json::from_slice(&bytes[..end]).ok()
+}
+
+/// Pins a value in a map of its own, in the place of the one before.
+fn put(dir: &Path, file: &str, value: &impl Serialize) -> SysResult<()> {
+    let wrong = |e: io::Error| SysError::new("write", file, e);
+    let mut bytes = serde_json::to_vec(value).map_err(|e| wrong(io::Error::other(e)))?;
+    bytes.resize(bytes.len().next_multiple_of(64), 0);
+    let size = u32::try_from(bytes.len()).map_err(|e| wrong(io::Error::other(e)))?;
+    let map = byte_array(&format!("weir_{file}"), size, 1)?;
+    bpf::map_update(map.as_fd(), &0u32.to_ne_bytes(), &bytes, 0, file)?;
+    replace(map.as_fd(), dir, file)
 }
 
 fn element(map: &OwnedFd, index: u32) -> Option<Vec<u8>> {
@@ -119,10 +159,7 @@ impl Control {
     }
 
     pub fn open(dir: &Path) -> Option<Self> {
-        match query::by_pin(&dir.join(CONTROL)) {
-            Ok((ObjectKind::Map, fd)) => Some(Self(fd)),
-            _ => None,
-        }
+        opened(dir, CONTROL).map(Self)
     }
 
     fn word(&self, index: u32) -> u64 {

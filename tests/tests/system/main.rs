@@ -3,6 +3,7 @@
 //! `cargo xtask test` runs it. By hand, as root: `cargo build && cargo test -p weir-tests --test system [FILTER]`.
 
 mod absent;
+mod audit;
 mod bad_input;
 mod blocklist;
 mod blocklist_tc;
@@ -80,6 +81,7 @@ fn main() {
         flows::TESTS,
         identity::TESTS,
         pins::TESTS,
+        audit::TESTS,
         retransmits::TESTS,
         examples::TESTS,
         faults::TESTS,

@@ -79,7 +79,7 @@ impl Name {
     }
 
     /// Ends it: nothing of it is left.
-    fn stop(&self) -> Result<()> {
+    pub(super) fn stop(&self) -> Result<()> {
         let done = self.tool("stop")?;
         ensure!(done.status.success() && done.stdout.contains("no longer in force"), "{done}");
         Ok(())

@@ -3,11 +3,12 @@
 //! [`policy`] reads the file, [`who`] looks who there is; this brings the kernel's maps from one state to the next. The rules in force
 //! are swapped as a whole; who is who is kept up to date within about a second of each change that [`watch`] hears of.
 
+mod log;
 mod policy;
 mod watch;
 mod who;
 
-use super::audit::{Audit, END, Record, listed};
+use super::audit::{Audit, Before, Changes, END};
 use super::engine::{Engine, Maps, Rows, Value, text_bytes};
 use super::heartbeat::{self, Heart};
 use super::lists::grace_period;
@@ -21,11 +22,14 @@ use crate::load::Elf;
 use crate::maps::{Contents, Map};
 use crate::pin::Pin;
 use crate::sys::{Result as SysResult, bpf, proc};
-use policy::{Policy, PolicyError, RULES_MAX, Rule};
+use log::changes;
+pub(super) use log::ended;
+use policy::{Policy, PolicyError, RULES_MAX};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 use watch::Watch;
 use weir_compiler::object::MapKind;
@@ -41,7 +45,7 @@ pub(super) fn setup(
     netns: Option<&str>,
     event_used: &dyn Fn(&str) -> bool,
     kernel: &Kernel,
-    pin: Option<&Pin>,
+    pin: Option<&Arc<Pin>>,
 ) -> Result<Setup, Error> {
     let mut elf = Elf::parse(&object::OBJECT)?;
     let path = match params.get("policy") {
@@ -66,7 +70,7 @@ pub(super) fn setup(
         _ => object::ENFORCE_FROM_POD,
     };
     let deny_unknown = params.text("unknown") == Some("deny");
-    let beats = heartbeat::is_needed(kernel, pin);
+    let beats = heartbeat::is_needed(kernel, pin.map(Arc::as_ref));
     for (symbol, value) in [
         (object::RODATA_ENFORCE, enforce),
         (object::RODATA_MASK, mask),
@@ -149,6 +153,9 @@ pub(super) struct Enforcer {
     /// How full `.denied` is.
     denied: Pressure,
     heart: Option<Heart>,
+    /// What was in force when it was made.
+    before: Before<Policy>,
+    pin: Option<Arc<Pin>>,
 }
 
 /// Sets one element.
@@ -186,7 +193,7 @@ impl Enforcer {
     ///
     /// # Errors
     /// A policy that makes no sense or is too long; no cgroup v2.
-    pub fn new(plan: Plan, pin: Option<&Pin>) -> Result<Self, Error> {
+    pub fn new(plan: Plan, pin: Option<&Arc<Pin>>) -> Result<Self, Error> {
         let policy = read(&plan)?;
         let mut watch = Watch::new();
         let everybody = look(&plan, &policy, &mut watch)?;
@@ -200,11 +207,13 @@ impl Enforcer {
             told: Vec::new(),
             denied: Pressure::new(),
             heart: None,
+            before: Before::of(pin.map(Arc::as_ref), Pin::rules),
+            pin: pin.cloned(),
             policy,
             everybody,
             watch,
         };
-        let before = pin.map(slots_of).unwrap_or_default();
+        let before = pin.map(|pin| slots_of(pin)).unwrap_or_default();
         let (slots, fresh) = slots(&enforcer.policy, &before);
         enforcer.slots = slots;
         if let Some(verdicts) = pin.and_then(|pin| pin.map(object::VERDICTS)) {
@@ -288,24 +297,6 @@ impl Enforcer {
         });
     }
 
-    fn record(&mut self, action: &str, (added, add): (usize, Vec<String>), (removed, remove): (usize, Vec<String>)) {
-        let record = Record {
-            instance: &self.plan.alias,
-            native: "identity",
-            action,
-            list: "policy",
-            source: self.plan.path.display().to_string(),
-            entries: if action == END { 0 } else { self.policy.rules.len() },
-            added,
-            removed,
-            add,
-            remove,
-        };
-        if let Some(complaint) = self.plan.audit.log(&record) {
-            self.say(true, complaint);
-        }
-    }
-
     /// Says once what is odd about who there is.
     fn tell_who(&mut self) {
         let name = |i: usize| self.policy.identities[i].name.clone();
@@ -355,23 +346,19 @@ impl Enforcer {
             return;
         }
         let old = self.policy.clone();
+        self.about_to_change();
         let result = new.and_then(|new| {
             let everybody = look(&self.plan, &new, &mut self.watch)?;
             self.put(new, everybody, maps)
         });
+        self.write_down();
         if let Err(error) = result {
             self.say(true, error.while_running("the policy in force stays as it is"));
             return;
         }
-        let changed = |a: &Policy, b: &Policy| -> Vec<Rule> { a.rules.iter().filter(|r| !b.rules.contains(r)).cloned().collect() };
-        let (add, remove) = (changed(&self.policy, &old), changed(&old, &self.policy));
-        let (added, removed) = (add.len(), remove.len());
-        let (mut add, mut remove) = (listed(&add, in_words), listed(&remove, in_words));
-        if default(&self.policy) != default(&old) {
-            add.push(format!("default {}", verdict(default(&self.policy) == object::ALLOW)));
-            remove.push(format!("default {}", verdict(default(&old) == object::ALLOW)));
-        }
-        self.record("reload", (added, add), (removed, remove));
+        let changes = changes(&old, &self.policy);
+        let [added, removed] = [changes.added, changes.removed].map(Option::unwrap_or_default);
+        self.record("reload", changes);
         let rules = self.policy.rules.len();
         self.say(
             false,
@@ -459,7 +446,7 @@ impl Enforcer {
                 Ok(()) => {
                     self.over = true;
                     self.say(true, "its `duration` is over: everything passes from now on".to_owned());
-                    self.record(END, (0, Vec::new()), (self.policy.rules.len(), Vec::new()));
+                    self.record(END, Changes::removed(self.policy.rules.len()));
                 }
                 Err(error) => self.say(true, format!("its `duration` is over, but the policy cannot be removed: {error}")),
             }
@@ -552,8 +539,8 @@ impl Engine for Enforcer {
     }
 
     fn started(&mut self, _: &Maps, _: Vec<KernelIterator>) -> Result<(), Error> {
-        let rules = listed(&self.policy.rules, in_words);
-        self.record("start", (rules.len(), rules), (0, Vec::new()));
+        self.record_start();
+        self.write_down();
         Ok(())
     }
 
@@ -573,7 +560,7 @@ impl Engine for Enforcer {
 
     fn record_end(&mut self) {
         if !self.over {
-            self.record(END, (0, Vec::new()), (self.policy.rules.len(), Vec::new()));
+            self.record(END, Changes::removed(self.policy.rules.len()));
         }
     }
 
@@ -638,15 +625,6 @@ impl Engine for Enforcer {
         }
         Ok(())
     }
-}
-
-/// A rule as the audit log has it.
-fn in_words(rule: &Rule) -> String {
-    format!("{} {}", verdict(rule.allow), rule.name)
-}
-
-fn verdict(allow: bool) -> &'static str {
-    if allow { "allow" } else { "deny" }
 }
 
 /// Packets and bytes of all CPUs.

@@ -2,7 +2,7 @@
 //!
 //! TOML, or JSON of the same shape. Everything that is wrong is said with its line; nothing is guessed.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -33,7 +33,7 @@ pub struct PolicyError {
 }
 
 /// Who is who.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub name: String,
     /// As it stands in the mark, before it is shifted there.
@@ -42,7 +42,7 @@ pub struct Identity {
 }
 
 /// Who has an identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Members {
     /// The processes of cgroups: a path or a pattern, from the root of the hierarchy.
     Cgroup(String),
@@ -51,7 +51,7 @@ pub enum Members {
 }
 
 /// One end of a rule, or both.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum To {
     Anybody,
     Prefix(IpAddr, u8),
@@ -59,7 +59,7 @@ pub enum To {
     Identity(usize),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// As the user calls it, or what it says.
     pub name: String,
@@ -74,7 +74,7 @@ pub struct Rule {
 }
 
 /// A policy that makes sense.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     pub identities: Vec<Identity>,
     pub rules: Vec<Rule>,
