@@ -475,14 +475,8 @@ impl Instance {
             [first, ..] => format!("`{first}` and {} others are veths", veths.len() - 1),
         };
         let message = format!("{which}: `hook=\"tc\"` is cheaper there. {VETH_FIGURE}");
-        let notice = Notice::Native {
-            alias: self.spec.alias.clone(),
-            message: message.clone(),
-            warning: false,
-            span: None,
-        };
-        if self.advice.set(message).is_ok() {
-            self.untold().push(notice);
+        if self.advice.set(message.clone()).is_ok() {
+            self.say(message, None);
         }
     }
 
@@ -514,6 +508,16 @@ impl Instance {
         if let Some(mut engine) = self.engine() {
             engine.reload(path, &self.maps, touched);
         }
+    }
+
+    /// Says something, as a warning where it has a place in the script.
+    fn say(&self, message: String, span: Option<Span>) {
+        self.untold().push(Notice::Native {
+            alias: self.spec.alias.clone(),
+            message,
+            warning: span.is_some(),
+            span,
+        });
     }
 
     /// Whether the native wants [`Self::tick`] about once a second.
