@@ -169,7 +169,7 @@ static MAPS: &[MapDecl] = &[
         levels: &[],
         writable: Writable::Whole,
         room: Room::Fixed(1 << 14),
-        doc: "by the name of the process; `?` for sockets that nobody has open, as after `close`. SYN-ACKs belong to none",
+        doc: "by the name of the process; `?` for sockets of which none is known: nobody has them open, as after `close`. SYN-ACKs belong to none",
     },
     MapDecl {
         name: "connections",
@@ -262,7 +262,7 @@ static VARS: &[EventVar] = &[
         "comm",
         offset_of!(Event, comm),
         EventVarType::Text { cap: 16 },
-        "the process of the socket; empty if unknown",
+        "the process of the socket; `kernel` if a reset has none, as from a port where nobody listens; empty if unknown",
     ),
     var("pid", offset_of!(Event, pid), EventVarType::U32, "its pid; 0 if unknown"),
     var(

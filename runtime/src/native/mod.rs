@@ -14,6 +14,7 @@ mod lists;
 mod pinned;
 pub mod prefixes;
 mod pressure;
+mod process;
 mod protect;
 mod retransmits;
 pub(crate) mod summary;
