@@ -174,6 +174,7 @@ static MAPS: &[MapDecl] = &[
         shape: MapShape::Table {
             key: KeyShape::FlowAt,
             columns: FLOW_COLUMNS,
+            spare: &["known_by", "age_s", "vlan", "pid", "flags", "direction", "packets"],
         },
         levels: &[],
         writable: Writable::Entries,

@@ -222,6 +222,7 @@ static MAPS: &[MapDecl] = &[
         shape: MapShape::Table {
             key: KeyShape::Text("rule"),
             columns: PACKETS_BYTES,
+            spare: &[],
         },
         levels: &[],
         writable: Writable::Entries,
@@ -234,6 +235,7 @@ static MAPS: &[MapDecl] = &[
         shape: MapShape::Table {
             key: KeyShape::Text("who to whom"),
             columns: PACKETS_BYTES,
+            spare: &[],
         },
         levels: &[],
         writable: Writable::Entries,

@@ -153,6 +153,7 @@ static MAPS: &[MapDecl] = &[
         shape: MapShape::Table {
             key: KeyShape::Address,
             columns: DESTINATION_COLUMNS,
+            spare: &["other", "synack", "syn", "tlp", "fast", "rto"],
         },
         levels: &[],
         writable: Writable::Whole,
@@ -165,6 +166,7 @@ static MAPS: &[MapDecl] = &[
         shape: MapShape::Table {
             key: KeyShape::Text("process"),
             columns: PROCESS_COLUMNS,
+            spare: &[],
         },
         levels: &[],
         writable: Writable::Whole,
@@ -177,6 +179,7 @@ static MAPS: &[MapDecl] = &[
         shape: MapShape::Table {
             key: KeyShape::Flow,
             columns: CONNECTION_COLUMNS,
+            spare: &["pid", "syn", "tlp", "fast", "rto", "state"],
         },
         levels: &[],
         writable: Writable::Whole,

@@ -6,6 +6,7 @@ mod copies;
 mod engine;
 mod exact;
 mod files;
+mod fit;
 mod flows;
 mod forms;
 pub(crate) mod heartbeat;
@@ -595,6 +596,11 @@ impl Instance {
     pub(crate) fn snapshots(&self, top: u32, telling: bool) -> Result<Vec<Snapshot>, Error> {
         self.look()?;
         (0..self.spec.native.maps.len()).map(|map| self.read(map, top, telling)).collect()
+    }
+
+    /// What its maps look like, in the order of the declaration.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = MapShape> {
+        self.spec.native.maps.iter().map(|map| map.shape)
     }
 
     /// Lets the native's user space see how things are now.

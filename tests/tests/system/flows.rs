@@ -4,11 +4,12 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use weir_tests::frame::{Frame, Payload};
 use weir_tests::harness::Test;
 use weir_tests::net::{Lab, NODE_IF, Netns, TempDir};
+use weir_tests::terminal::Terminal;
 use weir_tests::traffic::{self, Connection, TcpInfo, tcp_info};
 use weir_tests::weir::{Finished, Weir};
 use weir_tests::{in_vm, wait_for};
@@ -25,6 +26,7 @@ pub const TESTS: &[Test] = &[
     Test::new("flows_that_nobody_takes_in_are_warned_of", overflow),
     Test::new("flows_stand_side_by_side", side_by_side),
     Test::new("flows_have_one_event_a_packet", events),
+    Test::new("flows_fit_the_screen", screen),
     Test::new("flows_refuse_what_cannot_be", refused),
 ];
 
@@ -688,6 +690,67 @@ fn events() -> Result<()> {
     done.expect_entry("@close", "", 1)?;
     // All have one sequence number: two of the SYNs, and the second FIN; the first one is the first FIN above.
     done.expect_entry("@again", "", 3)
+}
+
+/// On a terminal no line is longer than it is wide, and neither a number nor an IPv4 address is cut; a pipe gets all of it.
+fn screen() -> Result<()> {
+    const SENDER: &str = "fd77:1234:5678:9abc:def0:1122:3344:5566";
+    let lab = Lab::new()?;
+    let folder = TempDir::new()?;
+    let node = lab.node.name();
+    let script =
+        format!(r#"use flows(iface="{NODE_IF}@{node}", max=1000) as fl; self:signal:SIGUSR1 {{ print(@fl); printf("printed\n"); }}"#);
+    let mut piped = Weir::script(&script).start()?;
+    let mut terminal = Terminal::start(&["-e", &script], folder.path())?;
+    terminal.wait_for("Attached")?;
+    let objects = terminal.objects();
+    let mut connection = Connection::open(&lab, PORT)?;
+    connection.transfer(100_000)?;
+    let from: Ipv6Addr = SENDER.parse()?;
+    let to = Ipv6Addr::new(0xfd77, 0x1234, 0x5678, 0x9abc, 0xa1b2, 0xc3d4, 0xe5f6, 0x789);
+    traffic::send_frames(&lab, &[(3, Frame::udp(from, to, PORT)), (2, Frame::udp(to, from, PORT))])?;
+    traffic::settle(&lab)?;
+    let comm = std::fs::read_to_string("/proc/self/comm")?;
+    let (ours, theirs) = (connection.node_side.local_addr()?, lab.peer4());
+    let flow = format!("{ours} > {theirs}:{PORT} tcp");
+    let print = |terminal: &mut Terminal, columns: u16| -> Result<String> {
+        terminal.resize(50, columns)?;
+        let before = terminal.printed().len();
+        terminal.signal(Signal::SIGUSR1)?;
+        terminal.wait("the table", |t| t.printed()[before..].contains("printed"))?;
+        Ok(terminal.printed()[before..].replace('\r', ""))
+    };
+    for columns in [80, 100, 120, 160, 250] {
+        let text = print(&mut terminal, columns)?;
+        let longest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        ensure!(longest <= usize::from(columns), "{longest} of {columns}:\n{text}");
+        let row = text
+            .lines()
+            .find(|line| line.contains(&flow))
+            .with_context(|| format!("no {flow}:\n{text}"))?;
+        // At least the name's two ends.
+        let (head, tail) = (&comm[..4], &comm.trim()[comm.trim().len() - 4..]);
+        ensure!(row.contains(head) && row.contains(tail), "{columns}: {row}");
+        let whole = columns == 250;
+        ensure!(
+            text.contains(SENDER) == whole && text.contains("the same in all: interface veth0") != whole,
+            "{columns}:\n{text}"
+        );
+        ensure!(whole || text.contains("[fd77:1") && text.contains('…'), "{columns}:\n{text}");
+        ensure!(text.contains("no room for: known_by") == (columns < 160), "{columns}:\n{text}");
+    }
+    terminal.signal(Signal::SIGINT)?;
+    terminal.ended(&objects)?;
+    piped.signal(Signal::SIGUSR1)?;
+    piped.wait_stdout("the table", |text| text.contains("printed"))?;
+    let done = piped.stop()?.clean()?;
+    ensure!(
+        done.stdout
+            .contains(&format!("[{SENDER}]:40000 > [{to}]:{PORT} udp, {NODE_IF}, ingress/from_pod")),
+        "{done}"
+    );
+    ensure!(!done.stdout.contains('…') && !done.stdout.contains("the same in all"), "{done}");
+    Ok(())
 }
 
 fn refused() -> Result<()> {
