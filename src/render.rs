@@ -5,6 +5,7 @@
 use annotate_snippets::{AnnotationKind, Group, Level, Snippet};
 use std::fmt::Write;
 use std::ops::Range;
+use std::os::fd::AsFd;
 use weir_compiler::pipeline::Source;
 use weir_parser::{Diagnostic, Severity, Span};
 use weir_runtime::Notice;
@@ -268,11 +269,8 @@ fn use_colour(bpftrace: Option<&str>, no_color: Option<&str>, is_terminal: bool)
 }
 
 fn terminal_width() -> Option<usize> {
-    // SAFETY: winsize is plain integers.
-    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
-    // SAFETY: TIOCGWINSZ writes a winsize.
-    let ret = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    (ret == 0 && size.ws_col >= 40).then_some(usize::from(size.ws_col))
+    let (_, columns) = weir_runtime::sys::terminal::size(std::io::stderr().as_fd())?;
+    (columns >= 40).then_some(columns)
 }
 
 #[cfg(test)]

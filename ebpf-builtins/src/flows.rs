@@ -35,15 +35,20 @@ pub const STATS_MAP: &str = "STATS";
 pub const SCRATCH: &str = "SCRATCH";
 pub use crate::{CHAIN, EVENT, EVENTS, EVENTS_XDP};
 
-/// `.rodata` `u32` each, for the two programs that see sockets: where a field is in a struct of the kernel, in bytes. Name, struct, field.
+/// `.rodata` `u32` each, for the programs that see sockets: where a field is in a struct of the kernel, in bytes. Name, struct, field.
 pub const OFFSETS: &[(&str, &str, &str)] = &[
     ("SOCKET_SK", "socket", "sk"),
     ("SOCK_COOKIE", "sock_common", "skc_cookie"),
+    ("SOCK_STATE", "sock_common", "skc_state"),
+    ("SOCK_KERN", "sock", "sk_kern_sock"),
+    ("SOCK_TYPE", "sock", "sk_type"),
     ("TASK_LEADER", "task_struct", "group_leader"),
     ("TASK_TGID", "task_struct", "tgid"),
     ("TASK_COMM", "task_struct", "comm"),
     ("TASK_FLAGS", "task_struct", "flags"),
 ];
+/// `.rodata` `u32`: which bits of the byte at `SOCK_KERN` are the field's; 0, the default: sockets are not looked into.
+pub const RODATA_KERN_MASK: &str = "KERN_MASK";
 /// `.rodata` `u32`, by `SLOT_*`: 1 = fill `EVENT` and tail-call the slot; default 0.
 pub const RODATA_EVENTS: &[&str] = &["ON_NEW", "ON_CLOSE", "ON_RST", "ON_RETRANSMIT"];
 /// `.rodata` `u32`: 1 = tail-call `CHAIN` slot 0 instead of returning `XDP_PASS`; default 0.

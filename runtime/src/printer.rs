@@ -14,7 +14,7 @@ use crate::replay::maps::MemoryMap;
 use crate::ring::Ring;
 use crate::sink::{Place, Problem, Sink};
 use crate::sys::proc::possible_cpus;
-use crate::sys::{Result as SysResult, SysError};
+use crate::sys::{Result as SysResult, SysError, terminal};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::ffi::OsStr;
@@ -567,7 +567,15 @@ impl Worker {
             }
             return;
         }
-        let text = summary::text(native.title(), &snapshots, top, &self.ctx);
+        let maps: Vec<_> = native.shapes().zip(snapshots).collect();
+        let stdout = io::stdout();
+        let columns = self
+            .ctx
+            .screen
+            .then(|| terminal::size(stdout.as_fd()))
+            .flatten()
+            .map(|(_, columns)| columns);
+        let text = summary::text(&native.title(), &maps, top, columns, &self.ctx);
         self.write(|sink, _| sink.printf(&text));
     }
 

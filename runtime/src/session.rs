@@ -215,7 +215,7 @@ impl MapsHandle {
     /// # Errors
     /// When there are too many open files.
     pub fn context(&self) -> Result<Context, Error> {
-        context(&self.0.object, &self.0.loaded, false)
+        context(&self.0.object, &self.0.loaded, false, false)
     }
 
     /// Lists the maps of natives, as the script names them: `@bl.hits`.
@@ -240,7 +240,7 @@ impl MapsHandle {
     }
 }
 
-fn context(object: &Object, loaded: &load::Loaded, escapes: bool) -> Result<Context, Error> {
+fn context(object: &Object, loaded: &load::Loaded, escapes: bool, screen: bool) -> Result<Context, Error> {
     let mut stacks: Vec<OwnedFd> = Vec::new();
     for (spec, map) in object.maps.iter().zip(&loaded.maps) {
         if matches!(spec.role, MapRole::Stacks) {
@@ -252,6 +252,7 @@ fn context(object: &Object, loaded: &load::Loaded, escapes: bool) -> Result<Cont
         trunc_trailer: object.config.str_trunc_trailer.clone(),
         max_strlen: object.config.max_strlen,
         escapes,
+        screen,
     })
 }
 
@@ -401,7 +402,9 @@ impl Session {
             Some(map) => Some(Ring::new(maps::dup(map.fd.as_fd(), "ring buffer")?, loaded.ring_size)?),
             None => None,
         };
-        let ctx = context(&object, &loaded, escapes)?;
+        // What a writer gets is shown there, too: by the REPL.
+        let screen = matches!(options.output, Output::Stdout | Output::Writer(_)) && options.format == OutputFormat::Text;
+        let ctx = context(&object, &loaded, escapes, screen)?;
         let shared = Arc::new(Shared {
             object,
             loaded,

@@ -105,15 +105,7 @@ fn key_within(time: Duration) -> Option<bool> {
 }
 
 fn size() -> (usize, usize) {
-    // SAFETY: all zero is a valid `winsize`.
-    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
-    // SAFETY: the ioctl writes a `winsize` to the pointer, which is one.
-    let answer = unsafe { libc::ioctl(libc::STDOUT_FILENO, libc::TIOCGWINSZ, &raw mut size) };
-    if answer == 0 && size.ws_row > 0 && size.ws_col > 0 {
-        (usize::from(size.ws_row), usize::from(size.ws_col))
-    } else {
-        (24, 80)
-    }
+    weir_runtime::sys::terminal::size(io::stdout().as_fd()).unwrap_or((24, 80))
 }
 
 /// What the last looks have seen, by key.

@@ -27,7 +27,8 @@ everything passes ten seconds later.
 
 A file is read again when it has changed: weir notices by itself. What is new in it is added before what is gone is removed, in \
 batches, while traffic flows, so that an address that is in the old and in the new list is dropped at every moment. A file with a \
-bad line, an empty one, and one that is gone change nothing, and are complained about; to empty a list, leave a comment in its file.
+bad line, an empty one, and one that is gone change nothing, and are complained about; to empty a list, leave a comment in its file. One \
+that somebody writes is read when it is closed; where that takes longer than five seconds, weir says so, and when it has read it after all.
 
 An entry with a `ttl` ends by itself, somewhat later than that, up to a tenth, so that a list does not end all at once. Each reading \
 of the file starts its entries' time again (`touch` is enough).
@@ -169,7 +170,8 @@ static PARAMS: &[ParamDecl] = &[
         ty: ParamType::Bool,
         required: false,
         default: "true",
-        doc: "refuse a list that covers the default gateway, a resolver, or the peer of an SSH session, unless `allow` has it",
+        doc: "refuse a list that covers the default gateway, a resolver, or the peer of an SSH session, unless `allow` has it; and any list where \
+              routes or connections cannot be read",
     },
     ParamDecl {
         name: "dry_run",

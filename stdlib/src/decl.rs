@@ -227,7 +227,12 @@ pub enum MapShape {
     /// Numbers that the runtime knows, printed likewise; no map of the kernel, and not printed at exit.
     Known(&'static [&'static str]),
     /// Rows that the runtime makes of what the native's maps hold.
-    Table { key: KeyShape, columns: &'static [Column] },
+    Table {
+        key: KeyShape,
+        columns: &'static [Column],
+        /// Names of columns, and of parts of the key behind the first, that a narrow screen does without, the first one first.
+        spare: &'static [&'static str],
+    },
 }
 
 impl MapShape {

@@ -27,9 +27,12 @@ A flow ends when it was `idle` for so long, soon after a FIN or a reset, or when
 `retransmittedSegments`, `retransmitsKnownBy`, `smoothedRttMicroseconds`, `processName`, `processId`, `podDirection`.
 
 Of connections whose sender is on this host, pods included, the kernel's socket tells retransmits and round-trip time. Retransmits of \
-forwarded flows are an estimate by sequence numbers: packets that overtook each other are among them. The process is the one that has the \
-socket of the sender open, or has closed it; of what comes from elsewhere, the one that has the receiver's, if it sends anything back through \
-this interface. It is `?` where no process has had the socket: it is the kernel's, say, or closed by its peer before it was accepted.
+forwarded flows are an estimate by sequence numbers: packets that overtook each other are among them.
+
+The process is the one that has the socket of the sender open, or has closed it; of what comes from elsewhere, the one that has the \
+receiver's, if it sends anything back through this interface. `kernel`, with a pid of 0, is the kernel itself: a reset from a port where nobody \
+listens, or by a rule of the firewall, answers to pings, neighbour discovery, tunnels. `?` is a socket of which no process is known: one that \
+its peer has closed before it was accepted, say, or one of MPTCP. `-` is nobody here: no socket was seen. `retransmits` has the same words.
 
 On the host's side of a pod's interface, ingress is what the pod sends (from_pod), and egress what it gets (to_pod).
 
@@ -171,12 +174,13 @@ static MAPS: &[MapDecl] = &[
         shape: MapShape::Table {
             key: KeyShape::FlowAt,
             columns: FLOW_COLUMNS,
+            spare: &["known_by", "age_s", "vlan", "pid", "flags", "direction", "packets"],
         },
         levels: &[],
         writable: Writable::Entries,
         room: Room::Param("max", 1),
         doc: "the live ones, most bytes last. `flags` that were seen, of CEUAPRSF; `known_by` says where `retransmits` are from, `kernel` or \
-              `estimate`; `rtt_us` only of senders on this host; `process` is `-` where no socket was seen. To clear it ends all flows, to delete an entry that flow",
+              `estimate`; `rtt_us` only of senders on this host; `process` may be `kernel`, `?` or `-`, as told above. To clear it ends all flows, to delete an entry that flow",
     },
     MapDecl {
         name: "stats",

@@ -223,6 +223,7 @@ static MAPS: &[MapDecl] = &[
         shape: MapShape::Table {
             key: KeyShape::Text("rule"),
             columns: PACKETS_BYTES,
+            spare: &[],
         },
         levels: &[],
         writable: Writable::Entries,
@@ -235,6 +236,7 @@ static MAPS: &[MapDecl] = &[
         shape: MapShape::Table {
             key: KeyShape::Text("who to whom"),
             columns: PACKETS_BYTES,
+            spare: &[],
         },
         levels: &[],
         writable: Writable::Entries,

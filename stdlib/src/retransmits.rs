@@ -153,6 +153,7 @@ static MAPS: &[MapDecl] = &[
         shape: MapShape::Table {
             key: KeyShape::Address,
             columns: DESTINATION_COLUMNS,
+            spare: &["other", "synack", "syn", "tlp", "fast", "rto"],
         },
         levels: &[],
         writable: Writable::Whole,
@@ -165,11 +166,12 @@ static MAPS: &[MapDecl] = &[
         shape: MapShape::Table {
             key: KeyShape::Text("process"),
             columns: PROCESS_COLUMNS,
+            spare: &[],
         },
         levels: &[],
         writable: Writable::Whole,
         room: Room::Fixed(1 << 14),
-        doc: "by the name of the process; `?` for sockets that nobody has open, as after `close`. SYN-ACKs belong to none",
+        doc: "by the name of the process; `?` for sockets of which none is known: nobody has them open, as after `close`. SYN-ACKs belong to none",
     },
     MapDecl {
         name: "connections",
@@ -177,6 +179,7 @@ static MAPS: &[MapDecl] = &[
         shape: MapShape::Table {
             key: KeyShape::Flow,
             columns: CONNECTION_COLUMNS,
+            spare: &["pid", "syn", "tlp", "fast", "rto", "state"],
         },
         levels: &[],
         writable: Writable::Whole,
@@ -262,7 +265,7 @@ static VARS: &[EventVar] = &[
         "comm",
         offset_of!(Event, comm),
         EventVarType::Text { cap: 16 },
-        "the process of the socket; empty if unknown",
+        "the process of the socket; `kernel` if a reset has none, as from a port where nobody listens; empty if unknown",
     ),
     var("pid", offset_of!(Event, pid), EventVarType::U32, "its pid; 0 if unknown"),
     var(

@@ -209,11 +209,12 @@ pub fn requests(mut decide: impl FnMut(u16) -> Option<i32> + Send + 'static) -> 
     Supervisor::new(&[rule], Box::new(judge))
 }
 
-/// Tells, before the program opens a file of this name, that it is about to: it waits until `before` returns.
+/// Tells, before the program opens a file of this name, that it is about to: it waits until `before` returns. What that returns is the
+/// error, if the file is not to be opened.
 ///
 /// # Errors
 /// No sockets.
-pub fn opens(name: &'static str, mut before: impl FnMut() + Send + 'static) -> Result<Supervisor> {
+pub fn opens(name: &'static str, mut before: impl FnMut() -> Option<i32> + Send + 'static) -> Result<Supervisor> {
     let rule = Rule {
         call: libc::SYS_openat,
         with: None,
@@ -224,10 +225,7 @@ pub fn opens(name: &'static str, mut before: impl FnMut() + Send + 'static) -> R
         // The path may end where the memory does.
         let read = memory.read_at(&mut path, request.data.args[1]).ok()?;
         let path = path[..read].split(|byte| *byte == 0).next()?;
-        if path.ends_with(name.as_bytes()) {
-            before();
-        }
-        None
+        if path.ends_with(name.as_bytes()) { before() } else { None }
     };
     Supervisor::new(&[rule], Box::new(judge))
 }
@@ -255,6 +253,7 @@ impl HalfWriter {
                 });
                 *written.lock().unwrap_or_else(|e| e.into_inner()) = file.ok();
             }
+            None
         })?;
         Ok(Self { opens, armed, file })
     }

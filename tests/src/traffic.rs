@@ -176,6 +176,24 @@ pub fn tcp_echo(lab: &Lab, port: u16, timeout: Duration) -> Result<Connected> {
     Ok(Connected::Yes)
 }
 
+/// Connects from a port of choice, in the calling thread's network namespace.
+///
+/// # Errors
+/// What `connect` says, as an [`std::io::Error`].
+pub fn connect_from(from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt};
+    let family = if from.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(from))?;
+    connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).map_err(std::io::Error::from)?;
+    Ok(TcpStream::from(fd))
+}
+
 fn ping_pong(mut client: TcpStream, mut server: TcpStream) -> Result<()> {
     let mut buffer = [0; 4];
     for stream in [&client, &server] {

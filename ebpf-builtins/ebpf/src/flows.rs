@@ -93,10 +93,15 @@ settings! {
     // Bytes from the start of the struct in the name.
     SOCKET_SK = 0;
     SOCK_COOKIE = 0;
+    SOCK_STATE = 0;
+    SOCK_KERN = 0;
+    SOCK_TYPE = 0;
     TASK_LEADER = 0;
     TASK_TGID = 0;
     TASK_COMM = 0;
     TASK_FLAGS = 0;
+    // Bits at SOCK_KERN.
+    KERN_MASK = 0;
 }
 
 const FIN: u8 = 0x01;
@@ -107,6 +112,12 @@ const RST: u8 = 0x04;
 const NOWHERE: u32 = u32::MAX;
 /// No slot of `EVENTS`.
 const NO_EVENT: u32 = u32::MAX;
+
+/// Of `sock.sk_type`.
+const SOCK_STREAM: u16 = 1;
+/// States of sockets that are less than a `struct sock`: what is left of a connection, and what may become one.
+const TCP_TIME_WAIT: u8 = 6;
+const TCP_NEW_SYN_RECV: u8 = 12;
 
 /// Of `task_struct.flags`.
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -137,15 +148,21 @@ struct Packet {
     flags: u32,
     /// 1 = `total_retrans` and `srtt_us` are those of the sender's socket.
     is_local: u32,
-    /// 1 = there is a socket, of any kind.
-    has_socket: u32,
     total_retrans: u32,
     srtt_us: u32,
     /// 1 = it is the first of its flow.
     is_new: u32,
     /// 1 = the first of several fragments.
     is_fragmented: u32,
+    zero: u32,
+    /// Address of the kernel's socket that it is from, of any kind, [`NOBODY`] or [`THE_KERNEL`].
+    sender: u64,
 }
+
+/// Of [`Packet::sender`]: it comes from elsewhere.
+const NOBODY: u64 = 0;
+/// Of [`Packet::sender`]: it was made here, without a socket.
+const THE_KERNEL: u64 = 1;
 
 // ---- programs ----
 
@@ -193,11 +210,14 @@ fn at_tc<const DIRECTION: u8>(ctx: *mut __sk_buff) -> i32 {
     packet.bytes = u64::from(skb.len) + u64::from(segments - 1) * u64::from(read(&packet.headers));
 
     packet.is_local = 0;
-    packet.has_socket = 0;
+    // What was forwarded came in by an interface.
+    let is_made_here = DIRECTION == DIRECTION_EGRESS && skb.ingress_ifindex == 0;
+    packet.sender = if is_made_here { THE_KERNEL } else { NOBODY };
     // SAFETY: the program's own context; null or a socket.
     let sk = unsafe { skb.__bindgen_anon_2.sk };
     if !sk.is_null() {
-        packet.has_socket = 1;
+        // Of an address that has been in memory the verifier allows arithmetic.
+        packet.sender = sk as u64;
         // SAFETY: not null.
         let tcp = unsafe { bpf_tcp_sock(sk) };
         if !tcp.is_null() {
@@ -257,7 +277,7 @@ fn at_xdp(ctx: &xdp_md) -> u32 {
     packet.packets = 1;
     packet.bytes = len;
     packet.is_local = 0;
-    packet.has_socket = 0;
+    packet.sender = NOBODY;
     account::<false>(context(ctx).cast(), packet, XDP_PASS)
 }
 
@@ -294,13 +314,9 @@ fn account<const TC: bool>(ctx: *mut c_void, packet: &mut Packet, verdict: u32) 
         add64(&raw mut (*record).bytes, bytes);
         (&raw mut (*record).last_ns).write_volatile(now);
     }
-    if TC && read(&packet.has_socket) != 0 {
+    if TC {
         // SAFETY: as above.
-        unsafe {
-            if (*record).cookie == 0 {
-                (*record).cookie = bpf_get_socket_cookie(ctx);
-            }
-        }
+        unsafe { sent_by(ctx, record, packet) };
     }
     let mut again = 0;
     let mut is_first_fin = false;
@@ -321,7 +337,7 @@ fn account<const TC: bool>(ctx: *mut c_void, packet: &mut Packet, verdict: u32) 
             if flags & RST != 0 {
                 add32(&raw mut (*record).rsts, 1);
             }
-            again = if TC && read(&packet.is_local) != 0 {
+            again = if TC && read(&packet.is_local) != 0 && !is_answer_of_the_kernel(record, packet, flags) {
                 told(record, packet)
             } else {
                 estimated(record, packet, packets, flags)
@@ -417,6 +433,48 @@ fn unlisted(packet: &Packet, now: u64) {
         count(STAT_OVERFLOW, u64::from(packets));
         count(STAT_OVERFLOW_BYTES, bytes);
     }
+}
+
+/// Takes in whose packet it is: a socket's, or the kernel's own.
+///
+/// # Safety
+/// `record` is the flow's, `ctx` the context of a program at TC.
+#[inline(always)]
+unsafe fn sent_by(ctx: *mut c_void, record: *mut Record, packet: &Packet) {
+    let sender = read(&packet.sender);
+    // SAFETY: the caller's.
+    unsafe {
+        if sender == NOBODY || (*record).cookie != 0 {
+            return;
+        }
+        if sender != THE_KERNEL && !is_kernels(sender) {
+            (*record).cookie = bpf_get_socket_cookie(ctx);
+        } else if (*record).state & STATE_KERNEL == 0 {
+            or32(&raw mut (*record).state, STATE_KERNEL);
+        }
+    }
+}
+
+/// Whether a socket is one that the kernel uses for itself: to answer to what nobody listens for, say. Not of streams: those of MPTCP are
+/// made by the kernel, too, and some process has each.
+#[inline(always)]
+fn is_kernels(sk: u64) -> bool {
+    setting!(KERN_MASK) != 0
+        && !matches!(peek::<u8>(sk, setting!(SOCK_STATE)), TCP_TIME_WAIT | TCP_NEW_SYN_RECV)
+        && u32::from(peek::<u8>(sk, setting!(SOCK_KERN))) & setting!(KERN_MASK) != 0
+        && peek::<u16>(sk, setting!(SOCK_TYPE)) != SOCK_STREAM
+}
+
+/// Whether a packet may be the kernel's answer for a connection that is over, or never was. The socket that it is from counts as one of TCP
+/// for some kernels, but has no counters, whatever is read there.
+///
+/// # Safety
+/// `record` is the flow's.
+#[inline(always)]
+unsafe fn is_answer_of_the_kernel(record: *mut Record, packet: &Packet, flags: u8) -> bool {
+    // SAFETY: the caller's.
+    let (cookie, fins) = unsafe { ((*record).cookie, (*record).fins) };
+    cookie == 0 || flags & RST != 0 || fins != 0 && flags & FIN == 0 && read(&packet.payload) == 0
 }
 
 /// Takes over what the sender's socket says. Returns how many segments it has sent again since the last packet.

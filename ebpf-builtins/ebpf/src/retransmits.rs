@@ -108,6 +108,9 @@ const CA_LOSS: u8 = 4;
 /// `ICSK_TIME_LOSS_PROBE`: what the timer is set for; still so while the probe is sent.
 const TIME_LOSS_PROBE: u8 = 5;
 
+/// The name of who resets what nobody has a socket for.
+const THE_KERNEL: u64 = u64::from_le_bytes(*b"kernel\0\0");
+
 const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
 
@@ -273,7 +276,8 @@ fn reset_out(args: Args) -> u32 {
             conn.resets_out += 1;
             (conn.comm, conn.pid)
         }
-        None => ([0; 2], 0),
+        // Of whole names, the compiler would make another map.
+        None => ([if sk == 0 { THE_KERNEL } else { 0 }, 0], 0),
     };
     if setting!(EVENT_RESET_OUT) != 0 {
         let state = if sk != 0 { peek(sk, setting!(SOCK_STATE)) } else { TCP_CLOSE };

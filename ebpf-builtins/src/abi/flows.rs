@@ -32,7 +32,7 @@ pub struct Record {
     /// Monotonic clock. 0 = the element is not in use.
     pub first_ns: u64,
     pub last_ns: u64,
-    /// Cookie of the sender's socket, if that is on this host.
+    /// Cookie of the sender's socket, if that is on this host and not one of the kernel's own.
     pub cookie: u64,
     /// Counts of wire packets with the flag.
     pub syns: u32,
@@ -58,6 +58,8 @@ pub struct Record {
 pub const STATE_LOCAL: u32 = 1;
 /// Bit of [`Record::state`]: `next_seq` is known.
 pub const STATE_SEQ: u32 = 2;
+/// Bit of [`Record::state`]: the kernel itself has sent of it, for nobody's socket.
+pub const STATE_KERNEL: u32 = 4;
 /// Where [`Record::state`] has how many bytes are in front of the IP header.
 pub const STATE_LINK_SHIFT: u32 = 8;
 

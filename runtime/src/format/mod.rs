@@ -24,6 +24,8 @@ pub struct Context {
     pub max_strlen: u32,
     /// Control characters in text of the kernel are shown as `\x1b`: on a terminal they would move the cursor, or worse.
     pub escapes: bool,
+    /// Text goes to standard output, which may be a terminal: tables of natives fit it then.
+    pub screen: bool,
 }
 
 impl Default for Context {
@@ -33,6 +35,7 @@ impl Default for Context {
             trunc_trailer: "..".to_owned(),
             max_strlen: 1024,
             escapes: false,
+            screen: false,
         }
     }
 }

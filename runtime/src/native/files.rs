@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const SETTLE: Duration = Duration::from_millis(50);
 /// A file that has gone gets this long to come back before anybody is told.
 const GONE: Duration = Duration::from_millis(500);
+/// Whoever writes a file has it open for less than this, or somebody hears of it.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// As many symbolic links as the kernel follows on the way to a file.
 const MOST_LINKS: usize = 40;
 /// What is watched of a folder already stays watched.
@@ -28,8 +30,18 @@ struct Watched {
     way: Vec<(PathBuf, OsString)>,
     /// When its content may be read.
     due: Option<Instant>,
-    /// Somebody has written and not yet closed it.
-    writing: bool,
+    /// Since when somebody has written and not closed it.
+    writing: Option<Instant>,
+    /// The same, of what [`Files::held_up`] has given and [`Files::changed`] has not yet.
+    told: Option<Instant>,
+}
+
+/// A file that can be read now.
+#[derive(Debug)]
+pub(super) struct Changed {
+    pub path: PathBuf,
+    /// For how long it was written, if [`Files::held_up`] has given it.
+    pub held_up: Option<Duration>,
 }
 
 /// Watches files.
@@ -38,6 +50,7 @@ pub(super) struct Files {
     inotify: Inotify,
     folders: Vec<(WatchDescriptor, PathBuf)>,
     files: Vec<Watched>,
+    patience: Duration,
 }
 
 fn failed(path: &Path, error: nix::errno::Errno) -> SysError {
@@ -90,13 +103,15 @@ impl Files {
             inotify: Inotify::init(flags).map_err(|e| failed(Path::new("files"), e))?,
             folders: Vec::new(),
             files: Vec::new(),
+            patience: PATIENCE,
         };
         for path in paths {
             files.files.push(Watched {
                 way: Vec::new(),
                 path,
                 due: None,
-                writing: false,
+                writing: None,
+                told: None,
             });
             files.resolve(files.files.len() - 1)?;
         }
@@ -180,28 +195,53 @@ impl Files {
         }
     }
 
-    /// When [`Self::changed`] has something to give.
+    /// When [`Self::changed`] or [`Self::held_up`] has something to give.
     pub fn due(&self) -> Option<Instant> {
-        self.files.iter().filter(|f| !f.writing).filter_map(|f| f.due).min()
+        let patience = self.patience;
+        let due = |f: &Watched| match f.writing {
+            None => f.due,
+            Some(since) => f.told.is_none().then(|| since + patience),
+        };
+        self.files.iter().filter_map(due).min()
     }
 
     /// Gives the files whose new content can be read now.
-    pub fn changed(&mut self) -> Vec<PathBuf> {
+    pub fn changed(&mut self) -> Vec<Changed> {
         self.take_in();
         let now = Instant::now();
-        let ready = self.files.iter_mut().filter(|f| !f.writing && f.due.is_some_and(|due| due <= now));
+        let ready = self
+            .files
+            .iter_mut()
+            .filter(|f| f.writing.is_none() && f.due.is_some_and(|due| due <= now));
         ready
             .map(|f| {
                 f.due = None;
-                f.path.clone()
+                Changed {
+                    path: f.path.clone(),
+                    held_up: f.told.take().map(|since| now.saturating_duration_since(since)),
+                }
             })
             .collect()
+    }
+
+    /// Gives, once, each file that cannot be read because somebody has been writing it for long, and for how long.
+    pub fn held_up(&mut self) -> Vec<(PathBuf, Duration)> {
+        let now = Instant::now();
+        let patience = self.patience;
+        let tell = |f: &mut Watched| {
+            let since = f.writing.filter(|since| f.told.is_none() && now >= *since + patience)?;
+            f.told = Some(since);
+            Some((f.path.clone(), now.saturating_duration_since(since)))
+        };
+        self.files.iter_mut().filter_map(tell).collect()
     }
 
     /// Whether a file has been touched again since [`Self::changed`] gave it: what was read meanwhile is not to be trusted.
     pub fn touched(&mut self, path: &Path) -> bool {
         self.take_in();
-        self.files.iter().any(|f| f.path == path && (f.writing || f.due.is_some()))
+        self.files
+            .iter()
+            .any(|f| f.path == path && (f.writing.is_some() || f.due.is_some()))
     }
 }
 
@@ -216,14 +256,14 @@ impl Watched {
             return false;
         }
         if mask.intersects(AddWatchFlags::IN_MODIFY) {
-            self.writing = true;
+            self.writing = self.writing.or(Some(now));
             self.due = Some(now + SETTLE);
         } else if mask.intersects(AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO) {
-            self.writing = false;
+            self.writing = None;
             // The first one counts: a file that is replaced all the time must be read all the same.
             self.due = Some(self.due.unwrap_or(now + SETTLE).min(now + SETTLE));
         } else if mask.intersects(AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM) {
-            self.writing = false;
+            self.writing = None;
             self.due = Some(now + GONE);
         } else if mask.intersects(AddWatchFlags::IN_CREATE) {
             // A link or another name for a file has its content at once; a new file is still to be written.
@@ -242,7 +282,7 @@ impl Watched {
         let is_concerned = is_unmounted || mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
         if is_concerned {
             // Nobody will say again that it was closed.
-            self.writing = false;
+            self.writing = None;
             self.due = Some(self.due.unwrap_or(now + SETTLE).min(now + SETTLE));
         }
         is_concerned
@@ -270,8 +310,13 @@ mod tests {
         }
     }
 
-    /// Waits for the next change, at most two seconds.
+    /// The files of the next change.
     fn next(files: &mut Files) -> Vec<PathBuf> {
+        wait(files).into_iter().map(|changed| changed.path).collect()
+    }
+
+    /// Waits for the next change, at most two seconds.
+    fn wait(files: &mut Files) -> Vec<Changed> {
         let end = Instant::now() + Duration::from_secs(2);
         while Instant::now() < end {
             files.take_in();
@@ -316,10 +361,47 @@ mod tests {
         let mut file = std::fs::File::create(&path).unwrap();
         file.write_all(b"half").unwrap();
         files.take_in();
-        assert_eq!(files.due(), None);
-        assert!(files.touched(&path));
+        assert!(files.due().unwrap() > Instant::now() + SETTLE, "only somebody's patience ends");
+        assert!(files.changed().is_empty() && files.touched(&path));
         drop(file);
         assert_eq!(next(&mut files), [path]);
+    }
+
+    #[test]
+    fn a_file_that_is_written_for_long_is_told_once_and_when_it_is_read() {
+        let folder = Folder::new("held");
+        let (path, other) = (folder.0.join("list"), folder.0.join("other"));
+        for path in [&path, &other] {
+            std::fs::write(path, "a").unwrap();
+        }
+        let mut files = Files::new(vec![path.clone(), other.clone()]).unwrap();
+        let patience = Duration::from_millis(200);
+        files.patience = patience;
+        let mut file = std::fs::File::create(&path).unwrap();
+        let began = Instant::now();
+        file.write_all(b"half").unwrap();
+        files.take_in();
+        assert!(files.held_up().is_empty());
+        let due = files.due().unwrap();
+        assert!(due >= began + patience);
+        // More of it does not begin anew.
+        std::thread::sleep(patience / 2);
+        file.write_all(b" and more").unwrap();
+        files.take_in();
+        assert_eq!(files.due(), Some(due));
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let held = files.held_up();
+        assert!(matches!(&held[..], [(of, time)] if *of == path && *time >= patience), "{held:?}");
+        file.write_all(b" still").unwrap();
+        files.take_in();
+        assert!(files.due().is_none() && files.held_up().is_empty());
+        drop(file);
+        let changed = wait(&mut files);
+        assert!(changed[0].path == path && changed[0].held_up.unwrap() >= patience, "{changed:?}");
+        // The next one is another story.
+        std::fs::write(&path, "b").unwrap();
+        let changed = wait(&mut files);
+        assert!(changed[0].path == path && changed[0].held_up.is_none(), "{changed:?}");
     }
 
     #[test]
@@ -385,7 +467,7 @@ mod tests {
         let mut file = std::fs::File::create(&list).unwrap();
         file.write_all(b"a").unwrap();
         files.take_in();
-        assert_eq!(files.due(), None);
+        assert!(files.due().unwrap() > Instant::now() + SETTLE);
         flood(&folder.0);
         drop(file);
         assert_eq!(next(&mut files), std::slice::from_ref(&list));

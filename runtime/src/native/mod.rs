@@ -6,6 +6,7 @@ mod copies;
 mod engine;
 mod exact;
 mod files;
+mod fit;
 mod flows;
 mod forms;
 pub(crate) mod heartbeat;
@@ -15,6 +16,7 @@ mod lists;
 mod pinned;
 pub mod prefixes;
 mod pressure;
+mod process;
 mod protect;
 mod retransmits;
 pub(crate) mod summary;
@@ -482,14 +484,8 @@ impl Instance {
             [first, ..] => format!("`{first}` and {} others are veths", veths.len() - 1),
         };
         let message = format!("{which}: `hook=\"tc\"` is cheaper there. {VETH_FIGURE}");
-        let notice = Notice::Native {
-            alias: self.spec.alias.clone(),
-            message: message.clone(),
-            warning: false,
-            span: None,
-        };
-        if self.advice.set(message).is_ok() {
-            self.untold().push(notice);
+        if self.advice.set(message.clone()).is_ok() {
+            self.say(message, None);
         }
     }
 
@@ -521,6 +517,16 @@ impl Instance {
         if let Some(mut engine) = self.engine() {
             engine.reload(path, &self.maps, touched);
         }
+    }
+
+    /// Says something, as a warning where it has a place in the script.
+    fn say(&self, message: String, span: Option<Span>) {
+        self.untold().push(Notice::Native {
+            alias: self.spec.alias.clone(),
+            message,
+            warning: span.is_some(),
+            span,
+        });
     }
 
     /// Whether the native wants [`Self::tick`] about once a second.
@@ -598,6 +604,11 @@ impl Instance {
     pub(crate) fn snapshots(&self, top: u32, telling: bool) -> Result<Vec<Snapshot>, Error> {
         self.look()?;
         (0..self.spec.native.maps.len()).map(|map| self.read(map, top, telling)).collect()
+    }
+
+    /// What its maps look like, in the order of the declaration.
+    pub(crate) fn shapes(&self) -> impl Iterator<Item = MapShape> {
+        self.spec.native.maps.iter().map(|map| map.shape)
     }
 
     /// Lets the native's user space see how things are now.

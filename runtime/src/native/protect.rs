@@ -4,7 +4,7 @@
 
 use crate::error::Error;
 use crate::sys::netlink::Netlink;
-use crate::sys::netns;
+use crate::sys::{self, SysError, netns};
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use weir_parser::Span;
@@ -46,9 +46,8 @@ impl Guard {
     /// Lists the addresses now. `span` is the list's.
     ///
     /// # Errors
-    /// When gateways cannot be found out: that none is known is no reason to let a list cut one off.
+    /// When gateways or connections cannot be found out: that none is known is no reason to let a list cut one off.
     pub fn addresses(&self, span: Span) -> Result<BTreeSet<Protected>, Error> {
-        let read = |name: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
         // Answers of both come to ports that nobody knows beforehand. What is sent to a gateway itself has no port to speak of.
         let from_far = self.from_far && self.ports.is_none();
         let hits_gateways = from_far || self.to_far && self.ports.is_none();
@@ -58,9 +57,10 @@ impl Guard {
             } else {
                 BTreeSet::new()
             };
-            Ok((gateways, ["tcp", "tcp6"].map(read)))
+            let sockets = if self.tcp { all_sockets()? } else { Vec::new() };
+            Ok((gateways, sockets))
         };
-        let (gateways, [tcp, tcp6]) = netns::run_in(self.netns.as_deref(), look)
+        let (gateways, sockets) = netns::run_in(self.netns.as_deref(), look)
             .and_then(|seen| seen)
             .map_err(|e| Error::Param {
                 message: format!("whom the list must not cut off is not known: {e}"),
@@ -79,7 +79,6 @@ impl Guard {
         }
         if self.tcp {
             let own = std::env::var("SSH_CONNECTION").ok();
-            let sockets: Vec<Socket> = sockets(&tcp).chain(sockets(&tcp6)).collect();
             for session in sessions(&sockets, own.as_deref(), &ssh_inodes()) {
                 // Ports are those that packets go to.
                 let (comes, goes) = (self.has(session.local.1), self.has(session.remote.1));
@@ -127,6 +126,21 @@ struct Socket {
     established: bool,
     listening: bool,
     inode: u64,
+}
+
+/// Sockets of TCP in the calling thread's network namespace.
+fn all_sockets() -> sys::Result<Vec<Socket>> {
+    let read = |name: &str| {
+        let path = format!("/proc/thread-self/net/{name}");
+        std::fs::read_to_string(&path).map_err(|e| SysError::new("read", path, e))
+    };
+    let v4 = read("tcp")?;
+    let v6 = match read("tcp6") {
+        // A kernel without IPv6, or with `ipv6.disable=1`. That /proc is there the other file has shown.
+        Err(error) if error.errno() == libc::ENOENT => String::new(),
+        text => text?,
+    };
+    Ok(sockets(&v4).chain(sockets(&v6)).collect())
 }
 
 fn sockets(text: &str) -> impl Iterator<Item = Socket> {

@@ -4,7 +4,7 @@
 //! what they have sent stays. An iterator over all open files reads the sockets that nothing has happened to.
 
 use super::engine::{Engine, Maps, Rows, Value, text_bytes};
-use super::{Params, Setup, pressure};
+use super::{Params, Setup, pressure, process};
 use crate::attach::tracing::Iterator as KernelIterator;
 use crate::error::{Error, Notice};
 use crate::format::uint;
@@ -541,7 +541,7 @@ fn process_of(conn: &Conn) -> String {
     let bytes = words(&conn.comm);
     let text = bytes.split(|b| *b == 0).next().unwrap_or_default();
     if text.is_empty() {
-        return "?".to_owned();
+        return process::UNKNOWN.to_owned();
     }
     String::from_utf8_lossy(text).into_owned()
 }

@@ -124,6 +124,7 @@ pub fn run(object: Object, code: &Code, file: &Path, options: &Options) -> Resul
         trunc_trailer: object.config.str_trunc_trailer.clone(),
         max_strlen: object.config.max_strlen,
         escapes: false,
+        screen: false,
     };
     let shared = Arc::new(Shared {
         object,

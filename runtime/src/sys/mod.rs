@@ -8,6 +8,7 @@ pub mod netlink;
 pub mod netns;
 pub mod perf;
 pub mod proc;
+pub mod terminal;
 pub mod tracefs;
 
 use std::io;

@@ -33,6 +33,7 @@ pub const TESTS: &[Test] = &[
     Test::new("blocklist_file_under_an_unmounted_folder_is_read", unmounted).alone(),
     Test::new("blocklist_file_cut_off_in_the_middle_changes_nothing", cut_off),
     Test::new("blocklist_file_that_is_written_while_it_is_read_is_read_again", written_while_read),
+    Test::new("blocklist_file_that_stays_open_is_told", held_up),
 ];
 
 const PORT: u16 = 5000;
@@ -404,4 +405,38 @@ fn written_while_read() -> Result<()> {
         "half a list was in force: {done}"
     );
     done.expect_map("@", [(BAD, 4)])
+}
+
+/// A writer that does not close its file is told of, once, and what is in force stays; so is the end of it.
+fn held_up() -> Result<()> {
+    let lab = Lab::new()?;
+    replace(&lab, &hosts(172, 16, 3))?;
+    let mut weir = started(&lab, "prefixes=file(\"bad.txt\")")?;
+    let path = lab.dir.path().join("bad.txt");
+    let mut file = std::fs::File::create(&path)?;
+    let half = |file: &mut std::fs::File| file.write_all(b"172.17.0.1\n");
+    half(&mut file)?;
+    weir.wait_stderr("word of the writer", |text| {
+        let words = [
+            "warning",
+            "`bl`: `bad.txt` has been written since ",
+            "what is in force stays",
+            "`fuser -v bad.txt`",
+            "prefixes=file",
+        ];
+        words.iter().all(|word| text.contains(word))
+    })?;
+    half(&mut file)?;
+    ensure!(
+        arrive(&lab, &[BAD, Ipv4Addr::new(172, 16, 0, 2)], 2)? == 0,
+        "the old list is not in force"
+    );
+    ensure!(!weir.stderr().contains("is read now"), "it is not closed yet");
+    drop(file);
+    weir.wait_stderr("word of the list", |text| {
+        text.contains("`bl`: `bad.txt` is read now, after ") && text.contains("read again: 1 added, 4 removed, 1 in force")
+    })?;
+    let done = weir.stop()?.clean()?;
+    ensure!(done.stderr.matches("has been written since").count() == 1, "{done}");
+    Ok(())
 }

@@ -3,12 +3,13 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use weir_tests::frame::{Frame, Payload};
 use weir_tests::harness::Test;
-use weir_tests::net::{Lab, NODE_IF, TempDir};
+use weir_tests::net::{Lab, NODE_IF, Netns, TempDir};
+use weir_tests::terminal::Terminal;
 use weir_tests::traffic::{self, Connection, TcpInfo, tcp_info};
 use weir_tests::weir::{Finished, Weir};
 use weir_tests::{in_vm, wait_for};
@@ -18,12 +19,14 @@ pub const TESTS: &[Test] = &[
     Test::new("flows_know_their_sockets", sockets),
     Test::new("flows_know_whose_sockets_are_gone", gone),
     Test::new("flows_know_who_accepts_late", late),
+    Test::new("flows_know_what_the_kernel_sends", kernels),
     Test::new("flows_end_and_are_reported", reported),
     Test::new("flows_are_reported_on_standard_output", on_stdout),
     Test::new("flows_that_find_no_room_are_counted", no_room),
     Test::new("flows_that_nobody_takes_in_are_warned_of", overflow),
     Test::new("flows_stand_side_by_side", side_by_side),
     Test::new("flows_have_one_event_a_packet", events),
+    Test::new("flows_fit_the_screen", screen),
     Test::new("flows_refuse_what_cannot_be", refused),
 ];
 
@@ -295,6 +298,96 @@ fn late() -> Result<()> {
     weir.wait_stdout("the one who has accepted", |text| last(text, comm.trim()))?;
     drop((client, server));
     weir.stop()?.clean().map(drop)
+}
+
+/// What nobody listens for is answered by the kernel; the same ends are a process's as soon as one listens.
+fn kernels() -> Result<()> {
+    let lab = Lab::new()?;
+    let folder = TempDir::new()?;
+    let path = folder.path().join("flows.json");
+    lab.node.ip(&["link", "set", "lo", "up"])?;
+    let script = format!(
+        r#"use flows(iface="{NODE_IF}", max=1000, export="{}") as fl; use flows(iface="lo", max=1000) as lo;
+        self:signal:SIGUSR1 {{ print(@fl.flows); print(@lo.flows); printf("printed\n"); }}
+        end {{ print(@fl.flows); }}"#,
+        path.display()
+    );
+    let mut weir = Weir::script(&script).at(&lab).start()?;
+    let own = SocketAddr::from(([127, 0, 0, 1], 40_001));
+    let ends = [
+        (
+            SocketAddr::new(lab.peer4().into(), 40_001),
+            SocketAddr::new(lab.node4().into(), PORT),
+        ),
+        (
+            SocketAddr::new(lab.peer6().into(), 40_001),
+            SocketAddr::new(lab.node6().into(), PORT),
+        ),
+    ];
+    // Pings are answered before what comes after them.
+    traffic::send_frames(&lab, &[(3, Frame::echo(lab.peer4(), lab.node4()))])?;
+    let connect = |ns: &Netns, (from, to): (SocketAddr, SocketAddr)| ns.run(|| traffic::connect_from(from, to));
+    let to_self = (own, SocketAddr::from(([127, 0, 0, 1], PORT)));
+    for (ns, ends) in [(&lab.peer, ends[0]), (&lab.peer, ends[1]), (&lab.node, to_self)] {
+        let refused = connect(ns, ends).err().context("somebody listens")?;
+        let error = refused.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        ensure!(error == Some(ErrorKind::ConnectionRefused), "{refused}");
+    }
+    weir.signal(Signal::SIGUSR1)?;
+    weir.wait_stdout("the tables", |text| text.contains("printed"))?;
+    let connections = ends.iter().map(|ends| {
+        let listener = lab.node.run(|| Ok(TcpListener::bind(ends.1)?))?;
+        let mut client = connect(&lab.peer, *ends)?;
+        let (mut server, _) = listener.accept()?;
+        server.write_all(b"x")?;
+        client.read_exact(&mut [0])?;
+        Ok((client, server))
+    });
+    let connections: Vec<(TcpStream, TcpStream)> = connections.collect::<Result<_>>()?;
+    let done = weir.stop()?.clean()?;
+    drop(connections);
+    let comm = std::fs::read_to_string("/proc/self/comm")?;
+    let (refused, connected) = done.stdout.split_once("printed").context("no tables")?;
+    let expect = |text: &str, map: &str, flow: &str, process: &str| -> Result<()> {
+        let all = weir_tests::output::map(text, map);
+        let row = all.iter().find(|(key, _)| key.starts_with(flow));
+        let (_, row) = row.with_context(|| format!("no {flow}: {done}"))?;
+        let pid = if process == "kernel" { 0 } else { std::process::id() };
+        ensure!(
+            field(row, "process")? == process && number(row, "pid")? == u64::from(pid),
+            "{flow}: {row}"
+        );
+        ensure!(number(row, "retransmits")? == 0, "{flow}: {row}");
+        // It has no counters, though its socket looks like one of TCP.
+        ensure!(
+            process != "kernel" || number(row, "rtt_us")? == 0 && field(row, "known_by")? != "kernel",
+            "{flow}: {row}"
+        );
+        Ok(())
+    };
+    for (from, to) in ends {
+        expect(refused, "@fl.flows", &format!("{from} > {to} tcp, "), comm.trim())?;
+        expect(refused, "@fl.flows", &format!("{to} > {from} tcp, "), "kernel")?;
+        expect(connected, "@fl.flows", &format!("{to} > {from} tcp, "), comm.trim())?;
+    }
+    expect(refused, "@fl.flows", &format!("{} > {} icmp, ", lab.node4(), lab.peer4()), "kernel")?;
+    let (from, to) = to_self;
+    for (flow, process) in [
+        (format!("{from} > {to} tcp, lo, egress"), comm.trim()),
+        (format!("{to} > {from} tcp, lo, egress"), "kernel"),
+        // The receiver's.
+        (format!("{from} > {to} tcp, lo, ingress"), "kernel"),
+        (format!("{to} > {from} tcp, lo, ingress"), comm.trim()),
+    ] {
+        expect(refused, "@lo.flows", &flow, process)?;
+    }
+    let lines = lines(&path)?;
+    let pongs = lines
+        .iter()
+        .filter(|l| l["protocolIdentifier"] == 1 && l["sourceIPv4Address"] == lab.node4().to_string());
+    let who: Vec<_> = pongs.map(|l| (&l["processName"], &l["processId"])).collect();
+    ensure!(who == [(&"kernel".into(), &0.into())], "{lines:#?}");
+    Ok(())
 }
 
 /// The reports in a file.
@@ -597,6 +690,67 @@ fn events() -> Result<()> {
     done.expect_entry("@close", "", 1)?;
     // All have one sequence number: two of the SYNs, and the second FIN; the first one is the first FIN above.
     done.expect_entry("@again", "", 3)
+}
+
+/// On a terminal no line is longer than it is wide, and neither a number nor an IPv4 address is cut; a pipe gets all of it.
+fn screen() -> Result<()> {
+    const SENDER: &str = "fd77:1234:5678:9abc:def0:1122:3344:5566";
+    let lab = Lab::new()?;
+    let folder = TempDir::new()?;
+    let node = lab.node.name();
+    let script =
+        format!(r#"use flows(iface="{NODE_IF}@{node}", max=1000) as fl; self:signal:SIGUSR1 {{ print(@fl); printf("printed\n"); }}"#);
+    let mut piped = Weir::script(&script).start()?;
+    let mut terminal = Terminal::start(&["-e", &script], folder.path())?;
+    terminal.wait_for("Attached")?;
+    let objects = terminal.objects();
+    let mut connection = Connection::open(&lab, PORT)?;
+    connection.transfer(100_000)?;
+    let from: Ipv6Addr = SENDER.parse()?;
+    let to = Ipv6Addr::new(0xfd77, 0x1234, 0x5678, 0x9abc, 0xa1b2, 0xc3d4, 0xe5f6, 0x789);
+    traffic::send_frames(&lab, &[(3, Frame::udp(from, to, PORT)), (2, Frame::udp(to, from, PORT))])?;
+    traffic::settle(&lab)?;
+    let comm = std::fs::read_to_string("/proc/self/comm")?;
+    let (ours, theirs) = (connection.node_side.local_addr()?, lab.peer4());
+    let flow = format!("{ours} > {theirs}:{PORT} tcp");
+    let print = |terminal: &mut Terminal, columns: u16| -> Result<String> {
+        terminal.resize(50, columns)?;
+        let before = terminal.printed().len();
+        terminal.signal(Signal::SIGUSR1)?;
+        terminal.wait("the table", |t| t.printed()[before..].contains("printed"))?;
+        Ok(terminal.printed()[before..].replace('\r', ""))
+    };
+    for columns in [80, 100, 120, 160, 250] {
+        let text = print(&mut terminal, columns)?;
+        let longest = text.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        ensure!(longest <= usize::from(columns), "{longest} of {columns}:\n{text}");
+        let row = text
+            .lines()
+            .find(|line| line.contains(&flow))
+            .with_context(|| format!("no {flow}:\n{text}"))?;
+        // At least the name's two ends.
+        let (head, tail) = (&comm[..4], &comm.trim()[comm.trim().len() - 4..]);
+        ensure!(row.contains(head) && row.contains(tail), "{columns}: {row}");
+        let whole = columns == 250;
+        ensure!(
+            text.contains(SENDER) == whole && text.contains("the same in all: interface veth0") != whole,
+            "{columns}:\n{text}"
+        );
+        ensure!(whole || text.contains("[fd77:1") && text.contains('…'), "{columns}:\n{text}");
+        ensure!(text.contains("no room for: known_by") == (columns < 160), "{columns}:\n{text}");
+    }
+    terminal.signal(Signal::SIGINT)?;
+    terminal.ended(&objects)?;
+    piped.signal(Signal::SIGUSR1)?;
+    piped.wait_stdout("the table", |text| text.contains("printed"))?;
+    let done = piped.stop()?.clean()?;
+    ensure!(
+        done.stdout
+            .contains(&format!("[{SENDER}]:40000 > [{to}]:{PORT} udp, {NODE_IF}, ingress/from_pod")),
+        "{done}"
+    );
+    ensure!(!done.stdout.contains('…') && !done.stdout.contains("the same in all"), "{done}");
+    Ok(())
 }
 
 fn refused() -> Result<()> {

@@ -439,6 +439,17 @@ fn reload() -> Result<()> {
         );
         expected = expected.map(|n| n + 1);
     }
+    // So is a writer that does not come to an end.
+    let mut half = std::fs::File::create(lab.dir.path().join("policy.toml"))?;
+    half.write_all(b"default = ")?;
+    weir.wait_stderr("word of the writer", |text| {
+        text.contains("`id`: `policy.toml` has been written since ")
+    })?;
+    drop(half);
+    weir.wait_stderr("word of the policy", |text| {
+        text.split_once("`id`: `policy.toml` is read now, after ")
+            .is_some_and(|(_, behind)| behind.contains("policy.toml:1: ") && behind.contains("the policy in force stays"))
+    })?;
     std::fs::remove_file(lab.dir.path().join("policy.toml"))?;
     ensure!(arrive(&lab, 5001, 1)? == 1, "without its file the policy is gone");
     expected[0] += 1;

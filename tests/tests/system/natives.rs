@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use weir_tests::frame::Frame;
+use weir_tests::gate;
 use weir_tests::harness::Test;
 use weir_tests::net::{Lab, NODE_IF, PEER_IF};
 use weir_tests::output::map;
@@ -21,6 +22,7 @@ pub const TESTS: &[Test] = &[
     Test::new("blocklist_ends_after_its_duration", duration),
     Test::new("blocklist_allow_ports_and_dry_run", narrowed),
     Test::new("blocklist_refuses_to_cut_off_gateway_and_ssh_peer", protect),
+    Test::new("blocklist_refuses_where_connections_cannot_be_read", unreadable),
     Test::new("blocklist_over_capacity_is_refused_before_anything_is_attached", capacity),
     Test::new("blocklist_of_a_whole_subnet_leaves_arp_and_neighbour_discovery", neighbours),
     Test::new("blocklist_from_standard_input", standard_input),
@@ -434,6 +436,42 @@ fn protect() -> Result<()> {
         words.iter().all(|word| text.contains(word)) && text.contains("the list in force stays as it is")
     })?;
     weir.stop()?.clean().map(drop)
+}
+
+/// Without the kernel's tables of TCP nobody can tell whom a list cuts off; a kernel without IPv6 has one table less.
+fn unreadable() -> Result<()> {
+    let lab = Lab::new()?;
+    let listed = |params: &str| Weir::script(&script(&format!("prefixes=198.51.100.1{params}"))).at(&lab);
+    let to = SocketAddr::new(lab.node4().into(), 22);
+    let listener = lab.node.run(|| TcpListener::bind(to).context("cannot listen"))?;
+    let _client = lab.peer.run(|| TcpStream::connect(to).context("cannot connect"))?;
+    let _server = listener.accept()?;
+    for (table, error) in [
+        ("/net/tcp", libc::EACCES),
+        ("/net/tcp", libc::ENOENT),
+        ("/net/tcp6", libc::EACCES),
+        ("/net/tcp6", libc::EMFILE),
+    ] {
+        let mut opens = gate::opens(table, move || Some(error))?;
+        listed("").run_behind(&mut opens)?.refused(&[
+            &format!("whom the list must not cut off is not known: cannot read `/proc/thread-self{table}`"),
+            "`protect=false`",
+            "^",
+        ])?;
+        // Whom a list of other packets hits these do not tell.
+        let mut opens = gate::opens(table, move || Some(error))?;
+        let attached = |text: &str| text.contains("__BPFTRACE_NOTIFY_PROBES_ATTACHED");
+        let mut weir = listed(", proto=\"udp\"").start_behind(&mut opens)?;
+        weir.wait_stdout("a start", attached)?;
+        weir.stop()?.clean()?;
+    }
+    let mut opens = gate::opens("/net/tcp6", || Some(libc::ENOENT))?;
+    let net = subnet(&lab);
+    Weir::script(&script(&format!("prefixes={net}")))
+        .at(&lab)
+        .run_behind(&mut opens)?
+        .refused(&[&format!("the list covers {}, the peer of an SSH session", lab.peer4())])?;
+    Ok(())
 }
 
 fn capacity() -> Result<()> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
-use weir_tests::features::Feature;
+use weir_tests::features::{self, Feature};
 use weir_tests::harness::Need::Has;
 use weir_tests::harness::Test;
 use weir_tests::net::{Lab, Netns};
@@ -346,9 +346,15 @@ fn resets() -> Result<()> {
     let peer = lab.peer.name();
     let more = format!(
         r#"use retransmits(netns="{peer}") as pe; end {{ print(@pe.stats); print(@pe.destinations); }}
-        re:reset_in {{ @in[re.flow, re.comm] = count(); }} pe:reset_out {{ @out[pe.dst, pe.sport] = count(); }}"#
+        re:reset_in {{ @in[re.flow, re.comm] = count(); }} pe:reset_out {{ @out[pe.dst, pe.sport] = count(); @who[pe.sport, pe.comm, pe.pid] = count(); }}"#
     );
     let weir = start(&lab, &more)?;
+    let refused = lab
+        .node
+        .run(|| Ok(TcpStream::connect(SocketAddr::new(lab.peer4().into(), QUIET))))?;
+    ensure!(refused.is_err(), "somebody listens");
+    // Of a reset without a socket older kernels have no event.
+    let seen = usize::from(features::kernel_version()? >= (6, 10));
     let Connection { mut node_side, peer_side } = pair(&lab, lab.peer4(), PORT)?;
     let from = node_side.local_addr()?;
     node_side.write_all(b"nobody reads this")?;
@@ -359,14 +365,19 @@ fn resets() -> Result<()> {
     drop(node_side);
     let done = weir.stop()?.clean()?;
     let (ours, theirs) = (stats(&done, "re"), stats(&done, "pe"));
-    ensure!((ours["resets_in"], ours["resets_out"]) == (1, 0), "{ours:?}");
-    ensure!((theirs["resets_in"], theirs["resets_out"]) == (0, 1), "{theirs:?}");
-    ensure!(lab.peer.snmp("Tcp", "OutRsts")? == 1, "the kernel has sent others");
+    ensure!((ours["resets_in"], ours["resets_out"]) == (2, 0), "{ours:?}");
+    ensure!((theirs["resets_in"], theirs["resets_out"]) == (0, 1 + seen as u64), "{theirs:?}");
+    ensure!(lab.peer.snmp("Tcp", "OutRsts")? == 2, "the kernel has sent others");
     done.expect_entry("@in", &format!("{from} > {}:{PORT} tcp, {}", lab.peer4(), process()?), 1)?;
     done.expect_entry("@out", &format!("{}, {PORT}", lab.node4()), 1)?;
+    let who = [
+        (format!("{PORT}, {}, {}", process()?, std::process::id()), 1),
+        (format!("{QUIET}, kernel, 0"), 1),
+    ];
+    done.expect_map("@who", who.into_iter().take(1 + seen))?;
     let rows = done.map("@re.processes");
     let row = rows.get(&process()?).with_context(|| done.to_string())?;
-    ensure!(number(row, "resets_in")? == 1, "{row}");
+    ensure!(number(row, "resets_in")? == 2, "{row}");
     Ok(())
 }
 

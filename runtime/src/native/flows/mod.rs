@@ -6,10 +6,11 @@
 mod export;
 mod nobodys;
 mod records;
+mod sockets;
 
 use super::engine::{Engine, Maps, Rows, Value};
 use super::lists::grace_period;
-use super::{Params, Setup};
+use super::{Params, Setup, process};
 use crate::attach::tracing::Iterator as KernelIterator;
 use crate::error::{Error, Notice};
 use crate::format::uint;
@@ -23,12 +24,12 @@ use crate::sys::{bpf, netns, proc};
 use export::{Export, Reason, Report, pod_direction};
 use nobodys::Nobodys;
 use records::Records;
+use sockets::{Socket, back};
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use weir_compiler::kernel::KernelInfo;
 use weir_ebpf_builtins::Owner;
-use weir_ebpf_builtins::abi::net::Flow;
 use weir_ebpf_builtins::flows::{self as object, Delta, Key, Record};
 use weir_parser::Span;
 use weir_stdlib::decl::FLOW_AT_BYTES;
@@ -71,6 +72,10 @@ pub(super) fn setup(
         });
         knows_owners &= offset.is_some();
         elf.set_rodata(name, offset.unwrap_or(0))?;
+    }
+    let kern = kernel.btf().and_then(|btf| btf.member(btf.find_struct("sock")?, "sk_kern_sock"));
+    if let Some(field) = kern.filter(|field| knows_owners && field.bitfield_size > 0) {
+        elf.set_rodata(object::RODATA_KERN_MASK, 1 << (field.bit_offset % 8))?;
     }
     let mut skip = Vec::new();
     if !knows_owners {
@@ -187,8 +192,8 @@ struct Flows {
     interfaces: HashMap<u32, Interface>,
     /// By the cookie of the socket.
     owners: HashMap<u64, (String, u32)>,
-    /// Cookies of the receivers' sockets, by the records of flows whose senders are elsewhere, and their [`Record::first_ns`].
-    receivers: HashMap<u32, (u64, u64)>,
+    /// The receivers' sockets, by the records of flows whose senders are elsewhere, and their [`Record::first_ns`].
+    receivers: HashMap<u32, (u64, Socket)>,
     nobodys: Nobodys,
     /// Sockets are not asked before.
     ask_again: Option<Instant>,
@@ -296,30 +301,40 @@ impl Flows {
     fn find_receivers(&mut self) {
         let mut gone = std::mem::take(&mut self.receivers);
         let mut strangers = Vec::new();
-        for (index, record) in self.live.iter().filter(|(_, r)| r.cookie == 0) {
-            match gone.remove(index) {
-                Some(known) if known.0 == record.first_ns => _ = self.receivers.insert(*index, known),
-                _ => strangers.push((*index, record)),
+        for (index, record) in self.live.iter().filter(|(_, r)| Socket::of(r) == Socket::Unseen) {
+            let known = gone.remove(index).filter(|known| known.0 == record.first_ns);
+            self.receivers.extend(known.map(|known| (*index, known)));
+            // Where the kernel has refused a moment ago somebody may listen now.
+            if !matches!(known, Some((_, Socket::Cookie(_)))) {
+                strangers.push((*index, record));
             }
         }
         if strangers.is_empty() {
             return;
         }
-        let sent_here = self.live.iter().filter(|(_, r)| r.cookie != 0);
-        let sockets: HashMap<Key, u64> = sent_here.map(|(_, r)| (back(r.key), r.cookie)).collect();
+        let sent_here = self.live.iter().map(|(_, r)| (back(r.key), Socket::of(r)));
+        let sockets: HashMap<Key, Socket> = sent_here.filter(|(_, socket)| *socket != Socket::Unseen).collect();
         let found = strangers
             .iter()
             .filter_map(|(i, r)| Some((*i, (r.first_ns, *sockets.get(&r.key)?))));
         self.receivers.extend(found);
     }
 
-    /// The socket of a flow, or 0: the sender's, or else the receiver's.
-    fn cookie(&self, index: u32, record: &Record) -> u64 {
+    /// The socket of a flow: the sender's, or else the receiver's.
+    fn socket(&self, index: u32, record: &Record) -> Socket {
         let receiver = || self.receivers.get(&index).filter(|known| known.0 == record.first_ns);
-        if record.cookie != 0 {
-            record.cookie
-        } else {
-            receiver().map_or(0, |known| known.1)
+        match Socket::of(record) {
+            Socket::Unseen => receiver().map_or(Socket::Unseen, |known| known.1),
+            seen => seen,
+        }
+    }
+
+    /// The process of a socket, and its pid.
+    fn owner(&self, socket: Socket) -> Option<(&str, u32)> {
+        match socket {
+            Socket::Unseen => None,
+            Socket::Kernels => Some((process::KERNEL, 0)),
+            Socket::Cookie(cookie) => self.owners.get(&cookie).map(|(name, pid)| (name.as_str(), *pid)),
         }
     }
 
@@ -342,13 +357,8 @@ impl Flows {
         self.find_receivers();
         // What a receiver sends back may have ended before what it gets.
         let receivers = self.receivers.values().map(|known| known.1);
-        let cookies: HashSet<u64> = self
-            .live
-            .iter()
-            .map(|(_, r)| r.cookie)
-            .filter(|c| *c != 0)
-            .chain(receivers)
-            .collect();
+        let sockets = self.live.iter().map(|(_, r)| Socket::of(r)).chain(receivers);
+        let cookies: HashSet<u64> = sockets.filter_map(Socket::cookie).collect();
         self.owners.retain(|cookie, _| cookies.contains(cookie));
         self.nobodys.retain(|cookie| cookies.contains(&cookie));
         self.take_owners(&cookies, maps)?;
@@ -386,10 +396,7 @@ impl Flows {
             .get(&index)
             .filter(|t| t.first_ns == record.first_ns)
             .map_or(record.first_ns, |t| t.at_ns.min(record.last_ns));
-        let owner = self
-            .owners
-            .get(&self.cookie(index, record))
-            .map(|(name, pid)| (name.as_str(), *pid));
+        let owner = self.owner(self.socket(index, record)).map(|(name, pid)| (name.to_owned(), pid));
         let report = Report {
             key: record.key,
             reason,
@@ -405,7 +412,7 @@ impl Flows {
             retransmits: retransmits(record),
             known_by: known_by(record),
             srtt_us: record.srtt_us,
-            owner,
+            owner: owner.as_ref().map(|(name, pid)| (name.as_str(), *pid)),
             interface: &interface.name,
             is_pod: interface.is_pod,
         };
@@ -623,8 +630,13 @@ impl Engine for Flows {
         let nothing = std::iter::repeat_n((Vec::new(), Vec::new()), left_out);
         let rows = live[left_out..].iter().map(|(index, record)| {
             let interface = self.interfaces.get(&record.key.ifindex);
-            let cookie = self.cookie(*index, record);
-            let owner = self.owners.get(&cookie);
+            let socket = self.socket(*index, record);
+            let nobody = if socket == Socket::Unseen {
+                process::UNSEEN
+            } else {
+                process::UNKNOWN
+            };
+            let (process, pid) = self.owner(socket).unwrap_or((nobody, 0));
             let values = vec![
                 Value::Count(record.packets),
                 Value::Count(record.bytes),
@@ -632,8 +644,8 @@ impl Engine for Flows {
                 Value::Count(u64::from(retransmits(record))),
                 Value::Text(known_by(record).to_owned()),
                 Value::Count(u64::from(record.srtt_us)),
-                Value::Text(owner.map_or_else(|| if cookie == 0 { "-" } else { "?" }.to_owned(), |(name, _)| name.clone())),
-                Value::Count(owner.map_or(0, |(_, pid)| u64::from(*pid))),
+                Value::Text(process.to_owned()),
+                Value::Count(u64::from(pid)),
                 Value::Count(u64::from(record.key.vlan)),
                 Value::Count(now.saturating_sub(record.first_ns) / SECOND),
             ];
@@ -722,26 +734,6 @@ fn key_bytes(key: &Key) -> Vec<u8> {
     bytes
 }
 
-/// The flow of the answers.
-fn back(key: Key) -> Key {
-    let flow = key.flow;
-    Key {
-        flow: Flow {
-            src: flow.dst,
-            dst: flow.src,
-            sport: flow.dport,
-            dport: flow.sport,
-            ..flow
-        },
-        direction: if key.direction == object::DIRECTION_EGRESS {
-            object::DIRECTION_INGRESS
-        } else {
-            object::DIRECTION_EGRESS
-        },
-        ..key
-    }
-}
-
 /// Reads a record of the ring buffer.
 fn delta(bytes: &[u8]) -> Option<Delta> {
     if bytes.len() < size_of::<Delta>() {
@@ -790,6 +782,7 @@ fn row_key(record: &Record, interface: Option<&Interface>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weir_ebpf_builtins::abi::net::Flow;
 
     #[test]
     fn keys_lie_as_the_programs_read_them() {

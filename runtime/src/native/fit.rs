@@ -1,0 +1,286 @@
+//! Makes a table fit a screen.
+//!
+//! Input: columns as text, and how many characters a line has room for. Output: columns that are narrow enough, and words for what is not in
+//! them. First goes what is the same in all rows, which is told once; then the middle of long names and addresses, as long as they can still
+//! be told apart; then what the native's declaration says a narrow screen does without; then more of the names. No number is ever cut: a
+//! screen that is too narrow even for what is left has lines that wrap.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+/// Names and addresses are this long at least, while there are columns that a narrow screen does without. Names of processes and
+/// `ingress/from_pod` are whole then, and of an IPv6 address the network's first and the host's last digits are there.
+const READABLE: usize = 16;
+/// And this long always.
+const SHORTEST: usize = 9;
+/// Between columns.
+const GAP: usize = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A part of the key, at the left.
+    Key,
+    Text,
+    Number,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Column {
+    pub name: String,
+    pub kind: Kind,
+    /// One for each row.
+    pub cells: Vec<String>,
+}
+
+/// A table that fits, and what is not in it.
+#[derive(Debug)]
+pub(super) struct Fitted {
+    pub columns: Vec<Column>,
+    /// What is the same in all rows: `interface veth0`.
+    pub same: Vec<String>,
+    /// Names of columns that there was no room for.
+    pub left_out: Vec<String>,
+}
+
+impl Column {
+    fn width(&self, longest: usize) -> usize {
+        let cell = |cell: &String| match self.kind {
+            Kind::Number => cell.chars().count(),
+            Kind::Key | Kind::Text => shortened(cell, longest).chars().count(),
+        };
+        let name = shortened(&self.name, longest).chars().count();
+        self.cells.iter().map(cell).fold(name, usize::max)
+    }
+
+    fn shorten(&mut self, longest: usize) {
+        self.name = shortened(&self.name, longest);
+        if self.kind != Kind::Number {
+            for cell in &mut self.cells {
+                *cell = shortened(cell, longest);
+            }
+        }
+    }
+}
+
+/// How long the longest line is when no name and no address is longer than this.
+fn width_with(columns: &[Column], longest: usize) -> usize {
+    let widths: usize = columns.iter().map(|c| c.width(longest)).sum();
+    widths + GAP * columns.len().saturating_sub(1)
+}
+
+/// How long the longest line is.
+pub(super) fn width(columns: &[Column]) -> usize {
+    width_with(columns, usize::MAX)
+}
+
+/// How long names and addresses may be for lines of this length: the longest of `at_least` and more that will do.
+fn longest_for(columns: &[Column], at_least: usize, room: usize) -> Option<usize> {
+    let all = columns.iter().flat_map(|c| c.cells.iter().chain([&c.name]));
+    let (mut fits, mut too_long) = (at_least, all.map(|text| text.chars().count()).max().unwrap_or(0).max(at_least) + 1);
+    if width_with(columns, fits) > room {
+        return None;
+    }
+    while too_long - fits > 1 {
+        let middle = fits.midpoint(too_long);
+        if width_with(columns, middle) > room {
+            too_long = middle;
+        } else {
+            fits = middle;
+        }
+    }
+    Some(fits)
+}
+
+/// Makes lines at most this long. `spare` are the columns that a narrow screen does without, the first one first.
+pub(super) fn fit(mut columns: Vec<Column>, spare: &[&str], room: usize) -> Fitted {
+    let (mut same, mut left_out) = (Vec::new(), Vec::new());
+    // The first column tells the rows apart.
+    for index in (1..columns.len()).rev() {
+        if width(&columns) <= room {
+            break;
+        }
+        if let [first, rest @ ..] = &columns[index].cells[..]
+            && !rest.is_empty()
+            && rest.iter().all(|cell| cell == first)
+        {
+            same.insert(0, format!("{} {first}", columns[index].name));
+            columns.remove(index);
+        }
+    }
+    let mut spare = spare.iter();
+    let longest = loop {
+        if let Some(longest) = longest_for(&columns, READABLE, room) {
+            break longest;
+        }
+        match spare.next() {
+            Some(name) => {
+                if let Some(index) = columns.iter().skip(1).position(|c| c.name == *name) {
+                    left_out.push(columns.remove(index + 1).name);
+                }
+            }
+            None => {
+                break loop {
+                    match longest_for(&columns, SHORTEST, room) {
+                        None if columns.len() > 2 => left_out.push(columns.remove(least(&columns)).name),
+                        longest => break longest.unwrap_or(SHORTEST),
+                    }
+                };
+            }
+        }
+    };
+    columns.iter_mut().for_each(|c| c.shorten(longest));
+    Fitted { columns, same, left_out }
+}
+
+/// Which column goes when it is not said: of several numbers the last one, else the last column.
+fn least(columns: &[Column]) -> usize {
+    let numbers: Vec<usize> = (0..columns.len()).filter(|i| columns[*i].kind == Kind::Number).collect();
+    match numbers[..] {
+        [_, .., last] => last,
+        _ => columns.len() - 1,
+    }
+}
+
+/// A text in which no name and no IPv6 address is longer than this: `fd00:1…3:4567`.
+fn shortened(text: &str, longest: usize) -> String {
+    if text.chars().count() <= longest {
+        return text.to_owned();
+    }
+    let mut out = String::with_capacity(text.len());
+    for piece in text.split_inclusive([' ', '[', ']']) {
+        let word = piece.trim_end_matches([' ', '[', ']']);
+        let count = word.chars().count();
+        if count <= longest || is_number(word) {
+            out.push_str(piece);
+            continue;
+        }
+        let head = longest / 2;
+        out.extend(word.chars().take(head));
+        out.push('…');
+        out.extend(word.chars().skip(count - (longest - head - 1)));
+        out.push_str(&piece[word.len()..]);
+    }
+    out
+}
+
+/// Whether a word is nothing but numbers: an IPv4 address, with or without a port, a count, a ratio.
+fn is_number(word: &str) -> bool {
+    let is_plain = || word.chars().all(|c| c.is_ascii_digit() || ".,%/-".contains(c));
+    is_plain() || word.parse::<Ipv4Addr>().is_ok() || word.parse::<SocketAddrV4>().is_ok()
+}
+
+/// Breaks a text at blanks into lines at most this long; those behind the first are further in.
+pub(super) fn wrapped(text: &str, indent: usize, room: Option<usize>) -> String {
+    let mut out = " ".repeat(indent);
+    let mut column = indent;
+    let further_in = indent + 2;
+    for (i, word) in text.split(' ').enumerate() {
+        let count = word.chars().count();
+        if i > 0 && room.is_some_and(|room| column + 1 + count > room) {
+            out.push('\n');
+            out.push_str(&" ".repeat(further_in));
+            column = further_in;
+        } else if i > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += count;
+    }
+    out.push('\n');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: &str = "fd77:1234:5678:9abc:def0:1122:3344:5566";
+
+    fn column(name: &str, kind: Kind, cells: &[&str]) -> Column {
+        Column {
+            name: name.to_owned(),
+            kind,
+            cells: cells.iter().map(|cell| (*cell).to_owned()).collect(),
+        }
+    }
+
+    fn flows() -> Vec<Column> {
+        let six = format!("[{ADDRESS}]:52420 > [fd77::789]:15001 tcp");
+        vec![
+            column("flow", Kind::Key, &[&six, "10.77.120.111:45336 > 10.77.120.112:5432 tcp"]),
+            column("interface", Kind::Key, &["veth0", "veth0"]),
+            column("bytes", Kind::Number, &["18446744073709551615", "64"]),
+            column("known_by", Kind::Text, &["kernel", "estimate"]),
+            column("process", Kind::Text, &["checkout-svc-7d", "curl"]),
+        ]
+    }
+
+    fn names(columns: &[Column]) -> Vec<&str> {
+        columns.iter().map(|c| c.name.as_str()).collect()
+    }
+
+    #[test]
+    fn what_fits_stays_as_it_is() {
+        let fitted = fit(flows(), &[], width(&flows()));
+        assert_eq!((fitted.columns, fitted.same.len(), fitted.left_out.len()), (flows(), 0, 0));
+    }
+
+    #[test]
+    fn the_same_is_told_once_then_addresses_are_shortened_then_columns_go() {
+        let without_interface = width(&flows()) - "interface".len() - GAP;
+        let fitted = fit(flows(), &["known_by"], width(&flows()) - 1);
+        assert_eq!(fitted.same, ["interface veth0"]);
+        assert_eq!((width(&fitted.columns), fitted.left_out.len()), (without_interface, 0));
+        let fitted = fit(flows(), &["known_by"], without_interface - 20);
+        let [six, four] = &fitted.columns[0].cells[..] else { panic!() };
+        assert_eq!(six, "[fd77:1234…3344:5566]:52420 > [fd77::789]:15001 tcp");
+        assert_eq!(four, "10.77.120.111:45336 > 10.77.120.112:5432 tcp");
+        assert_eq!(fitted.columns[3].cells[0], "checkout-svc-7d");
+        let fitted = fit(flows(), &["known_by"], 85);
+        assert_eq!(
+            (names(&fitted.columns), &fitted.left_out[..]),
+            (vec!["flow", "bytes", "process"], &["known_by".to_owned()][..])
+        );
+        assert_eq!(fitted.columns[2].cells[0], "checkou…svc-7d");
+        assert!(width(&fitted.columns) <= 85);
+    }
+
+    #[test]
+    fn numbers_are_never_cut_and_every_width_has_an_end() {
+        for room in 0..200 {
+            let fitted = fit(flows(), &["known_by", "no such"], room);
+            let bytes = fitted.columns.iter().find(|c| c.name == "bytes").unwrap();
+            assert_eq!(bytes.cells, flows()[2].cells);
+            assert!(fitted.columns[0].cells[1].contains("10.77.120.111:45336"));
+            assert!(width(&fitted.columns) <= room || fitted.columns.len() == 2, "{room}: {fitted:?}");
+        }
+    }
+
+    #[test]
+    fn one_row_has_nothing_in_common() {
+        let one = vec![column("flow", Kind::Key, &["a"]), column("vlan", Kind::Number, &["5"])];
+        assert_eq!(fit(one.clone(), &[], 3).columns, one);
+        assert_eq!(fit(vec![column("flow", Kind::Key, &[])], &[], 1).columns.len(), 1);
+    }
+
+    #[test]
+    fn words_are_shortened_in_their_middle() {
+        for (text, longest, short) in [
+            (ADDRESS, 12, "fd77:1…:5566"),
+            (ADDRESS, 9, "fd77…5566"),
+            ("frontend-7d9f8c6b5-x2x9z", 12, "fronte…x2x9z"),
+            ("frontend -> 192.168.100.100 tcp/8080", 9, "frontend -> 192.168.100.100 tcp/8080"),
+            ("ééééééééééé", 9, "éééé…éééé"),
+            ("12345678901234", 9, "12345678901234"),
+        ] {
+            assert_eq!(shortened(text, longest), short);
+        }
+    }
+
+    #[test]
+    fn lines_break_at_blanks() {
+        assert_eq!(wrapped("stats: a 1, b 2, c 3", 2, None), "  stats: a 1, b 2, c 3\n");
+        assert_eq!(wrapped("stats: a 1, b 2, c 3", 2, Some(14)), "  stats: a 1,\n    b 2, c 3\n");
+        assert_eq!(wrapped("abcdefgh", 2, Some(3)), "  abcdefgh\n");
+    }
+}
