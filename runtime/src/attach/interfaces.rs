@@ -342,14 +342,8 @@ impl Interfaces {
         use std::os::fd::AsFd;
         let index = target;
         let target = &self.targets[target];
-        if let Some(names) = &target.names {
-            // Before the first packet. A name is at most 15 bytes and its end.
-            let mut name = [0; IFNAME_BYTES as usize];
-            let bytes = link.name.as_bytes();
-            let n = bytes.len().min(name.len() - 1);
-            name[..n].copy_from_slice(&bytes[..n]);
-            bpf::map_update(names.as_fd(), &link.ifindex.to_ne_bytes(), &name, 0, "interface names")?;
-        }
+        // Before the first packet.
+        note_name(target, link)?;
         if let Some(handle) = self.attach_behind(index, link)? {
             return Ok(handle);
         }
@@ -432,7 +426,7 @@ impl Interfaces {
             return;
         }
         let list = || -> SysResult<Vec<Link>> { Netlink::open()?.links() };
-        let Ok(Ok(links)) = netns::run_in(netns, list) else { return };
+        let Ok(Ok(mut links)) = netns::run_in(netns, list) else { return };
         let namespace = self.namespace(netns);
         let there: HashSet<u32> = links.iter().map(|l| l.ifindex).collect();
         let mut lost = self.attached.interfaces_of(namespace);
@@ -442,8 +436,14 @@ impl Interfaces {
         self.unreadable.retain(|(_, ifindex)| !gone.contains(ifindex));
         self.outside.retain(|(_, ifindex)| !gone.contains(ifindex));
         self.let_go(&lost, netns);
+        let renamed = links.iter().filter(|link| self.rename(link, netns)).count();
+        if renamed > 0 {
+            // The list is of when they had their programs.
+            let Ok(Ok(again)) = netns::run_in(netns, list) else { return };
+            links = again;
+        }
         for link in &links {
-            let mut points = Vec::new();
+            let mut points: Vec<String> = Vec::new();
             for target in 0..self.targets.len() {
                 let pattern = &self.targets[target].pattern;
                 if pattern.netns.as_deref() == netns && iface::is_named(pattern, link) && !iface::matches(pattern, link) {
@@ -464,7 +464,10 @@ impl Interfaces {
                             Handle::Xdp(on) => format!(" ({} mode)", on.mode()),
                             _ => String::new(),
                         };
-                        points.push(format!("`{}`{mode}", self.describe(target, link)));
+                        let point = format!("`{}`{mode}", self.describe(target, link));
+                        if !points.contains(&point) {
+                            points.push(point);
+                        }
                         self.keep(target, link, handle);
                     }
                     // Gone again already: the next message says so.
@@ -487,6 +490,43 @@ impl Interfaces {
                 });
             }
         }
+    }
+
+    /// Says that an interface has another name. What is on it stays, also where its pattern is for the old name only; but of patterns that
+    /// overlap, an interface has one program, and that is the one for its name.
+    /// Returns whether anything was detached.
+    fn rename(&mut self, link: &Link, netns: Option<&str>) -> bool {
+        let namespace = self.namespace(netns);
+        let Some(before) = self.attached.rename(namespace, link.ifindex, &link.name) else {
+            return false;
+        };
+        let is_part = |target: &Target| target.pattern.overlap != Overlap::default();
+        let takes_over = |old: &Target, new: &Target| {
+            let same = old.place == new.place && old.pattern.netns == new.pattern.netns;
+            same && is_part(new) && iface::matches(&new.pattern, link)
+        };
+        let on = self.attached.on(namespace, link.ifindex).map(|a| a.target);
+        let (mut goes, mut stays) = (Vec::new(), false);
+        for index in on {
+            let target = &self.targets[index];
+            let is_taken = is_part(target) && target.pin.is_none() && !iface::matches(&target.pattern, link);
+            if is_taken && self.targets.iter().any(|new| takes_over(target, new)) {
+                goes.push(index);
+                continue;
+            }
+            stays = true;
+            // If that fails, packets are told by the name that they had.
+            let _ = note_name(target, link);
+        }
+        for index in &goes {
+            drop(self.attached.take_of(namespace, link.ifindex, *index));
+        }
+        (self.observer)(&Notice::InterfaceRenamed {
+            before: with_netns(&before, netns),
+            iface: with_netns(&link.name, netns),
+            stays,
+        });
+        !goes.is_empty()
     }
 
     /// Drops what is on these interfaces, and says so.
@@ -539,6 +579,18 @@ impl Watch {
     fn is_stale(&self) -> bool {
         self.netns.as_deref().is_some_and(|name| netns::identity(name) != self.identity)
     }
+}
+
+/// Tells a program what an interface is called.
+fn note_name(target: &Target, link: &Link) -> SysResult<()> {
+    use std::os::fd::AsFd;
+    let Some(names) = &target.names else { return Ok(()) };
+    // A name is at most 15 bytes and its end.
+    let mut name = [0; IFNAME_BYTES as usize];
+    let bytes = link.name.as_bytes();
+    let n = bytes.len().min(name.len() - 1);
+    name[..n].copy_from_slice(&bytes[..n]);
+    bpf::map_update(names.as_fd(), &link.ifindex.to_ne_bytes(), &name, 0, "interface names")
 }
 
 /// Whether any interface has a name that the pattern matches, whatever its packets start with and other patterns match.
