@@ -19,6 +19,14 @@ pub fn start_time(pid: u32) -> Option<u64> {
     rest.nth(18)?.parse().ok()
 }
 
+/// Whether a process is stopped (SIGSTOP, Ctrl-Z, a debugger): it does nothing until somebody lets it go on.
+#[must_use]
+pub fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rfind(')').and_then(|at| stat[at + 1..].split_ascii_whitespace().next());
+    matches!(state, Some("T" | "t"))
+}
+
 /// Reads who started a process, or who has taken its place; 0 for none that can be seen from here.
 #[must_use]
 pub fn parent(pid: u32) -> Option<u32> {
