@@ -145,7 +145,11 @@ end { print(@fl.stats); print(@fl.flows); print(@id.stats); }
         (7, Frame::udp(lab.peer6(), node6, 99)),
     ];
     for generic in [false, true] {
-        let other = generic.then(|| Weir::script("xdp:veth0:generic /has(udp) && udp.dport != 9/ { @ = count(); }").at(&lab).start());
+        let other = generic.then(|| {
+            Weir::script("xdp:veth0:generic /has(udp) && udp.dport != 9/ { @ = count(); }")
+                .at(&lab)
+                .start()
+        });
         let other = other.transpose()?;
         let weir = Weir::script(script).at(&lab).start()?;
         traffic::send_frames(&lab, &frames)?;
