@@ -9,6 +9,7 @@ use super::chain::{self, Chain};
 use super::reaper::Reaper;
 use super::{Handle, Observer, iface, tc, xdp};
 use crate::error::{Asked, Error, Notice};
+use crate::kernel::running_version;
 use crate::pin::Pin;
 use crate::sys::netlink::{Link, LinkMonitor, Netlink};
 use crate::sys::{Result as SysResult, SysError, bpf, netns};
@@ -17,6 +18,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use weir_compiler::kernel::KernelVersion;
 use weir_compiler::object::{Direction, IfacePattern, LinkLayer, Overlap, XdpMode};
 use weir_compiler::tables::IFNAME_BYTES;
 use weir_parser::Span;
@@ -117,6 +119,8 @@ pub struct Interfaces {
     failed: HashSet<(usize, u32)>,
     /// Interfaces that a pattern names and whose packets nobody here can read, said once: namespace and number.
     unreadable: HashSet<(usize, u32)>,
+    /// Interfaces of which it was said that generic XDP hides their headers, by namespace and index.
+    hidden: HashSet<(usize, u32)>,
     /// Interfaces of which it was said that their packets start outside, by namespace and index.
     outside: HashSet<(usize, u32)>,
     watches: Vec<Watch>,
@@ -147,6 +151,7 @@ impl Interfaces {
             namespaces: Vec::new(),
             failed: HashSet::new(),
             unreadable: HashSet::new(),
+            hidden: HashSet::new(),
             outside: HashSet::new(),
             watches: Vec::new(),
             ready: None,
@@ -256,13 +261,47 @@ impl Interfaces {
 
     fn keep(&mut self, target: usize, link: &Link, handle: Handle) {
         self.starts_outside(target, link);
+        let netns = self.namespace(self.targets[target].pattern.netns.as_deref());
         self.attached.push(Attachment {
             target,
-            netns: self.namespace(self.targets[target].pattern.netns.as_deref()),
+            netns,
             ifindex: link.ifindex,
             iface: link.name.clone(),
             handle,
         });
+        self.hides_headers(netns, link);
+    }
+
+    /// Says once of an interface that has XDP in generic mode, anybody's, that blocks at TC find no header in what comes in. Natives do, and
+    /// of blocks that ask for the mode themselves the compiler has said so.
+    fn hides_headers(&mut self, netns: usize, link: &Link) {
+        let (mut generic, mut block) = (link.xdp.generic != 0, None);
+        for attachment in self.attached.on(netns, link.ifindex) {
+            let target = &self.targets[attachment.target];
+            match (target.place, &attachment.handle) {
+                (Place::Xdp(XdpMode::Generic), _) if target.asked == Asked::Block => return,
+                (_, Handle::Xdp(on)) => generic |= on.mode() == "generic",
+                (Place::Tc(Direction::Ingress), _) if target.asked == Asked::Block => block = block.or(Some(target)),
+                _ => {}
+            }
+        }
+        let Some(target) = block.filter(|t| generic && t.pattern.link_layer == LinkLayer::Ethernet) else {
+            return;
+        };
+        if running_version() < KernelVersion::new(6, 9, 0) {
+            return;
+        }
+        let span = target.span;
+        if self.hidden.insert((netns, link.ifindex)) {
+            (self.observer)(&Notice::LateAttach {
+                message: format!(
+                    "`{}` has XDP in generic mode: what comes in reaches TC without its Ethernet header, and blocks find no header in it",
+                    link.name
+                ),
+                help: Some("use native XDP there, or none; natives (`use`) read such packets".to_owned()),
+                span,
+            });
+        }
     }
 
     fn describe(&self, target: usize, link: &Link) -> String {
@@ -434,6 +473,7 @@ impl Interfaces {
         lost.sort_unstable();
         self.failed.retain(|(_, ifindex)| !gone.contains(ifindex));
         self.unreadable.retain(|(_, ifindex)| !gone.contains(ifindex));
+        self.hidden.retain(|(_, ifindex)| !gone.contains(ifindex));
         self.outside.retain(|(_, ifindex)| !gone.contains(ifindex));
         self.let_go(&lost, netns);
         let renamed = links.iter().filter(|link| self.rename(link, netns)).count();
