@@ -9,6 +9,7 @@ use weir_tests::harness::Test;
 use weir_tests::kernel::{KernelState, Kind};
 use weir_tests::net::Lab;
 use weir_tests::traffic;
+use weir_tests::wait_for;
 use weir_tests::weir::{Running, Weir};
 
 pub const TESTS: &[Test] = &[
@@ -58,7 +59,12 @@ fn at_xdp() -> Result<()> {
     counted(&mut weir, "@all[other0]: 15")?;
     // It gets the blocks of its new name, and not those of both.
     for (old, new, port) in [("other0", "veth3", 1), ("veth3", "other1", 3)] {
-        lab.node.ip(&["link", "set", old, "name", new])?;
+        // Before Linux 6.2 only what is down can be renamed.
+        lab.node.ip(&["link", "set", old, "down"])?;
+        lab.node.ip(&["link", "set", old, "name", new, "up"])?;
+        wait_for("the cable", || {
+            Ok(lab.peer.ip(&["link", "show", "peer3"])?.contains("state UP").then_some(()))
+        })?;
         weir.wait_stderr("word of the name", |text| {
             text.contains(&format!(
                 "interface `{old}` is called `{new}` now\nnote: interface `{new}` appeared: attached to `xdp:{new}`"
