@@ -108,6 +108,10 @@ fn needs(source: &Source, param: &Param, what: &str) -> Failure {
 fn form(param: &Param) -> String {
     match &param.default {
         Default::Switch => format!("--{}", param.name),
+        // `5m`: without a unit it would be nanoseconds, or refused.
+        Default::Int(default) if default.ends_with(|c: char| c.is_ascii_lowercase()) && !default.starts_with("0x") => {
+            format!("--{} TIME", param.name)
+        }
         Default::Int(_) => format!("--{} N", param.name),
         Default::Text(_) | Default::Required => format!("--{} TEXT", param.name),
     }
@@ -301,6 +305,15 @@ xdp:getopt("dev"):native {}
             text,
             "Top talkers.\nBytes by source.\n\nUsage: weir run top.weir -- --iface TEXT [--top N] [--once] --dev TEXT\n       weir run top.weir -- --iface eth0\n       ./top.weir --iface eth0\n\nParameters:\n  --iface TEXT  interface to watch (needed)\n  --top N       lines to print [default: 10]\n  --once\n  --dev TEXT    (needed)\n"
         );
+    }
+
+    #[test]
+    fn times_are_told_from_numbers() {
+        let script = "begin { print(getopt(\"ttl\", 5m)); print(getopt(\"mask\", 0xff)); print(getopt(\"n\", 5)); }";
+        let Ok(Call::Help(text)) = call(script, &["--help"]) else {
+            panic!()
+        };
+        assert!(text.contains("-- [--ttl TIME] [--mask N] [--n N]\n"), "{text}");
     }
 
     #[test]

@@ -392,6 +392,8 @@ pub enum Notice {
     LateAttach { message: String, help: Option<String>, span: Span },
     /// An interface that was attached to is gone; `left` others are there.
     InterfaceGone { iface: String, left: usize },
+    /// An interface that was attached to has got another name.
+    InterfaceRenamed { before: String, iface: String, stays: bool },
     /// A device that packets are sent to has gone, or is there again.
     Device { name: String, there: bool, span: Span },
     /// A pattern names no cgroup so far.
@@ -489,6 +491,7 @@ impl Notice {
                 | Notice::AttachedTo { .. }
                 | Notice::InterfaceAppeared { .. }
                 | Notice::InterfaceGone { .. }
+                | Notice::InterfaceRenamed { .. }
                 | Notice::Device { there: true, .. }
                 | Notice::CgroupAppeared { .. }
                 | Notice::CgroupGone { .. }
@@ -647,6 +650,10 @@ impl fmt::Display for Notice {
             Notice::InterfaceGone { iface, left: 0 } => write!(f, "interface `{iface}` is gone; it was the last one"),
             Notice::InterfaceGone { iface, left: 1 } => write!(f, "interface `{iface}` is gone; the other one goes on"),
             Notice::InterfaceGone { iface, left } => write!(f, "interface `{iface}` is gone; the other {left} go on"),
+            Notice::InterfaceRenamed { before, iface, stays } => {
+                let stays = if *stays { "; what is attached to it stays" } else { "" };
+                write!(f, "interface `{before}` is called `{iface}` now{stays}")
+            }
             Notice::NamespaceGone { netns } => write!(f, "network namespace `{netns}` is gone; what was attached there is detached"),
             Notice::Remains { iface, left, .. } => match left {
                 Left::Filter {

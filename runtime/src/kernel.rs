@@ -262,6 +262,12 @@ fn uname_release() -> String {
         .unwrap_or_default()
 }
 
+/// The version of the kernel that runs.
+#[must_use]
+pub fn running_version() -> KernelVersion {
+    parse_version(&uname_release())
+}
+
 /// Parses `6.18.44-fc-v669` and `6.1.0-25-cloud-amd64`.
 #[must_use]
 pub fn parse_version(release: &str) -> KernelVersion {
@@ -350,7 +356,7 @@ const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
 
 impl KernelInfo for Kernel {
     fn version(&self) -> KernelVersion {
-        *self.version.get_or_init(|| parse_version(&uname_release()))
+        *self.version.get_or_init(running_version)
     }
 
     fn feature(&self, feature: Feature) -> Support {

@@ -14,9 +14,9 @@ One longest-prefix lookup for each family, made in the driver before the kernel 
 `hook=\"tc\"` behind it: for what goes out, for interfaces whose driver has no XDP, and for those of containers (veth), where TC drops for less. \
 IPv4 and IPv6, behind up to two VLAN tags. Fragments are matched like other packets: each of them carries the addresses.
 
-What always passes, whatever the list says: ARP and everything else that is not IP (more than two VLAN tags included), \
+What always passes, whatever the list says: ARP and everything else that is not IP (more than two VLAN tags included; at TC the kernel has taken one out before), \
 neighbour discovery (ICMPv6 133 to 137, looked for behind up to eight extension headers), and packets cut off before the \
-end of their IP header. So a list that covers the gateway stops its traffic, but does not make the host forget the gateway.
+end of their IP header, its options left aside. So a list that covers the gateway stops its traffic, but does not make the host forget the gateway.
 
 The allow list is looked up first, and a packet on it is not looked up in the block list. With `match=\"either\"` \
 the source is looked up before the destination, in the allow list and then in the block list.

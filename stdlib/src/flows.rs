@@ -133,7 +133,7 @@ static PARAMS: &[ParamDecl] = &[
         ty: ParamType::Path { none: Some("off") },
         required: false,
         default: "\"off\"",
-        doc: "file that reports are appended to, a line of JSON each; `-` is standard output",
+        doc: "file that reports are appended to, a line of JSON each, and that is made anew when it was moved away; `-` is standard output",
     },
 ];
 

@@ -34,7 +34,8 @@ use common::heartbeat::is_owned;
 use common::ipv6::skip_extensions;
 use common::map::{Array, Hash, LpmTrie, PerCpuArray, PerCpuHash, ProgArray, SharedArray};
 use common::packet::{
-    Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Skb, Truncated, context, length, network_header, protocol, version,
+    Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Skb, Truncated, context, lacks_ethernet, length, network_header, protocol,
+    version,
 };
 use common::{setting, settings};
 use core::ffi::c_void;
@@ -167,6 +168,8 @@ trait Frame: Copy {
     fn context(self) -> *mut c_void;
     /// The EtherType of a packet on an interface without Ethernet; `packet` is its bytes.
     fn protocol<R: Reader>(self, packet: &R) -> Result<u16, Truncated>;
+    /// Whether the packet is as on an interface without Ethernet all the same.
+    fn lacks_ethernet<R: Reader>(self, packet: &R) -> Result<bool, Truncated>;
     /// Programs of events: an array takes those of one hook.
     fn events() -> &'static ProgArray<2>;
     /// How many packets the wire has of it.
@@ -193,6 +196,11 @@ impl<'a> Frame for &'a xdp_md {
     #[inline(always)]
     fn protocol<R: Reader>(self, packet: &R) -> Result<u16, Truncated> {
         version(packet)
+    }
+
+    #[inline(always)]
+    fn lacks_ethernet<R: Reader>(self, _: &R) -> Result<bool, Truncated> {
+        Ok(false)
     }
 
     #[inline(always)]
@@ -234,6 +242,11 @@ impl<'a> Frame for &'a __sk_buff {
     #[inline(always)]
     fn protocol<R: Reader>(self, _: &R) -> Result<u16, Truncated> {
         Ok(protocol(self))
+    }
+
+    #[inline(always)]
+    fn lacks_ethernet<R: Reader>(self, packet: &R) -> Result<bool, Truncated> {
+        lacks_ethernet(packet, self)
     }
 
     #[inline(always)]
@@ -331,7 +344,7 @@ fn tail_call<F: Frame, const MAX: usize>(frame: F, programs: &'static ProgArray<
 /// Decides on a packet; counts its hit and leaves the event record. Returns the index of its counter in `STATS`.
 #[inline(always)]
 fn classify<F: Frame, R: Reader>(frame: F, packet: &R) -> Result<u32, Truncated> {
-    let (ethertype, offset) = if setting!(IP_FIRST) != 0 {
+    let (ethertype, offset) = if setting!(IP_FIRST) != 0 || frame.lacks_ethernet(packet)? {
         (frame.protocol(packet)?, 0)
     } else {
         network_header(packet)?

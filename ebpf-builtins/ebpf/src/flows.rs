@@ -31,7 +31,9 @@ use aya_ebpf::helpers::generated::{
 use common::headers::{AUTHENTICATION, DESTINATION_OPTIONS, Extension, FRAGMENT, HOP_BY_HOP, Ipv4, Ipv6, Ports, ROUTING, SCTP, TCP, UDP};
 use common::kernel::{peek, process};
 use common::map::{FullHash, LruHash, PerCpuArray, ProgArray, RingBuf, SharedArray, Stack};
-use common::packet::{Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Skb, Truncated, context, length, protocol, version};
+use common::packet::{
+    Anywhere, ETH_P_IP, ETH_P_IPV6, Linear, Reader, Room, Skb, Truncated, context, lacks_ethernet, length, protocol, version,
+};
 use common::{setting, settings};
 use core::ffi::c_void;
 
@@ -192,8 +194,8 @@ fn at_tc<const DIRECTION: u8>(ctx: *mut __sk_buff) -> i32 {
     packet.key.vlan = if skb.vlan_present != 0 { skb.vlan_tci as u16 & 0xfff } else { 0 };
     packet.len = skb.len;
     // What most packets have is in the first buffer.
-    match parse::<true, _>(&Linear::of_skb(skb), packet, |_| Ok(protocol(skb)))
-        .or_else(|Truncated| parse::<false, _>(&Skb(skb), packet, |_| Ok(protocol(skb))))
+    match parse::<true, _>(&Linear::of_skb(skb), packet, |start| ip_at_tc(start, skb))
+        .or_else(|Truncated| parse::<false, _>(&Skb(skb), packet, |start| ip_at_tc(start, skb)))
     {
         Ok(None) => {}
         Ok(Some(stat)) => {
@@ -263,7 +265,7 @@ fn at_xdp(ctx: &xdp_md) -> u32 {
     packet.key.direction = DIRECTION_INGRESS;
     packet.key.vlan = 0;
     packet.len = len as u32;
-    match parse::<true, _>(&Linear::new(ctx), packet, version).or_else(|Truncated| parse::<false, _>(&Anywhere(ctx), packet, version)) {
+    match parse::<true, _>(&Linear::new(ctx), packet, ip_at_xdp).or_else(|Truncated| parse::<false, _>(&Anywhere(ctx), packet, ip_at_xdp)) {
         Ok(None) => {}
         Ok(Some(stat)) => {
             count(stat, 1);
@@ -588,13 +590,30 @@ const FRAGMENT_OFFSET: u16 = 0x1fff;
 const MORE_FRAGMENTS6: u16 = 0x0001;
 const FRAGMENT_OFFSET6: u16 = 0xfff8;
 
+/// The EtherType that a packet without Ethernet would have; nothing of one that has it.
+#[inline(always)]
+fn ip_at_xdp<R: Reader>(packet: &R) -> Result<Option<u16>, Truncated> {
+    if setting!(IP_FIRST) != 0 {
+        version(packet).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+/// The same at TC.
+#[inline(always)]
+fn ip_at_tc<R: Reader>(packet: &R, skb: &__sk_buff) -> Result<Option<u16>, Truncated> {
+    let is_first = setting!(IP_FIRST) != 0 || lacks_ethernet(packet, skb)?;
+    Ok(is_first.then(|| protocol(skb)))
+}
+
 /// Fills in what there is to know. Returns a counter for packets that belong to no flow. With `COMMON`, what few packets have (extension
 /// headers) is taken for truncated. `first` says what a packet without Ethernet is.
 #[inline(always)]
 fn parse<const COMMON: bool, R: Reader>(
     reader: &R,
     packet: &mut Packet,
-    first: impl FnOnce(&R) -> Result<u16, Truncated>,
+    first: impl FnOnce(&R) -> Result<Option<u16>, Truncated>,
 ) -> Result<Option<u32>, Truncated> {
     packet.key.flow.sport = 0;
     packet.key.flow.dport = 0;
@@ -606,10 +625,9 @@ fn parse<const COMMON: bool, R: Reader>(
     packet.payload = 0;
     packet.is_fragmented = 0;
 
-    let (ethertype, mut offset) = if setting!(IP_FIRST) != 0 {
-        (first(reader)?, 0)
-    } else {
-        ethernet(reader, &mut packet.key.vlan)?
+    let (ethertype, mut offset) = match first(reader)? {
+        Some(ethertype) => (ethertype, 0),
+        None => ethernet(reader, &mut packet.key.vlan)?,
     };
     packet.link = offset as u32;
     let network = offset;

@@ -28,7 +28,7 @@ use common::headers::{ICMPV6, Ipv4, Ipv6, Ports, SCTP, TCP, UDP};
 use common::heartbeat::is_owned;
 use common::ipv6::skip_extensions;
 use common::map::{Array, Hash, LruHash, LruPerCpuHash, PerCpuArray, ProgArray};
-use common::packet::{ETH_P_IP, ETH_P_IPV6, Reader, Room, Skb, Truncated, network_header, protocol};
+use common::packet::{ETH_P_IP, ETH_P_IPV6, Reader, Room, Skb, Truncated, lacks_ethernet, network_header, protocol};
 use common::{setting, settings};
 use core::ffi::c_void;
 
@@ -640,7 +640,7 @@ fn parse(ctx: &__sk_buff, packet: &mut Packet) -> Result<Option<u32>, Truncated>
     packet.tcp_flags = 0;
     packet.is_error = 0;
     let skb = Skb(ctx);
-    let (ethertype, network) = if setting!(IP_FIRST) != 0 {
+    let (ethertype, network) = if setting!(IP_FIRST) != 0 || lacks_ethernet(&skb, ctx)? {
         (protocol(ctx), 0)
     } else {
         network_header(&skb)?

@@ -51,6 +51,24 @@ impl Attachments {
         self.on.len()
     }
 
+    /// Notes which name an interface has. Returns the one that it had, if that was another.
+    pub fn rename(&mut self, netns: usize, ifindex: u32, name: &str) -> Option<String> {
+        let ids = self.on.get(&(netns, ifindex))?;
+        let mut before = None;
+        for id in ids {
+            let attachment = self.all.get_mut(id).filter(|a| a.iface != name);
+            before = attachment.map(|a| std::mem::replace(&mut a.iface, name.to_owned())).or(before);
+        }
+        before
+    }
+
+    /// Takes out what one target has on one interface.
+    pub fn take_of(&mut self, netns: usize, ifindex: u32, target: usize) -> Option<Attachment> {
+        let ids = self.on.get_mut(&(netns, ifindex))?;
+        let at = ids.iter().position(|id| self.all.get(id).is_some_and(|a| a.target == target))?;
+        self.all.remove(&ids.remove(at))
+    }
+
     /// Takes out all that is on one interface.
     pub fn take(&mut self, netns: usize, ifindex: u32) -> Vec<Attachment> {
         let ids = self.on.remove(&(netns, ifindex)).unwrap_or_default();
@@ -89,8 +107,19 @@ mod tests {
         there.sort_unstable();
         assert_eq!(there, [7, 8]);
 
+        assert_eq!(all.rename(0, 7, "eth7").as_deref(), Some("if7"));
+        assert_eq!((all.rename(0, 7, "eth7"), all.rename(5, 7, "eth7")), (None, None));
+        assert!(all.on(0, 7).all(|a| a.iface == "eth7") && all.on(1, 7).all(|a| a.iface == "if7"));
+
+        let one = all.take_of(0, 7, 1).map(|a| a.target);
+        assert_eq!(
+            (one, all.take_of(0, 7, 1).is_none(), all.take_of(0, 9, 1).is_none()),
+            (Some(1), true, true)
+        );
+        assert_eq!((on(&all, 0, 7), on(&all, 1, 7), all.len()), (vec![0, 3], vec![2], 4));
+
         let gone: Vec<usize> = all.take(0, 7).iter().map(|a| a.target).collect();
-        assert_eq!(gone, [0, 1, 3]);
+        assert_eq!(gone, [0, 3]);
         assert_eq!((on(&all, 0, 7), on(&all, 1, 7), all.len()), (Vec::new(), vec![2], 2));
         assert!(all.take(0, 7).is_empty());
     }

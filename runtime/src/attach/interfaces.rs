@@ -9,6 +9,7 @@ use super::chain::{self, Chain};
 use super::reaper::Reaper;
 use super::{Handle, Observer, iface, tc, xdp};
 use crate::error::{Asked, Error, Notice};
+use crate::kernel::running_version;
 use crate::pin::Pin;
 use crate::sys::netlink::{Link, LinkMonitor, Netlink};
 use crate::sys::{Result as SysResult, SysError, bpf, netns};
@@ -17,6 +18,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use weir_compiler::kernel::KernelVersion;
 use weir_compiler::object::{Direction, IfacePattern, LinkLayer, Overlap, XdpMode};
 use weir_compiler::tables::IFNAME_BYTES;
 use weir_parser::Span;
@@ -117,6 +119,8 @@ pub struct Interfaces {
     failed: HashSet<(usize, u32)>,
     /// Interfaces that a pattern names and whose packets nobody here can read, said once: namespace and number.
     unreadable: HashSet<(usize, u32)>,
+    /// Interfaces of which it was said that generic XDP hides their headers, by namespace and index.
+    hidden: HashSet<(usize, u32)>,
     /// Interfaces of which it was said that their packets start outside, by namespace and index.
     outside: HashSet<(usize, u32)>,
     watches: Vec<Watch>,
@@ -147,6 +151,7 @@ impl Interfaces {
             namespaces: Vec::new(),
             failed: HashSet::new(),
             unreadable: HashSet::new(),
+            hidden: HashSet::new(),
             outside: HashSet::new(),
             watches: Vec::new(),
             ready: None,
@@ -256,13 +261,47 @@ impl Interfaces {
 
     fn keep(&mut self, target: usize, link: &Link, handle: Handle) {
         self.starts_outside(target, link);
+        let netns = self.namespace(self.targets[target].pattern.netns.as_deref());
         self.attached.push(Attachment {
             target,
-            netns: self.namespace(self.targets[target].pattern.netns.as_deref()),
+            netns,
             ifindex: link.ifindex,
             iface: link.name.clone(),
             handle,
         });
+        self.hides_headers(netns, link);
+    }
+
+    /// Says once of an interface that has XDP in generic mode, anybody's, that blocks at TC find no header in what comes in. Natives do, and
+    /// of blocks that ask for the mode themselves the compiler has said so.
+    fn hides_headers(&mut self, netns: usize, link: &Link) {
+        let (mut generic, mut block) = (link.xdp.generic != 0, None);
+        for attachment in self.attached.on(netns, link.ifindex) {
+            let target = &self.targets[attachment.target];
+            match (target.place, &attachment.handle) {
+                (Place::Xdp(XdpMode::Generic), _) if target.asked == Asked::Block => return,
+                (_, Handle::Xdp(on)) => generic |= on.mode() == "generic",
+                (Place::Tc(Direction::Ingress), _) if target.asked == Asked::Block => block = block.or(Some(target)),
+                _ => {}
+            }
+        }
+        let Some(target) = block.filter(|t| generic && t.pattern.link_layer == LinkLayer::Ethernet) else {
+            return;
+        };
+        if running_version() < KernelVersion::new(6, 9, 0) {
+            return;
+        }
+        let span = target.span;
+        if self.hidden.insert((netns, link.ifindex)) {
+            (self.observer)(&Notice::LateAttach {
+                message: format!(
+                    "`{}` has XDP in generic mode: what comes in reaches TC without its Ethernet header, and blocks find no header in it",
+                    link.name
+                ),
+                help: Some("use native XDP there, or none; natives (`use`) read such packets".to_owned()),
+                span,
+            });
+        }
     }
 
     fn describe(&self, target: usize, link: &Link) -> String {
@@ -342,14 +381,8 @@ impl Interfaces {
         use std::os::fd::AsFd;
         let index = target;
         let target = &self.targets[target];
-        if let Some(names) = &target.names {
-            // Before the first packet. A name is at most 15 bytes and its end.
-            let mut name = [0; IFNAME_BYTES as usize];
-            let bytes = link.name.as_bytes();
-            let n = bytes.len().min(name.len() - 1);
-            name[..n].copy_from_slice(&bytes[..n]);
-            bpf::map_update(names.as_fd(), &link.ifindex.to_ne_bytes(), &name, 0, "interface names")?;
-        }
+        // Before the first packet.
+        note_name(target, link)?;
         if let Some(handle) = self.attach_behind(index, link)? {
             return Ok(handle);
         }
@@ -432,7 +465,7 @@ impl Interfaces {
             return;
         }
         let list = || -> SysResult<Vec<Link>> { Netlink::open()?.links() };
-        let Ok(Ok(links)) = netns::run_in(netns, list) else { return };
+        let Ok(Ok(mut links)) = netns::run_in(netns, list) else { return };
         let namespace = self.namespace(netns);
         let there: HashSet<u32> = links.iter().map(|l| l.ifindex).collect();
         let mut lost = self.attached.interfaces_of(namespace);
@@ -440,10 +473,17 @@ impl Interfaces {
         lost.sort_unstable();
         self.failed.retain(|(_, ifindex)| !gone.contains(ifindex));
         self.unreadable.retain(|(_, ifindex)| !gone.contains(ifindex));
+        self.hidden.retain(|(_, ifindex)| !gone.contains(ifindex));
         self.outside.retain(|(_, ifindex)| !gone.contains(ifindex));
         self.let_go(&lost, netns);
+        let renamed = links.iter().filter(|link| self.rename(link, netns)).count();
+        if renamed > 0 {
+            // The list is of when they had their programs.
+            let Ok(Ok(again)) = netns::run_in(netns, list) else { return };
+            links = again;
+        }
         for link in &links {
-            let mut points = Vec::new();
+            let mut points: Vec<String> = Vec::new();
             for target in 0..self.targets.len() {
                 let pattern = &self.targets[target].pattern;
                 if pattern.netns.as_deref() == netns && iface::is_named(pattern, link) && !iface::matches(pattern, link) {
@@ -464,7 +504,10 @@ impl Interfaces {
                             Handle::Xdp(on) => format!(" ({} mode)", on.mode()),
                             _ => String::new(),
                         };
-                        points.push(format!("`{}`{mode}", self.describe(target, link)));
+                        let point = format!("`{}`{mode}", self.describe(target, link));
+                        if !points.contains(&point) {
+                            points.push(point);
+                        }
                         self.keep(target, link, handle);
                     }
                     // Gone again already: the next message says so.
@@ -487,6 +530,43 @@ impl Interfaces {
                 });
             }
         }
+    }
+
+    /// Says that an interface has another name. What is on it stays, also where its pattern is for the old name only; but of patterns that
+    /// overlap, an interface has one program, and that is the one for its name.
+    /// Returns whether anything was detached.
+    fn rename(&mut self, link: &Link, netns: Option<&str>) -> bool {
+        let namespace = self.namespace(netns);
+        let Some(before) = self.attached.rename(namespace, link.ifindex, &link.name) else {
+            return false;
+        };
+        let is_part = |target: &Target| target.pattern.overlap != Overlap::default();
+        let takes_over = |old: &Target, new: &Target| {
+            let same = old.place == new.place && old.pattern.netns == new.pattern.netns;
+            same && is_part(new) && iface::matches(&new.pattern, link)
+        };
+        let on = self.attached.on(namespace, link.ifindex).map(|a| a.target);
+        let (mut goes, mut stays) = (Vec::new(), false);
+        for index in on {
+            let target = &self.targets[index];
+            let is_taken = is_part(target) && target.pin.is_none() && !iface::matches(&target.pattern, link);
+            if is_taken && self.targets.iter().any(|new| takes_over(target, new)) {
+                goes.push(index);
+                continue;
+            }
+            stays = true;
+            // If that fails, packets are told by the name that they had.
+            let _ = note_name(target, link);
+        }
+        for index in &goes {
+            drop(self.attached.take_of(namespace, link.ifindex, *index));
+        }
+        (self.observer)(&Notice::InterfaceRenamed {
+            before: with_netns(&before, netns),
+            iface: with_netns(&link.name, netns),
+            stays,
+        });
+        !goes.is_empty()
     }
 
     /// Drops what is on these interfaces, and says so.
@@ -539,6 +619,18 @@ impl Watch {
     fn is_stale(&self) -> bool {
         self.netns.as_deref().is_some_and(|name| netns::identity(name) != self.identity)
     }
+}
+
+/// Tells a program what an interface is called.
+fn note_name(target: &Target, link: &Link) -> SysResult<()> {
+    use std::os::fd::AsFd;
+    let Some(names) = &target.names else { return Ok(()) };
+    // A name is at most 15 bytes and its end.
+    let mut name = [0; IFNAME_BYTES as usize];
+    let bytes = link.name.as_bytes();
+    let n = bytes.len().min(name.len() - 1);
+    name[..n].copy_from_slice(&bytes[..n]);
+    bpf::map_update(names.as_fd(), &link.ifindex.to_ne_bytes(), &name, 0, "interface names")
 }
 
 /// Whether any interface has a name that the pattern matches, whatever its packets start with and other patterns match.

@@ -22,6 +22,43 @@ use std::time::{Duration, Instant};
 /// How long an owner has for an answer: reading a long list takes a while.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
+/// Long enough for one that is about to go on.
+const STOPPED_FOR: Duration = Duration::from_secs(2);
+
+/// How long an owner has been waited for.
+struct Patience {
+    since: Instant,
+    owner: Option<u32>,
+}
+
+impl Patience {
+    fn with(record: Option<&Record>) -> Self {
+        // A number of another pid namespace is somebody else's here.
+        let ours = record.map(|r| &r.owner).filter(|o| o.pid_namespace == proc::pid_namespace());
+        Self {
+            since: Instant::now(),
+            owner: ours.map(|o| o.pid),
+        }
+    }
+
+    /// Waits a little.
+    ///
+    /// # Errors
+    /// When it takes too long, or the owner does nothing at all.
+    fn wait(&self, name: &str) -> Result<(), PinError> {
+        let name = || name.to_owned();
+        let stopped = self.owner.filter(|pid| proc::is_stopped(*pid));
+        if let (Some(pid), true) = (stopped, self.since.elapsed() > STOPPED_FOR) {
+            return Err(PinError::Stopped { name: name(), pid });
+        }
+        if self.since.elapsed() > ANSWER_WITHIN {
+            return Err(PinError::NoAnswer { name: name() });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        Ok(())
+    }
+}
+
 /// A named instance as a person wants to see it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -284,12 +321,12 @@ pub fn stop(name: &str) -> Result<Option<u32>, PinError> {
         remove(name, &dir)?;
         return Ok(None);
     }
-    let owner = Record::read(&dir).map(|r| r.owner);
+    let record = Record::read(&dir);
     if let Some(control) = Control::open(&dir) {
         control.stop();
     }
     // It looks about once a second, removes everything, and ends.
-    let deadline = Instant::now() + ANSWER_WITHIN;
+    let patience = Patience::with(record.as_ref());
     while dir.exists() {
         match lock(&dir) {
             // It ended without, or died.
@@ -297,11 +334,10 @@ pub fn stop(name: &str) -> Result<Option<u32>, PinError> {
                 remove(name, &dir)?;
                 break;
             }
-            _ if Instant::now() > deadline => return Err(PinError::NoAnswer { name: name.to_owned() }),
-            _ => std::thread::sleep(Duration::from_millis(20)),
+            _ => patience.wait(name)?,
         }
     }
-    Ok(owner.map(|o| o.pid))
+    Ok(record.map(|r| r.owner.pid))
 }
 
 /// Asks the owner of a named instance to read its files again. `None` when it has no owner: then a start has to do it.
@@ -317,7 +353,7 @@ pub fn reload(name: &str) -> Result<Option<Answer>, PinError> {
     };
     let number = proc::clock_ns(libc::CLOCK_BOOTTIME);
     control.ask(number);
-    let deadline = Instant::now() + ANSWER_WITHIN;
+    let patience = Patience::with(Record::read(&dir).as_ref());
     loop {
         if let Some(answer) = control.answer_to(number) {
             return Ok(Some(answer));
@@ -325,9 +361,6 @@ pub fn reload(name: &str) -> Result<Option<Answer>, PinError> {
         if is_free().map_err(error)? {
             return Ok(None);
         }
-        if Instant::now() > deadline {
-            return Err(PinError::NoAnswer { name: name.to_owned() });
-        }
-        std::thread::sleep(Duration::from_millis(20));
+        patience.wait(name)?;
     }
 }

@@ -47,6 +47,8 @@ pub enum PinError {
     OtherNative { name: String, native: String },
     #[error("the weir that runs `{name}` does not answer")]
     NoAnswer { name: String },
+    #[error("the weir that runs `{name}` (pid {pid}) is stopped")]
+    Stopped { name: String, pid: u32 },
     #[error(transparent)]
     Sys(#[from] SysError),
 }
@@ -69,7 +71,8 @@ impl PinError {
                 })
             }
             PinError::OtherNative { name, .. } => Some(format!("take another name, or end that one first: `weir stop {name}`")),
-            PinError::NoAnswer { .. } => Some("is it stopped? `weir status` names its process".to_owned()),
+            PinError::NoAnswer { .. } => Some("`weir status` names its process".to_owned()),
+            PinError::Stopped { pid, .. } => Some(format!("it does so once it goes on: `kill -CONT {pid}`")),
             PinError::Sys(e) => e.help(),
         }
     }

@@ -6,7 +6,9 @@ pub mod pin;
 pub mod query;
 
 use super::{Result, SysError};
-use aya_obj::generated::{BPF_F_AFTER, BPF_F_BEFORE, BPF_F_ID, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_info, bpf_prog_info};
+use aya_obj::generated::{
+    BPF_F_AFTER, BPF_F_BEFORE, BPF_F_ID, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_map_info, bpf_map_type, bpf_prog_info,
+};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -122,6 +124,27 @@ pub fn map_lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8], name: &str)
         Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         Err(e) => Err(SysError::new("read map", name, e)),
     }
+}
+
+/// Finds out how many values an element of a per-CPU map has, from how many the kernel writes.
+///
+/// # Errors
+/// What the kernel says; `EPERM` without CAP_BPF.
+pub fn values_of_an_element() -> Result<u32> {
+    /// `NR_CPUS` is nowhere larger.
+    const MOST: usize = 8192;
+    let attr = MapAttr {
+        name: "cpus",
+        kind: bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32,
+        key_size: 4,
+        value_size: 8,
+        max_entries: 1,
+        ..MapAttr::default()
+    };
+    let map = map_create(&attr)?;
+    let mut values = vec![0xff; MOST * 8];
+    map_lookup(map.as_fd(), &[0; 4], &mut values, attr.name)?;
+    Ok(values.chunks_exact(8).take_while(|value| *value == [0; 8]).count() as u32)
 }
 
 /// Writes one element; `flags` is `BPF_ANY` (0), `BPF_NOEXIST` (1) or `BPF_EXIST` (2).

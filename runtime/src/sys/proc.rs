@@ -1,5 +1,6 @@
 //! Small facts from `/proc` and `/sys`: processes, CPUs, clocks.
 
+use super::bpf;
 use std::fs;
 use std::io::{self, Read};
 
@@ -17,6 +18,14 @@ pub fn start_time(pid: u32) -> Option<u64> {
         return None;
     }
     rest.nth(18)?.parse().ok()
+}
+
+/// Whether a process is stopped (SIGSTOP, Ctrl-Z, a debugger): it does nothing until somebody lets it go on.
+#[must_use]
+pub fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rfind(')').and_then(|at| stat[at + 1..].split_ascii_whitespace().next());
+    matches!(state, Some("T" | "t"))
 }
 
 /// Reads who started a process, or who has taken its place; 0 for none that can be seen from here.
@@ -50,8 +59,19 @@ pub fn parse_cpu_list(text: &str) -> Vec<u32> {
 /// Lists the CPUs that are running.
 #[must_use]
 pub fn online_cpus() -> Vec<u32> {
-    let cpus = parse_cpu_list(&fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default());
+    let mut cpus = parse_cpu_list(&fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default());
+    if cpus.is_empty() {
+        // A container without /sys.
+        cpus = stat_cpus(&fs::read_to_string("/proc/stat").unwrap_or_default());
+    }
     if cpus.is_empty() { vec![0] } else { cpus }
+}
+
+/// The CPUs of `/proc/stat`: those that are running.
+fn stat_cpus(text: &str) -> Vec<u32> {
+    let number = |line: &str| line.strip_prefix("cpu")?.split_ascii_whitespace().next()?.parse().ok();
+    // The first line, without a number, is of all together.
+    text.lines().skip(1).map_while(number).collect()
 }
 
 /// Returns how many CPUs the kernel counts as possible: the number of values in an element of a per-CPU map.
@@ -60,8 +80,11 @@ pub fn possible_cpus() -> u32 {
     static CPUS: std::sync::OnceLock<u32> = std::sync::OnceLock::new();
     *CPUS.get_or_init(|| {
         let list = parse_cpu_list(&fs::read_to_string("/sys/devices/system/cpu/possible").unwrap_or_default());
-        // The list is contiguous from 0 wherever Linux runs; the highest number decides.
-        list.last().map_or_else(|| online_cpus().len() as u32, |last| last + 1)
+        match list.len() {
+            // Not to be guessed: the kernel writes so many values to our memory. Who may not ask it reads no maps either.
+            0 => bpf::values_of_an_element().unwrap_or_else(|_| online_cpus().len() as u32),
+            len => len as u32,
+        }
     })
 }
 
@@ -139,6 +162,18 @@ mod tests {
         assert_eq!(parse_cpu_list("0-2,5\n"), [0, 1, 2, 5]);
         assert_eq!(parse_cpu_list("0\n"), [0]);
         assert_eq!(parse_cpu_list(""), Vec::<u32>::new());
+    }
+
+    #[test]
+    fn cpus_without_sys() {
+        assert_eq!(stat_cpus("cpu  1 2\ncpu0 1 2\ncpu3 1 2\nintr 5\ncpu9 1\n"), [0, 3]);
+        assert_eq!(stat_cpus(""), Vec::<u32>::new());
+        let stat = fs::read_to_string("/proc/stat").unwrap();
+        assert_eq!(stat_cpus(&stat), online_cpus());
+        match bpf::values_of_an_element() {
+            Ok(values) => assert_eq!(values, possible_cpus()),
+            Err(error) => assert_eq!(error.errno(), libc::EPERM, "{error}"),
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
-use weir_tests::features::Feature;
+use weir_tests::features::{Feature, kernel_version};
 use weir_tests::frame::Frame;
 use weir_tests::harness::Need::Lacks;
 use weir_tests::harness::Test;
@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
     Test::new("blocklist_tc_ways_and_addresses", ways),
     Test::new("blocklist_tc_has_users_behind_it", users),
     Test::new("blocklist_tc_counts_packets_of_the_wire", wire),
+    Test::new("blocklist_tc_and_others_judge_behind_generic_xdp", behind_generic_xdp),
     Test::new("blocklist_tc_allow_ports_and_dry_run", || natives::narrowed_with(TC)),
     Test::new("blocklist_tc_reload_under_flood_lets_nothing_through", || natives::flood_with(TC)),
     Test::new("blocklist_tc_killed_opens_the_gate_and_leaves_nothing", killed).alone(),
@@ -114,6 +115,73 @@ fn ways() -> Result<()> {
             of["dropped"] == dropped && of["passed"] == seen - dropped,
             "{direction}: {of:?}, {dropped} of {seen} should be dropped"
         );
+    }
+    Ok(())
+}
+
+const HIDDEN: &str = "`veth0` has XDP in generic mode: what comes in reaches TC without its Ethernet header";
+
+/// Since Linux 6.9 packets that were copied for somebody's generic XDP come to TC without their Ethernet header.
+fn behind_generic_xdp() -> Result<()> {
+    let lab = Lab::new()?;
+    lab.dir.write(
+        "policy.toml",
+        "default = \"allow\"\n[[rule]]\nname = \"no\"\nport = 99\nverdict = \"deny\"\n",
+    )?;
+    let script = r#"
+use blocklist(iface="veth0", hook="tc", audit="off", prefixes=(198.51.100.0/24, "2001:db8:bad::/48")) as bl;
+use flows(iface="veth0", direction="ingress") as fl;
+use identity(iface="veth0", policy=file("policy.toml"), audit="off") as id;
+end { print(@fl.stats); print(@fl.flows); print(@id.stats); }
+"#;
+    let (node4, node6) = (lab.node4(), lab.node6());
+    let bad6: std::net::Ipv6Addr = "2001:db8:bad::1".parse()?;
+    // Where Ethernet would have its type, these addresses have that of IPv4, and that of a tag.
+    let like = [[8, 0, 1, 1], [129, 0, 1, 1]].map(Ipv4Addr::from);
+    let frames = [
+        (3, Frame::udp(BAD, node4, PORT)),
+        (4, Frame::udp(BAD, node4, PORT).vlan(7)),
+        (2, Frame::udp(bad6, node6, PORT)),
+        (5, Frame::udp(like[0], node4, 99)),
+        (6, Frame::udp(like[1], node4, PORT)),
+        (7, Frame::udp(lab.peer6(), node6, 99)),
+    ];
+    for generic in [false, true] {
+        let other = generic.then(|| {
+            Weir::script("xdp:veth0:generic /has(udp) && udp.dport != 9/ { @ = count(); }")
+                .at(&lab)
+                .start()
+        });
+        let other = other.transpose()?;
+        let weir = Weir::script(script).at(&lab).start()?;
+        let block = Weir::script("tc:veth0:ingress { @ = count(); }").at(&lab).start()?;
+        traffic::send_frames(&lab, &frames)?;
+        traffic::settle(&lab)?;
+        let done = weir.stop()?.clean()?;
+        // Blocks do not find what natives find: they are told.
+        let hides = generic && kernel_version()? >= (6, 9);
+        ensure!(block.stderr().contains(HIDDEN) == hides, "generic {generic}: {}", block.stderr());
+        block.stop()?.clean()?;
+        if let Some(other) = other {
+            other.stop()?.clean()?.expect_map("@", [("", 27)])?;
+        }
+        let [blocked, judged, flows] = ["@bl.stats", "@id.stats", "@fl.stats"].map(|map| stats(&done, map));
+        ensure!(
+            blocked["dropped"] == 9 && blocked["non_ip"] == 0,
+            "generic {generic}: {blocked:?}\n{done}"
+        );
+        ensure!(
+            judged["denied"] == 12 && judged["non_ip"] == 0,
+            "generic {generic}: {judged:?}\n{done}"
+        );
+        ensure!(
+            flows["non_ip"] == 0 && flows["malformed"] == 0,
+            "generic {generic}: {flows:?}\n{done}"
+        );
+        for (source, packets) in [(like[0], 5), (like[1], 6)] {
+            let is_row = |line: &&str| line.contains(&format!("{source}:")) && line.contains(&format!(".packets = {packets},"));
+            ensure!(done.stdout.lines().any(|line| is_row(&line)), "generic {generic}, {source}: {done}");
+        }
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use weir_tests::harness::Test;
 use weir_tests::kernel::{KernelState, Kind};
 use weir_tests::net::Lab;
 use weir_tests::traffic;
+use weir_tests::wait_for;
 use weir_tests::weir::{Running, Weir};
 
 pub const TESTS: &[Test] = &[
@@ -56,11 +57,37 @@ fn at_xdp() -> Result<()> {
     weir.wait_stderr("word of the other interface", |text| text.contains("interface `other0` appeared"))?;
     traffic::send_frames_from(&lab.peer, "peer3", &frames)?;
     counted(&mut weir, "@all[other0]: 15")?;
+    // It gets the blocks of its new name, and not those of both.
+    for (old, new, port) in [("other0", "veth3", 1), ("veth3", "other1", 3)] {
+        // Before Linux 6.2 only what is down can be renamed.
+        lab.node.ip(&["link", "set", old, "down"])?;
+        lab.node.ip(&["link", "set", old, "name", new, "up"])?;
+        wait_for("the cable", || {
+            Ok(lab.peer.ip(&["link", "show", "peer3"])?.contains("state UP").then_some(()))
+        })?;
+        weir.wait_stderr("word of the name", |text| {
+            text.contains(&format!(
+                "interface `{old}` is called `{new}` now\nnote: interface `{new}` appeared: attached to `xdp:{new}`"
+            ))
+        })?;
+        traffic::send_frames_from(&lab.peer, "peer3", &[(port, frame(3))])?;
+        counted(&mut weir, &format!("@all[{new}]: {port}"))?;
+    }
     let done = weir.stop()?.clean()?;
-    done.expect_map("@all", [("veth0", 15), ("veth1", 15), ("veth2", 15), ("other0", 15)])?;
+    done.expect_map(
+        "@all",
+        [
+            ("veth0", 15),
+            ("veth1", 15),
+            ("veth2", 15),
+            ("other0", 15),
+            ("veth3", 1),
+            ("other1", 3),
+        ],
+    )?;
     done.expect_map("@one", [("veth0", 12)])?;
-    done.expect_map("@veths", [("veth0", 7), ("veth1", 12), ("veth2", 12)])?;
-    for cable in ["veth2", "other0"] {
+    done.expect_map("@veths", [("veth0", 7), ("veth1", 12), ("veth2", 12), ("veth3", 1)])?;
+    for cable in ["veth2", "other1"] {
         lab.node.ip(&["link", "del", cable])?;
     }
     before.assert_same(Some(&lab.node))

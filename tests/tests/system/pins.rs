@@ -401,6 +401,15 @@ fn managed() -> Result<()> {
         "{bad}"
     );
     ensure!(arrive(&lab, BAD, 2)? == 0, "the old list is not in force");
+    // One that cannot answer is told as such, soon.
+    running.signal(Signal::SIGSTOP)?;
+    let stopped = name.tool("reload")?;
+    ensure!(
+        stopped.status.code() == Some(1)
+            && stopped.stderr.contains(&format!("(pid {pid}) is stopped"))
+            && stopped.stderr.contains(&format!("`kill -CONT {pid}`")),
+        "{stopped}"
+    );
     running.end_with(Signal::SIGKILL)?;
     // Nobody is there: a start does it, and ends.
     let bad = name.tool("reload")?;

@@ -15,7 +15,7 @@ const ETH_P_8021AD: u16 = 0x88a8_u16.to_be();
 
 #[repr(C, packed)]
 struct Ethernet {
-    _addresses: [u8; 12],
+    addresses: [u8; 12],
     ethertype: u16,
 }
 
@@ -168,6 +168,33 @@ pub fn version<R: Reader>(packet: &R) -> Result<u16, Truncated> {
 #[inline(always)]
 pub fn protocol(ctx: &__sk_buff) -> u16 {
     ctx.protocol as u16
+}
+
+/// An Ethernet header and what starts behind it.
+#[repr(C, packed)]
+struct Start {
+    ethernet: Ethernet,
+    next: [u8; 2],
+}
+
+/// Whether a packet at TC starts with its IP header although its interface has Ethernet: Linux 6.9 and later forget the Ethernet header of
+/// packets that they copy for generic XDP, anybody's. Else every such packet would pass as something that is not IP.
+///
+/// Both readings are tried, since the bytes that would be the EtherType may be those of an address.
+#[inline(always)]
+pub fn lacks_ethernet<R: Reader>(packet: &R, ctx: &__sk_buff) -> Result<bool, Truncated> {
+    let said = protocol(ctx);
+    let version = match said {
+        ETH_P_IP => 4,
+        ETH_P_IPV6 => 6,
+        _ => return Ok(false),
+    };
+    let mut room = Room::new();
+    let start: &Start = packet.header(0, &mut room)?;
+    if start.ethernet.ethertype == said && start.next[0] >> 4 == version {
+        return Ok(false);
+    }
+    Ok(start.ethernet.addresses[0] >> 4 == version)
 }
 
 /// The packet of a TC program, wherever its bytes are.

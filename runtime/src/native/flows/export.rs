@@ -1,14 +1,17 @@
 //! Reports of flows as lines of JSON, named after IPFIX information elements (IANA's registry, RFC 7012).
 
-use crate::sink::{stdout, write_alone};
+use crate::sink::stdout;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::Serialize;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use weir_ebpf_builtins::abi::FAMILY_IPV6;
 use weir_ebpf_builtins::flows::{DIRECTION_EGRESS, Key};
+
+/// As the name of a file: standard output.
+const STDOUT: &str = "-";
 
 /// `flowEndReason`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,13 +177,24 @@ impl Report<'_> {
 
 /// So much is written at a time, and the rest of a line.
 const BATCH: usize = 64 << 10;
+/// So much waits for a file that cannot be written.
+const WAITING: usize = 1 << 20;
 
 /// The file that reports go to. Only whole lines are written: somebody may read it meanwhile, or write there, too.
+///
+/// One that cannot be written, as the disk is full, is tried again with every flush. One that was moved away or deleted, as `logrotate`
+/// does, is made anew.
 #[derive(Debug)]
 pub(super) struct Export {
-    file: File,
+    /// `None` where standard output is closed: that is for good.
+    file: Option<File>,
     path: String,
+    /// What is still to be written.
     lines: Vec<u8>,
+    /// A part of the first of them is written.
+    is_half: bool,
+    /// It could not be written: so many reports did not find room in `lines` since.
+    missing: Option<u64>,
 }
 
 impl Export {
@@ -188,53 +202,153 @@ impl Export {
     ///
     /// # Errors
     /// What open(2) says.
-    pub fn open(path: &str) -> std::io::Result<Self> {
-        if path == "-" {
-            // As it is: what the script prints goes there, too, and opened anew a file would have another end, and a socket none.
-            return Ok(Self {
-                file: stdout()?,
-                path: path.to_owned(),
-                lines: Vec::new(),
-            });
-        }
-        // A named pipe that nobody reads is an error, instead of waiting for somebody.
-        let file = File::options()
-            .append(true)
-            .create(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(path)?;
-        fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
-        // Who wrote there last may have been killed, or the disk was full.
-        let lines = if has_half_a_line(path) { b"\n".to_vec() } else { Vec::new() };
+    pub fn open(path: &str) -> io::Result<Self> {
+        // Standard output as it is: what the script prints goes there, too, and opened anew a file would have another end, and a socket none.
+        let (file, lines) = if path == STDOUT {
+            (stdout()?, Vec::new())
+        } else {
+            open_file(path)?
+        };
         Ok(Self {
-            file,
+            file: Some(file),
             path: path.to_owned(),
             lines,
+            is_half: false,
+            missing: None,
         })
     }
 
-    pub fn path(&self) -> &str {
-        &self.path
+    /// Takes a report, and writes when there are many. Returns what a person should hear.
+    pub fn write(&mut self, report: &Report<'_>) -> Option<String> {
+        self.file.as_ref()?;
+        let json = report.json();
+        if let Some(missing) = &mut self.missing {
+            // The next flush tries again.
+            if self.lines.len() + json.len() < WAITING {
+                self.add(&json);
+            } else {
+                *missing += 1;
+            }
+            return None;
+        }
+        self.add(&json);
+        if self.lines.len() < BATCH { None } else { self.flush() }
     }
 
-    /// # Errors
-    /// What write(2) says.
-    pub fn write(&mut self, report: &Report<'_>) -> std::io::Result<()> {
-        self.lines.extend_from_slice(report.json().as_bytes());
+    fn add(&mut self, json: &str) {
+        self.lines.extend_from_slice(json.as_bytes());
         self.lines.push(b'\n');
-        if self.lines.len() < BATCH { Ok(()) } else { self.flush() }
     }
 
-    /// # Errors
-    /// What write(2) says.
-    pub fn flush(&mut self) -> std::io::Result<()> {
-        let lines = std::mem::take(&mut self.lines);
-        if self.path == "-" {
-            write_alone(&self.file, &lines)
-        } else {
-            self.file.write_all(&lines)
+    /// Writes what waits. Returns what a person should hear: that it cannot be done, or can be done again.
+    pub fn flush(&mut self) -> Option<String> {
+        if self.lines.is_empty() {
+            return None;
+        }
+        let result = self.put();
+        match (result, self.missing) {
+            (Ok(()), None) => None,
+            (Ok(()), Some(missing)) => {
+                self.missing = None;
+                Some(format!(
+                    "`{}` can be written again; reports that are missing there: {missing}",
+                    self.path
+                ))
+            }
+            (Err(error), _) if self.path == STDOUT && error.kind() == io::ErrorKind::BrokenPipe => {
+                self.file = None;
+                Some("standard output is closed; no more reports go there".to_owned())
+            }
+            (Err(error), None) => {
+                self.missing = Some(0);
+                Some(format!(
+                    "`{}` cannot be written ({error}); it is tried again every second",
+                    self.path
+                ))
+            }
+            (Err(_), Some(_)) => None,
         }
     }
+
+    /// Writes for the last time. Returns what a person should hear.
+    pub fn end(&mut self) -> Option<String> {
+        let told = self.flush();
+        let waiting = self.lines.iter().filter(|byte| **byte == b'\n').count() as u64;
+        match self.missing {
+            Some(missing) if self.file.is_some() => {
+                let missing = missing + waiting;
+                Some(format!(
+                    "`{}` could not be written any more; reports that are missing there: {missing}",
+                    self.path
+                ))
+            }
+            _ => told,
+        }
+    }
+
+    fn put(&mut self) -> io::Result<()> {
+        if self.is_moved() {
+            let (file, mut lines) = open_file(&self.path)?;
+            self.file = Some(file);
+            // The other part is in the old file.
+            if std::mem::take(&mut self.is_half) {
+                let end = self
+                    .lines
+                    .iter()
+                    .position(|byte| *byte == b'\n')
+                    .map_or(self.lines.len(), |end| end + 1);
+                self.lines.drain(..end);
+                self.missing = self.missing.map(|missing| missing + 1);
+            }
+            lines.append(&mut self.lines);
+            self.lines = lines;
+        }
+        let Some(mut file) = self.file.as_ref() else { return Ok(()) };
+        // As [`crate::sink::write_alone`], with how far it came.
+        let _alone = (self.path == STDOUT).then(|| io::stdout().lock());
+        let mut written = 0;
+        let mut result = Ok(());
+        while result.is_ok() && written < self.lines.len() {
+            match file.write(&self.lines[written..]) {
+                Ok(0) => result = Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => written += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => result = Err(error),
+            }
+        }
+        if let Some(last) = written.checked_sub(1) {
+            self.is_half = self.lines[last] != b'\n';
+        }
+        self.lines.drain(..written);
+        result
+    }
+
+    /// Whether what is open is a file that has its name no more.
+    fn is_moved(&self) -> bool {
+        let is_file = |m: &Metadata| m.is_file();
+        let open = self.file.as_ref().filter(|_| self.path != STDOUT);
+        let Some(open) = open.and_then(|file| file.metadata().ok()).filter(is_file) else {
+            return false;
+        };
+        match std::fs::metadata(&self.path) {
+            Ok(named) => (named.dev(), named.ino()) != (open.dev(), open.ino()),
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+}
+
+/// Opens a file for appending, or makes it. Returns also what ends the line that somebody left there: who wrote there last may have been
+/// killed, or the disk was full.
+fn open_file(path: &str) -> io::Result<(File, Vec<u8>)> {
+    // A named pipe that nobody reads is an error, instead of waiting for somebody.
+    let file = File::options()
+        .append(true)
+        .create(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
+    let lines = if has_half_a_line(path) { b"\n".to_vec() } else { Vec::new() };
+    Ok((file, lines))
 }
 
 /// Whether a file, and nothing else, ends without the end of a line.
@@ -245,7 +359,7 @@ fn has_half_a_line(path: &str) -> bool {
         let mut byte = [0];
         file.seek(SeekFrom::Start(len.saturating_sub(1)))?;
         file.read_exact(&mut byte)?;
-        std::io::Result::Ok(byte[0])
+        io::Result::Ok(byte[0])
     };
     // Of a pipe somebody else would miss the byte.
     std::fs::metadata(path).is_ok_and(|m| m.is_file()) && last().is_ok_and(|byte| byte != b'\n')
@@ -318,9 +432,9 @@ mod tests {
         ] {
             std::fs::write(&path, before).unwrap();
             let mut export = Export::open(text).unwrap();
-            export.write(&report(2, 6)).unwrap();
+            assert_eq!(export.write(&report(2, 6)), None);
             assert_eq!(std::fs::read_to_string(&path).unwrap(), before, "not yet");
-            export.flush().unwrap();
+            assert_eq!(export.flush(), None);
             assert_eq!(std::fs::read_to_string(&path).unwrap(), after);
         }
         std::fs::remove_file(&path).unwrap();
@@ -334,12 +448,74 @@ mod tests {
         assert_eq!(Export::open(text).unwrap_err().raw_os_error(), Some(libc::ENXIO));
         let reader = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
         let mut export = Export::open(text).unwrap();
-        export.write(&report(2, 6)).unwrap();
-        export.flush().unwrap();
+        assert_eq!((export.write(&report(2, 6)), export.flush()), (None, None));
         let mut byte = [0];
         (&reader).read_exact(&mut byte).unwrap();
         assert_eq!(byte, *b"{");
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_written_waits_as_far_as_there_is_room() {
+        let path = std::env::temp_dir().join(format!("weir-export-again-{}", std::process::id()));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let text = path.to_str().unwrap();
+        let reader = || File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+        let read = |mut file: &File| {
+            let mut bytes = vec![0; 4096];
+            let n = file.read(&mut bytes).unwrap();
+            String::from_utf8(bytes[..n].to_vec()).unwrap()
+        };
+        let line = report(2, 6).json() + "\n";
+        let nobody = reader();
+        let mut export = Export::open(text).unwrap();
+        drop(nobody);
+        assert_eq!(export.write(&report(2, 6)), None);
+        let told = export.flush().unwrap();
+        assert!(told.contains("cannot be written (Broken pipe"), "{told}");
+        assert_eq!((export.flush(), export.write(&report(2, 6))), (None, None));
+
+        let somebody = reader();
+        let told = export.flush().unwrap();
+        assert!(told.ends_with("can be written again; reports that are missing there: 0"), "{told}");
+        assert_eq!((read(&somebody), export.flush()), (line.repeat(2), None));
+
+        drop(somebody);
+        let most = WAITING / line.len();
+        assert!((0..most + 3).filter_map(|_| export.write(&report(2, 6))).eq([told_once(text)]));
+        assert!(export.lines.len() <= WAITING);
+        let told = export.end().unwrap();
+        assert!(told.ends_with(&format!("missing there: {}", most + 3)), "{told}");
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    fn told_once(path: &str) -> String {
+        format!("`{path}` cannot be written (Broken pipe (os error 32)); it is tried again every second")
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_made_anew() {
+        let path = std::env::temp_dir().join(format!("weir-export-moved-{}", std::process::id()));
+        let old = path.with_extension("1");
+        let mut export = Export::open(path.to_str().unwrap()).unwrap();
+        let line = report(2, 6).json() + "\n";
+        let lines = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
+        for _ in 0..2 {
+            assert_eq!((export.write(&report(2, 6)), export.flush()), (None, None));
+        }
+        std::fs::rename(&path, &old).unwrap();
+        assert_eq!((export.write(&report(2, 6)), export.flush()), (None, None));
+        assert_eq!((lines(&old), lines(&path)), (line.repeat(2), line.clone()));
+        // As on a disk that was full in the middle of a line, whose other half would be the first of the new file.
+        std::fs::rename(&path, &old).unwrap();
+        export.lines = b"half\"}\n".to_vec();
+        (export.is_half, export.missing) = (true, Some(0));
+        assert_eq!(export.write(&report(2, 6)), None);
+        let told = export.flush().unwrap();
+        assert!(told.ends_with("missing there: 1"), "{told}");
+        assert_eq!(lines(&path), line);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_file(&old).unwrap();
     }
 
     #[test]

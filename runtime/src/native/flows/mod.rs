@@ -416,19 +416,12 @@ impl Flows {
             interface: &interface.name,
             is_pod: interface.is_pod,
         };
-        let written = self.export.as_mut().map_or(Ok(()), |export| export.write(&report));
-        self.written(written);
+        let told = self.export.as_mut().and_then(|export| export.write(&report));
+        self.say_all(told);
     }
 
-    fn written(&mut self, result: std::io::Result<()>) {
-        if let Err(error) = result
-            && let Some(export) = self.export.take()
-        {
-            self.say(
-                true,
-                format!("`{}` cannot be written ({error}); no more reports go there", export.path()),
-            );
-        }
+    fn say_all(&mut self, told: Option<String>) {
+        told.into_iter().for_each(|message| self.say(true, message));
     }
 
     /// Ends flows. Those that go on begin anew with their next packet.
@@ -563,11 +556,6 @@ impl Flows {
         let all: Vec<(u32, Key, Reason)> = self.live.iter().map(|(i, r)| (*i, r.key, Reason::Forced)).collect();
         self.end(&all, maps)
     }
-
-    fn flush(&mut self) {
-        let flushed = self.export.as_mut().map_or(Ok(()), Export::flush);
-        self.written(flushed);
-    }
 }
 
 impl Engine for Flows {
@@ -596,7 +584,8 @@ impl Engine for Flows {
         let _ = self.ask_sockets(maps);
         let _ = self.expire(maps);
         self.overflow(maps);
-        self.flush();
+        let told = self.export.as_mut().and_then(Export::flush);
+        self.say_all(told);
     }
 
     fn ended(&mut self, maps: &Maps) {
@@ -605,7 +594,8 @@ impl Engine for Flows {
         if let Err(error) = self.end_all(maps) {
             self.say(true, format!("the last reports are missing: {error}"));
         }
-        self.flush();
+        let told = self.export.as_mut().and_then(Export::end);
+        self.say_all(told);
     }
 
     fn notices(&mut self) -> Vec<Notice> {
