@@ -45,6 +45,8 @@ pub struct Frame {
     /// VLAN ids, the outermost first.
     pub vlans: Vec<u16>,
     pub payload: Payload,
+    /// Whom it is for; the node's by itself.
+    pub mac: [u8; 6],
 }
 
 impl Frame {
@@ -54,6 +56,7 @@ impl Frame {
             dst: dst.into(),
             vlans: Vec::new(),
             payload,
+            mac: NODE_MAC,
         }
     }
 
@@ -97,7 +100,7 @@ impl Frame {
     /// If the two addresses are of different families.
     pub fn bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(128);
-        out.extend(NODE_MAC);
+        out.extend(self.mac);
         out.extend(PEER_MAC);
         for id in &self.vlans {
             out.extend(ETH_P_8021Q.to_be_bytes());

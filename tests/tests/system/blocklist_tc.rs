@@ -129,24 +129,35 @@ fn behind_generic_xdp() -> Result<()> {
         "default = \"allow\"\n[[rule]]\nname = \"no\"\nport = 99\nverdict = \"deny\"\n",
     )?;
     let script = r#"
-use blocklist(iface="veth0", hook="tc", audit="off", prefixes=(198.51.100.0/24, "2001:db8:bad::/48")) as bl;
+use blocklist(iface="veth0", hook="tc", audit="off", prefixes=(198.51.100.0/24, 8.0.70.0/24, "2001:db8:bad::/48")) as bl;
 use flows(iface="veth0", direction="ingress") as fl;
 use identity(iface="veth0", policy=file("policy.toml"), audit="off") as id;
 end { print(@fl.stats); print(@fl.flows); print(@id.stats); }
 "#;
     let (node4, node6) = (lab.node4(), lab.node6());
     let bad6: std::net::Ipv6Addr = "2001:db8:bad::1".parse()?;
-    // Where Ethernet would have its type, these addresses have that of IPv4, and that of a tag.
-    let like = [[8, 0, 1, 1], [129, 0, 1, 1]].map(Ipv4Addr::from);
+    // Where Ethernet would have its type, these addresses have that of IPv4, that of a tag, and that of IPv4 with its version behind it.
+    let like = [[8, 0, 1, 1], [129, 0, 1, 1], [8, 0, 69, 1], [8, 0, 70, 1]].map(Ipv4Addr::from);
     let frames = [
         (3, Frame::udp(BAD, node4, PORT)),
         (4, Frame::udp(BAD, node4, PORT).vlan(7)),
         (2, Frame::udp(bad6, node6, PORT)),
         (5, Frame::udp(like[0], node4, 99)),
         (6, Frame::udp(like[1], node4, PORT)),
+        (8, Frame::udp(like[2], node4, 99)),
+        (2, Frame::udp(like[3], node4, PORT)),
         (7, Frame::udp(lab.peer6(), node6, 99)),
     ];
-    for generic in [false, true] {
+    // What they are for may begin like an IP header.
+    let alike: Vec<_> = frames
+        .iter()
+        .cloned()
+        .map(|(count, mut frame)| {
+            frame.mac[0] = if frame.src.is_ipv4() { 0x46 } else { 0x66 };
+            (count, frame)
+        })
+        .collect();
+    for (generic, frames) in [(false, &frames[..]), (false, &alike), (true, &frames)] {
         let other = generic.then(|| {
             Weir::script("xdp:veth0:generic /has(udp) && udp.dport != 9/ { @ = count(); }")
                 .at(&lab)
@@ -155,7 +166,7 @@ end { print(@fl.stats); print(@fl.flows); print(@id.stats); }
         let other = other.transpose()?;
         let weir = Weir::script(script).at(&lab).start()?;
         let block = Weir::script("tc:veth0:ingress { @ = count(); }").at(&lab).start()?;
-        traffic::send_frames(&lab, &frames)?;
+        traffic::send_frames(&lab, frames)?;
         traffic::settle(&lab)?;
         let done = weir.stop()?.clean()?;
         // Blocks do not find what natives find: they are told.
@@ -163,22 +174,22 @@ end { print(@fl.stats); print(@fl.flows); print(@id.stats); }
         ensure!(block.stderr().contains(HIDDEN) == hides, "generic {generic}: {}", block.stderr());
         block.stop()?.clean()?;
         if let Some(other) = other {
-            other.stop()?.clean()?.expect_map("@", [("", 27)])?;
+            other.stop()?.clean()?.expect_map("@", [("", 37)])?;
         }
         let [blocked, judged, flows] = ["@bl.stats", "@id.stats", "@fl.stats"].map(|map| stats(&done, map));
         ensure!(
-            blocked["dropped"] == 9 && blocked["non_ip"] == 0,
+            blocked["dropped"] == 11 && blocked["non_ip"] == 0,
             "generic {generic}: {blocked:?}\n{done}"
         );
         ensure!(
-            judged["denied"] == 12 && judged["non_ip"] == 0,
+            judged["denied"] == 20 && judged["non_ip"] == 0,
             "generic {generic}: {judged:?}\n{done}"
         );
         ensure!(
             flows["non_ip"] == 0 && flows["malformed"] == 0,
             "generic {generic}: {flows:?}\n{done}"
         );
-        for (source, packets) in [(like[0], 5), (like[1], 6)] {
+        for (source, packets) in [(like[0], 5), (like[1], 6), (like[2], 8)] {
             let is_row = |line: &&str| line.contains(&format!("{source}:")) && line.contains(&format!(".packets = {packets},"));
             ensure!(done.stdout.lines().any(|line| is_row(&line)), "generic {generic}, {source}: {done}");
         }

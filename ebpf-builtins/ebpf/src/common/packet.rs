@@ -4,7 +4,8 @@
 //! asks the kernel and finds headers that a driver left in a fragment (some leave the first buffer empty). [`Skb`] does so at TC.
 
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
-use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
+use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
+use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use core::mem::MaybeUninit;
 
 /// EtherTypes as they are read from the packet.
@@ -180,7 +181,8 @@ struct Start {
 /// Whether a packet at TC starts with its IP header although its interface has Ethernet: Linux 6.9 and later forget the Ethernet header of
 /// packets that they copy for generic XDP, anybody's. Else every such packet would pass as something that is not IP.
 ///
-/// Both readings are tried, since the bytes that would be the EtherType may be those of an address.
+/// Both readings are tried. Bytes that would be an EtherType may be those of an address, which the sender chooses: where both are possible,
+/// the kernel is asked where it has found the IP header.
 #[inline(always)]
 pub fn lacks_ethernet<R: Reader>(packet: &R, ctx: &__sk_buff) -> Result<bool, Truncated> {
     let said = protocol(ctx);
@@ -191,10 +193,27 @@ pub fn lacks_ethernet<R: Reader>(packet: &R, ctx: &__sk_buff) -> Result<bool, Tr
     };
     let mut room = Room::new();
     let start: &Start = packet.header(0, &mut room)?;
-    if start.ethernet.ethertype == said && start.next[0] >> 4 == version {
-        return Ok(false);
-    }
-    Ok(start.ethernet.addresses[0] >> 4 == version)
+    let like_ip = start.ethernet.addresses[0] >> 4 == version;
+    let like_ethernet = start.ethernet.ethertype == said && start.next[0] >> 4 == version;
+    Ok(like_ip && (!like_ethernet || is_network_header(ctx, 0) && !is_network_header(ctx, size_of::<Ethernet>())))
+}
+
+/// What an IP header starts with: of version 4 all that each has, of version 6 half of it.
+type Beginning = [u32; 5];
+
+/// Whether the kernel takes what is at an offset for the packet's IP header. Not inlined: few packets come here.
+#[inline(never)]
+fn is_network_header(ctx: &__sk_buff, offset: usize) -> bool {
+    let context = core::ptr::from_ref(ctx).cast_mut().cast();
+    let len = size_of::<Beginning>() as u32;
+    let (mut here, mut there) = (Room::<Beginning>::new(), Room::<Beginning>::new());
+    // SAFETY: the helpers write `len` bytes or fail.
+    let here = here.fill(|to| unsafe { bpf_skb_load_bytes(context, offset as u32, to.cast(), len) == 0 });
+    let there = there.fill(|to| unsafe { bpf_skb_load_bytes_relative(context, 0, to.cast(), len, BPF_HDR_START_NET) == 0 });
+    let (Ok(here), Ok(there)) = (here, there) else {
+        return false;
+    };
+    here[0] == there[0] && here[1] == there[1] && here[2] == there[2] && here[3] == there[3] && here[4] == there[4]
 }
 
 /// The packet of a TC program, wherever its bytes are.
