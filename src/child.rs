@@ -49,10 +49,11 @@ impl Child {
             }),
             ForkResult::Child => {
                 drop(writer);
-                // SAFETY: numbers only. The command goes when we are killed, and hears of a closed pipe as others do.
+                // SAFETY: numbers only. The command goes when we are killed, and hears of a closed pipe and a full file as others do.
                 unsafe {
                     libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
                     libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+                    libc::signal(libc::SIGXFSZ, libc::SIG_DFL);
                 }
                 let mut byte = [0u8];
                 // SAFETY: the buffer is as long as it is said to be.

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         };
     }
     raise_file_limit();
+    outlive_full_files();
     let command = match args::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(error) => {
@@ -83,6 +84,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A file that may not grow any more (`ulimit -f`) is one that cannot be written, as on a full disk: what drops packets goes on.
+fn outlive_full_files() {
+    // SAFETY: no handler is set.
+    let _ = unsafe { nix::sys::signal::signal(nix::sys::signal::SIGXFSZ, nix::sys::signal::SigHandler::SigIgn) };
 }
 
 /// Every probe takes a descriptor; the limit that a shell sets is often a thousand, and ours to raise.

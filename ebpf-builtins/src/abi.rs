@@ -16,6 +16,9 @@ pub const FAMILY_IPV4: u32 = 2;
 /// `AF_INET6` of Linux.
 pub const FAMILY_IPV6: u32 = 10;
 
+/// As the name of a process: the kernel itself has sent it, for nobody's socket.
+pub const KERNEL: &str = "kernel";
+
 /// A process: its name, padded with zeros, and number.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

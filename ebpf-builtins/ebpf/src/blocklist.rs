@@ -344,11 +344,9 @@ fn tail_call<F: Frame, const MAX: usize>(frame: F, programs: &'static ProgArray<
 /// Decides on a packet; counts its hit and leaves the event record. Returns the index of its counter in `STATS`.
 #[inline(always)]
 fn classify<F: Frame, R: Reader>(frame: F, packet: &R) -> Result<u32, Truncated> {
-    let (ethertype, offset) = if setting!(IP_FIRST) != 0 || frame.lacks_ethernet(packet)? {
-        (frame.protocol(packet)?, 0)
-    } else {
-        network_header(packet)?
-    };
+    let is_first = setting!(IP_FIRST) != 0 || frame.lacks_ethernet(packet)?;
+    let first = if is_first { Some(frame.protocol(packet)?) } else { None };
+    let (ethertype, offset) = network_header(packet, first)?;
     match ethertype {
         ETH_P_IP => ipv4(frame, packet, offset),
         ETH_P_IPV6 => ipv6(frame, packet, offset),

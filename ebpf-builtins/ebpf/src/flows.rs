@@ -157,14 +157,14 @@ struct Packet {
     /// 1 = the first of several fragments.
     is_fragmented: u32,
     zero: u32,
-    /// Address of the kernel's socket that it is from, of any kind, [`NOBODY`] or [`THE_KERNEL`].
+    /// Address of the kernel's socket that it is from, of any kind, [`NOBODY`] or [`MADE_HERE`].
     sender: u64,
 }
 
 /// Of [`Packet::sender`]: it comes from elsewhere.
 const NOBODY: u64 = 0;
 /// Of [`Packet::sender`]: it was made here, without a socket.
-const THE_KERNEL: u64 = 1;
+const MADE_HERE: u64 = 1;
 
 // ---- programs ----
 
@@ -214,7 +214,7 @@ fn at_tc<const DIRECTION: u8>(ctx: *mut __sk_buff) -> i32 {
     packet.is_local = 0;
     // What was forwarded came in by an interface.
     let is_made_here = DIRECTION == DIRECTION_EGRESS && skb.ingress_ifindex == 0;
-    packet.sender = if is_made_here { THE_KERNEL } else { NOBODY };
+    packet.sender = if is_made_here { MADE_HERE } else { NOBODY };
     // SAFETY: the program's own context; null or a socket.
     let sk = unsafe { skb.__bindgen_anon_2.sk };
     if !sk.is_null() {
@@ -449,7 +449,7 @@ unsafe fn sent_by(ctx: *mut c_void, record: *mut Record, packet: &Packet) {
         if sender == NOBODY || (*record).cookie != 0 {
             return;
         }
-        if sender != THE_KERNEL && !is_kernels(sender) {
+        if sender != MADE_HERE && !is_kernels(sender) {
             (*record).cookie = bpf_get_socket_cookie(ctx);
         } else if (*record).state & STATE_KERNEL == 0 {
             or32(&raw mut (*record).state, STATE_KERNEL);
@@ -625,10 +625,11 @@ fn parse<const COMMON: bool, R: Reader>(
     packet.payload = 0;
     packet.is_fragmented = 0;
 
-    let (ethertype, mut offset) = match first(reader)? {
+    let (ethertype, offset) = match first(reader)? {
         Some(ethertype) => (ethertype, 0),
-        None => ethernet(reader, &mut packet.key.vlan)?,
+        None => (reader.header::<Ethernet>(0, &mut Room::new())?.ethertype, size_of::<Ethernet>()),
     };
+    let (ethertype, mut offset) = behind_tags(reader, ethertype, offset, &mut packet.key.vlan)?;
     packet.link = offset as u32;
     let network = offset;
     // Where IP says that the packet ends: behind it there may be padding.
@@ -757,9 +758,7 @@ fn parse<const COMMON: bool, R: Reader>(
 
 /// Returns the EtherType behind up to two VLAN tags, and where what it names starts. `vlan` is the outer tag's, unless it is known.
 #[inline(always)]
-fn ethernet<R: Reader>(reader: &R, vlan: &mut u16) -> Result<(u16, usize), Truncated> {
-    let mut ethertype = reader.header::<Ethernet>(0, &mut Room::new())?.ethertype;
-    let mut offset = size_of::<Ethernet>();
+fn behind_tags<R: Reader>(reader: &R, mut ethertype: u16, mut offset: usize, vlan: &mut u16) -> Result<(u16, usize), Truncated> {
     for _ in 0..2 {
         if ethertype != ETH_P_8021Q && ethertype != ETH_P_8021AD {
             break;

@@ -292,16 +292,10 @@ fn enforce<const FROM_POD: bool>(ctx: *mut __sk_buff) -> i32 {
     // SAFETY: this CPU's element; programs at TC do not interrupt each other.
     let packet = unsafe { &mut *packet.as_ptr() };
     // SAFETY: the program's own context; nothing writes it meanwhile.
-    match parse(unsafe { &*ctx }, packet) {
-        Ok(None) => {}
-        Ok(Some(stat)) => {
-            count(stat);
-            return NEXT;
-        }
-        Err(Truncated) => {
-            count(STAT_MALFORMED);
-            return NEXT;
-        }
+    let stat = parse(unsafe { &*ctx }, packet).unwrap_or(STAT_MALFORMED);
+    if stat != NO_STAT {
+        count(stat);
+        return NEXT;
     }
 
     forget_field(&mut packet.version);
@@ -632,19 +626,20 @@ struct TcpRest {
     flags: u8,
 }
 
-/// Fills in what there is to know. Returns a counter for packets that nothing is asked of.
+/// No counter.
+const NO_STAT: u32 = u32::MAX;
+
+/// Fills in what there is to know. Returns a counter for packets that nothing is asked of, [`NO_STAT`] for others: of an `Option` in a
+/// `Result` the compiler moves registers that nobody has written, which the verifier refuses.
 #[inline(always)]
-fn parse(ctx: &__sk_buff, packet: &mut Packet) -> Result<Option<u32>, Truncated> {
+fn parse(ctx: &__sk_buff, packet: &mut Packet) -> Result<u32, Truncated> {
     packet.src_port = 0;
     packet.dst_port = 0;
     packet.tcp_flags = 0;
     packet.is_error = 0;
     let skb = Skb(ctx);
-    let (ethertype, network) = if setting!(IP_FIRST) != 0 || lacks_ethernet(&skb, ctx)? {
-        (protocol(ctx), 0)
-    } else {
-        network_header(&skb)?
-    };
+    let is_first = setting!(IP_FIRST) != 0 || lacks_ethernet(&skb, ctx)?;
+    let (ethertype, network) = network_header(&skb, is_first.then(|| protocol(ctx)))?;
     let mut offset;
     match ethertype {
         ETH_P_IP => {
@@ -652,7 +647,7 @@ fn parse(ctx: &__sk_buff, packet: &mut Packet) -> Result<Option<u32>, Truncated>
             let header: &Ipv4 = skb.header(network, &mut room)?;
             let length = (header.version_ihl & 15) as usize * 4;
             if header.version_ihl >> 4 != 4 || length < size_of::<Ipv4>() {
-                return Ok(Some(STAT_MALFORMED));
+                return Ok(STAT_MALFORMED);
             }
             packet.version = 4;
             packet.src = [u64::from(header.src), 0];
@@ -660,14 +655,14 @@ fn parse(ctx: &__sk_buff, packet: &mut Packet) -> Result<Option<u32>, Truncated>
             packet.proto = header.proto;
             offset = network + length;
             if header.flags_fragment & 0x1fff_u16.to_be() != 0 {
-                return Ok(Some(STAT_FRAGMENTS));
+                return Ok(STAT_FRAGMENTS);
             }
         }
         ETH_P_IPV6 => {
             let mut room = Room::new();
             let header: &Ipv6 = skb.header(network, &mut room)?;
             if header.version_class >> 4 != 6 {
-                return Ok(Some(STAT_MALFORMED));
+                return Ok(STAT_MALFORMED);
             }
             packet.version = 6;
             packet.src = header.src;
@@ -675,10 +670,10 @@ fn parse(ctx: &__sk_buff, packet: &mut Packet) -> Result<Option<u32>, Truncated>
             packet.proto = header.next_header;
             offset = network + size_of::<Ipv6>();
             if !skip_extensions(&skb, &mut packet.proto, &mut offset, &mut false)? {
-                return Ok(Some(STAT_FRAGMENTS));
+                return Ok(STAT_FRAGMENTS);
             }
         }
-        _ => return Ok(Some(STAT_NON_IP)),
+        _ => return Ok(STAT_NON_IP),
     }
     packet.headers = offset as u32;
     match packet.proto {
@@ -699,7 +694,7 @@ fn parse(ctx: &__sk_buff, packet: &mut Packet) -> Result<Option<u32>, Truncated>
             let mut room = Room::new();
             let &[kind, _] = skb.header::<[u8; 2]>(offset, &mut room)?;
             if packet.proto == ICMPV6 && matches!(kind, 130..=137 | 143) {
-                return Ok(Some(STAT_NEIGHBOUR));
+                return Ok(STAT_NEIGHBOUR);
             }
             packet.is_error = u8::from(if packet.proto == ICMP {
                 matches!(kind, 3 | 4 | 5 | 11 | 12)
@@ -709,7 +704,7 @@ fn parse(ctx: &__sk_buff, packet: &mut Packet) -> Result<Option<u32>, Truncated>
         }
         _ => {}
     }
-    Ok(None)
+    Ok(NO_STAT)
 }
 
 #[inline(always)]

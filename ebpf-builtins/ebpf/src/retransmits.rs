@@ -16,7 +16,7 @@ mod common;
 
 use abi::net::{Flow, Inet};
 use abi::retransmits::*;
-use abi::{FAMILY_IPV4, FAMILY_IPV6, Owner};
+use abi::{FAMILY_IPV4, FAMILY_IPV6, KERNEL, Owner};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_ktime_get_ns, bpf_map_delete_elem, bpf_sock_from_file, bpf_tail_call,
 };
@@ -108,8 +108,16 @@ const CA_LOSS: u8 = 4;
 /// `ICSK_TIME_LOSS_PROBE`: what the timer is set for; still so while the probe is sent.
 const TIME_LOSS_PROBE: u8 = 5;
 
-/// The name of who resets what nobody has a socket for.
-const THE_KERNEL: u64 = u64::from_le_bytes(*b"kernel\0\0");
+/// First half of the name of who resets what nobody has a socket for.
+const THE_KERNEL: u64 = {
+    let (name, mut half) = (KERNEL.as_bytes(), [0; 8]);
+    let mut i = 0;
+    while i < name.len() {
+        half[i] = name[i];
+        i += 1;
+    }
+    u64::from_ne_bytes(half)
+};
 
 const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;

@@ -129,15 +129,16 @@ fn behind_generic_xdp() -> Result<()> {
         "default = \"allow\"\n[[rule]]\nname = \"no\"\nport = 99\nverdict = \"deny\"\n",
     )?;
     let script = r#"
-use blocklist(iface="veth0", hook="tc", audit="off", prefixes=(198.51.100.0/24, 8.0.70.0/24, "2001:db8:bad::/48")) as bl;
+use blocklist(iface="veth0", hook="tc", audit="off", prefixes=(198.51.100.0/24, 8.0.70.0/24, "2001:db8:bad::/48", "2001:db8:86dd:6001::2")) as bl;
 use flows(iface="veth0", direction="ingress") as fl;
 use identity(iface="veth0", policy=file("policy.toml"), audit="off") as id;
 end { print(@fl.stats); print(@fl.flows); print(@id.stats); }
 "#;
     let (node4, node6) = (lab.node4(), lab.node6());
     let bad6: std::net::Ipv6Addr = "2001:db8:bad::1".parse()?;
-    // Where Ethernet would have its type, these addresses have that of IPv4, that of a tag, and that of IPv4 with its version behind it.
-    let like = [[8, 0, 1, 1], [129, 0, 1, 1], [8, 0, 69, 1], [8, 0, 70, 1]].map(Ipv4Addr::from);
+    // Where Ethernet would have its type, these addresses have that of IPv4, that of a tag, and that of IP with its version behind it.
+    let like = [[8, 0, 1, 1], [129, 0, 1, 1], [8, 0, 69, 1], [8, 0, 70, 1], [8, 0, 64, 1]].map(Ipv4Addr::from);
+    let like6: [std::net::Ipv6Addr; 2] = ["2001:db8:86dd:6001::1".parse()?, "2001:db8:86dd:6001::2".parse()?];
     let frames = [
         (3, Frame::udp(BAD, node4, PORT)),
         (4, Frame::udp(BAD, node4, PORT).vlan(7)),
@@ -146,6 +147,12 @@ end { print(@fl.stats); print(@fl.flows); print(@id.stats); }
         (6, Frame::udp(like[1], node4, PORT)),
         (8, Frame::udp(like[2], node4, 99)),
         (2, Frame::udp(like[3], node4, PORT)),
+        (9, Frame::udp(like[4], node4, 99)),
+        (10, Frame::udp(like6[0], node6, 99)),
+        (11, Frame::udp(like6[1], node6, PORT)),
+        // A tag that is still there where the kernel has taken one out.
+        (12, Frame::udp(BAD, node4, PORT).vlan(7).vlan(8)),
+        (13, Frame::udp(like[2], node4, 99).vlan(7).vlan(8)),
         (7, Frame::udp(lab.peer6(), node6, 99)),
     ];
     // What they are for may begin like an IP header.
@@ -174,15 +181,15 @@ end { print(@fl.stats); print(@fl.flows); print(@id.stats); }
         ensure!(block.stderr().contains(HIDDEN) == hides, "generic {generic}: {}", block.stderr());
         block.stop()?.clean()?;
         if let Some(other) = other {
-            other.stop()?.clean()?.expect_map("@", [("", 37)])?;
+            other.stop()?.clean()?.expect_map("@", [("", 92)])?;
         }
         let [blocked, judged, flows] = ["@bl.stats", "@id.stats", "@fl.stats"].map(|map| stats(&done, map));
         ensure!(
-            blocked["dropped"] == 11 && blocked["non_ip"] == 0,
+            blocked["dropped"] == 34 && blocked["non_ip"] == 0,
             "generic {generic}: {blocked:?}\n{done}"
         );
         ensure!(
-            judged["denied"] == 20 && judged["non_ip"] == 0,
+            judged["denied"] == 52 && judged["non_ip"] == 0,
             "generic {generic}: {judged:?}\n{done}"
         );
         ensure!(

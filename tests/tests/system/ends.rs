@@ -284,9 +284,10 @@ fn limits() -> Result<()> {
                 .limit(resource, used * percent / 100)
                 .run()?;
             stage.same().with_context(|| format!("with {percent} % of the {name}: {done}"))?;
+            ensure!(percent < 200 || done.status.success(), "with twice the {name} that it has: {done}");
             ends.push((percent, done.status.success()));
         }
-        ensure!(ends[0].1 && ends.iter().any(|(_, good)| !good), "{name}: which went well: {ends:?}");
+        ensure!(ends.iter().any(|(_, good)| !good), "{name}: which went well: {ends:?}");
     }
     // The kernel counts buffers of perf events as locked, which weir has none of, and since 5.11 neither maps nor programs. Whoever may lock
     // memory has no limit.

@@ -110,6 +110,14 @@ fn full_disk() -> Result<()> {
         .stdout_to(full)
         .run()?
         .refused(&["cannot write", "No space left"])?;
+    // No signal ends weir where the file may not grow.
+    let lab = Lab::new()?;
+    let grown = lab.dir.path().join("grown").display().to_string();
+    let much = "begin { for $i : 0..1000 { printf(\"%d\\n\", $i); } exit(); }";
+    Weir::new(["-o", &grown, "-e", much])
+        .limit(libc::RLIMIT_FSIZE, 512)
+        .run()?
+        .refused(&["grown", "File too large"])?;
     Weir::new(["-o", "/dev/full", "-e", script])
         .run()?
         .refused(&["/dev/full", "No space left"])?;

@@ -133,11 +133,14 @@ pub fn context(ctx: &xdp_md) -> *mut xdp_md {
     core::ptr::from_ref(ctx).cast_mut()
 }
 
-/// Returns the EtherType behind up to two VLAN tags, in the packet's byte order, and where what it names starts.
+/// Returns the EtherType behind up to two VLAN tags, in the packet's byte order, and where what it names starts. `first` is the EtherType of a
+/// packet without Ethernet.
 #[inline(always)]
-pub fn network_header<R: Reader>(packet: &R) -> Result<(u16, usize), Truncated> {
-    let mut ethertype = packet.header::<Ethernet>(0, &mut Room::new())?.ethertype;
-    let mut offset = size_of::<Ethernet>();
+pub fn network_header<R: Reader>(packet: &R, first: Option<u16>) -> Result<(u16, usize), Truncated> {
+    let (mut ethertype, mut offset) = match first {
+        Some(ethertype) => (ethertype, 0),
+        None => (packet.header::<Ethernet>(0, &mut Room::new())?.ethertype, size_of::<Ethernet>()),
+    };
     for _ in 0..2 {
         match ethertype {
             // What most packets have, as constants: the caller's own question for it is answered here.
@@ -178,42 +181,39 @@ struct Start {
     next: [u8; 2],
 }
 
-/// Whether a packet at TC starts with its IP header although its interface has Ethernet: Linux 6.9 and later forget the Ethernet header of
+/// Whether a packet at TC starts behind its Ethernet header although its interface has Ethernet: Linux 6.9 and later forget the header of
 /// packets that they copy for generic XDP, anybody's. Else every such packet would pass as something that is not IP.
 ///
-/// Both readings are tried. Bytes that would be an EtherType may be those of an address, which the sender chooses: where both are possible,
-/// the kernel is asked where it has found the IP header.
+/// Most packets show that it is there. Of all others the kernel is asked: bytes that would be an EtherType may be those of an address,
+/// which the sender chooses.
 #[inline(always)]
 pub fn lacks_ethernet<R: Reader>(packet: &R, ctx: &__sk_buff) -> Result<bool, Truncated> {
+    let mut room = Room::new();
+    let start: &Start = packet.header(0, &mut room)?;
     let said = protocol(ctx);
     let version = match said {
         ETH_P_IP => 4,
         ETH_P_IPV6 => 6,
-        _ => return Ok(false),
+        _ => return Ok(starts_with_network_header(ctx)),
     };
-    let mut room = Room::new();
-    let start: &Start = packet.header(0, &mut room)?;
-    let like_ip = start.ethernet.addresses[0] >> 4 == version;
-    let like_ethernet = start.ethernet.ethertype == said && start.next[0] >> 4 == version;
-    Ok(like_ip && (!like_ethernet || is_network_header(ctx, 0) && !is_network_header(ctx, size_of::<Ethernet>())))
+    let is_behind = start.ethernet.ethertype == said && start.next[0] >> 4 == version;
+    let may_be_first = start.ethernet.addresses[0] >> 4 == version;
+    Ok((may_be_first || !is_behind) && starts_with_network_header(ctx))
 }
 
-/// What an IP header starts with: of version 4 all that each has, of version 6 half of it.
-type Beginning = [u32; 5];
-
-/// Whether the kernel takes what is at an offset for the packet's IP header. Not inlined: few packets come here.
+/// Whether the kernel takes the first byte of a packet at TC for the first one of its network header. Not inlined: few packets come here.
 #[inline(never)]
-fn is_network_header(ctx: &__sk_buff, offset: usize) -> bool {
-    let context = core::ptr::from_ref(ctx).cast_mut().cast();
-    let len = size_of::<Beginning>() as u32;
-    let (mut here, mut there) = (Room::<Beginning>::new(), Room::<Beginning>::new());
-    // SAFETY: the helpers write `len` bytes or fail.
-    let here = here.fill(|to| unsafe { bpf_skb_load_bytes(context, offset as u32, to.cast(), len) == 0 });
-    let there = there.fill(|to| unsafe { bpf_skb_load_bytes_relative(context, 0, to.cast(), len, BPF_HDR_START_NET) == 0 });
-    let (Ok(here), Ok(there)) = (here, there) else {
-        return false;
+fn starts_with_network_header(ctx: &__sk_buff) -> bool {
+    // No field says so. But what can be read from there ends with the first buffer.
+    let len = Linear::of_skb(ctx).len() as u32;
+    let reads = |at: u32| {
+        let mut byte = Room::<u8>::new();
+        let context = core::ptr::from_ref(ctx).cast_mut().cast();
+        // SAFETY: the helper writes one byte or fails.
+        let read = byte.fill(|to| unsafe { bpf_skb_load_bytes_relative(context, at, to.cast(), 1, BPF_HDR_START_NET) == 0 });
+        read.is_ok()
     };
-    here[0] == there[0] && here[1] == there[1] && here[2] == there[2] && here[3] == there[3] && here[4] == there[4]
+    reads(len.wrapping_sub(1)) && !reads(len)
 }
 
 /// The packet of a TC program, wherever its bytes are.
