@@ -442,11 +442,12 @@ impl Enforcer {
                 rules: Vec::new(),
                 allow: true,
             };
+            let rules = self.policy.rules.len();
             match self.put(nothing, self.everybody.clone(), maps) {
                 Ok(()) => {
                     self.over = true;
                     self.say(true, "its `duration` is over: everything passes from now on".to_owned());
-                    self.record(END, Changes::removed(self.policy.rules.len()));
+                    self.record(END, Changes::removed(rules));
                 }
                 Err(error) => self.say(true, format!("its `duration` is over, but the policy cannot be removed: {error}")),
             }
