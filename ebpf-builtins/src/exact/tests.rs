@@ -266,3 +266,30 @@ fn garbage_has_some_entries_or_none() {
         entries(family, set, &garbage(8), &records, &mut |_| unreachable!("it is in no node"));
     }
 }
+
+/// Each node leads to the next, as deep as there is memory: a walk has a stack for addresses, which end after sixteen bytes.
+#[test]
+fn a_chain_of_nodes_is_followed_as_far_as_addresses_go() {
+    let node_slots = NODE_SLOTS as u32;
+    let count = ROOT + 1000;
+    // From a root on: slot 0 has a record of its own, slot 1 the next node.
+    let words: Vec<u32> = (0..count * node_slots)
+        .map(|at| {
+            let (node, slot) = (at / node_slots, at % node_slots);
+            let place = if node == 0 { 0 } else { node.wrapping_sub(ROOT - 1) };
+            match slot {
+                0 if node == 0 || node >= ROOT => place + 1,
+                1 if (node == 0 || node >= ROOT) && place < 1000 => NODE | (ROOT + place),
+                _ => 0,
+            }
+        })
+        .collect();
+    let pairs = words
+        .chunks(2)
+        .map(|pair| AtomicU64::new(u64::from(pair[1]) << 32 | u64::from(pair[0])));
+    let nodes = Memory::Own(pairs.collect());
+    let records = Memory::Own((0..1 << 14).map(|_| AtomicU64::new(0)).collect());
+    let mut count = 0;
+    entries(Family::V6, 0, &nodes, &records, &mut |_| count += 1);
+    assert_eq!(count, 16);
+}
