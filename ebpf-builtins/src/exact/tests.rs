@@ -270,20 +270,14 @@ fn garbage_has_some_entries_or_none() {
 /// Each node leads to the next, as deep as there is memory: a walk has a stack for addresses, which end after sixteen bytes.
 #[test]
 fn a_chain_of_nodes_is_followed_as_far_as_addresses_go() {
-    let node_slots = NODE_SLOTS as u32;
-    let count = ROOT + 1000;
-    // From a root on: slot 0 has a record of its own, slot 1 the next node.
-    let words: Vec<u32> = (0..count * node_slots)
-        .map(|at| {
-            let (node, slot) = (at / node_slots, at % node_slots);
-            let place = if node == 0 { 0 } else { node.wrapping_sub(ROOT - 1) };
-            match slot {
-                0 if node == 0 || node >= ROOT => place + 1,
-                1 if (node == 0 || node >= ROOT) && place < 1000 => NODE | (ROOT + place),
-                _ => 0,
-            }
-        })
-        .collect();
+    const LONG: u32 = 1000;
+    let mut words = vec![0; (ROOT + LONG) as usize * NODE_SLOTS];
+    let mut node = 0;
+    for i in 0..LONG {
+        let slots = &mut words[node as usize * NODE_SLOTS..];
+        (slots[0], slots[1]) = (i + 1, NODE | (ROOT + i));
+        node = ROOT + i;
+    }
     let pairs = words
         .chunks(2)
         .map(|pair| AtomicU64::new(u64::from(pair[1]) << 32 | u64::from(pair[0])));
