@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     Test::new("pin_log_of_lists_that_are_taken_over", lists),
     Test::new("pin_log_of_a_policy_that_is_taken_over", policy),
     Test::new("pin_log_of_a_policy_that_the_kernel_refuses", half_way),
+    Test::new("pin_log_of_a_takeover_that_is_cut_short", cut_short),
     Test::new("pin_log_has_no_end_of_what_never_began", never_began),
     Test::new("pin_log_of_a_stop_is_what_its_weir_would_write", stopped),
 ];
@@ -217,6 +218,50 @@ fn half_way() -> Result<()> {
         expect(&lab, &[json!({"action": "end", "list": "policy", "removed": removed})])?;
     }
     Ok(())
+}
+
+/// A takeover that fails half way leaves maps and rules of which nobody knows whose they are; one that is refused leaves all as it was.
+fn cut_short() -> Result<()> {
+    let (lab, group, name) = (Lab::new()?, Cgroup::new()?, Name::new("short"));
+    write_policy(&lab, &group, "deny", &[("one", 1)])?;
+    lab.dir.write("bad.txt", "192.0.2.1\n")?;
+    let policy = r#"identity(iface="veth0", policy=file("policy.toml")"#;
+    let prefixes = r#"blocklist(iface="veth0", protect=false, prefixes=file("bad.txt")"#;
+    for (native, list) in [(policy, "policy"), (prefixes, "prefixes")] {
+        let weir = |more: &str| Weir::script(&format!(r#"use {native}, audit="audit.log", pin="{}"{more}) as a;"#, name.0)).at(&lab);
+        let cut = || -> Result<()> {
+            // Not one of those that tell what is in force.
+            forget(&name, "map_STATS")?;
+            let in_the_way = pinned(&name, "map_STATS");
+            std::fs::create_dir(&in_the_way)?;
+            weir("").run()?.refused(&["map_STATS"])?;
+            Ok(std::fs::remove_dir(&in_the_way)?)
+        };
+        weir("").start()?.stop()?;
+        cut()?;
+        weir("").start()?.stop()?;
+        let last = log(&lab)?
+            .into_iter()
+            .rfind(|line| line["list"] == list)
+            .context("a line of the list")?;
+        ensure!(
+            last["action"] == "start" && last["entries"] == 1 && last["added"].is_null() && last["removed"].is_null(),
+            "{last}"
+        );
+        weir("").start()?.stop()?;
+        expect(&lab, &[json!({"action": "start", "list": list, "added": 0, "removed": 0})])?;
+        cut()?;
+        let before = log(&lab)?.len();
+        name.stop()?;
+        expect(&lab, &[json!({"action": "end", "list": list, "removed": null})])?;
+        ensure!(log(&lab)?.len() == before + 1, "{:?}", log(&lab)?);
+    }
+    let weir = |more: &str| Weir::script(&format!(r#"use {prefixes}, audit="audit.log", pin="{}"{more}) as a;"#, name.0)).at(&lab);
+    weir("").start()?.stop()?;
+    lab.dir.write("bad.txt", "192.0.2.1\n192.0.2.3\n")?;
+    weir(", mode=\"generic\"").run()?.refused(&["native mode"])?;
+    name.stop()?;
+    expect(&lab, &[json!({"action": "end", "list": "prefixes", "removed": 1})])
 }
 
 /// Starts it twice, and changes its files: what its own weir says at the end, and what `weir stop` says when that has been killed.
