@@ -264,6 +264,7 @@ mod tests {
                 sources: std::collections::BTreeMap::new(),
                 audit: None,
                 version: String::new(),
+                settled: true,
             }),
             owner_alive: false,
             attached: Vec::new(),

@@ -5,6 +5,9 @@
 use super::{Bits, Family, Memory, NODE, NODE_INDEX, NODE_SLOTS, ROOT};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// Nodes on the way to an entry: one for each byte of an address at most.
+const DEEPEST: usize = 16;
+
 /// Hands the entries of a set to `each`, sorted by address, then length.
 pub fn entries(family: Family, set: u32, nodes: &Memory, records: &Memory, each: &mut dyn FnMut(Bits)) {
     let (nodes, records) = (nodes.words(), records.words());
@@ -18,7 +21,7 @@ pub fn entries(family: Family, set: u32, nodes: &Memory, records: &Memory, each:
         each,
     };
     for root in set * ROOT..(set + 1) * ROOT {
-        walk.node(root);
+        walk.node(root, 1);
     }
 }
 
@@ -62,8 +65,9 @@ struct Walk<'m> {
 
 impl Walk<'_> {
     /// Slots are in the order of addresses, and whatever covers several begins in the first of them.
-    fn node(&mut self, node: u32) {
-        if !self.seen_nodes.is_new(node) {
+    fn node(&mut self, node: u32, depth: usize) {
+        // Only in garbage the way down is longer, and as long as there are nodes; the stack is not.
+        if depth > DEEPEST || !self.seen_nodes.is_new(node) {
             return;
         }
         let nodes = self.nodes;
@@ -77,7 +81,7 @@ impl Walk<'_> {
             }
             last = word;
             if word & NODE != 0 {
-                self.node(word & NODE_INDEX);
+                self.node(word & NODE_INDEX, depth + 1);
             } else {
                 self.chain(word);
             }

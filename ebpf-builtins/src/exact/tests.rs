@@ -266,3 +266,24 @@ fn garbage_has_some_entries_or_none() {
         entries(family, set, &garbage(8), &records, &mut |_| unreachable!("it is in no node"));
     }
 }
+
+/// Each node leads to the next, as deep as there is memory: a walk has a stack for addresses, which end after sixteen bytes.
+#[test]
+fn a_chain_of_nodes_is_followed_as_far_as_addresses_go() {
+    const LONG: u32 = 1000;
+    let mut words = vec![0; (ROOT + LONG) as usize * NODE_SLOTS];
+    let mut node = 0;
+    for i in 0..LONG {
+        let slots = &mut words[node as usize * NODE_SLOTS..];
+        (slots[0], slots[1]) = (i + 1, NODE | (ROOT + i));
+        node = ROOT + i;
+    }
+    let pairs = words
+        .chunks(2)
+        .map(|pair| AtomicU64::new(u64::from(pair[1]) << 32 | u64::from(pair[0])));
+    let nodes = Memory::Own(pairs.collect());
+    let records = Memory::Own((0..1 << 14).map(|_| AtomicU64::new(0)).collect());
+    let mut count = 0;
+    entries(Family::V6, 0, &nodes, &records, &mut |_| count += 1);
+    assert_eq!(count, 16);
+}

@@ -66,7 +66,11 @@ impl Attachments {
     pub fn take_of(&mut self, netns: usize, ifindex: u32, target: usize) -> Option<Attachment> {
         let ids = self.on.get_mut(&(netns, ifindex))?;
         let at = ids.iter().position(|id| self.all.get(id).is_some_and(|a| a.target == target))?;
-        self.all.remove(&ids.remove(at))
+        let id = ids.remove(at);
+        if ids.is_empty() {
+            self.on.remove(&(netns, ifindex));
+        }
+        self.all.remove(&id)
     }
 
     /// Takes out all that is on one interface.
@@ -122,5 +126,9 @@ mod tests {
         assert_eq!(gone, [0, 3]);
         assert_eq!((on(&all, 0, 7), on(&all, 1, 7), all.len()), (Vec::new(), vec![2], 2));
         assert!(all.take(0, 7).is_empty());
+
+        assert_eq!(all.interfaces(), 2);
+        assert!(all.take_of(1, 7, 2).is_some());
+        assert_eq!((all.interfaces(), all.interfaces_of(1)), (1, Vec::new()));
     }
 }

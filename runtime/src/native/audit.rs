@@ -60,9 +60,10 @@ pub(super) enum Before<T> {
 impl<T> Before<T> {
     /// What a start takes over, if it takes anything over.
     pub fn of(pin: Option<&Pin>, read: impl FnOnce(&Pin) -> Option<T>) -> Self {
-        match pin.filter(|pin| pin.before().is_some()) {
+        match pin.and_then(|pin| Some((pin, pin.before()?))) {
             None => Before::Nothing,
-            Some(pin) => read(pin).map_or(Before::Unknown, Before::Known),
+            Some((_, before)) if !before.settled => Before::Unknown,
+            Some((pin, _)) => read(pin).map_or(Before::Unknown, Before::Known),
         }
     }
 

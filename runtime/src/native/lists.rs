@@ -586,7 +586,11 @@ pub(super) fn ended(left: &Left) -> Vec<(&'static str, Option<usize>)> {
         }),
     };
     let lists = ["prefixes", "allow"].into_iter().zip(sizes);
-    lists.filter(|(_, size)| *size != Some(0)).collect()
+    // Where nothing is known of its length, it is known from whom it came.
+    let is_known = |list: &str| list == "prefixes" || left.record.sources.contains_key(list);
+    lists
+        .filter(|(list, size)| size.map_or_else(|| is_known(list), |n| n > 0))
+        .collect()
 }
 
 fn show<K: Key>(key: &K) -> String {

@@ -99,6 +99,7 @@ impl Instance {
             sources: sources(&self.spec).collect(),
             audit: audit(&self.spec),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            settled: true,
         };
         pin.introduce(&record).map_err(|e| error(e, self.pin_span()))
     }

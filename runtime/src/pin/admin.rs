@@ -101,7 +101,7 @@ impl Left {
     pub fn open(name: &str) -> Option<Self> {
         let dir = folder(name).ok()?;
         let record = Record::read(&dir)?;
-        let of_this_version = record.is_of_this_version();
+        let is_known = record.is_of_this_version() && record.settled;
         let files = fs::read_dir(&dir).into_iter().flatten().flatten().map(|e| e.path());
         let map = |path: std::path::PathBuf| {
             let symbol = path.file_name()?.to_str()?.strip_prefix("map_")?.to_owned();
@@ -111,8 +111,8 @@ impl Left {
         Some(Self {
             record,
             lists: Control::open(&dir).map(|control| control.lists()).unwrap_or_default(),
-            maps: files.filter(|_| of_this_version).filter_map(map).collect(),
-            rules: record::open_rules(&dir).filter(|_| of_this_version),
+            maps: files.filter(|_| is_known).filter_map(map).collect(),
+            rules: record::open_rules(&dir).filter(|_| is_known),
         })
     }
 

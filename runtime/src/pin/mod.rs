@@ -302,10 +302,16 @@ impl Pin {
         same.then_some(fd)
     }
 
-    /// Writes who it is, before anything is attached.
+    /// Writes who it is, before anything is attached. Until [`Self::settle`] the maps are still its last owner's.
     pub(crate) fn introduce(&self, record: &Record) -> Result<(), PinError> {
         Control::make(&self.dir)?;
-        record.write(&self.dir)?;
+        let version = self.before.as_ref().map_or(&record.version, |before| &before.version).clone();
+        let begun = Record {
+            settled: false,
+            version,
+            ..record.clone()
+        };
+        begun.write(&self.dir)?;
         Ok(())
     }
 
@@ -385,8 +391,15 @@ impl Pin {
             }
         }
         let of_this_start = |ifindex, ingress| used.contains(&LinkName::tc(ifindex, ingress));
-        if let Some(record) = Record::read(&self.dir) {
+        if let Some(mut record) = Record::read(&self.dir) {
             admin::remove_filters(&self.name, &record, &of_this_start)?;
+            if self.before.is_some() {
+                // The last owner's; ours are written once we have started, which we have where nothing was taken over.
+                self.forget_rules();
+            }
+            record.settled = true;
+            record.version = env!("CARGO_PKG_VERSION").to_owned();
+            record.write(&self.dir)?;
         }
         Ok(())
     }
@@ -448,8 +461,15 @@ impl Pin {
     /// After a start that failed, or when somebody has ended it: nothing of it stays. Nobody is left to hear of failures.
     pub(crate) fn clear_away(&self) {
         let over = self.stopped.load(Ordering::Relaxed) || (!self.kept.load(Ordering::Relaxed) && self.before.is_none());
-        if over && !self.cleared.swap(true, Ordering::Relaxed) {
-            let _ = admin::remove(&self.name, &self.dir);
+        if over {
+            if !self.cleared.swap(true, Ordering::Relaxed) {
+                let _ = admin::remove(&self.name, &self.dir);
+            }
+        } else if !self.kept.load(Ordering::Relaxed)
+            && let Some(before) = &self.before
+        {
+            // What is in force is all its last owner's, and so is what is said of it.
+            let _ = before.write(&self.dir);
         }
     }
 }

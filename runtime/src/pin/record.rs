@@ -62,7 +62,15 @@ pub struct Record {
     /// Where its changes are written down.
     #[serde(default)]
     pub audit: Option<PathBuf>,
+    /// Whose the pinned maps are.
     pub version: String,
+    /// Not while a start takes over what is there, nor if it was cut short: the pinned maps and rules need not be those in force then.
+    #[serde(default = "usually", skip_serializing_if = "bool::clone")]
+    pub settled: bool,
+}
+
+fn usually() -> bool {
+    true
 }
 
 /// A list of a named instance, as its owner last said. The maps that it is in do not tell: they have room to spare, and long lists

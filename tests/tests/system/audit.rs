@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::process::Command;
 use weir_tests::cgroup::Cgroup;
 use weir_tests::harness::Test;
 use weir_tests::net::Lab;
@@ -13,6 +14,8 @@ use weir_tests::weir::{Running, Weir};
 pub const TESTS: &[Test] = &[
     Test::new("pin_log_of_lists_that_are_taken_over", lists),
     Test::new("pin_log_of_a_policy_that_is_taken_over", policy),
+    Test::new("pin_log_of_a_policy_that_the_kernel_refuses", half_way),
+    Test::new("pin_log_of_a_takeover_that_is_cut_short", cut_short),
     Test::new("pin_log_has_no_end_of_what_never_began", never_began),
     Test::new("pin_log_of_a_stop_is_what_its_weir_would_write", stopped),
 ];
@@ -63,9 +66,13 @@ fn list(hosts: std::ops::Range<u32>) -> String {
     wide.to_owned() + &hosts.collect::<String>()
 }
 
+fn pinned(name: &Name, file: &str) -> PathBuf {
+    PathBuf::from(format!("/sys/fs/bpf/weir/{}/{file}", name.0))
+}
+
 /// Takes a pinned file away: what it says is not known any more.
 fn forget(name: &Name, file: &str) -> Result<()> {
-    let path = PathBuf::from(format!("/sys/fs/bpf/weir/{}/{file}", name.0));
+    let path = pinned(name, file);
     std::fs::remove_file(&path).with_context(|| path.display().to_string())
 }
 
@@ -185,6 +192,76 @@ fn policy() -> Result<()> {
         &lab,
         &[json!({"action": "end", "list": "policy", "source": "policy.toml", "entries": 0, "added": null, "removed": null})],
     )
+}
+
+/// A policy that was put in force only half way is not written down, whatever is in force now; one with a fault in it changes nothing.
+fn half_way() -> Result<()> {
+    let (lab, group, name) = (Lab::new()?, Cgroup::new()?, Name::new("half"));
+    for (is_frozen, removed) in [(false, json!(1)), (true, Value::Null)] {
+        write_policy(&lab, &group, "deny", &[("one", 1)])?;
+        let mut running = identity(&lab, &name)?;
+        if is_frozen {
+            // From now on nobody writes there.
+            let done = Command::new("bpftool")
+                .args(["map", "freeze", "pinned"])
+                .arg(pinned(&name, "map_POLICY"))
+                .output()
+                .context("bpftool")?;
+            ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            write_policy(&lab, &group, "deny", &[("one", 1), ("two", 2)])?;
+        } else {
+            lab.dir.write("policy.toml", "default = \"never\"\n")?;
+        }
+        running.wait_stderr("word of the reload", |text| text.contains("the policy in force stays as it is"))?;
+        running.end_with(Signal::SIGKILL)?;
+        name.stop()?;
+        expect(&lab, &[json!({"action": "end", "list": "policy", "removed": removed})])?;
+    }
+    Ok(())
+}
+
+/// A takeover that fails half way leaves maps and rules of which nobody knows whose they are; one that is refused leaves all as it was.
+fn cut_short() -> Result<()> {
+    let (lab, group, name) = (Lab::new()?, Cgroup::new()?, Name::new("short"));
+    write_policy(&lab, &group, "deny", &[("one", 1)])?;
+    lab.dir.write("bad.txt", "192.0.2.1\n")?;
+    let policy = r#"identity(iface="veth0", policy=file("policy.toml")"#;
+    let prefixes = r#"blocklist(iface="veth0", protect=false, prefixes=file("bad.txt")"#;
+    for (native, list) in [(policy, "policy"), (prefixes, "prefixes")] {
+        let weir = |more: &str| Weir::script(&format!(r#"use {native}, audit="audit.log", pin="{}"{more}) as a;"#, name.0)).at(&lab);
+        let cut = || -> Result<()> {
+            // Not one of those that tell what is in force.
+            forget(&name, "map_STATS")?;
+            let in_the_way = pinned(&name, "map_STATS");
+            std::fs::create_dir(&in_the_way)?;
+            weir("").run()?.refused(&["map_STATS"])?;
+            Ok(std::fs::remove_dir(&in_the_way)?)
+        };
+        weir("").start()?.stop()?;
+        cut()?;
+        weir("").start()?.stop()?;
+        let last = log(&lab)?
+            .into_iter()
+            .rfind(|line| line["list"] == list)
+            .context("a line of the list")?;
+        ensure!(
+            last["action"] == "start" && last["entries"] == 1 && last["added"].is_null() && last["removed"].is_null(),
+            "{last}"
+        );
+        weir("").start()?.stop()?;
+        expect(&lab, &[json!({"action": "start", "list": list, "added": 0, "removed": 0})])?;
+        cut()?;
+        let before = log(&lab)?.len();
+        name.stop()?;
+        expect(&lab, &[json!({"action": "end", "list": list, "removed": null})])?;
+        ensure!(log(&lab)?.len() == before + 1, "{:?}", log(&lab)?);
+    }
+    let weir = |more: &str| Weir::script(&format!(r#"use {prefixes}, audit="audit.log", pin="{}"{more}) as a;"#, name.0)).at(&lab);
+    weir("").start()?.stop()?;
+    lab.dir.write("bad.txt", "192.0.2.1\n192.0.2.3\n")?;
+    weir(", mode=\"generic\"").run()?.refused(&["native mode"])?;
+    name.stop()?;
+    expect(&lab, &[json!({"action": "end", "list": "prefixes", "removed": 1})])
 }
 
 /// Starts it twice, and changes its files: what its own weir says at the end, and what `weir stop` says when that has been killed.

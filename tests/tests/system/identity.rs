@@ -611,7 +611,8 @@ fn duration() -> Result<()> {
     // A slow machine may not have sent anything when a short duration is over already.
     for seconds in [2, 10, 60] {
         let started = Instant::now();
-        let mut weir = Weir::script(&script(&format!(", duration={seconds}s"), "")).at(&lab).start()?;
+        let text = script(&format!(", duration={seconds}s"), "").replace("audit=\"off\"", "audit=\"audit.log\"");
+        let mut weir = Weir::script(&text).at(&lab).start()?;
         let passed = arrive(&lab, 5001, 4)?;
         let is_late = started.elapsed() >= Duration::from_secs(seconds);
         ensure!(passed == 0 || is_late, "nothing is denied");
@@ -620,6 +621,12 @@ fn duration() -> Result<()> {
         })?;
         ensure!(arrive(&lab, 5001, 4)? == 4, "still denied after the duration");
         weir.stop()?.nothing_left()?;
+        // What was in force ended with its time, and not once more with weir.
+        let path = lab.dir.path().join("audit.log");
+        let log = std::fs::read_to_string(&path)?;
+        let ends: Vec<&str> = log.lines().filter(|l| l.contains(r#""action":"end""#)).collect();
+        ensure!(ends.len() == 1 && ends[0].contains(r#""removed":1"#), "{log}");
+        std::fs::remove_file(path)?;
         if passed == 0 {
             return Ok(());
         }

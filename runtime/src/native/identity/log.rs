@@ -40,8 +40,8 @@ impl Enforcer {
         self.record("start", changes);
     }
 
-    /// Nothing is written down of what is in force while it changes.
-    pub(super) fn about_to_change(&self) {
+    /// Nothing is written down of what is in force while it changes, nor when a change has failed half way.
+    pub(super) fn forget_written(&self) {
         if let Some(pin) = &self.pin {
             pin.forget_rules();
         }

@@ -346,12 +346,10 @@ impl Enforcer {
             return;
         }
         let old = self.policy.clone();
-        self.about_to_change();
         let result = new.and_then(|new| {
             let everybody = look(&self.plan, &new, &mut self.watch)?;
             self.put(new, everybody, maps)
         });
-        self.write_down();
         if let Err(error) = result {
             self.say(true, error.while_running("the policy in force stays as it is"));
             return;
@@ -394,6 +392,10 @@ impl Enforcer {
         };
         let old = numbers(&self.policy, &self.everybody);
         let new = numbers(&policy, &everybody);
+        let is_another = policy != self.policy;
+        if is_another {
+            self.forget_written();
+        }
         (self.policy, self.everybody, self.slots, self.rows) = (policy, everybody, slots, rows);
         for (symbol, key, value) in self.names() {
             let map = map(maps, symbol)?;
@@ -407,6 +409,9 @@ impl Enforcer {
         }
         if rules_changed {
             self.swap(maps)?;
+        }
+        if is_another {
+            self.write_down();
         }
         Ok(())
     }
@@ -442,11 +447,12 @@ impl Enforcer {
                 rules: Vec::new(),
                 allow: true,
             };
+            let rules = self.policy.rules.len();
             match self.put(nothing, self.everybody.clone(), maps) {
                 Ok(()) => {
                     self.over = true;
                     self.say(true, "its `duration` is over: everything passes from now on".to_owned());
-                    self.record(END, Changes::removed(self.policy.rules.len()));
+                    self.record(END, Changes::removed(rules));
                 }
                 Err(error) => self.say(true, format!("its `duration` is over, but the policy cannot be removed: {error}")),
             }
