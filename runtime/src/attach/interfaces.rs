@@ -529,6 +529,8 @@ impl Interfaces {
                     points,
                 });
             }
+            // Somebody's program may have come to it.
+            self.hides_headers(namespace, link);
         }
     }
 
