@@ -24,7 +24,9 @@ A flow ends when it was `idle` for so long, soon after a FIN or a reset, or when
 `export` each such report is a line of JSON, named after the information elements of IPFIX: \
 `sourceIPv4Address`, `packetDeltaCount` (since the last report of this flow), `octetDeltaCount` (IP), `layer2OctetDeltaCount` (frames, as in \
 `.flows`), `tcpControlBits`, `flowEndReason` (1 idle, 2 active, 3 end of flow, 4 weir has ended, 5 no room) and so on. Names of our own: \
-`retransmittedSegments`, `retransmitsKnownBy`, `smoothedRttMicroseconds`, `processName`, `processId`, `podDirection`.
+`retransmittedSegments`, `retransmitsKnownBy`, `smoothedRttMicroseconds`, `processName`, `processId`, `podDirection`. \
+What is made anew when the file was moved away is opened as at the start, by symbolic links, too: nobody else should be able to write in its \
+folder.
 
 Of connections whose sender is on this host, pods included, the kernel's socket tells retransmits and round-trip time. Retransmits of \
 forwarded flows are an estimate by sequence numbers: packets that overtook each other are among them.
@@ -32,7 +34,8 @@ forwarded flows are an estimate by sequence numbers: packets that overtook each 
 The process is the one that has the socket of the sender open, or has closed it; of what comes from elsewhere, the one that has the \
 receiver's, if it sends anything back through this interface. `kernel`, with a pid of 0, is the kernel itself: a reset from a port where nobody \
 listens, or by a rule of the firewall, answers to pings, neighbour discovery, tunnels. `?` is a socket of which no process is known: one that \
-its peer has closed before it was accepted, say, or one of MPTCP. `-` is nobody here: no socket was seen. `retransmits` has the same words.
+its peer has closed before it was accepted, say, or one of MPTCP. `-` is nobody here: no socket was seen. `kernel` and `?` are words of \
+`retransmits`, too, but in its events `comm` is empty instead of `?`.
 
 On the host's side of a pod's interface, ingress is what the pod sends (from_pod), and egress what it gets (to_pod).
 

@@ -64,11 +64,12 @@ impl Attachments {
 
     /// Takes out what one target has on one interface.
     pub fn take_of(&mut self, netns: usize, ifindex: u32, target: usize) -> Option<Attachment> {
-        let ids = self.on.get_mut(&(netns, ifindex))?;
+        let key = (netns, ifindex);
+        let ids = self.on.get_mut(&key)?;
         let at = ids.iter().position(|id| self.all.get(id).is_some_and(|a| a.target == target))?;
         let id = ids.remove(at);
         if ids.is_empty() {
-            self.on.remove(&(netns, ifindex));
+            self.on.remove(&key);
         }
         self.all.remove(&id)
     }
@@ -127,8 +128,7 @@ mod tests {
         assert_eq!((on(&all, 0, 7), on(&all, 1, 7), all.len()), (Vec::new(), vec![2], 2));
         assert!(all.take(0, 7).is_empty());
 
-        assert_eq!(all.interfaces(), 2);
-        assert!(all.take_of(1, 7, 2).is_some());
-        assert_eq!((all.interfaces(), all.interfaces_of(1)), (1, Vec::new()));
+        let last = all.take_of(1, 7, 2).map(|a| a.target);
+        assert_eq!((last, all.interfaces(), all.interfaces_of(1)), (Some(2), 1, Vec::new()));
     }
 }

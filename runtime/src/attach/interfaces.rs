@@ -529,11 +529,13 @@ impl Interfaces {
                     points,
                 });
             }
+            // Somebody's program may have come to it.
+            self.hides_headers(namespace, link);
         }
     }
 
-    /// Says that an interface has another name. What is on it stays, also where its pattern is for the old name only; but of patterns that
-    /// overlap, an interface has one program, and that is the one for its name.
+    /// Says that an interface has another name. What is on it stays, also where its pattern is for the old name only; but of blocks at
+    /// one place, and of patterns that overlap, an interface has the program for its name: the other would be in its way, or count twice.
     /// Returns whether anything was detached.
     fn rename(&mut self, link: &Link, netns: Option<&str>) -> bool {
         let namespace = self.namespace(netns);
@@ -543,14 +545,15 @@ impl Interfaces {
         let is_part = |target: &Target| target.pattern.overlap != Overlap::default();
         let takes_over = |old: &Target, new: &Target| {
             let same = old.place == new.place && old.pattern.netns == new.pattern.netns;
-            same && is_part(new) && iface::matches(&new.pattern, link)
+            let are_blocks = old.asked == Asked::Block && new.asked == Asked::Block;
+            same && (are_blocks || is_part(old) && is_part(new)) && iface::matches(&new.pattern, link)
         };
         let on = self.attached.on(namespace, link.ifindex).map(|a| a.target);
         let (mut goes, mut stays) = (Vec::new(), false);
         for index in on {
             let target = &self.targets[index];
-            let is_taken = is_part(target) && target.pin.is_none() && !iface::matches(&target.pattern, link);
-            if is_taken && self.targets.iter().any(|new| takes_over(target, new)) {
+            let may_go = target.pin.is_none() && !iface::matches(&target.pattern, link);
+            if may_go && self.targets.iter().any(|new| takes_over(target, new)) {
                 goes.push(index);
                 continue;
             }

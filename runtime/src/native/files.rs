@@ -263,7 +263,8 @@ impl Watched {
             // The first one counts: a file that is replaced all the time must be read all the same.
             self.due = Some(self.due.unwrap_or(now + SETTLE).min(now + SETTLE));
         } else if mask.intersects(AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM) {
-            self.writing = None;
+            // What is gone is not read, after however long a time.
+            (self.writing, self.told) = (None, None);
             self.due = Some(now + GONE);
         } else if mask.intersects(AddWatchFlags::IN_CREATE) {
             // A link or another name for a file has its content at once; a new file is still to be written.
@@ -283,6 +284,9 @@ impl Watched {
         if is_concerned {
             // Nobody will say again that it was closed.
             self.writing = None;
+            if is_unmounted {
+                self.told = None;
+            }
             self.due = Some(self.due.unwrap_or(now + SETTLE).min(now + SETTLE));
         }
         is_concerned
@@ -402,6 +406,29 @@ mod tests {
         std::fs::write(&path, "b").unwrap();
         let changed = wait(&mut files);
         assert!(changed[0].path == path && changed[0].held_up.is_none(), "{changed:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_written_for_long_and_removed_is_not_told_as_read() {
+        let folder = Folder::new("aborted");
+        let (path, aside) = (folder.0.join("list"), folder.0.join("aside"));
+        std::fs::write(&path, "a").unwrap();
+        let mut files = Files::new(vec![path.clone()]).unwrap();
+        files.patience = Duration::ZERO;
+        for remove in [true, false] {
+            let mut file = std::fs::File::create(&path).unwrap();
+            file.write_all(b"half").unwrap();
+            files.take_in();
+            assert_eq!(files.held_up().len(), 1);
+            if remove {
+                std::fs::remove_file(&path).unwrap();
+            } else {
+                std::fs::rename(&path, &aside).unwrap();
+            }
+            drop(file);
+            let changed = wait(&mut files);
+            assert!(changed[0].path == path && changed[0].held_up.is_none(), "{changed:?}");
+        }
     }
 
     #[test]

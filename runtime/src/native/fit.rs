@@ -1,10 +1,12 @@
 //! Makes a table fit a screen.
 //!
 //! Input: columns as text, and how many characters a line has room for. Output: columns that are narrow enough, and words for what is not in
-//! them. First goes what is the same in all rows, which is told once; then the middle of long names and addresses, as long as they can still
-//! be told apart; then what the native's declaration says a narrow screen does without; then more of the names. No number is ever cut: a
+//! them. First goes what is the same in all rows, which is told once; then the middle of long names and addresses, as long as keys that differ
+//! still look different; then what the native's declaration says a narrow screen does without; then more of the names. No number is ever cut: a
 //! screen that is too narrow even for what is left has lines that wrap.
 
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hasher};
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// Names and addresses are this long at least, while there are columns that a narrow screen does without. Names of processes and
@@ -14,6 +16,8 @@ const READABLE: usize = 16;
 const SHORTEST: usize = 9;
 /// Between columns.
 const GAP: usize = 2;
+/// What names and addresses end with: blanks, and the brackets around an IPv6 address.
+const BETWEEN_WORDS: [char; 3] = [' ', '[', ']'];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -42,15 +46,6 @@ pub(super) struct Fitted {
 }
 
 impl Column {
-    fn width(&self, longest: usize) -> usize {
-        let cell = |cell: &String| match self.kind {
-            Kind::Number => cell.chars().count(),
-            Kind::Key | Kind::Text => shortened(cell, longest).chars().count(),
-        };
-        let name = shortened(&self.name, longest).chars().count();
-        self.cells.iter().map(cell).fold(name, usize::max)
-    }
-
     fn shorten(&mut self, longest: usize) {
         self.name = shortened(&self.name, longest);
         if self.kind != Kind::Number {
@@ -61,79 +56,167 @@ impl Column {
     }
 }
 
-/// How long the longest line is when no name and no address is longer than this.
-fn width_with(columns: &[Column], longest: usize) -> usize {
-    let widths: usize = columns.iter().map(|c| c.width(longest)).sum();
-    widths + GAP * columns.len().saturating_sub(1)
-}
-
 /// How long the longest line is.
 pub(super) fn width(columns: &[Column]) -> usize {
-    width_with(columns, usize::MAX)
+    let longest = |c: &Column| c.cells.iter().chain([&c.name]).map(|text| text.chars().count()).max().unwrap_or(0);
+    with_gaps(columns.iter().map(longest))
+}
+
+fn with_gaps(widths: impl ExactSizeIterator<Item = usize>) -> usize {
+    GAP * widths.len().saturating_sub(1) + widths.sum::<usize>()
+}
+
+/// A column, and what of its width depends on how long names may be. A table may have 65536 rows and is tried at many lengths.
+struct Measured {
+    column: Column,
+    /// Of each cell and of the name: how many characters always stay, and the length of each word that may lose its middle. Most cells have
+    /// one of few such shapes.
+    shapes: HashSet<Vec<usize>>,
+}
+
+impl Measured {
+    fn new(column: Column) -> Self {
+        let mut shapes = HashSet::new();
+        let mut shape = Vec::new();
+        let cells = column.cells.iter().map(|cell| (cell, column.kind == Kind::Number));
+        for (text, stays) in cells.chain([(&column.name, false)]) {
+            shape.clear();
+            shape.push(0);
+            for piece in text.split_inclusive(BETWEEN_WORDS) {
+                let word = piece.trim_end_matches(BETWEEN_WORDS);
+                let count = word.chars().count();
+                shape[0] += piece.len() - word.len();
+                if stays || count <= SHORTEST || is_number(word) {
+                    shape[0] += count;
+                } else {
+                    shape.push(count);
+                }
+            }
+            if !shapes.contains(&shape) {
+                shapes.insert(shape.clone());
+            }
+        }
+        Self { column, shapes }
+    }
+
+    fn width(&self, longest: usize) -> usize {
+        let width = |shape: &Vec<usize>| shape[0] + shape[1..].iter().map(|word| longest.min(*word)).sum::<usize>();
+        self.shapes.iter().map(width).max().unwrap_or(0)
+    }
+}
+
+/// How long the longest line is when no name and no address is longer than this.
+fn width_with(columns: &[Measured], longest: usize) -> usize {
+    with_gaps(columns.iter().map(|c| c.width(longest)))
+}
+
+/// The longest word that may lose its middle.
+fn longest_word(columns: &[Measured]) -> usize {
+    let words = columns.iter().flat_map(|c| &c.shapes).flat_map(|shape| &shape[1..]);
+    words.max().map_or(SHORTEST, |longest| *longest)
 }
 
 /// How long names and addresses may be for lines of this length: the longest of `at_least` and more that will do.
-fn longest_for(columns: &[Column], at_least: usize, room: usize) -> Option<usize> {
-    let all = columns.iter().flat_map(|c| c.cells.iter().chain([&c.name]));
-    let (mut fits, mut too_long) = (at_least, all.map(|text| text.chars().count()).max().unwrap_or(0).max(at_least) + 1);
-    if width_with(columns, fits) > room {
+fn longest_for(columns: &[Measured], at_least: usize, room: usize) -> Option<usize> {
+    if width_with(columns, at_least) > room {
         return None;
     }
-    while too_long - fits > 1 {
-        let middle = fits.midpoint(too_long);
-        if width_with(columns, middle) > room {
-            too_long = middle;
+    let end = longest_word(columns).max(at_least) + 1;
+    Some(first(at_least + 1, end, |longest| width_with(columns, longest) > room) - 1)
+}
+
+/// How long names and addresses must be for rows to look different whose keys are: the shortest of `SHORTEST` and more that will do.
+fn shortest_for(columns: &[Measured]) -> usize {
+    let all = different_rows(columns, usize::MAX);
+    first(SHORTEST, longest_word(columns), |longest| different_rows(columns, longest) == all)
+}
+
+/// How many keys look different when no name and no address in them is longer than this.
+fn different_rows(columns: &[Measured], longest: usize) -> usize {
+    let keys: Vec<&Column> = columns.iter().map(|c| &c.column).filter(|c| c.kind == Kind::Key).collect();
+    let rows = keys.first().map_or(0, |key| key.cells.len());
+    let hash_of = |row: usize| {
+        let mut hasher = DefaultHasher::new();
+        for key in &keys {
+            shorten_into(&key.cells[row], longest, |part| hasher.write(part.as_bytes()));
+            hasher.write_u8(b'\n');
+        }
+        hasher.finish()
+    };
+    // Hashes do: should two be the same by chance, names are a little longer than they need be.
+    (0..rows).map(hash_of).collect::<HashSet<u64>>().len()
+}
+
+/// The first number of a range from which on something holds, else its end.
+fn first(mut start: usize, mut end: usize, holds: impl Fn(usize) -> bool) -> usize {
+    while start < end {
+        let middle = start.midpoint(end);
+        if holds(middle) {
+            end = middle;
         } else {
-            fits = middle;
+            start = middle + 1;
         }
     }
-    Some(fits)
+    start
 }
 
 /// Makes lines at most this long. `spare` are the columns that a narrow screen does without, the first one first.
-pub(super) fn fit(mut columns: Vec<Column>, spare: &[&str], room: usize) -> Fitted {
+pub(super) fn fit(columns: Vec<Column>, spare: &[&str], room: usize) -> Fitted {
+    let mut columns: Vec<Measured> = columns.into_iter().map(Measured::new).collect();
     let (mut same, mut left_out) = (Vec::new(), Vec::new());
     // The first column tells the rows apart.
     for index in (1..columns.len()).rev() {
-        if width(&columns) <= room {
+        if width_with(&columns, usize::MAX) <= room {
             break;
         }
-        if let [first, rest @ ..] = &columns[index].cells[..]
+        let column = &columns[index].column;
+        if let [first, rest @ ..] = &column.cells[..]
             && !rest.is_empty()
             && rest.iter().all(|cell| cell == first)
         {
-            same.insert(0, format!("{} {first}", columns[index].name));
+            same.insert(0, format!("{} {first}", column.name));
             columns.remove(index);
         }
     }
+    let mut shortest = shortest_for(&columns);
+    let mut leave_out = |columns: &mut Vec<Measured>, index: usize| {
+        let Measured { column, .. } = columns.remove(index);
+        let was_key = column.kind == Kind::Key;
+        left_out.push(column.name);
+        was_key
+    };
     let mut spare = spare.iter();
     let longest = loop {
-        if let Some(longest) = longest_for(&columns, READABLE, room) {
+        if let Some(longest) = longest_for(&columns, READABLE.max(shortest), room) {
             break longest;
         }
-        match spare.next() {
-            Some(name) => {
-                if let Some(index) = columns.iter().skip(1).position(|c| c.name == *name) {
-                    left_out.push(columns.remove(index + 1).name);
-                }
-            }
-            None => {
-                break loop {
-                    match longest_for(&columns, SHORTEST, room) {
-                        None if columns.len() > 2 => left_out.push(columns.remove(least(&columns)).name),
-                        longest => break longest.unwrap_or(SHORTEST),
+        let Some(name) = spare.next() else {
+            break loop {
+                match longest_for(&columns, shortest, room) {
+                    None if columns.len() > 2 => {
+                        let index = least(&columns);
+                        if leave_out(&mut columns, index) {
+                            shortest = shortest_for(&columns);
+                        }
                     }
-                };
-            }
+                    longest => break longest.unwrap_or(shortest),
+                }
+            };
+        };
+        if let Some(index) = columns.iter().skip(1).position(|c| c.column.name == *name)
+            && leave_out(&mut columns, index + 1)
+        {
+            shortest = shortest_for(&columns);
         }
     };
+    let mut columns: Vec<Column> = columns.into_iter().map(|c| c.column).collect();
     columns.iter_mut().for_each(|c| c.shorten(longest));
     Fitted { columns, same, left_out }
 }
 
 /// Which column goes when it is not said: of several numbers the last one, else the last column.
-fn least(columns: &[Column]) -> usize {
-    let numbers: Vec<usize> = (0..columns.len()).filter(|i| columns[*i].kind == Kind::Number).collect();
+fn least(columns: &[Measured]) -> usize {
+    let numbers: Vec<usize> = (0..columns.len()).filter(|i| columns[*i].column.kind == Kind::Number).collect();
     match numbers[..] {
         [_, .., last] => last,
         _ => columns.len() - 1,
@@ -142,24 +225,31 @@ fn least(columns: &[Column]) -> usize {
 
 /// A text in which no name and no IPv6 address is longer than this: `fd00:1…3:4567`.
 fn shortened(text: &str, longest: usize) -> String {
-    if text.chars().count() <= longest {
-        return text.to_owned();
-    }
     let mut out = String::with_capacity(text.len());
-    for piece in text.split_inclusive([' ', '[', ']']) {
-        let word = piece.trim_end_matches([' ', '[', ']']);
+    shorten_into(text, longest, |part| out.push_str(part));
+    out
+}
+
+/// Hands the parts of a shortened text to `push`, one after the other.
+fn shorten_into(text: &str, longest: usize, mut push: impl FnMut(&str)) {
+    // A text has no more characters than bytes.
+    if text.len() <= longest {
+        return push(text);
+    }
+    for piece in text.split_inclusive(BETWEEN_WORDS) {
+        let word = piece.trim_end_matches(BETWEEN_WORDS);
         let count = word.chars().count();
         if count <= longest || is_number(word) {
-            out.push_str(piece);
+            push(piece);
             continue;
         }
         let head = longest / 2;
-        out.extend(word.chars().take(head));
-        out.push('…');
-        out.extend(word.chars().skip(count - (longest - head - 1)));
-        out.push_str(&piece[word.len()..]);
+        let byte_of = |character: usize| word.char_indices().nth(character).map_or(word.len(), |(byte, _)| byte);
+        push(&word[..byte_of(head)]);
+        push("…");
+        push(&word[byte_of(count - (longest - head - 1))..]);
+        push(&piece[word.len()..]);
     }
-    out
 }
 
 /// Whether a word is nothing but numbers: an IPv4 address, with or without a port, a count, a ratio.
@@ -254,6 +344,39 @@ mod tests {
             assert!(fitted.columns[0].cells[1].contains("10.77.120.111:45336"));
             assert!(width(&fitted.columns) <= room || fitted.columns.len() == 2, "{room}: {fitted:?}");
         }
+    }
+
+    #[test]
+    fn keys_that_differ_look_different_at_every_width() {
+        let in_their_middle = [
+            (
+                "[2001:db8:a:1:0:aa11:bb22:100]:443 > [fd77::1]:15001 tcp",
+                "[2001:db8:b:2:0:cc33:bb22:100]:443 > [fd77::1]:15001 tcp",
+            ),
+            ("checkout-7d9f8c6b5-x2x9z-worker", "checkout-5c4f8c6b5-q1x9z-worker"),
+        ];
+        for (one, other) in in_their_middle {
+            for room in 0..120 {
+                let columns = vec![
+                    column("key", Kind::Key, &[one, other]),
+                    column("packets", Kind::Number, &["12", "345"]),
+                    column("bytes", Kind::Number, &["678", "9012"]),
+                ];
+                let fitted = fit(columns, &[], room);
+                let cells = &fitted.columns[0].cells;
+                assert_ne!(cells[0], cells[1], "{room}");
+                assert!(width(&fitted.columns) <= room || fitted.columns.len() == 2, "{room}: {fitted:?}");
+            }
+        }
+        // Only the two columns together are a key.
+        let both = vec![
+            column("from", Kind::Key, &["checkout-one-worker", "checkout-one-worker"]),
+            column("to", Kind::Key, &["payments-7d9f8c6b5-worker", "payments-5c4f8c6b5-worker"]),
+            column("packets", Kind::Number, &["12", "345"]),
+        ];
+        let fitted = fit(both, &[], 30);
+        assert_eq!(fitted.left_out, ["packets"]);
+        assert_eq!(fitted.columns[1].cells, ["payments-7…b5-worker", "payments-5…b5-worker"]);
     }
 
     #[test]

@@ -29,6 +29,8 @@ const STOPPED_FOR: Duration = Duration::from_secs(2);
 struct Patience {
     since: Instant,
     owner: Option<u32>,
+    /// Since when it has been stopped whenever it was looked at. A debugger stops one for moments.
+    stopped_since: Option<Instant>,
 }
 
 impl Patience {
@@ -38,6 +40,7 @@ impl Patience {
         Self {
             since: Instant::now(),
             owner: ours.map(|o| o.pid),
+            stopped_since: None,
         }
     }
 
@@ -45,11 +48,14 @@ impl Patience {
     ///
     /// # Errors
     /// When it takes too long, or the owner does nothing at all.
-    fn wait(&self, name: &str) -> Result<(), PinError> {
+    fn wait(&mut self, name: &str) -> Result<(), PinError> {
         let name = || name.to_owned();
-        let stopped = self.owner.filter(|pid| proc::is_stopped(*pid));
-        if let (Some(pid), true) = (stopped, self.since.elapsed() > STOPPED_FOR) {
-            return Err(PinError::Stopped { name: name(), pid });
+        if let Some(pid) = self.owner.filter(|pid| proc::is_stopped(*pid)) {
+            if self.stopped_since.get_or_insert_with(Instant::now).elapsed() > STOPPED_FOR {
+                return Err(PinError::Stopped { name: name(), pid });
+            }
+        } else {
+            self.stopped_since = None;
         }
         if self.since.elapsed() > ANSWER_WITHIN {
             return Err(PinError::NoAnswer { name: name() });
@@ -326,7 +332,7 @@ pub fn stop(name: &str) -> Result<Option<u32>, PinError> {
         control.stop();
     }
     // It looks about once a second, removes everything, and ends.
-    let patience = Patience::with(record.as_ref());
+    let mut patience = Patience::with(record.as_ref());
     while dir.exists() {
         match lock(&dir) {
             // It ended without, or died.
@@ -353,7 +359,7 @@ pub fn reload(name: &str) -> Result<Option<Answer>, PinError> {
     };
     let number = proc::clock_ns(libc::CLOCK_BOOTTIME);
     control.ask(number);
-    let patience = Patience::with(Record::read(&dir).as_ref());
+    let mut patience = Patience::with(Record::read(&dir).as_ref());
     loop {
         if let Some(answer) = control.answer_to(number) {
             return Ok(Some(answer));
@@ -362,5 +368,46 @@ pub fn reload(name: &str) -> Result<Option<Answer>, PinError> {
             return Ok(None);
         }
         patience.wait(name)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    use std::process::Command;
+
+    #[test]
+    fn only_an_owner_that_stays_stopped_is_stopped() {
+        let mut owner = Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = owner.id();
+        let signal = |signal, stopped| {
+            kill(Pid::from_raw(pid.cast_signed()), signal).unwrap();
+            let end = Instant::now() + Duration::from_secs(5);
+            while proc::is_stopped(pid) != stopped && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(proc::is_stopped(pid), stopped);
+        };
+        let long_ago = Instant::now().checked_sub(STOPPED_FOR * 5).unwrap();
+        let mut patience = Patience {
+            since: long_ago,
+            owner: Some(pid),
+            stopped_since: None,
+        };
+        signal(Signal::SIGSTOP, true);
+        // However long it was waited for before.
+        assert!(patience.wait("a").is_ok() && patience.wait("a").is_ok());
+        signal(Signal::SIGCONT, false);
+        patience.stopped_since = Some(long_ago);
+        assert!(patience.wait("a").is_ok());
+        signal(Signal::SIGSTOP, true);
+        assert!(patience.wait("a").is_ok());
+        patience.stopped_since = Some(long_ago);
+        let result = patience.wait("a");
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+        assert!(matches!(result, Err(PinError::Stopped { pid: of, .. }) if of == pid), "{result:?}");
     }
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use weir_tests::features::Feature;
+use weir_tests::features::{Feature, kernel_version};
 use weir_tests::frame::Frame;
 use weir_tests::harness::Need::{Has, Lacks};
 use weir_tests::harness::Test;
@@ -27,6 +27,7 @@ pub const TESTS: &[Test] = &[
     Test::new("a_namespace_that_goes_ends_nothing_else", namespace_goes).alone(),
     Test::new("a_foreign_xdp_program_is_named_and_stays", foreign_xdp),
     Test::new("force_takes_the_place_and_gives_it_back", force),
+    Test::new("generic_xdp_that_comes_later_is_told_to_blocks_at_tc", generic_comes_later),
     Test::new("the_xdp_mode_in_force_is_printed", xdp_mode),
     Test::new("tcx_programs_run_in_the_order_asked_for", tcx_order).needs(&[Has(Feature::Tcx)]),
     Test::new("clsact_filters_have_the_priority_asked_for", clsact_priority).needs(&[Lacks(Feature::Tcx)]),
@@ -385,17 +386,49 @@ fn xdp_id(lab: &Lab) -> Result<Option<u64>> {
     Ok(links[0]["xdp"]["prog"]["id"].as_u64())
 }
 
-fn force() -> Result<()> {
-    let lab = Lab::new()?;
-    let theirs = kernel::load_program(ProgramType::Xdp, "their_xdp", 2)?;
-    let id = kernel::program_id(&theirs)?;
-    // As `ip link set … xdp` attaches: without a link.
+/// Attaches somebody's XDP program in generic mode to the node's interface, as `ip link set … xdp` does: without a link.
+fn attach_generic(lab: &Lab, id: u32) -> Result<()> {
     let attached = Command::new("ip")
         .args(["netns", "exec", lab.node.name(), "bpftool", "net", "attach", "xdpgeneric", "id"])
         .args([&id.to_string(), "dev", NODE_IF])
         .output()
         .context("cannot start bpftool")?;
     ensure!(attached.status.success(), "{}", String::from_utf8_lossy(&attached.stderr));
+    Ok(())
+}
+
+fn generic_comes_later() -> Result<()> {
+    let lab = Lab::new()?;
+    let theirs = kernel::load_program(ProgramType::Xdp, "their_xdp", 2)?;
+    let id = kernel::program_id(&theirs)?;
+    let mut weir = Weir::script("tc:veth0:ingress { @ = count(); }").at(&lab).start()?;
+    let said = "`veth0` has XDP in generic mode";
+    ensure!(!weir.stderr().contains(said), "there is none yet: {}", weir.stderr());
+    let hides = kernel_version()? >= (6, 9);
+    for _ in 0..2 {
+        attach_generic(&lab, id)?;
+        if hides {
+            weir.wait_stderr("word of their program", |text| text.contains(said))?;
+        }
+        lab.node.ip(&["link", "set", "dev", NODE_IF, "xdpgeneric", "off"])?;
+    }
+    // What it hears of next comes behind what it has heard of both.
+    lab.node.ip(&["link", "set", "dev", NODE_IF, "down"])?;
+    lab.node.ip(&["link", "set", "dev", NODE_IF, "name", "veth9", "up"])?;
+    weir.wait_stderr("word of the name", |text| text.contains("is called `veth9` now"))?;
+    let done = weir.stop()?;
+    ensure!(
+        done.status.success() && done.stderr.matches(said).count() == usize::from(hides),
+        "{done}"
+    );
+    Ok(())
+}
+
+fn force() -> Result<()> {
+    let lab = Lab::new()?;
+    let theirs = kernel::load_program(ProgramType::Xdp, "their_xdp", 2)?;
+    let id = kernel::program_id(&theirs)?;
+    attach_generic(&lab, id)?;
     ensure!(xdp_id(&lab)? == Some(u64::from(id)), "their program is not there");
     let refused = Weir::script("xdp:veth0 { @ = count(); }").at(&lab).run()?;
     refused.refused(&["their_xdp", &format!("id {id}"), "--force"])?;

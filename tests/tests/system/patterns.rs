@@ -15,6 +15,7 @@ use weir_tests::weir::{Running, Weir};
 pub const TESTS: &[Test] = &[
     Test::new("patterns_overlapping_at_xdp_are_one_program_an_interface", at_xdp).alone(),
     Test::new("patterns_overlapping_at_tc_run_in_script_order", at_tc).alone(),
+    Test::new("patterns_that_share_no_name_change_with_it", new_name).alone(),
     Test::new("patterns_of_cgroups_take_in_those_that_come_later", later_cgroups).alone(),
     Test::new("patterns_of_cgroups_overlap", overlapping_cgroups),
 ];
@@ -90,6 +91,47 @@ fn at_xdp() -> Result<()> {
     for cable in ["veth2", "other1"] {
         lab.node.ip(&["link", "del", cable])?;
     }
+    before.assert_same(Some(&lab.node))
+}
+
+/// An interface that gets another name has the blocks for that, and not those for the old one, too.
+fn new_name() -> Result<()> {
+    let lab = Lab::new()?;
+    lab.add_cable("veth1", "peer1")?;
+    let before = KernelState::now(Some(&lab.node))?;
+    let block = |hook: &str, name: &str| format!("{hook} /udp.dport == 3/ {{ @{name}[pkt.ifname] = count(); }} ");
+    let script = [
+        block("xdp:veth1*", "xdp_old"),
+        block("xdp:wan*", "xdp_new"),
+        block("tc:veth1*:ingress", "tc_old"),
+        block("tc:wan*:ingress", "tc_new"),
+        block("tc:veth1*:egress", "no_other"),
+        "interval:ms:50 { print(@tc_old); print(@tc_new); }".to_owned(),
+    ];
+    let mut weir = Weir::script(&script.concat()).at(&lab).start()?;
+    traffic::send_frames_from(&lab.peer, "peer1", &[(2, frame(3))])?;
+    counted(&mut weir, "@tc_old[veth1]: 2")?;
+    // Before Linux 6.2 only what is down can be renamed.
+    lab.node.ip(&["link", "set", "veth1", "down"])?;
+    lab.node.ip(&["link", "set", "veth1", "name", "wan0", "up"])?;
+    wait_for("the cable", || {
+        Ok(lab.peer.ip(&["link", "show", "peer1"])?.contains("state UP").then_some(()))
+    })?;
+    weir.wait_stderr("word of the name", |text| {
+        text.contains(
+            "interface `veth1` is called `wan0` now; what is attached to it stays\nnote: interface `wan0` appeared: attached to `xdp:wan0`",
+        )
+    })?;
+    traffic::send_frames_from(&lab.peer, "peer1", &[(5, frame(3))])?;
+    counted(&mut weir, "@tc_new[wan0]: 5")?;
+    let done = weir.stop()?.clean()?;
+    for hook in ["xdp", "tc"] {
+        done.expect_map(&format!("@{hook}_old"), [("veth1", 2)])?;
+        done.expect_map(&format!("@{hook}_new"), [("wan0", 5)])?;
+    }
+    ensure!(!done.stderr.contains("error") && !done.stderr.contains("cannot"), "{done}");
+    lab.node.ip(&["link", "set", "wan0", "down"])?;
+    lab.node.ip(&["link", "set", "wan0", "name", "veth1", "up"])?;
     before.assert_same(Some(&lab.node))
 }
 

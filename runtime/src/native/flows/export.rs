@@ -193,8 +193,16 @@ pub(super) struct Export {
     lines: Vec<u8>,
     /// A part of the first of them is written.
     is_half: bool,
-    /// It could not be written: so many reports did not find room in `lines` since.
-    missing: Option<u64>,
+    fault: Option<Fault>,
+}
+
+/// Why the file cannot be written.
+#[derive(Debug)]
+struct Fault {
+    /// What the last attempt has said.
+    error: String,
+    /// So many reports did not find room in [`Export::lines`] since.
+    missing: u64,
 }
 
 impl Export {
@@ -214,7 +222,7 @@ impl Export {
             path: path.to_owned(),
             lines,
             is_half: false,
-            missing: None,
+            fault: None,
         })
     }
 
@@ -222,12 +230,12 @@ impl Export {
     pub fn write(&mut self, report: &Report<'_>) -> Option<String> {
         self.file.as_ref()?;
         let json = report.json();
-        if let Some(missing) = &mut self.missing {
+        if let Some(fault) = &mut self.fault {
             // The next flush tries again.
             if self.lines.len() + json.len() < WAITING {
                 self.add(&json);
             } else {
-                *missing += 1;
+                fault.missing += 1;
             }
             return None;
         }
@@ -246,27 +254,27 @@ impl Export {
             return None;
         }
         let result = self.put();
-        match (result, self.missing) {
+        match (result, &mut self.fault) {
             (Ok(()), None) => None,
-            (Ok(()), Some(missing)) => {
-                self.missing = None;
-                Some(format!(
-                    "`{}` can be written again; reports that are missing there: {missing}",
-                    self.path
-                ))
+            (Ok(()), Some(Fault { missing, .. })) => {
+                let told = format!("`{}` can be written again; reports that are missing there: {missing}", self.path);
+                self.fault = None;
+                Some(told)
             }
             (Err(error), _) if self.path == STDOUT && error.kind() == io::ErrorKind::BrokenPipe => {
                 self.file = None;
                 Some("standard output is closed; no more reports go there".to_owned())
             }
             (Err(error), None) => {
-                self.missing = Some(0);
-                Some(format!(
-                    "`{}` cannot be written ({error}); it is tried again every second",
-                    self.path
-                ))
+                let told = format!("`{}` cannot be written ({error}); it is tried again every second", self.path);
+                let error = error.to_string();
+                self.fault = Some(Fault { error, missing: 0 });
+                Some(told)
             }
-            (Err(_), Some(_)) => None,
+            (Err(error), Some(fault)) => {
+                fault.error = error.to_string();
+                None
+            }
         }
     }
 
@@ -274,11 +282,11 @@ impl Export {
     pub fn end(&mut self) -> Option<String> {
         let told = self.flush();
         let waiting = self.lines.iter().filter(|byte| **byte == b'\n').count() as u64;
-        match self.missing {
-            Some(missing) if self.file.is_some() => {
+        match &self.fault {
+            Some(Fault { error, missing }) if self.file.is_some() => {
                 let missing = missing + waiting;
                 Some(format!(
-                    "`{}` could not be written any more; reports that are missing there: {missing}",
+                    "`{}` could not be written any more ({error}); reports that are missing there: {missing}",
                     self.path
                 ))
             }
@@ -298,7 +306,9 @@ impl Export {
                     .position(|byte| *byte == b'\n')
                     .map_or(self.lines.len(), |end| end + 1);
                 self.lines.drain(..end);
-                self.missing = self.missing.map(|missing| missing + 1);
+                if let Some(fault) = &mut self.fault {
+                    fault.missing += 1;
+                }
             }
             lines.append(&mut self.lines);
             self.lines = lines;
@@ -484,8 +494,17 @@ mod tests {
         let most = WAITING / line.len();
         assert!((0..most + 3).filter_map(|_| export.write(&report(2, 6))).eq([told_once(text)]));
         assert!(export.lines.len() <= WAITING);
-        let told = export.end().unwrap();
-        assert!(told.ends_with(&format!("missing there: {}", most + 3)), "{told}");
+        let never = |missing: usize| {
+            let end = format!("reports that are missing there: {missing}");
+            Some(format!("`{text}` could not be written any more (Broken pipe (os error 32)); {end}"))
+        };
+        assert_eq!(export.end(), never(most + 3));
+
+        // The first fault is also the last.
+        let nobody = reader();
+        let mut export = Export::open(text).unwrap();
+        drop(nobody);
+        assert_eq!((export.write(&report(2, 6)), export.end()), (None, never(1)));
         std::fs::remove_file(&path).unwrap();
     }
 
@@ -509,7 +528,11 @@ mod tests {
         // As on a disk that was full in the middle of a line, whose other half would be the first of the new file.
         std::fs::rename(&path, &old).unwrap();
         export.lines = b"half\"}\n".to_vec();
-        (export.is_half, export.missing) = (true, Some(0));
+        export.is_half = true;
+        export.fault = Some(Fault {
+            error: "no room".to_owned(),
+            missing: 0,
+        });
         assert_eq!(export.write(&report(2, 6)), None);
         let told = export.flush().unwrap();
         assert!(told.ends_with("missing there: 1"), "{told}");
