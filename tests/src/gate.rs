@@ -190,6 +190,19 @@ impl Fault {
     }
 }
 
+/// Refuses calls of `bpf()` with this command, for want of memory, as long as the flag is set.
+///
+/// # Errors
+/// No sockets.
+pub fn commands(command: u32, refused: Arc<AtomicBool>) -> Result<Supervisor> {
+    let rule = Rule {
+        call: libc::SYS_bpf,
+        with: Some((0, command)),
+    };
+    let judge = move |_: &libc::seccomp_notif| refused.load(Ordering::SeqCst).then_some(libc::ENOMEM);
+    Supervisor::new(&[rule], Box::new(judge))
+}
+
 /// Lets requests to netlink be decided, by their type (`RTM_*`): the answer is the error, if the kernel is not to see it.
 ///
 /// # Errors

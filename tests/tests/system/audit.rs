@@ -212,7 +212,12 @@ fn half_way() -> Result<()> {
         } else {
             lab.dir.write("policy.toml", "default = \"never\"\n")?;
         }
-        running.wait_stderr("word of the reload", |text| text.contains("the policy in force stays as it is"))?;
+        let told = if is_frozen {
+            "not all of the new policy is in force"
+        } else {
+            "the policy in force stays as it is"
+        };
+        running.wait_stderr("word of the reload", |text| text.contains(told))?;
         running.end_with(Signal::SIGKILL)?;
         name.stop()?;
         expect(&lab, &[json!({"action": "end", "list": "policy", "removed": removed})])?;

@@ -6,11 +6,12 @@ use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use weir_tests::cgroup::Cgroup;
 use weir_tests::frame::Frame;
-use weir_tests::gate::HalfWriter;
+use weir_tests::gate::{self, HalfWriter};
 use weir_tests::harness::Test;
 use weir_tests::kernel::{self, ProgramType};
 use weir_tests::net::{Lab, NODE_IF};
@@ -21,6 +22,7 @@ use weir_tests::weir::{Running, Weir};
 pub const TESTS: &[Test] = &[
     Test::new("faults_of_a_policy_file_leave_the_old_policy", policy_file),
     Test::new("faults_of_a_policy_that_is_written_while_it_is_read", written_while_read),
+    Test::new("faults_of_the_kernel_at_a_reload_are_tried_again", refused_by_the_kernel),
     Test::new("faults_cgroup_that_goes_and_comes_again", cgroup_gone),
     Test::new("faults_interface_that_goes_and_comes_again", interface_gone),
     Test::new("faults_foreign_xdp_program_stays_unless_forced", foreign_xdp),
@@ -152,6 +154,37 @@ fn written_while_read() -> Result<()> {
         "half a policy was in force: {done}"
     );
     Ok(())
+}
+
+/// The kernel refuses the new rules, then takes them: weir has told, and goes on by itself.
+fn refused_by_the_kernel() -> Result<()> {
+    const BPF_MAP_UPDATE_BATCH: u32 = 26;
+    let (lab, group) = (Lab::new()?, Cgroup::new()?);
+    let _pod = group.resident(&lab.peer)?;
+    replace(&lab, "policy.toml", &policy(&group.path(), &[4000, 5001]))?;
+    let refused = Arc::new(AtomicBool::new(false));
+    let mut calls = gate::commands(BPF_MAP_UPDATE_BATCH, Arc::clone(&refused))?;
+    let script = format!("{IDENTITY} interval:ms:50 {{ printf(\"alive\\n\"); }}");
+    let mut weir = Weir::script(&script).at(&lab).start_behind(&mut calls)?;
+    weir.wait_stdout("a sign of life", |text| text.contains("alive"))?;
+    refused.store(true, Ordering::SeqCst);
+    replace(&lab, "policy.toml", &policy(&group.path(), &[4000, 5002]))?;
+    weir.wait_stderr("word of the refusal", |text| {
+        text.contains("Cannot allocate memory") && text.contains("not all of the new policy is in force; weir tries again every second")
+    })?;
+    ensure!(
+        from_pod(&lab, 5001, 2)? == 2 && from_pod(&lab, 5002, 2)? == 0,
+        "the old rules are in force no more"
+    );
+    refused.store(false, Ordering::SeqCst);
+    weir.wait_stderr("word of the reload", |text| {
+        text.contains("policy read again: 1 rules added, 1 removed, 2 in force")
+    })?;
+    ensure!(
+        from_pod(&lab, 5001, 2)? == 0 && from_pod(&lab, 5002, 2)? == 2,
+        "the new rules are not in force"
+    );
+    weir.stop()?.nothing_left().map(drop)
 }
 
 /// A pod's cgroup is removed: nobody has its identity. One of the same name comes: it is the pod again, with another number of the kernel's.

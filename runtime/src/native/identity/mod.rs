@@ -5,6 +5,7 @@
 
 mod log;
 mod policy;
+mod reload;
 mod watch;
 mod who;
 
@@ -22,7 +23,6 @@ use crate::load::Elf;
 use crate::maps::{Contents, Map};
 use crate::pin::Pin;
 use crate::sys::{Result as SysResult, bpf, proc};
-use log::changes;
 pub(super) use log::ended;
 use policy::{Policy, PolicyError, RULES_MAX};
 use std::collections::BTreeMap;
@@ -148,6 +148,8 @@ pub(super) struct Enforcer {
     slots: BTreeMap<String, u32>,
     ends: Option<u64>,
     over: bool,
+    /// What was in force before a change that has failed half way: the kernel has some of both.
+    torn: Option<Policy>,
     /// What has been complained about already.
     told: Vec<String>,
     /// How full `.denied` is.
@@ -204,6 +206,7 @@ impl Enforcer {
             generation: 0,
             slots: BTreeMap::new(),
             over: false,
+            torn: None,
             told: Vec::new(),
             denied: Pressure::new(),
             heart: None,
@@ -339,32 +342,6 @@ impl Enforcer {
         }
     }
 
-    /// Reads the policy again and puts it in force, all at once. One with a fault in it changes nothing.
-    fn read_again(&mut self, maps: &Maps, touched: &mut dyn FnMut() -> bool) {
-        let new = read(&self.plan);
-        if touched() {
-            return;
-        }
-        let old = self.policy.clone();
-        let result = new.and_then(|new| {
-            let everybody = look(&self.plan, &new, &mut self.watch)?;
-            self.put(new, everybody, maps)
-        });
-        if let Err(error) = result {
-            self.say(true, error.while_running("the policy in force stays as it is"));
-            return;
-        }
-        let changes = changes(&old, &self.policy);
-        let [added, removed] = [changes.added, changes.removed].map(Option::unwrap_or_default);
-        self.record("reload", changes);
-        let rules = self.policy.rules.len();
-        self.say(
-            false,
-            format!("policy read again: {added} rules added, {removed} removed, {rules} in force"),
-        );
-        self.tell_who();
-    }
-
     /// Brings the kernel to another policy, other people, or both.
     fn put(&mut self, policy: Policy, everybody: Everybody, maps: &Maps) -> Result<(), Error> {
         let (slots, fresh) = slots(&policy, &self.slots);
@@ -382,7 +359,7 @@ impl Enforcer {
             bpf::map_update(verdicts.fd.as_fd(), &word(slot), &zero, 0, &verdicts.symbol)?;
         }
         // Numbers may have changed hands, so who is who is as much a part of the policy as its rules.
-        let rules_changed = rows != self.rows || default(&policy) != default(&self.policy);
+        let rules_changed = self.torn.is_some() || rows != self.rows || default(&policy) != default(&self.policy);
         let numbers = |policy: &Policy, everybody: &Everybody| -> (BTreeMap<u64, u32>, BTreeMap<u32, u32>) {
             let mark = |who: &usize| self.mark(policy.identities[*who].number);
             (
@@ -390,19 +367,27 @@ impl Enforcer {
                 everybody.ifaces.iter().map(|(ifindex, who)| (*ifindex, mark(who))).collect(),
             )
         };
-        let old = numbers(&self.policy, &self.everybody);
+        let (cgroups, ifaces) = (map(maps, object::CGROUPS)?, map(maps, object::IFACES)?);
+        let old = match &self.torn {
+            None => numbers(&self.policy, &self.everybody),
+            Some(_) => (
+                held(cgroups, |key| Some(u64::from_ne_bytes(key.try_into().ok()?)))?,
+                held(ifaces, |key| Some(u32::from_ne_bytes(key.try_into().ok()?)))?,
+            ),
+        };
         let new = numbers(&policy, &everybody);
-        let is_another = policy != self.policy;
+        let is_another = self.torn.is_some() || policy != self.policy;
         if is_another {
             self.forget_written();
         }
+        self.torn.get_or_insert_with(|| self.policy.clone());
         (self.policy, self.everybody, self.slots, self.rows) = (policy, everybody, slots, rows);
         for (symbol, key, value) in self.names() {
             let map = map(maps, symbol)?;
             bpf::map_update(map.fd.as_fd(), &key, &value, 0, symbol)?;
         }
-        sync(map(maps, object::CGROUPS)?, &old.0, &new.0, |id| word64(*id))?;
-        sync(map(maps, object::IFACES)?, &old.1, &new.1, |ifindex| word(*ifindex))?;
+        sync(cgroups, &old.0, &new.0, |id| word64(*id))?;
+        sync(ifaces, &old.1, &new.1, |ifindex| word(*ifindex))?;
         if old.0 != new.0 {
             // What was found out about ancestors may be wrong now.
             map(maps, object::KNOWN)?.clear()?;
@@ -413,6 +398,7 @@ impl Enforcer {
         if is_another {
             self.write_down();
         }
+        self.torn = None;
         Ok(())
     }
 
@@ -447,7 +433,7 @@ impl Enforcer {
                 rules: Vec::new(),
                 allow: true,
             };
-            let rules = self.policy.rules.len();
+            let rules = self.torn.as_ref().unwrap_or(&self.policy).rules.len();
             match self.put(nothing, self.everybody.clone(), maps) {
                 Ok(()) => {
                     self.over = true;
@@ -458,6 +444,7 @@ impl Enforcer {
             }
             return;
         }
+        self.try_again(maps);
         let began = Instant::now();
         if !self.watch.is_due(began, who::cables(self.plan.netns.as_deref())) {
             return;
@@ -773,6 +760,13 @@ fn sync<K: Ord>(map: &Map, old: &BTreeMap<K, u32>, new: &BTreeMap<K, u32>, bytes
         bpf::map_delete(map.fd.as_fd(), &bytes(key), &map.symbol)?;
     }
     Ok(())
+}
+
+/// What a hash map has, its keys read by `key`.
+fn held<K: Ord>(map: &Map, key: impl Fn(&[u8]) -> Option<K>) -> SysResult<BTreeMap<K, u32>> {
+    let elements = map.elements()?;
+    let element = |(bytes, value): (&[u8], &[u8])| Some((key(bytes)?, u32::from_ne_bytes(value.try_into().ok()?)));
+    Ok(elements.iter().filter_map(element).collect())
 }
 
 fn word(n: u32) -> Vec<u8> {
