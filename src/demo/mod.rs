@@ -12,13 +12,17 @@ use crate::out;
 use crate::render::Failure;
 use anyhow::{Context, Result};
 use net::{Cable, NODE_IF};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
-use nix::unistd::Pid;
+use nix::sys::termios::{cfmakeraw, tcgetattr};
+use nix::unistd::{Pid, pipe2};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -27,6 +31,7 @@ use traffic::{Counts, Traffic};
 use weir_compiler::kernel::{Feature, KernelInfo, Support};
 use weir_runtime::Kernel;
 use weir_runtime::sys::netlink::Netlink;
+use weir_runtime::sys::terminal;
 
 /// bpftrace's test hook: a line of this name is printed when everything is attached.
 const ATTACHED: &str = "__BPFTRACE_NOTIFY_PROBES_ATTACHED";
@@ -200,8 +205,9 @@ fn run_step(step: &Step, cable: &Cable, traffic: &Traffic, seconds: u64) -> Resu
         format!("--timeout {seconds} ")
     };
     say(&format!("$ weir {timeout}-e '{}'\n", step.script));
-    let mut child = spawn(step, cable, seconds)?;
-    let lines = reader(child.stdout.take().context("standard output is piped")?);
+    let (theirs, ours) = output()?;
+    let mut child = spawn(step, cable, seconds, theirs)?;
+    let lines = reader(ours);
     let patience = Instant::now() + Duration::from_secs(seconds + 30);
     let mut seen = Seen::default();
     while !seen.attached && !seen.ended && !interrupted() && Instant::now() < patience {
@@ -270,10 +276,34 @@ impl Seen {
     }
 }
 
-fn reader(stdout: ChildStdout) -> Receiver<String> {
+/// Where a script prints, and where we read that: where we have a terminal it gets one as wide, so that tables fit it.
+fn output() -> Result<(Stdio, File)> {
+    let stdout = std::io::stdout();
+    let Some((rows, columns)) = terminal::size(stdout.as_fd()) else {
+        let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+        return Ok((theirs.into(), ours.into()));
+    };
+    let size = Winsize {
+        ws_row: rows.try_into().unwrap_or(u16::MAX),
+        ws_col: columns.try_into().unwrap_or(u16::MAX),
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let mut modes = tcgetattr(&stdout).context("cannot ask the terminal")?;
+    // Ours adds the carriage returns.
+    cfmakeraw(&mut modes);
+    let pty = openpty(&size, &modes).context("cannot make a terminal")?;
+    for fd in [&pty.master, &pty.slave] {
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).context("cannot make a terminal")?;
+    }
+    Ok((pty.slave.into(), pty.master.into()))
+}
+
+/// Hands on the lines that are printed. A terminal that nobody prints to any more is an error to read.
+fn reader(output: File) -> Receiver<String> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
             if sender.send(line).is_err() {
                 return;
             }
@@ -282,7 +312,7 @@ fn reader(stdout: ChildStdout) -> Receiver<String> {
     receiver
 }
 
-fn spawn(step: &Step, cable: &Cable, seconds: u64) -> Result<Child> {
+fn spawn(step: &Step, cable: &Cable, seconds: u64, stdout: Stdio) -> Result<Child> {
     // By its path, so that its name is the usual one in the output; the file may have been replaced since.
     let exe = std::env::current_exe().ok().filter(|path| path.exists());
     let mut command = Command::new(exe.as_deref().unwrap_or(Path::new("/proc/self/exe")));
@@ -294,7 +324,7 @@ fn spawn(step: &Step, cable: &Cable, seconds: u64) -> Result<Child> {
         .args(["-e", &step.script])
         .env(ATTACHED, "1")
         .stdin(Stdio::null())
-        .stdout(Stdio::piped());
+        .stdout(stdout);
     let netns = cable.node.file().as_raw_fd();
     // SAFETY: setns and prctl are async-signal-safe; the descriptor is open as long as the cable that we borrow.
     unsafe {

@@ -51,12 +51,15 @@ const ANSWER: &str = "\x1b[0n";
 const SCROLLBACK: usize = 20_000;
 
 impl Terminal {
+    /// How wide it is at first.
+    pub const COLUMNS: u16 = 100;
+
     /// Starts the program with these arguments; its state goes into the folder.
     ///
     /// # Errors
     /// No terminal, or no program.
     pub fn start(args: &[&str], state: &Path) -> Result<Self> {
-        let (rows, columns) = (24, 100);
+        let (rows, columns) = (24, Self::COLUMNS);
         let size = winsize(rows, columns);
         let pty = openpty(&size, None).context("cannot make a terminal")?;
         // The program must not hold the other end of its own terminal: that would never hang up.
