@@ -169,7 +169,7 @@ trait Frame: Copy {
     /// The EtherType of a packet on an interface without Ethernet; `packet` is its bytes.
     fn protocol<R: Reader>(self, packet: &R) -> Result<u16, Truncated>;
     /// Whether the packet is as on an interface without Ethernet all the same.
-    fn lacks_ethernet<R: Reader>(self, packet: &R) -> Result<bool, Truncated>;
+    fn lacks_ethernet(self) -> bool;
     /// Programs of events: an array takes those of one hook.
     fn events() -> &'static ProgArray<2>;
     /// How many packets the wire has of it.
@@ -199,8 +199,8 @@ impl<'a> Frame for &'a xdp_md {
     }
 
     #[inline(always)]
-    fn lacks_ethernet<R: Reader>(self, _: &R) -> Result<bool, Truncated> {
-        Ok(false)
+    fn lacks_ethernet(self) -> bool {
+        false
     }
 
     #[inline(always)]
@@ -245,8 +245,8 @@ impl<'a> Frame for &'a __sk_buff {
     }
 
     #[inline(always)]
-    fn lacks_ethernet<R: Reader>(self, packet: &R) -> Result<bool, Truncated> {
-        lacks_ethernet(packet, self)
+    fn lacks_ethernet(self) -> bool {
+        lacks_ethernet(self)
     }
 
     #[inline(always)]
@@ -344,7 +344,7 @@ fn tail_call<F: Frame, const MAX: usize>(frame: F, programs: &'static ProgArray<
 /// Decides on a packet; counts its hit and leaves the event record. Returns the index of its counter in `STATS`.
 #[inline(always)]
 fn classify<F: Frame, R: Reader>(frame: F, packet: &R) -> Result<u32, Truncated> {
-    let is_first = setting!(IP_FIRST) != 0 || frame.lacks_ethernet(packet)?;
+    let is_first = setting!(IP_FIRST) != 0 || frame.lacks_ethernet();
     let first = if is_first { Some(frame.protocol(packet)?) } else { None };
     let (ethertype, offset) = network_header(packet, first)?;
     match ethertype {

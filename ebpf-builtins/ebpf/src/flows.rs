@@ -194,8 +194,8 @@ fn at_tc<const DIRECTION: u8>(ctx: *mut __sk_buff) -> i32 {
     packet.key.vlan = if skb.vlan_present != 0 { skb.vlan_tci as u16 & 0xfff } else { 0 };
     packet.len = skb.len;
     // What most packets have is in the first buffer.
-    match parse::<true, _>(&Linear::of_skb(skb), packet, |start| ip_at_tc(start, skb))
-        .or_else(|Truncated| parse::<false, _>(&Skb(skb), packet, |start| ip_at_tc(start, skb)))
+    match parse::<true, _>(&Linear::of_skb(skb), packet, |_| Ok(ip_at_tc(skb)))
+        .or_else(|Truncated| parse::<false, _>(&Skb(skb), packet, |_| Ok(ip_at_tc(skb))))
     {
         Ok(None) => {}
         Ok(Some(stat)) => {
@@ -602,9 +602,9 @@ fn ip_at_xdp<R: Reader>(packet: &R) -> Result<Option<u16>, Truncated> {
 
 /// The same at TC.
 #[inline(always)]
-fn ip_at_tc<R: Reader>(packet: &R, skb: &__sk_buff) -> Result<Option<u16>, Truncated> {
-    let is_first = setting!(IP_FIRST) != 0 || lacks_ethernet(packet, skb)?;
-    Ok(is_first.then(|| protocol(skb)))
+fn ip_at_tc(skb: &__sk_buff) -> Option<u16> {
+    let is_first = setting!(IP_FIRST) != 0 || lacks_ethernet(skb);
+    is_first.then(|| protocol(skb))
 }
 
 /// Fills in what there is to know. Returns a counter for packets that belong to no flow. With `COMMON`, what few packets have (extension

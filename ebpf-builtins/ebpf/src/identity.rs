@@ -638,7 +638,7 @@ fn parse(ctx: &__sk_buff, packet: &mut Packet) -> Result<u32, Truncated> {
     packet.tcp_flags = 0;
     packet.is_error = 0;
     let skb = Skb(ctx);
-    let is_first = setting!(IP_FIRST) != 0 || lacks_ethernet(&skb, ctx)?;
+    let is_first = setting!(IP_FIRST) != 0 || lacks_ethernet(ctx);
     let (ethertype, network) = network_header(&skb, is_first.then(|| protocol(ctx)))?;
     let mut offset;
     match ethertype {

@@ -3,8 +3,8 @@
 //! Three readers with one interface. At XDP [`Linear`] follows pointers into the first buffer, one load a field; [`Anywhere`]
 //! asks the kernel and finds headers that a driver left in a fragment (some leave the first buffer empty). [`Skb`] does so at TC.
 
-use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::bindings::bpf_hdr_start_off::BPF_HDR_START_NET;
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_load_bytes_relative, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use core::mem::MaybeUninit;
 
@@ -184,21 +184,23 @@ struct Start {
 /// Whether a packet at TC starts behind its Ethernet header although its interface has Ethernet: Linux 6.9 and later forget the header of
 /// packets that they copy for generic XDP, anybody's. Else every such packet would pass as something that is not IP.
 ///
-/// Most packets show that it is there. Of all others the kernel is asked: bytes that would be an EtherType may be those of an address,
-/// which the sender chooses.
+/// Most packets show in their first buffer that it is there. Of all others the kernel is asked: bytes that would be an EtherType may be those
+/// of an address, which the sender chooses.
 #[inline(always)]
-pub fn lacks_ethernet<R: Reader>(packet: &R, ctx: &__sk_buff) -> Result<bool, Truncated> {
+pub fn lacks_ethernet(ctx: &__sk_buff) -> bool {
+    let linear = Linear::of_skb(ctx);
     let mut room = Room::new();
-    let start: &Start = packet.header(0, &mut room)?;
     let said = protocol(ctx);
     let version = match said {
         ETH_P_IP => 4,
         ETH_P_IPV6 => 6,
-        _ => return Ok(starts_with_network_header(ctx)),
+        _ => return starts_with_network_header(ctx),
     };
-    let is_behind = start.ethernet.ethertype == said && start.next[0] >> 4 == version;
-    let may_be_first = start.ethernet.addresses[0] >> 4 == version;
-    Ok((may_be_first || !is_behind) && starts_with_network_header(ctx))
+    let shows = linear.header::<Start>(0, &mut room).is_ok_and(|start| {
+        let may_be_first = start.ethernet.addresses[0] >> 4 == version;
+        start.ethernet.ethertype == said && start.next[0] >> 4 == version && !may_be_first
+    });
+    !shows && starts_with_network_header(ctx)
 }
 
 /// Whether the kernel takes the first byte of a packet at TC for the first one of its network header. Not inlined: few packets come here.
